@@ -1,0 +1,40 @@
+"""xraylab: config-driven experiments with classifiers of radiology images.
+
+>>> import xraylab
+>>> model = xraylab.load("outputs/mrnet/2026-01-31_12-00-00")  # doctest: +SKIP
+>>> model.predict(slices)                                      # doctest: +SKIP
+{'acl': 0.87}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xraylab.module import StudyModule
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "conf_dir", "load"]
+
+
+def conf_dir() -> Path:
+    """The folder of shipped YAML files: the packaged copy, else the checkout's."""
+    here = Path(__file__).resolve().parent
+    packaged = here / "conf"
+    return packaged if packaged.is_dir() else here.parent / "conf"
+
+
+def load(path: str | Path, device: str = "cpu") -> StudyModule:
+    """The trained LightningModule of a run, in evaluation mode.
+
+    Args:
+        path: a checkpoint file, or a run directory (its ``checkpoints/best.ckpt``, else ``last.ckpt``).
+        device: where its weights go.
+
+    Raises:
+        xraylab.errors.UserError: no checkpoint there, or the file is not a whole checkpoint of xraylab.
+    """
+    from xraylab.module import load_module
+
+    return load_module(path, device)

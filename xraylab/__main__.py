@@ -1,0 +1,33 @@
+"""The console command: ``xraylab <command> [overrides]`` is ``python -m xraylab.<command> [overrides]``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from xraylab.errors import EXIT_USER, did_you_mean
+
+COMMANDS = {
+    "train": "train, validate and test one run, or a sweep with -m",
+    "evaluate": "repeat a run's evaluation from its checkpoint",
+    "sample": "write a synthetic dataset in the layout of a real one",
+}
+
+
+def main() -> None:
+    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if word in COMMANDS:
+        sys.argv[:2] = [f"xraylab {word}"]
+        importlib.import_module(f"xraylab.{word}").main()
+        return
+    lines = ["usage: xraylab <command> [key=value ...]", ""] + [f"  {c:<10}{text}" for c, text in COMMANDS.items()]
+    lines += ["", "xraylab <command> --help tells more."]
+    if word in ("-h", "--help"):
+        print("\n".join(lines))
+        return
+    print(f"'{word}' is not a command.{did_you_mean(word, COMMANDS)}\n\n" + "\n".join(lines), file=sys.stderr)
+    sys.exit(EXIT_USER)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""The door: from a composed configuration to typed objects. Nothing behind it sees the configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from xraylab import conf_dir
+from xraylab.data.module import StudyDataModule, worker_count
+from xraylab.data.reader import ENVIRONMENT, Reader
+from xraylab.data.table import StudyTable, assign_splits
+from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.metrics import METRICS
+from xraylab.models import StudyNet
+from xraylab.module import StudyModule
+from xraylab.settings import Settings, existing_run, settings_of
+
+log = logging.getLogger(__name__)
+EXCLUSIVE_HINT = "loss=cross_entropy treats them as exclusive"
+
+
+@dataclass
+class Job:
+    """Everything that a run is made of."""
+
+    config: DictConfig  # as it is in force, resolved, for config.yaml
+    settings: Settings
+    table: StudyTable
+    data: StudyDataModule
+    module: StudyModule
+    accelerator: dict[str, Any]  # arguments of the Trainer
+    precision: str  # of the Trainer
+
+
+def assemble(cfg: DictConfig, typed: Sequence[str]) -> Job:
+    """Check the whole configuration, then build the model, then read the data.
+
+    Args:
+        cfg: composed.
+        typed: the overrides as typed; the embedded sample's settings do not replace these.
+
+    Raises:
+        UserError: something in the configuration or the data is wrong.
+    """
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))  # a copy that we may change
+    reader, path, embedded = find_data(cfg, typed)
+    settings = settings_of(_plain({k: v for k, v in cfg.items() if k in Settings.model_fields}))
+    unknown = set(map(str, cfg)) - set(Settings.model_fields) - _expected_keys()
+    if unknown:
+        name = sorted(unknown)[0]
+        raise UserError(f"there is no key {name}.{did_you_mean(name, [*Settings.model_fields, *_expected_keys()])}")
+    accelerator, precision = hardware(_plain(cfg.accelerator), settings.precision)
+
+    torch.manual_seed(settings.seed)
+    pool, loss, augmentation = (build(cfg[g], g) for g in ("pool", "loss", "augmentation"))
+    optimizer = build(cfg.optimizer, "optimizer")
+    _try_optimizer(optimizer)
+    schedule = _plain(cfg.scheduler)
+    interval, monitor = schedule.pop("interval", "epoch"), schedule.pop("monitor", "valid/loss")
+    if interval not in ("epoch", "step"):
+        raise UserError(f"scheduler.interval={interval}: it is epoch or step.")
+    backbone = build(cfg.backbone, "backbone")
+
+    if path is None:
+        path = reader.embedded({**reader.sample, **embedded})
+    log.info("reading %s", path)
+    with open_dict(cfg):
+        cfg.dataset.root = str(path.absolute())
+    table = assign_splits(reader.read(path), settings.selection, settings.fold, settings.valid_fraction, settings.seed)
+    _announce(table, settings)
+    _check_labels(table, settings, {"scheduler.monitor": monitor} if schedule else {})
+    if table.channels not in (1, backbone.in_chans):
+        raise UserError(f"{table.name} has colour images: backbone.in_chans={backbone.in_chans} must be {table.channels}.")
+    if loss.exclusive and not table.exclusive:
+        raise UserError(f"loss=cross_entropy is for exclusive labels; those of {table.name} are not. Use loss=weighted_bce.")
+    if table.exclusive and not loss.exclusive:
+        log.warning("%s has %d exclusive classes: trained as labels on their own; %s.", table.name, len(table.labels), EXCLUSIVE_HINT)  # fmt: skip
+
+    loss.build(len(table.labels))
+    loss.fit(table.label_values(table.part("train").index), table.labels)
+    log.info("loss: %s", loss.describe(table.labels))
+    net = StudyNet(
+        backbone, pool, loss.outputs(len(table.labels)), settings.head.hidden, settings.head.dropout,
+        settings.image.mean, settings.image.std,
+    ).to(memory_format=torch.channels_last)  # fmt: skip
+    data = StudyDataModule(
+        table, settings.batch_size, settings.accumulate, settings.image.size, settings.image.rescale, augmentation,
+        worker_count(settings.num_workers), settings.seed,
+        loss.scored(torch.from_numpy(table.label_values())).numpy(),
+    )  # fmt: skip
+    steps = -(-len(table.part("train")) // (settings.batch_size * settings.accumulate)) * settings.max_epochs
+    schedule = {k: (steps if v == "auto" else v) for k, v in schedule.items()}
+    if schedule and str(schedule["_target_"]).endswith("ReduceLROnPlateau"):
+        schedule.setdefault("mode", mode_of(monitor))
+    module = StudyModule(
+        net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), optimizer,
+        build(schedule, "scheduler") if schedule else None, interval, monitor, settings.seed, table.data,
+    )  # fmt: skip
+    return Job(OmegaConf.create(_plain(cfg)), settings, table, data, module, accelerator, precision)
+
+
+def find_data(cfg: DictConfig, typed: Sequence[str]) -> tuple[Reader, Path | None, dict[str, Any]]:
+    """The reader, the data's path, and the sample's options; path None means the embedded sample is to be used.
+
+    In that case its settings replace those of ``cfg`` that were not typed, and say so.
+    """
+    embedded = _plain(cfg.dataset.get("embedded") or {})
+    node = {k: v for k, v in cfg.dataset.items_ex(resolve=False) if k != "embedded"}
+    reader = build(OmegaConf.create({"dataset": node, **{k: v for k, v in cfg.items_ex(resolve=False) if k != "dataset"}}).dataset, "dataset")  # fmt: skip
+    path = reader.find()
+    if path is not None:
+        return reader, path, {}
+    given = {t.lstrip("+~").split("=", 1)[0] for t in typed}
+    changed = []
+    for key, value in embedded.get("settings", {}).items():
+        group_typed = key.split(".")[0] in given and not key.endswith(".pretrained")
+        if key in given or group_typed or OmegaConf.select(cfg, key, default="absent") == "absent":
+            continue
+        if OmegaConf.select(cfg, key) != value:
+            changed.append(f"{key}={value}")
+            OmegaConf.update(cfg, key, value)
+    searched = f"dataset.root, ${ENVIRONMENT}, ./data"
+    log.warning(
+        "%s\nSYNTHETIC SAMPLE: no %s was found (%s). Drawings stand in for it; results mean nothing for patients.\n"
+        "The data: %s\nThe sample's own settings, unless typed: %s\n%s",
+        "=" * 100, reader.published_name, searched, reader.register, ", ".join(changed) or "none", "=" * 100,
+    )  # fmt: skip
+    return reader, None, embedded.get("sample", {})
+
+
+def build(node: Any, where: str) -> Any:
+    """Instantiate a node; its mistakes become messages that name it.
+
+    Raises:
+        UserError: a wrong class, argument or value.
+    """
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        line = (str(cause) or type(cause).__name__).splitlines()[0]
+        line = line.split("__init__() ", 1)[-1]
+        raise UserError(f"{where}: {line} (in {_short(node)})") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
+
+
+def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any], str]:
+    """Arguments of the Trainer for what is there, and its precision; both are logged.
+
+    Raises:
+        UserError: the device asked for is not there, or does not have that precision.
+    """
+    gpu = torch.cuda.is_available()
+    kind = accelerator.get("accelerator", "auto")
+    if kind in ("gpu", "cuda") and not gpu:
+        raise UserError(f"accelerator=gpu: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu).")  # fmt: skip
+    if kind == "auto":
+        accelerator["accelerator"] = kind = "gpu" if gpu else "cpu"
+    if accelerator.get("devices", 1) != 1 or accelerator.get("num_nodes", 1) != 1:
+        raise UserError("accelerator.devices: one device is supported; several are not yet.")
+    on_gpu = kind in ("gpu", "cuda")
+    can = torch.cpu.get_capabilities()
+    has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    if precision == "16" and not on_gpu:
+        raise UserError("precision=16 needs a GPU; on a CPU it is bf16 or 32.")
+    chosen = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(precision) or ("bf16-mixed" if has_bf16 else "32-true")  # fmt: skip
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    hint = " (precision=32 for plain float32)" if chosen != "32-true" else ""
+    log.info("device: %s; precision %s, channels_last%s", device, chosen, hint)
+    return accelerator, chosen
+
+
+def resumed_config(resume: str, typed: Sequence[str]) -> tuple[DictConfig, list[str]]:
+    """The configuration of the run to resume, with the values typed now.
+
+    Raises:
+        UserError: no such run, an unknown key, or a group, which cannot change.
+    """
+    run = existing_run(resume)
+    saved = OmegaConf.load(run / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    OmegaConf.set_struct(saved, True)
+    groups = {p.name for p in conf_dir().iterdir() if p.is_dir()}
+    for override in OverridesParser.create().parse_overrides(list(typed)):
+        key = override.key_or_group
+        if key == "resume":
+            continue
+        if key in groups:
+            raise UserError(f"resume={resume}: {key} cannot change in a run that goes on. Start a new run for {key}=....")
+        try:
+            OmegaConf.update(saved, key, override.value())
+        except OmegaConfBaseException:
+            raise UserError(f"resume={resume}: the run has no key {key}.{did_you_mean(key, map(str, saved))}") from None
+    saved.resume = str(run)
+    OmegaConf.set_struct(saved, False)
+    return saved, list(typed)
+
+
+def mode_of(monitor: str) -> str:
+    """``min`` for a loss, ``max`` for every other metric."""
+    return "min" if monitor.endswith("loss") else "max"
+
+
+def _announce(table: StudyTable, settings: Settings) -> None:
+    lines = [f"data: {table.data}, {len(table.frame)} studies"]
+    if not table.patients_known:
+        lines[0] += "; no patient ids ship, so splits are disjoint by study and a patient may be in two of them"
+    for kind, names in table.problems.items():
+        lines.append(f"  skipped: {len(names)} {kind}: {listed(names)}")
+    log.info("%s\n%s", "\n".join(lines), table.summary())
+    if settings.fold:
+        log.info("fold %s: valid is that part of everything but test", settings.fold)
+
+
+def _check_labels(table: StudyTable, settings: Settings, monitors: dict[str, str]) -> None:
+    """Say where metrics will be undefined; refuse to monitor one that will be, or that does not exist."""
+    single = []
+    for split in ("valid", "test"):
+        values = table.label_values(table.part(split).index)
+        for i, label in enumerate(table.labels):
+            positives, negatives = int((values[:, i] == 1).sum()), int((values[:, i] == 0).sum())
+            if len(values) and not (positives and negatives):
+                single.append((split, label))
+                log.warning("%s: label %s has %d positive and %d negative studies: its AUROC is undefined.", split, label, positives, negatives)  # fmt: skip
+    known = {"valid/loss"} | {f"valid/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS}
+    monitors = {"monitor": settings.monitor, **monitors}
+    if settings.early_stopping:
+        monitors["early_stopping.monitor"] = settings.early_stopping.monitor
+    for key, metric in monitors.items():
+        if metric not in known:
+            raise UserError(f"{key}={metric}: there is no such metric.{did_you_mean(metric, known)} There are: {listed(sorted(known), 30)}.")  # fmt: skip
+        labels = [metric.split("/")[1]] if metric.count("/") == 2 else []
+        labels = list(table.labels) if labels == ["macro"] else labels
+        if labels and all(("valid", label) in single for label in labels):
+            raise UserError(f"{key}={metric}: undefined in valid, where {listed(labels)} has only one class. Monitor valid/loss, or choose another split (seed, fold, valid_fraction).")  # fmt: skip
+
+
+def _try_optimizer(make: Any) -> None:
+    try:
+        make([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer: {str(error).splitlines()[0]}") from None
+
+
+def _expected_keys() -> set[str]:
+    """Groups, and the keys that datasets bring."""
+    from xraylab.cli import _dataset_keys
+
+    return {p.name for p in conf_dir().iterdir() if p.is_dir()} | set().union(*_dataset_keys().values())
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(OmegaConf.create(node) if not OmegaConf.is_config(node) else node, resolve=True)
+
+
+def _short(node: Any) -> str:
+    values = dict(node.items()) if hasattr(node, "items") else {}
+    return ", ".join(f"{k}={v}" for k, v in values.items() if not isinstance(v, dict | DictConfig))[:200]
+
+
+def rows_of(table: StudyTable, split: str) -> np.ndarray:
+    """Row numbers of a split."""
+    return table.part(split).index.to_numpy()

@@ -1,0 +1,259 @@
+"""What a user sees of a run while it goes on, and how they stop it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, ProgressBar
+from tqdm import tqdm
+
+from xraylab.data.loading import Batch
+from xraylab.module import StudyModule
+from xraylab.run import write_text
+
+log = logging.getLogger(__name__)
+FIRST_COLUMNS = ["epoch", "step", "lr", "train/loss", "valid/loss"]
+LAST_COLUMNS = ["seconds", "studies_per_s"]
+
+
+class History(Callback):
+    """Writes ``history.csv``, logs one line an epoch, and sends the same numbers to the loggers.
+
+    Args:
+        path: of history.csv; rows of earlier epochs of a resumed run are kept.
+        labels: whose AUROC columns come first.
+        headline: the metric in the line of an epoch.
+    """
+
+    def __init__(self, path: Path, labels: tuple[str, ...], headline: str) -> None:
+        self.path, self.labels, self.headline = path, labels, headline
+        self.rows: list[dict[str, Any]] = []
+        self._studies, self._epoch = 0, 0
+        self._start = self._trained = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows, and how far the epoch is, so that a resumed run's history is that of its checkpoint."""
+        return {"rows": self.rows, "studies": self._studies, "seconds": time.monotonic() - self._start}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        self.rows, self._studies = list(state["rows"]), state["studies"]
+        self._start = time.monotonic() - state["seconds"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._epoch = trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.monotonic()
+        self._epoch, self._studies = trainer.current_epoch, 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._studies += len(batch.ids)
+        self._trained = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, StudyModule)
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or self._studies == 0:
+            return  # stopped in the middle of an epoch: its row is written when it is finished
+        total, n = pl_module.epoch_loss.tolist()
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("valid/")}
+        seconds = time.monotonic() - self._start
+        row: dict[str, Any] = {
+            "epoch": self._epoch,
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/loss": total / max(n, 1),
+            **metrics,
+            "seconds": round(seconds, 3),
+            "studies_per_s": round(self._studies / max(self._trained - self._start, 1e-9), 3),
+        }
+        self.rows.append(row)
+        self._write()
+        sent = {k: v for k, v in row.items() if k not in ("epoch", "step", *metrics) and not _nan(v)}
+        for logger in trainer.loggers:
+            logger.log_metrics({**sent, "epoch": self._epoch}, step=trainer.global_step)
+        left = (trainer.max_epochs or 0) - self._epoch - 1
+        mean = sum(r["seconds"] for r in self.rows[-5:]) / len(self.rows[-5:])
+        named = {"train/loss": row["train/loss"], "valid/loss": metrics.get("valid/loss", math.nan)}
+        named[self.headline] = row.get(self.headline, math.nan)
+        numbers = "  ".join(f"{k} {v:.4f}" for k, v in named.items())
+        rest = f"  at most {clock(left * mean)} to go" if left > 0 and not trainer.should_stop else ""
+        log.info("epoch %d/%d  %s  lr %.2g  %.1f s  %.1f studies/s%s", self._epoch + 1, trainer.max_epochs, numbers,
+                 row["lr"], seconds, row["studies_per_s"], rest)  # fmt: skip
+
+    def _write(self) -> None:
+        first = FIRST_COLUMNS + [f"valid/{name}/auroc" for name in (*self.labels, "macro")] + LAST_COLUMNS
+        columns = first + sorted({k for row in self.rows for k in row} - set(first))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: "" if _nan(v) else v for k, v in row.items()} for row in self.rows)
+        write_text(self.path, text.getvalue())
+
+
+class RunningLoss(Callback):
+    """The running training loss by step, one device sync every ``every`` steps, to the loggers and the bar."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.value = math.nan
+        self._before = (0.0, 0.0)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._before = (0.0, 0.0)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not stepped or trainer.global_step % self.every:
+            return
+        assert isinstance(pl_module, StudyModule)
+        total, n = pl_module.epoch_loss.tolist()
+        if n > self._before[1]:
+            self.value = (total - self._before[0]) / (n - self._before[1])
+        self._before = (total, n)
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/running_loss": self.value}, step=trainer.global_step)
+
+
+class StudyProgress(ProgressBar):
+    """A bar in studies, with studies/s, ETA and the running loss; silent where standard error is not a terminal."""
+
+    def __init__(self, running: RunningLoss) -> None:
+        super().__init__()
+        self.running = running
+        self._bar: tqdm[Any] | None = None
+        self._enabled = sys.stderr.isatty()
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._open(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", _studies(trainer.train_dataloader))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self._bar is not None:
+            if not math.isnan(self.running.value):
+                self._bar.set_postfix_str(f"loss {self.running.value:.4f}", refresh=False)
+            self._bar.update(len(batch.ids))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._open("validating", _studies(trainer.val_dataloaders))
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(len(batch.ids))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._open("predicting", _studies(trainer.predict_dataloaders))
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(len(batch.ids))
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close()
+
+    def _open(self, title: str, studies: int) -> None:
+        self._close()
+        if self._enabled:
+            self._bar = tqdm(total=studies, desc=title, unit=" studies", leave=False, dynamic_ncols=True, mininterval=0.5)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class Interrupted(Exception):
+    """Training was stopped in the middle of an epoch; ``last.ckpt`` holds everything."""
+
+
+class StopOnInterrupt(Callback):
+    """Ctrl-C ends training after the current optimiser step, with ``last.ckpt`` written there; a second one at once.
+
+    In the middle of an epoch it raises :class:`Interrupted`, because ``trainer.should_stop`` would run the hooks of the
+    epoch's end, and they would write a checkpoint of an epoch that was never finished.
+
+    Attributes:
+        stopped: whether it did.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.asked = self.stopped = False
+        self._old: Any = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._old = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.asked and stepped and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            trainer.save_checkpoint(self.checkpoint)
+            self.stopped = True
+            raise Interrupted
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.asked and trainer.current_epoch < (trainer.max_epochs or 0):
+            self.stopped = trainer.should_stop = True
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._old is not None:
+            signal.signal(signal.SIGINT, self._old)
+            self._old = None
+
+
+def clock(seconds: float) -> str:
+    """A duration to read: ``40 s``, ``3 min``, ``2 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _studies(loader: Any) -> int:
+    return len(loader.sampler.rows)
+
+
+def _nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -1,0 +1,181 @@
+"""From the command line to a job: composition by Hydra, help and errors in words, exit codes.
+
+Nothing here imports torch, so that help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from xraylab import conf_dir
+from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Stopped, UserError, did_you_mean, listed
+from xraylab.run import new_run_dir
+
+
+def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
+    """Compose ``conf/<config>.yaml`` with the overrides in ``sys.argv``, run the job, exit with its code.
+
+    Exit codes: 0 done, 2 the user's mistake, 75 stopped and can be resumed, 1 anything else.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(config, usage))
+        return
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us instead of Hydra's own report
+    OmegaConf.register_new_resolver("run_dir", new_run_dir, replace=True, use_cache=True)
+    ended: list[Exception] = []
+
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            job(cfg)
+        except (UserError, Stopped) as error:
+            if HydraConfig.get().mode is not RunMode.RUN:
+                raise
+            ended.append(error)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(guarded)()
+        if ended:
+            raise ended[0]
+    except UserError as error:
+        _exit(f"error: {error}", EXIT_USER)
+    except Stopped as stopped:
+        _exit(str(stopped), EXIT_RESUMABLE)
+    except (HydraException, OmegaConfBaseException) as error:
+        _exit(f"error: {_in_words(error, config)}", EXIT_USER)
+    except KeyboardInterrupt:
+        _exit("interrupted before there was anything to keep", 1)
+
+
+def _exit(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+# ---- mistakes in words ----------------------------------------------------------------------------------------------
+
+
+def _in_words(error: Exception, config: str) -> str:
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        options = list(error.options or _choices(group))
+        return f"there is no {group}={choice}.{did_you_mean(choice, options)} The choices of {group} are: {listed(options, 40)}."
+    if isinstance(error, ConfigCompositionException):
+        key = re.search(r"Could not (?:override|append to|delete from config\. )[^']*'([^']+)'", text)
+        if key:
+            return _unknown_key(key.group(1).split("@")[0], config)
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
+        text = f"{text} ({cause})"
+    missing = re.search(r"Missing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing.group(1)} must be given: {missing.group(1)}=…  (--help explains it)"
+    return text
+
+
+def _unknown_key(key: str, config: str) -> str:
+    typed = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
+    groups = {g: a for a in typed for g in [a.split("=")[0].lstrip("+~")] if g in _groups()}
+    dataset = groups.get("dataset", "dataset=mrnet").split("=", 1)[1]
+    others = {owner for owner, keys in _dataset_keys().items() if key.split(".")[0] in keys}
+    if others and dataset not in others:
+        return f"{key} is a key of dataset={' or dataset='.join(sorted(others))}; the dataset here is {dataset}."
+    known = sorted(_known_keys(config, list(groups.values())))
+    if key in known:
+        return f"{key} cannot be set this way: write {key}=<value> or {key}=<choice>."
+    scope = [k for k in known if "." in key and k.startswith(key.rpartition(".")[0] + ".")]
+    listing = scope or [k for k in known if "." not in k]
+    return f"there is no key {key}.{did_you_mean(key, known)} There are: {listed(listing, 60)}."
+
+
+def _known_keys(config: str, groups: list[str]) -> set[str]:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        try:
+            cfg = hydra.compose(config, groups)
+        except HydraException:
+            cfg = hydra.compose(config)
+    return set(_flat(OmegaConf.to_container(cfg, resolve=False))) | set(_groups())
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _flat(value, f"{prefix}{key}.")
+
+
+def _dataset_keys() -> dict[str, set[str]]:
+    """The top-level keys that each dataset's YAML brings and the common configuration does not have."""
+    common = set(re.findall(r"^(\w+):", (conf_dir() / "config.yaml").read_text(), re.M))
+    common |= set(_groups()) | {"defaults", "dataset"}
+    return {
+        path.stem: set(re.findall(r"^(\w+):", path.read_text(), re.M)) - common
+        for path in sorted((conf_dir() / "dataset").glob("*.yaml"))
+    }
+
+
+def _groups() -> list[str]:
+    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+
+
+# ---- help -----------------------------------------------------------------------------------------------------------
+
+
+def help_text(config: str, usage: str) -> str:
+    """Usage, then every group with its choices and every key with its default, from the comments in ``conf/``."""
+    text = (conf_dir() / f"{config}.yaml").read_text()
+    if "- config" in text:
+        text = (conf_dir() / "config.yaml").read_text() + text.split("_self_", 1)[1]
+    text = re.sub(r"^hydra:\n(?:(?:[ ].*)?\n)*", "", text, flags=re.M)
+    lines = [usage.strip(), "", "Groups: group=choice", ""]
+    for group, default, about in re.findall(r"^  - (\w+): (\w+) *#? *(.*)$", text, re.M):
+        lines.append(f"  {group} ({default}): {about}")
+        for choice in _choices(group):
+            first = re.search(r"^# (?!@package)(.*)$", (conf_dir() / group / f"{choice}.yaml").read_text(), re.M)
+            lines.append(f"      {choice:<18}{first.group(1) if first else ''}")
+    lines += ["", "Keys: key=value", ""]
+    parent = ""
+    for indent, key, value, about in re.findall(r"^( *)(\w+):[ ]*([^#\n]*?)[ ]*(?:# (.*))?$", text, re.M):
+        if key == "defaults":
+            continue
+        parent = parent if indent else key
+        name = f"{parent}.{key}" if indent else key
+        if value or about:
+            lines.append(f"  {name + '=' + value:<40} {about}".rstrip())
+    for dataset, keys in _dataset_keys().items():
+        source = (conf_dir() / "dataset" / f"{dataset}.yaml").read_text()
+        for key in sorted(keys):
+            found = re.search(rf"^{key}: *([^#\n]*?) *(?:# (.*))?$", source, re.M)
+            if found and config != "evaluate":
+                lines.append(f"  {key + '=' + found.group(1):<40} dataset={dataset}: {found.group(2) or ''}".rstrip())
+    lines += [
+        "",
+        "--cfg job prints the composed configuration and stops. -m runs every combination of comma-separated values.",
+        f"The YAML files: {_short(conf_dir())}",
+    ]
+    return "\n".join(lines)
+
+
+def _short(path: Path) -> str:
+    try:
+        return f"./{path.relative_to(Path.cwd())}"
+    except ValueError:
+        return str(path)

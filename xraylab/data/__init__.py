@@ -1,0 +1,1 @@
+"""Datasets as tables of studies, and the way from a row to a packed batch."""

@@ -1,0 +1,154 @@
+"""From rows of a table to packed batches: which studies make a step, reading, packing.
+
+Shapes: I images in a batch, B studies, L labels, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from xraylab.data.augmentation import Augmentation
+from xraylab.data.table import StudyTable
+from xraylab.errors import UserError
+
+cv2.setNumThreads(0)  # its threads and forked workers do not mix
+
+
+class Batch(NamedTuple):
+    """Packed studies; images are not padded."""
+
+    images: Tensor  # uint8 (I,C,H,W)
+    study: Tensor  # int64 (I,), the row 0..B-1 an image belongs to, ascending
+    labels: Tensor  # float32 (B,L) raw: 1, 0, -1 uncertain, NaN not mentioned
+    rows: Tensor  # int64 (B,), rows of the table
+    scored: Tensor  # float32 (), labels scored in the whole optimiser step, over all its batches
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+class Draw(NamedTuple):
+    """A batch to be read: rows of the table, the epoch (None: no augmentation), the step's scored labels."""
+
+    rows: list[int]
+    epoch: int | None
+    scored: float
+
+
+class StepSampler(Sampler[Draw]):
+    """Batches of an epoch in a seeded order, each knowing the number of scored labels of its optimiser step.
+
+    That number is the loss's denominator, so a step does not depend on how its studies are cut into batches.
+
+    Args:
+        rows: rows of the table to draw from.
+        scored: labels that the loss scores, for each of those rows.
+        batch_size: studies in a batch.
+        accumulate: batches in an optimiser step.
+        shuffle: a new seeded order every epoch; else the given order, without augmentation.
+        seed: of the order.
+    """
+
+    def __init__(
+        self, rows: Sequence[int], scored: Sequence[float], batch_size: int, accumulate: int = 1,
+        shuffle: bool = False, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.rows, self.scored = np.asarray(rows, np.int64), np.asarray(scored, np.float64)
+        self.batch_size, self.accumulate, self.shuffle, self.seed = batch_size, accumulate, shuffle, seed
+        self.epoch = 0
+        self.skip = 0  # batches of the epoch that a resumed run has behind it
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of every training epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, also where the first are skipped: Lightning counts them as done."""
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = np.arange(len(self.rows))
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        step = self.batch_size * self.accumulate
+        skip, self.skip = self.skip, 0
+        for number, start in enumerate(range(0, len(order), self.batch_size)):
+            if number < skip:
+                continue
+            whole = order[start // step * step :][:step]
+            batch = order[start : start + self.batch_size]
+            yield Draw(self.rows[batch].tolist(), self.epoch if self.shuffle else None, float(self.scored[whole].sum()))
+
+
+class StudyDataset(Dataset[Batch]):
+    """Reads, prepares, augments and packs whole batches: ``dataset[draw]``."""
+
+    def __init__(
+        self, table: StudyTable, size: int | None = None, rescale: bool = False,
+        augmentation: Augmentation | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.source, self.size, self.rescale = table.source, size, rescale
+        self.augmentation, self.seed = augmentation, seed
+        self.ids, self.groups = table.frame["id"].to_numpy(str), table.frame["group"].to_numpy(str)
+        self.images = table.frame["images"].tolist()
+        self.labels = torch.from_numpy(table.label_values())
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        bags = [self.read(row, draw.epoch) for row in draw.rows]
+        rows = torch.tensor(draw.rows)
+        return Batch(
+            images=pack(bags),
+            study=torch.repeat_interleave(torch.arange(len(bags)), torch.tensor([len(b) for b in bags])),
+            labels=self.labels[rows],
+            rows=rows,
+            scored=torch.tensor(draw.scored, dtype=torch.float32),
+            ids=tuple(self.ids[draw.rows]),
+            groups=tuple(self.groups[draw.rows]),
+        )
+
+    def read(self, row: int, epoch: int | None = None) -> np.ndarray:
+        """A study's prepared images, uint8 (N,H,W[,3]); augmented as in that training epoch, if one is given."""
+        images = prepare(self.source.read(self.images[row]), self.size, self.rescale)
+        if epoch is not None and self.augmentation is not None:
+            images = self.augmentation(images, self.seed, epoch, str(self.ids[row]))
+        return images
+
+
+def prepare(images: np.ndarray, size: int | None = None, rescale: bool = False) -> np.ndarray:
+    """What every image goes through before the network, in training and after.
+
+    Args:
+        images: uint8 (N,H,W) or (N,H,W,3).
+        size: resize to (size, size), area-averaged when smaller, cubic when larger; None: leave.
+        rescale: stretch the study's range to 0-255, as Bien et al. 2018 do.
+
+    Returns:
+        uint8 (N,H',W'[,3]).
+    """
+    if rescale:
+        low, high = int(images.min()), int(images.max())
+        table = np.clip((np.arange(256) - low) * (255 / max(high - low, 1)), 0, 255).round().astype(np.uint8)
+        images = table[images]
+    if size is not None and images.shape[1:3] != (size, size):
+        how = cv2.INTER_AREA if min(images.shape[1:3]) > size else cv2.INTER_CUBIC
+        images = np.stack([cv2.resize(image, (size, size), interpolation=how) for image in images])
+    return images
+
+
+def pack(bags: Sequence[np.ndarray]) -> Tensor:
+    """Bags of uint8 (N,H,W[,3]) one after another as (I,C,H,W).
+
+    Raises:
+        UserError: their sizes differ and no size was set.
+    """
+    if len({bag.shape[1:] for bag in bags}) > 1:
+        shapes = sorted({f"{b.shape[1]}x{b.shape[2]}" for b in bags})
+        raise UserError(f"images of different sizes in one batch ({', '.join(shapes)}): set image.size=<pixels>.")
+    images = torch.from_numpy(np.ascontiguousarray(np.concatenate(bags) if len(bags) > 1 else bags[0]))
+    return images.permute(0, 3, 1, 2) if images.ndim == 4 else images.unsqueeze(1)

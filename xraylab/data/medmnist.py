@@ -1,0 +1,276 @@
+"""MedMNIST v2: small, openly licensed pictures, one ``.npz`` a set (Yang et al. 2023, Scientific Data 10:41).
+
+``{train,val,test}_images`` are uint8 (N,28,28), (N,28,28,3), or (N,28,28,28) for the 3D sets, whose volumes are studies of
+28 slices; ``{train,val,test}_labels`` are (N,1) class indices, or (N,14) binary for ChestMNIST. Patients are not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xraylab.data.reader import Reader, is_synthetic, mark_synthetic
+from xraylab.data.table import StudyTable, stop_or_skip
+from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.run import beside
+
+SPLITS = {"train": "train", "val": "valid", "test": "test"}
+RESOLUTIONS = (28, 64, 128, 224)
+DEFAULT = "pneumoniamnist"
+
+_ORGANS = "bladder femur-left femur-right heart kidney-left kidney-right liver lung-left lung-right pancreas spleen"
+_ORGANS_3D = "liver kidney-right kidney-left femur-right femur-left bladder heart lung-right lung-left spleen pancreas"
+
+
+@dataclass(frozen=True)
+class Subset:
+    """What is published of one set. Two-class sets have one label, class 1.
+
+    Attributes:
+        labels: class or finding names in the order of the file; ``negative|positive`` for two classes.
+        counts: train, val, test as published (MedMNIST v2).
+        kind: ``binary``, ``classes`` (exclusive) or ``findings`` (multi-label).
+    """
+
+    labels: str
+    counts: tuple[int, int, int]
+    kind: str = "classes"
+    colour: bool = False
+    volume: bool = False
+
+
+SUBSETS = {
+    "pathmnist": Subset(
+        "adipose background debris lymphocytes mucus smooth-muscle normal-colon-mucosa cancer-associated-stroma "
+        "colorectal-adenocarcinoma-epithelium", (89996, 10004, 7180), colour=True),
+    "chestmnist": Subset(
+        "atelectasis cardiomegaly effusion infiltration mass nodule pneumonia pneumothorax consolidation edema "
+        "emphysema fibrosis pleural hernia", (78468, 11219, 22433), "findings"),
+    "dermamnist": Subset(
+        "actinic-keratoses basal-cell-carcinoma benign-keratosis dermatofibroma melanoma melanocytic-nevi vascular-lesions",
+        (7007, 1003, 2005), colour=True),
+    "octmnist": Subset("choroidal-neovascularization diabetic-macular-edema drusen normal", (97477, 10832, 1000)),
+    "pneumoniamnist": Subset("normal pneumonia", (4708, 524, 624), "binary"),
+    "retinamnist": Subset("grade-0 grade-1 grade-2 grade-3 grade-4", (1080, 120, 400), colour=True),
+    "breastmnist": Subset("malignant normal-or-benign", (546, 78, 156), "binary"),
+    "bloodmnist": Subset(
+        "basophil eosinophil erythroblast immature-granulocytes lymphocyte monocyte neutrophil platelet",
+        (11959, 1712, 3421), colour=True),
+    "tissuemnist": Subset(
+        "collecting-duct distal-convoluted-tubule glomerular-endothelial-cells interstitial-endothelial-cells leukocytes "
+        "podocytes proximal-tubule-segments thick-ascending-limb", (165466, 23640, 47280)),
+    "organamnist": Subset(_ORGANS, (34561, 6491, 17778)),
+    "organcmnist": Subset(_ORGANS, (12975, 2392, 8216)),
+    "organsmnist": Subset(_ORGANS, (13932, 2452, 8827)),
+    "organmnist3d": Subset(_ORGANS_3D, (971, 161, 610), volume=True),
+    "nodulemnist3d": Subset("benign malignant", (1158, 165, 310), "binary", volume=True),
+    "adrenalmnist3d": Subset("normal hyperplasia", (1188, 98, 298), "binary", volume=True),
+    "fracturemnist3d": Subset("buckle-rib-fracture nondisplaced-rib-fracture displaced-rib-fracture", (1027, 103, 240), volume=True),
+    "vesselmnist3d": Subset("vessel aneurysm", (1335, 191, 382), "binary", volume=True),
+    "synapsemnist3d": Subset("inhibitory excitatory", (1230, 177, 352), "binary", volume=True),
+}  # fmt: skip
+
+
+class ArraySource:
+    """Reads studies from arrays in memory; a reference is ``<array>:<index>``."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], volume: bool) -> None:
+        self.arrays, self.volume = arrays, volume
+
+    def read(self, images: Sequence[str]) -> np.ndarray:
+        """uint8 (N,H,W) or (N,H,W,3)."""
+        stack = []
+        for name in images:
+            split, _, index = name.partition(":")
+            image = self.arrays[split][int(index)]
+            stack.append(image if self.volume else image[None])
+        return stack[0] if len(stack) == 1 else np.concatenate(stack)
+
+
+class MedMNIST(Reader):
+    """One set of MedMNIST v2.
+
+    Args:
+        subset: its name, or ``auto``: by the file that ``root`` names, else pneumoniamnist.
+        resolution: 28, 64, 128 or 224, the published variants.
+    """
+
+    register = "free without registration, CC BY 4.0 (dermamnist: CC BY-NC 4.0), https://medmnist.com"
+
+    def __init__(
+        self, root: str | None = None, subset: str = "auto", resolution: int = 28, on_error: str = "stop",
+        sample: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(root, on_error, sample)
+        named, size = _split_name(Path(root)) if root and str(root).endswith(".npz") else (None, None)
+        self.subset = (named or DEFAULT) if subset == "auto" else subset
+        self.resolution = size or resolution
+        if self.subset not in SUBSETS:
+            raise UserError(f"subset={subset}: there is no such set.{did_you_mean(str(subset), SUBSETS)} There are: {listed(SUBSETS, 20)}.")  # fmt: skip
+        if self.resolution not in RESOLUTIONS:
+            raise UserError(f"resolution={resolution}: it is one of {', '.join(map(str, RESOLUTIONS))}.")
+        if named and named != self.subset:
+            raise UserError(f"subset={subset} but dataset.root={root} is {named}: leave one of them out.")
+
+    @property
+    def published_name(self) -> str:  # type: ignore[override]
+        """The published file's name."""
+        return f"{self.subset}.npz" if self.resolution == 28 else f"{self.subset}_{self.resolution}.npz"
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]
+        """The file, and what is in it."""
+        n = SUBSETS[self.subset].counts
+        return (
+            f"  {self.published_name}\n    train_images, val_images, test_images: uint8 arrays of {n[0]}, {n[1]}, {n[2]} items\n"
+            "    train_labels, val_labels, test_labels"
+        )
+
+    def matches(self, path: Path) -> bool:
+        """A file that ends in ``.npz``; as the published name, or given itself."""
+        return path.is_file() and path.suffix == ".npz"
+
+    def read(self, path: Path) -> StudyTable:
+        """One row an image, or a volume; the published splits."""
+        about = SUBSETS[self.subset]
+        arrays, labels = self._load(path, about)
+        names = about.labels.split()
+        columns = names[1:] if about.kind == "binary" else names
+        frames, problems = [], {}
+        for key, split in SPLITS.items():
+            raw = labels[key]
+            if about.kind == "findings":
+                bad = ~np.isin(raw, (0, 1)).all(1)
+                values = raw.astype(np.float32)
+            else:
+                bad = ~np.isin(raw[:, 0], np.arange(len(names)))
+                values = (raw == np.arange(len(names))).astype(np.float32)
+                values = values[:, 1:] if about.kind == "binary" else values
+            problems[f"labels in {key}_labels outside the {len(names)} of {self.subset}"] = [
+                f"{key}:{i} ({raw[i].tolist()})" for i in np.flatnonzero(bad)
+            ]
+            index = np.flatnonzero(~bad)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "id": [f"{key}-{i:06d}" for i in index],
+                        "patient": "",
+                        "group": self.subset,
+                        "split": split,
+                        "images": [(f"{key}:{i}",) for i in index],
+                        **{name: values[index, j] for j, name in enumerate(columns)},
+                    }
+                )
+            )
+        stop_or_skip(problems, self.on_error, str(path), sum(map(len, labels.values())))
+        return StudyTable(
+            frame=pd.concat(frames, ignore_index=True),
+            labels=tuple(columns),
+            source=ArraySource(arrays, about.volume),
+            name=self.published_name.removesuffix(".npz"),
+            heldout="test",
+            synthetic=is_synthetic(path),
+            patients_known=False,
+            exclusive=about.kind == "classes",
+            channels=3 if about.colour else 1,
+            problems={kind: items for kind, items in problems.items() if items},
+        )
+
+    def _load(self, path: Path, about: Subset) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        arrays, labels = {}, {}
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                missing = [f"{k}_{what}" for k in SPLITS for what in ("images", "labels") if f"{k}_{what}" not in archive]
+                if missing:
+                    raise UserError(f"{path}: it has no {listed(missing)}; it has {listed(archive.files)}.\nexpected:\n{self.expected}")
+                for key in SPLITS:
+                    arrays[key], labels[key] = archive[f"{key}_images"], np.atleast_2d(archive[f"{key}_labels"])
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise UserError(f"{path}: cannot be read as .npz: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # zipfile and zlib raise their own kinds for a truncated file
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path}: cannot be read as .npz: {error}") from error
+        size, width = self.resolution, len(about.labels.split()) if about.kind == "findings" else 1
+        shape = (size,) * (3 if about.volume else 2) + ((3,) if about.colour else ())
+        for key in SPLITS:
+            a, y = arrays[key], labels[key]
+            if a.dtype != np.uint8 or a.shape[1:] != shape:
+                raise UserError(
+                    f"{path}: {key}_images is {a.dtype} {a.shape}; {self.published_name} has uint8 (N, {', '.join(map(str, shape))}). "
+                    "Name the right subset and resolution."
+                )
+            if y.shape != (len(a), width) or y.dtype.kind not in "iu":
+                raise UserError(f"{path}: {key}_labels is {y.dtype} {y.shape}, expected integers ({len(a)}, {width}).")
+        return arrays, labels
+
+    def write_sample(self, parent: Path, **options: Any) -> Path:
+        """See :func:`write_medmnist`."""
+        return write_medmnist(parent / self.published_name, self.subset, self.resolution, **options)
+
+
+def write_medmnist(
+    path: Path, subset: str, resolution: int = 28, train: int = 400, val: int = 100, test: int = 150, seed: int = 0
+) -> Path:  # fmt: skip
+    """Write a synthetic ``.npz`` in the layout of one MedMNIST set: soft blobs whose places tell the class.
+
+    Args:
+        path: the file to create.
+        train, val, test: items in each split.
+
+    Raises:
+        UserError: the file exists already, or a split is smaller than the number of classes.
+    """
+    about = SUBSETS[subset]
+    names = about.labels.split()
+    if path.exists():
+        raise UserError(f"{path} exists; name another folder, or delete it first.")
+    if min(train, val, test) < 2 * len(names):
+        raise UserError(f"train={train} val={val} test={test}: each is at least {2 * len(names)} for {subset}.")
+    rng = np.random.default_rng([seed, len(names), resolution])
+    places = np.random.default_rng(0).uniform(0.2, 0.8, (len(names), 3))
+    out: dict[str, np.ndarray] = {}
+    for key, count in (("train", train), ("val", val), ("test", test)):
+        if about.kind == "findings":
+            labels = (rng.random((count, len(names))) < 0.15).astype(np.uint8)
+            labels[: 2 * len(names)] = np.tile(np.eye(len(names), dtype=np.uint8), (2, 1))
+            shown = labels
+        else:
+            order = rng.permutation(np.arange(count) % len(names))
+            if about.kind == "binary":  # as in pneumoniamnist, where three of four are positive
+                order = rng.permutation((np.arange(count) % 4 > 0).astype(int))
+            labels, shown = order[:, None].astype(np.uint8), np.eye(len(names), dtype=np.uint8)[order]
+        out[f"{key}_images"] = np.stack([_blobs(places[s > 0], resolution, about, rng) for s in shown])
+        out[f"{key}_labels"] = labels
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, **out)
+    mark_synthetic(path.parent, f"MedMNIST {subset}, seed {seed}")
+    return path
+
+
+def _blobs(places: np.ndarray, size: int, about: Subset, rng: np.random.Generator) -> np.ndarray:
+    """A noisy oval with a bright blob at each place, uint8 of the set's shape; gain and offset vary."""
+    dims = 3 if about.volume else 2
+    grid = np.meshgrid(*[np.linspace(0, 1, size)] * dims, indexing="ij")
+    body = np.exp(-(sum(((g - 0.5) / 0.42) ** 2 for g in grid) ** 3))
+    image = 0.35 * body
+    for place in places:
+        at = place[:dims] + rng.normal(0, 0.03, dims)
+        image = image + 0.4 * np.exp(-sum((g - x) ** 2 for g, x in zip(grid, at, strict=True)) / 0.008)
+    image = image * rng.uniform(0.7, 1.1) + rng.uniform(0, 0.15) + rng.normal(0, 0.06, image.shape)
+    grey = np.clip(image * 255, 0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1) if about.colour else grey
+
+
+def _split_name(path: Path) -> tuple[str | None, int | None]:
+    """``organamnist_64.npz`` -> (organamnist, 64); (None, None) for a file of another name."""
+    name, _, size = path.stem.partition("_")
+    if name not in SUBSETS:
+        return None, None
+    return name, int(size) if size.isdigit() else 28

@@ -1,0 +1,101 @@
+"""The data module: loaders over a study table."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from xraylab.data.augmentation import Augmentation
+from xraylab.data.loading import Batch, StepSampler, StudyDataset
+from xraylab.data.table import StudyTable
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+class StudyDataModule(pl.LightningDataModule):
+    """Train, validation and test loaders of packed batches.
+
+    Args:
+        table: with its splits assigned.
+        batch_size: studies in a batch.
+        accumulate: batches in an optimiser step.
+        size, rescale: see :func:`xraylab.data.loading.prepare`.
+        augmentation: of the training images.
+        workers: processes that read; 0 reads in the main process.
+        seed: of order and augmentation.
+        scored: bool (studies, labels), which labels the loss scores; None: all certain ones.
+    """
+
+    def __init__(
+        self, table: StudyTable, batch_size: int = 1, accumulate: int = 1, size: int | None = None,
+        rescale: bool = False, augmentation: Augmentation | None = None, workers: int = 0, seed: int = 0,
+        scored: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.table, self.batch_size, self.workers = table, batch_size, workers
+        labels = table.label_values()
+        counts = ((labels == 0) | (labels == 1) if scored is None else scored).sum(1)
+        rows = {split: table.part(split).index.to_numpy() for split in ("train", "valid", "test")}
+        self._samplers = {
+            split: StepSampler(r, counts[r], batch_size, accumulate if split == "train" else 1, split == "train", seed)
+            for split, r in rows.items()
+        }
+        self._datasets = {
+            split: StudyDataset(table, size, rescale, augmentation if split == "train" else None, seed) for split in rows
+        }
+
+    def loader(self, split: str, plain: bool = False) -> DataLoader[Batch]:
+        """Batches of a split.
+
+        Args:
+            plain: in table order and without augmentation, whichever split it is.
+        """
+        sampler, dataset = self._samplers[split], self._datasets[split]
+        if plain and sampler.shuffle:
+            sampler = StepSampler(sampler.rows, sampler.scored, self.batch_size)
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=None,  # the sampler draws whole batches and the dataset packs them
+            collate_fn=_as_is,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0 and split != "test",
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled and augmented; the order and the pictures depend on seed and epoch alone."""
+        return self.loader("train")
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """In table order."""
+        return self.loader("valid")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """In table order."""
+        return self.loader("test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The batches trained on so far: where in which epoch a checkpoint was written."""
+        assert self.trainer is not None
+        return {"batches": self.trainer.fit_loop.epoch_loop.batch_progress.total.processed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after those batches, in the middle of an epoch if need be."""
+        sampler = self._samplers["train"]
+        sampler.epoch, sampler.skip = divmod(int(state["batches"]), max(len(sampler), 1))
+
+
+def worker_count(wanted: int | str) -> int:
+    """``auto``: one reader for every two cores, at most 8."""
+    if wanted != "auto":
+        return int(wanted)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(8, cores // 2)

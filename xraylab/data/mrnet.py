@@ -1,0 +1,183 @@
+"""MRNet-v1.0: knee MRI exams (Bien et al. 2018, PLOS Medicine 15:e1002699).
+
+``MRNet-v1.0/{train,valid}/{axial,coronal,sagittal}/NNNN.npy`` are uint8 arrays (slices, 256, 256);
+``{train,valid}-{abnormal,acl,meniscus}.csv`` at the root have no header and rows like ``0000,1``.
+No patient ids ship, so splits are disjoint by exam only.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xraylab.data.reader import Reader, is_synthetic
+from xraylab.data.table import StudyTable, stop_or_skip
+from xraylab.errors import UserError, did_you_mean, listed
+
+PLANES = ("axial", "coronal", "sagittal")
+TASKS = ("abnormal", "acl", "meniscus")
+
+
+class NpySource:
+    """Reads studies stored as one ``.npy`` of uint8 (N,H,W) each."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, images: Sequence[str]) -> np.ndarray:
+        """uint8 (N,H,W), the files' slices one after another.
+
+        Raises:
+            UserError: a file cannot be read (any more).
+        """
+        try:
+            arrays = [np.load(self.root / name, allow_pickle=False) for name in images]
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.root}: cannot read {listed(images)}: {error}") from error
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+class MRNet(Reader):
+    """One plane of MRNet-v1.0, with one or several of its three labels.
+
+    Args:
+        plane: axial, coronal or sagittal.
+        task: abnormal, acl or meniscus, or a list of them.
+    """
+
+    published_name = "MRNet-v1.0"
+    expected = """
+  MRNet-v1.0/
+    train/
+      axial/0000.npy ... 1129.npy     (also coronal/ and sagittal/)
+    valid/
+      axial/1130.npy ... 1249.npy     (also coronal/ and sagittal/)
+    train-abnormal.csv  train-acl.csv  train-meniscus.csv
+    valid-abnormal.csv  valid-acl.csv  valid-meniscus.csv"""
+    register = "free for research after registration with the Stanford ML Group, https://stanfordmlgroup.github.io/competitions/mrnet/"
+
+    def __init__(
+        self, root: str | None = None, plane: str = "axial", task: str | Sequence[str] = "acl", on_error: str = "stop",
+        sample: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(root, on_error, sample)
+        self.plane = plane
+        self.tasks = (task,) if isinstance(task, str) else tuple(task)
+        if plane not in PLANES:
+            raise UserError(f"plane={plane}: it is one of {', '.join(PLANES)}.{did_you_mean(str(plane), PLANES)}")
+        unknown = [t for t in self.tasks if t not in TASKS]
+        if unknown or not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            hint = did_you_mean(str(unknown[0]), TASKS) if unknown else ""
+            raise UserError(f"task={task}: it is one of {', '.join(TASKS)}, or a list of them, each once.{hint}")
+
+    def matches(self, path: Path) -> bool:
+        """A folder with the plane's exams, and the labels of every task, for train and valid."""
+        return all(
+            (path / split / self.plane).is_dir() and all((path / f"{split}-{t}.csv").is_file() for t in self.tasks)
+            for split in ("train", "valid")
+        )
+
+    def read(self, path: Path) -> StudyTable:
+        """One row an exam; the held-out split is the published valid."""
+        problems: dict[str, list[str]] = defaultdict(list)
+        frames = [self._read_split(path, split, problems) for split in ("train", "valid")]
+        frame = pd.concat(frames, ignore_index=True)
+        twice = frame["id"].duplicated()
+        problems["ids in both train and valid"] += frame.loc[twice, "id"].tolist()
+        stop_or_skip(problems, self.on_error, str(path), len(frame) + sum(map(len, problems.values())))
+        return StudyTable(
+            frame=frame[~twice].reset_index(drop=True),
+            labels=self.tasks,
+            source=NpySource(path),
+            name=self.published_name,
+            heldout="valid",
+            synthetic=is_synthetic(path),
+            patients_known=False,
+            problems={kind: names for kind, names in problems.items() if names},
+        )
+
+    def _read_split(self, path: Path, split: str, problems: dict[str, list[str]]) -> pd.DataFrame:
+        labels = pd.DataFrame({t: _read_labels(path / f"{split}-{t}.csv", problems) for t in self.tasks})
+        for task in self.tasks:
+            missing = labels.index[labels[task].isna()]
+            problems[f"exams of {split} without a row in {split}-{task}.csv"] += [
+                i for i in missing if not any(i in bad for bad in map(_first_words, problems.values()))
+            ]
+        labels = labels.dropna()
+        files = {p.stem for p in (path / split / self.plane).glob("*.npy") if not p.name.startswith(".")}
+        problems[f"ids of {split} without a file in {split}/{self.plane}"] += sorted(set(labels.index) - files)
+        problems[f"files in {split}/{self.plane} without a label"] += [
+            f"{name}.npy" for name in sorted(files - set(labels.index)) if not _named(name, problems)
+        ]
+        keep = []
+        for name in labels.index:
+            fault = None if name not in files else _fault(path / split / self.plane / f"{name}.npy")
+            if fault:
+                problems["arrays that cannot be used"].append(f"{split}/{self.plane}/{name}.npy ({fault})")
+            keep.append(name in files and fault is None)
+        labels = labels[keep]
+        return pd.DataFrame(
+            {
+                "id": labels.index,
+                "patient": "",
+                "group": self.plane,
+                "split": "train" if split == "train" else "heldout",
+                "images": [(f"{split}/{self.plane}/{name}.npy",) for name in labels.index],
+                **{task: labels[task].to_numpy(np.float32) for task in self.tasks},
+            }
+        )
+
+    def write_sample(self, parent: Path, **options: Any) -> Path:
+        """See :func:`xraylab.data.knee.write_mrnet`."""
+        from xraylab.data.knee import write_mrnet
+
+        return write_mrnet(parent / self.published_name, **options)
+
+
+def _read_labels(path: Path, problems: dict[str, list[str]]) -> pd.Series:
+    """Labels 0/1 by id from a CSV without a header; rows that are wrong are named in ``problems``."""
+    values: dict[str, float] = {}
+    seen: set[str] = set()
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        cells = [c.strip().strip('"') for c in line.split(",")]
+        name = cells[0].zfill(4)
+        if len(cells) != 2 or not cells[0].isdigit():
+            problems[f"rows of {path.name} that are not <id>,<0 or 1>"].append(f"line {number}: {line[:40]}")
+        elif cells[1] not in ("0", "1", "0.0", "1.0"):
+            problems[f"labels in {path.name} other than 0 and 1"].append(f"{name} ({cells[1]!r}, line {number})")
+            values.pop(name, None)
+        elif name in seen:
+            problems[f"duplicate ids in {path.name}"].append(f"{name} (line {number})")
+            values.pop(name, None)
+        else:
+            values[name] = float(cells[1])
+        seen.add(name)
+    return pd.Series(values, dtype=np.float32).sort_index()
+
+
+def _first_words(names: list[str]) -> set[str]:
+    return {n.split(" ", 1)[0] for n in names}
+
+
+def _named(name: str, problems: dict[str, list[str]]) -> bool:
+    return any(name in _first_words(names) for names in problems.values())
+
+
+def _fault(path: Path) -> str | None:
+    """Why an exam cannot be used, from its header and length alone; None if it can."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        return f"unreadable: {str(error).splitlines()[0][:80]}" if str(error) else "unreadable"
+    if array.dtype != np.uint8:
+        return f"dtype {array.dtype}, expected uint8"
+    if array.ndim != 3 or len(array) == 0 or array.shape[1:] != (256, 256):
+        return f"shape {array.shape}, expected (slices, 256, 256)"
+    return None

@@ -1,0 +1,154 @@
+"""Where a dataset is found, and what every reader of one has in common."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from xraylab.data.table import StudyTable
+from xraylab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SYNTHETIC_MARK = "SYNTHETIC_SAMPLE.txt"
+ENVIRONMENT = "XRAYLAB_DATA"
+
+
+class Reader(ABC):
+    """Turns a downloaded tree into a study table. A dataset is one subclass, one YAML and one test.
+
+    Args:
+        root: the published folder, its parent, or None to look for it.
+        on_error: ``stop`` or ``skip`` studies that are wrong.
+        sample: arguments of :meth:`write_sample`.
+    """
+
+    expected: ClassVar[str]  # the published tree, for messages
+    register: ClassVar[str]  # where the data is to be had
+
+    def __init__(self, root: str | None, on_error: str, sample: dict[str, Any] | None = None) -> None:
+        if on_error not in ("stop", "skip"):
+            raise UserError(f"dataset.on_error={on_error}: it is stop or skip.")
+        self.root, self.on_error, self.sample = root, on_error, dict(sample or {})
+
+    @property
+    @abstractmethod
+    def published_name(self) -> str:
+        """The name of the folder or file as published."""
+
+    @abstractmethod
+    def matches(self, path: Path) -> bool:
+        """Whether the path looks like the published folder or file."""
+
+    @abstractmethod
+    def read(self, path: Path) -> StudyTable:
+        """The studies of the dataset at a path that matches.
+
+        Raises:
+            UserError: files or rows are wrong and ``on_error`` is ``stop``.
+        """
+
+    @abstractmethod
+    def write_sample(self, parent: Path, **options: Any) -> Path:
+        """Write a synthetic dataset under ``parent`` in the published layout; returns its path."""
+
+    def find(self) -> Path | None:
+        """The dataset's path: ``root``, else under ``$XRAYLAB_DATA``, else under ``./data``; None if nowhere.
+
+        Raises:
+            UserError: ``root`` was given and is missing or does not match.
+        """
+        if self.root is not None:
+            given = Path(self.root).expanduser()
+            found = self._within(given)
+            if found is None:
+                raise UserError(self._no_match(given))
+            return found
+        for parent in (os.environ.get(ENVIRONMENT), "data"):
+            if parent and (found := self._within(Path(parent).expanduser())) is not None:
+                return found
+        return None
+
+    def embedded(self, options: dict[str, Any]) -> Path:
+        """The embedded synthetic sample with these options, written on first use to the user's cache."""
+        parts = "_".join(f"{k}-{v}" for k, v in sorted(options.items())).replace(" ", "")
+        folder = cache_dir() / "samples" / f"{type(self).__name__.lower()}_v1_{parts}"
+        found = self._within(folder)
+        if found is None:
+            log.info("writing the synthetic sample to %s ...", folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+                self.write_sample(Path(partial) / "sample", **options)
+                try:
+                    (Path(partial) / "sample").rename(folder)
+                except OSError:  # another process was faster
+                    if self._within(folder) is None:
+                        raise
+            found = self._within(folder)
+            assert found is not None
+        return found
+
+    def _within(self, path: Path) -> Path | None:
+        nested = sorted(path.glob(f"*/{self.published_name}")) if path.is_dir() else []
+        for candidate in (path, path / self.published_name, *nested):
+            if candidate.exists() and self.matches(candidate):
+                return candidate
+        return None
+
+    def _no_match(self, given: Path) -> str:
+        found = tree(given) if given.exists() else "  (there is no such file or folder)"
+        return (
+            f"dataset.root={self.root}: {self.published_name} is not there.\n"
+            f"expected:\n{self.expected.rstrip()}\nfound at {given.absolute()}:\n{found}\n"
+            f"The data: {self.register}\n"
+            "Without dataset.root, $XRAYLAB_DATA, then ./data, are searched, and else a synthetic sample is used."
+        )
+
+
+def is_synthetic(path: Path) -> bool:
+    """Whether a dataset's folder, or the folder of its file, carries the mark of the sample generator."""
+    return ((path if path.is_dir() else path.parent) / SYNTHETIC_MARK).is_file()
+
+
+def mark_synthetic(folder: Path, made_by: str) -> None:
+    """Leave the mark that :func:`is_synthetic` finds."""
+    (folder / SYNTHETIC_MARK).write_text(
+        f"Synthetic sample data, written by xraylab ({made_by}). Not medical images; results on it mean nothing.\n"
+    )
+
+
+def cache_dir() -> Path:
+    """``$XRAYLAB_CACHE``, else the user's cache folder."""
+    base = os.environ.get("XRAYLAB_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xraylab"
+
+
+def tree(path: Path, depth: int = 2, most: int = 8) -> str:
+    """The first entries of a folder, indented, two levels deep."""
+    if path.is_file():
+        return f"  {path.name} (a file of {path.stat().st_size} bytes)"
+    lines = [f"  {path.name or path}/"]
+
+    def walk(folder: Path, level: int) -> None:
+        try:
+            entries = sorted(folder.iterdir(), key=lambda p: (p.is_file(), p.name))
+        except OSError as error:
+            lines.append("  " * (level + 1) + f"(cannot be listed: {error.strerror})")
+            return
+        for entry in entries[:most]:
+            lines.append("  " * (level + 1) + entry.name + ("/" if entry.is_dir() else ""))
+            if entry.is_dir() and level < depth:
+                walk(entry, level + 1)
+        if len(entries) > most:
+            lines.append("  " * (level + 1) + f"... and {len(entries) - most} more")
+        if not entries:
+            lines.append("  " * (level + 1) + "(empty)")
+
+    walk(path, 1)
+    return "\n".join(lines)

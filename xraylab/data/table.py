@@ -1,0 +1,179 @@
+"""The study table: what every reader returns and everything downstream knows; its splits and counts.
+
+One row is a study: ``id``, ``patient`` (empty where unknown), ``group``, ``split``, ``images`` (a tuple of references
+that the table's source reads) and one column a label: 1 positive, 0 negative, -1 uncertain, NaN not mentioned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+
+from xraylab.errors import UserError, listed
+
+SELECTIONS = ("holdout", "official", "split_valid")
+
+
+class ImageSource(Protocol):
+    """Reads the images of a study."""
+
+    def read(self, images: Sequence[str]) -> np.ndarray:
+        """uint8, (N,H,W) grey or (N,H,W,3) colour."""
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """A dataset: its studies, how to read their images, and what has to be said about it."""
+
+    frame: pd.DataFrame
+    labels: tuple[str, ...]
+    source: ImageSource
+    name: str  # the published name, e.g. MRNet-v1.0
+    heldout: str  # the published name of the held-out split
+    synthetic: bool = False
+    patients_known: bool = True
+    exclusive: bool = False  # exactly one label of a study is positive
+    channels: int = 1
+    selected_on: tuple[str, ...] = ("valid",)  # splits that choices were made on
+    problems: dict[str, list[str]] = field(default_factory=dict)  # what was wrong and skipped: kind -> names
+
+    @property
+    def data(self) -> str:
+        """How results name their data."""
+        return "synthetic sample" if self.synthetic else self.name
+
+    def part(self, split: str) -> pd.DataFrame:
+        """The rows of one split; its index is the row number in ``frame``."""
+        return self.frame[self.frame["split"] == split]
+
+    def label_values(self, rows: pd.Index | None = None) -> np.ndarray:
+        """Raw labels, float32 (studies, labels)."""
+        frame = self.frame if rows is None else self.frame.loc[rows]
+        return frame[list(self.labels)].to_numpy(np.float32, copy=True)
+
+    def summary(self) -> str:
+        """Studies and positives / negatives / uncertain / not mentioned by split and label, one line each."""
+        lines = []
+        for split in [s for s in ("train", "valid", "test") if (self.frame["split"] == s).any()]:
+            part = self.part(split)
+            patients = f", {part['patient'].nunique()} patients" if self.patients_known else ""
+            counts = []
+            for label in self.labels:
+                values = part[label].to_numpy()
+                extra = [f"{n} {word}" for word, n in (("uncertain", (values == -1).sum()), ("blank", np.isnan(values).sum())) if n]  # fmt: skip
+                counts.append(f"{label} {(values == 1).sum()}+/{(values == 0).sum()}-" + "".join(f" {e}" for e in extra))
+            lines.append(f"  {split:<6}{len(part)} studies{patients}; {listed(counts, 14)}")
+        return "\n".join(lines)
+
+
+def stop_or_skip(problems: dict[str, list[str]], on_error: str, where: str, total: int) -> None:
+    """Raise one summary of what is wrong with a dataset, unless it is to be skipped.
+
+    Raises:
+        UserError: there are problems and ``on_error`` is ``stop``.
+    """
+    if on_error not in ("stop", "skip"):
+        raise UserError(f"dataset.on_error={on_error}: it is stop or skip.")
+    problems = {kind: names for kind, names in problems.items() if names}
+    if problems and on_error == "stop":
+        lines = [f"  {len(names)} {kind}: {listed(names)}" for kind, names in problems.items()]
+        raise UserError(
+            f"{where}: something is wrong with {sum(map(len, problems.values()))} of {total} studies.\n"
+            + "\n".join(lines)
+            + "\nMend the data, or go on without these studies with dataset.on_error=skip (the results will name them)."
+        )
+
+
+def assign_splits(
+    table: StudyTable, selection: str, fold: str | None, valid_fraction: float, seed: int
+) -> StudyTable:  # fmt: skip
+    """The table with its ``split`` column set to train, valid or test, no patient in two of them.
+
+    A reader leaves ``train`` and ``heldout`` (two published splits) or ``train``, ``valid`` and ``test`` (three, kept).
+
+    Args:
+        selection: ``holdout`` - a seeded, stratified, patient-disjoint part of train is valid, the published held-out
+            split is test; ``official`` - the held-out split is valid, there is no test; ``split_valid`` - the held-out
+            split is halved into valid and test by patient.
+        fold: ``k/n`` - valid is the k-th of n such parts of everything that is not test.
+        valid_fraction: of train's patients, for ``holdout``.
+
+    Raises:
+        UserError: the request does not fit the published splits, a split would be empty, or patients are shared.
+    """
+    frame = table.frame.copy()
+    published = set(frame["split"])
+    three = "valid" in published
+    if three and selection != "holdout":
+        raise UserError(
+            f"selection={selection}: {table.name} publishes train, valid and test, and they are kept. Leave selection=holdout."
+        )
+    if fold is not None:
+        k, n = parse_fold(fold)
+        if selection != "holdout":
+            raise UserError(f"fold={fold} with selection={selection}: folds are parts of train. Leave selection=holdout.")
+        pool = frame["split"].isin(["train", "valid"]) if three else frame["split"] == "train"
+        part = _places(frame[pool], table.labels, seed) % n
+        frame.loc[pool, "split"] = np.where(part == k - 1, "valid", "train")
+    elif selection == "official":
+        frame.loc[frame["split"] == "heldout", "split"] = "valid"
+    elif selection == "split_valid":
+        held = frame["split"] == "heldout"
+        frame.loc[held, "split"] = np.where(_places(frame[held], table.labels, seed) % 2 == 0, "valid", "test")
+    elif not three:
+        train = frame["split"] == "train"
+        place = _places(frame[train], table.labels, seed)
+        # every 1/fraction-th place: exact to one patient, in all and in every long enough stretch of like patients
+        chosen = np.floor((place + 1) * valid_fraction) > np.floor(place * valid_fraction)
+        frame.loc[train, "split"] = np.where(chosen, "valid", "train")
+    frame.loc[frame["split"] == "heldout", "split"] = "test"
+
+    for split in ["train", "valid"] + ([] if selection == "official" else ["test"]):
+        if not (frame["split"] == split).any():
+            raise UserError(
+                f"selection={selection} leaves no study in {split}: {len(frame)} studies in all, "
+                f"{(frame['split'] == 'train').sum()} in train."
+            )
+    if table.patients_known:
+        shared = frame.groupby("patient")["split"].nunique()
+        shared = shared[shared > 1]
+        if len(shared):
+            raise UserError(
+                f"{len(shared)} patients are in more than one split: {listed(shared.index)}. "
+                "Results would be too good. Mend the split column of the data."
+            )
+    return replace(table, frame=frame)
+
+
+def parse_fold(fold: str) -> tuple[int, int]:
+    """(k, n) of ``k/n``.
+
+    Raises:
+        UserError: it is not of that form, or not 1 <= k <= n, n >= 2.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", str(fold))
+    k, n = (int(g) for g in match.groups()) if match else (0, 0)
+    if not (n >= 2 and 1 <= k <= n):
+        raise UserError(f"fold={fold}: it is k/n with 1 <= k <= n and n >= 2, for example fold=1/5.")
+    return k, n
+
+
+def _places(frame: pd.DataFrame, labels: Sequence[str], seed: int) -> np.ndarray:
+    """A place for each row's patient in a line of all patients, sorted by group and labels and shuffled among equals.
+
+    Parts made of every n-th place share no patient, and each has the same share of every combination of labels, to
+    within one patient. The line starts at a seeded place.
+    """
+    key = frame["patient"].where(frame["patient"] != "", frame["id"])
+    values = frame[list(labels)].fillna(-2.0)
+    patients = values.groupby(key).max().assign(group=frame["group"].groupby(key).min()).sort_index()
+    rng = np.random.default_rng(seed)
+    patients["shuffle"] = rng.permutation(len(patients))
+    order = patients.sort_values(["group", *labels, "shuffle"]).index
+    place = pd.Series(np.arange(len(order)) + rng.integers(len(order)), index=order)
+    return place.loc[key].to_numpy()

@@ -1,0 +1,34 @@
+"""Errors that are messages to the user, and their exit codes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_USER, EXIT_RESUMABLE = 2, 75
+
+
+class UserError(Exception):
+    """The user's mistake: the message says what was given, where, and what to do next. Exit code 2."""
+
+
+class Stopped(Exception):
+    """The job was stopped, lost nothing and can be resumed as the message says. Exit code 75."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """A sentence that starts with a space and names the nearest choices, or an empty string."""
+    choices = list(choices)
+    near = difflib.get_close_matches(word, choices, n=3, cutoff=0.6)
+    last = word.rsplit(".", 1)[-1]
+    near += [c for c in choices if c.rsplit(".", 1)[-1] == last and c not in near][: 3 - len(near)]
+    if not near:
+        near = difflib.get_close_matches(word, [c for c in choices if "." not in c], n=2, cutoff=0.5)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def listed(items: Iterable[object], most: int = 10) -> str:
+    """The first items, comma-separated, and how many more there are."""
+    items = [str(i) for i in items]
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

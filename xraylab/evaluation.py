@@ -1,0 +1,181 @@
+"""Prediction tables and what follows from them: nothing here needs a model.
+
+A prediction table has one row a study: ``id, patient, group, split``, then ``p_<label>`` (probability) and ``y_<label>``
+(raw label: 1, 0, -1 uncertain, empty not mentioned) for every label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xraylab.errors import UserError, listed
+from xraylab.metrics import COUNTS, LEVEL, METRICS, Resamples, point, result, undefined
+from xraylab.run import beside
+
+KEYS = ["id", "patient", "group", "split"]
+THRESHOLD = 0.5
+
+
+def prediction_table(
+    frame: pd.DataFrame, labels: Sequence[str], split: str, rows: np.ndarray, probabilities: np.ndarray
+) -> pd.DataFrame:  # fmt: skip
+    """The prediction table of some rows of a study table.
+
+    Args:
+        rows: (N,) index into ``frame``.
+        probabilities: (N,L).
+    """
+    part = frame.loc[rows, ["id", "patient", "group"]].assign(split=split).reset_index(drop=True)
+    for i, label in enumerate(labels):
+        part[f"p_{label}"] = probabilities[:, i].astype(np.float64)
+    for label in labels:
+        part[f"y_{label}"] = frame.loc[rows, label].to_numpy(np.float64)
+    return part
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a prediction table as CSV, as a whole or not at all; probabilities keep all their digits."""
+    out = table.copy()
+    for column in out.columns:
+        if column.startswith("y_"):
+            out[column] = out[column].astype("Int64")
+    with beside(path) as partial:
+        out.to_csv(partial, index=False)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A prediction table from CSV; the labels are the ``p_`` columns.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        table = pd.read_csv(path, dtype={k: str for k in KEYS}, keep_default_na=False, na_values={}, float_precision="round_trip")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
+    missing = [c for c in KEYS if c not in table.columns]
+    if missing or not labels_of(table):
+        raise UserError(f"{path}: not a prediction table: no column {listed(missing or ['p_<label>'])}.")
+    for column in table.columns.difference(KEYS):
+        if column.startswith(("p_", "y_")):
+            table[column] = pd.to_numeric(table[column].replace("", np.nan)).astype(np.float64)
+    return table
+
+
+def labels_of(table: pd.DataFrame) -> list[str]:
+    """Labels with both a probability and a truth."""
+    return [c[2:] for c in table.columns if c.startswith("p_") and f"y_{c[2:]}" in table.columns]
+
+
+def evaluate_split(
+    table: pd.DataFrame, selected_on: bool, resamples: int = 1000, seed: int = 0, exclusive: bool = False
+) -> dict[str, Any]:
+    """Every metric of one split, by label, as the mean over labels, and by group.
+
+    Args:
+        table: a prediction table.
+        selected_on: whether choices were made on these studies.
+        resamples: bootstrap resamples behind each interval, over patients where known, else over studies.
+        exclusive: exactly one label of a study is true; adds the accuracy and kappa of the likeliest label.
+
+    Returns:
+        ``n, patients, unit, selected_on, bootstrap, threshold, labels, macro, groups[, exclusive]``; every metric is
+        ``{"value", "low", "high", "n", "reason"}``, value null with a reason where it is undefined.
+    """
+    known = bool((table["patient"].fillna("") != "").all()) and len(table) > 0
+    clusters = pd.factorize(table["patient"] if known else table["id"])[0]
+    draws = Resamples(clusters, resamples, seed)
+    everything = _evaluate(table, np.arange(len(table)), draws)
+    groups = {}
+    for name in sorted(table["group"].unique()):
+        rows = np.flatnonzero((table["group"] == name).to_numpy())
+        part = everything if len(rows) == len(table) else _evaluate(table, rows, draws)
+        groups[str(name)] = {"n": len(rows), "patients": int(table["patient"].iloc[rows].nunique()) if known else None, **part}
+    out = {
+        "n": len(table),
+        "patients": int(table["patient"].nunique()) if known else None,
+        "unit": "study",
+        "selected_on": selected_on,
+        "threshold": THRESHOLD,
+        "bootstrap": {"over": "patients" if known else "studies", "resamples": resamples, "level": LEVEL, "seed": seed},
+        **everything,
+        "groups": groups,
+    }
+    if exclusive:
+        out["exclusive"] = _exclusive(table, draws)
+    return out
+
+
+def _evaluate(table: pd.DataFrame, rows: np.ndarray, draws: Resamples) -> dict[str, Any]:
+    labels: dict[str, Any] = {}
+    replicates: dict[str, list[np.ndarray]] = {m: [] for m in METRICS}
+    names: dict[str, list[str]] = {m: [] for m in METRICS}
+    scored = np.zeros(len(rows), bool)
+    for label in labels_of(table):
+        raw, probability = table[f"y_{label}"].to_numpy()[rows], table[f"p_{label}"].to_numpy()[rows]
+        certain = (raw == 0) | (raw == 1)
+        scored |= certain
+        truth, called = raw[certain].astype(int), probability[certain]
+        samples = draws.replicates(rows[certain], truth, called, THRESHOLD)
+        labels[label] = {}
+        for metric in METRICS:
+            value, reason = point(metric, truth, called, THRESHOLD), undefined(metric, truth)
+            labels[label][metric] = result(value, len(truth), samples[metric], reason)
+            if value is not None:
+                replicates[metric].append(samples[metric])
+                names[metric].append(label)
+        counts = {"positives": (raw == 1).sum(), "negatives": (raw == 0).sum(), "uncertain": (raw == -1).sum()}
+        labels[label] |= {c: result(int(counts[c]), len(raw)) for c in COUNTS}
+    macro = {}
+    for metric in METRICS:
+        values = [labels[name][metric]["value"] for name in names[metric]]
+        mean = float(np.mean(values)) if values else None
+        reason = None if values else "undefined for every label"
+        spread = np.mean(replicates[metric], axis=0) if values else None
+        macro[metric] = {**result(mean, int(scored.sum()), spread, reason), "labels": names[metric]}
+    return {"labels": labels, "macro": macro}
+
+
+def _exclusive(table: pd.DataFrame, draws: Resamples) -> dict[str, Any]:
+    """Accuracy and kappa of the likeliest label, over studies with exactly one true label."""
+    from sklearn.metrics import cohen_kappa_score
+
+    names = labels_of(table)
+    truth = table[[f"y_{n}" for n in names]].to_numpy()
+    rows = np.flatnonzero((truth == 1).sum(1) == 1)
+    actual, called = truth[rows].argmax(1), table[[f"p_{n}" for n in names]].to_numpy()[rows].argmax(1)
+    right = (actual == called).astype(int)
+    accuracy = float(right.mean()) if len(rows) else None
+    samples = draws.replicates(rows, np.ones(len(rows), int), right.astype(float), THRESHOLD)["accuracy"]
+    single = len(set(actual.tolist())) < 2
+    kappa = None if single else float(cohen_kappa_score(actual, called))
+    return {
+        "accuracy": result(accuracy, len(rows), samples, None if len(rows) else "no study has exactly one true label"),
+        "kappa": result(kappa, len(rows), None, "all studies are of one class" if single else "no interval: not resampled"),
+    }
+
+
+def quick_metrics(labels: Sequence[str], probabilities: np.ndarray, raw: np.ndarray) -> dict[str, float]:
+    """Point values by label and their means, for the end of an epoch: ``<label>/auroc`` ... ``macro/auroc`` ...
+
+    Args:
+        probabilities, raw: (N,L).
+
+    Returns:
+        NaN where undefined.
+    """
+    out: dict[str, float] = {}
+    for metric in METRICS:
+        defined = []
+        for i, label in enumerate(labels):
+            certain = (raw[:, i] == 0) | (raw[:, i] == 1)
+            value = point(metric, raw[certain, i].astype(int), probabilities[certain, i], THRESHOLD)
+            out[f"{label}/{metric}"] = np.nan if value is None else value
+            defined += [] if value is None else [value]
+        out[f"macro/{metric}"] = float(np.mean(defined)) if defined else np.nan
+    return out

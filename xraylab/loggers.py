@@ -1,0 +1,59 @@
+"""Dashboards that can never stop a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+log = logging.getLogger(__name__)
+os.environ.setdefault("WANDB_SILENT", "true")
+
+from pytorch_lightning.loggers import WandbLogger  # noqa: E402
+
+
+class Wandb(WandbLogger):
+    """Lightning's Weights & Biases logger; on its first failure it is turned off with one warning.
+
+    Args:
+        offline: record on disk, for a later ``wandb sync``.
+        options: of ``WandbLogger``.
+    """
+
+    def __init__(self, offline: bool = True, **options: Any) -> None:
+        if offline:
+            os.environ.setdefault("WANDB_DATA_DIR", str(options.get("save_dir", ".")))  # else it stages under the home
+        super().__init__(offline=offline, **options)
+        self._broken = False
+
+    def _safely(self, call: Callable[[], Any]) -> None:
+        if self._broken:
+            return
+        try:
+            call()
+        except Exception as error:  # whatever a dashboard raises, training goes on
+            self._broken = True
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            log.warning("W&B is off for the rest of this run: %s. Training goes on; history.csv is complete.", reason)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """As in Lightning."""
+        self._safely(lambda: super(Wandb, self).log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any) -> None:
+        """As in Lightning."""
+        self._safely(lambda: super(Wandb, self).log_hyperparams(params))
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """As in Lightning."""
+        self._safely(lambda: super(Wandb, self).after_save_checkpoint(checkpoint_callback))
+
+    def finalize(self, status: str) -> None:
+        """Upload or close what Lightning closes."""
+        self._safely(lambda: super(Wandb, self).finalize(status))
+
+    def finish(self) -> None:
+        """End the W&B run, so that the next job of a sweep gets its own."""
+        if self._experiment is not None:
+            self._safely(lambda: self._experiment.finish())

@@ -1,0 +1,102 @@
+"""From the features of a study's images to one row of logits.
+
+Shapes: I images, B studies, D features, L logits. ``study`` (I,) holds the row 0..B-1 of each image.
+Each pool ignores the order of images and equals the plain classifier on a bag of one.
+"""
+
+from __future__ import annotations
+
+import torch
+from pytorch_lightning.core.mixins import HyperparametersMixin
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from xraylab.errors import UserError
+
+
+class Pool(nn.Module, HyperparametersMixin):
+    """Interface of a pool."""
+
+    def build(self, num_features: int) -> None:
+        """Create the parameters that depend on the number of features; most pools have none."""
+
+    def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
+        """Logits (B,L) of features (I,D)."""
+        raise NotImplementedError
+
+
+class MaxFeature(Pool):
+    """Largest value of each feature over the images, then the head (Bien et al. 2018)."""
+
+    def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
+        """Logits (B,L) of features (I,D)."""
+        return head(segment_max(features, study, studies))
+
+
+class MeanProbability(Pool):
+    """The logit of the mean of the images' probabilities (Rajpurkar et al. 2017).
+
+    Computed as logmeanexp(logsigmoid x) - logmeanexp(logsigmoid -x), finite where the naive form overflows.
+    """
+
+    def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
+        """Logits (B,L) of features (I,D)."""
+        x = head(features)
+        return segment_logmeanexp(logsigmoid(x), study, studies) - segment_logmeanexp(logsigmoid(-x), study, studies)
+
+
+class MaxProbability(Pool):
+    """Largest of the images' logits (Irvin et al. 2019)."""
+
+    def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
+        """Logits (B,L) of features (I,D)."""
+        return segment_max(head(features), study, studies)
+
+
+class Attention(Pool):
+    """Gated attention: a softmax over the images weighs their features (Ilse et al. 2018, eq. 9).
+
+    Args:
+        hidden: width of the gate.
+    """
+
+    def __init__(self, hidden: int = 128) -> None:
+        super().__init__()
+        if hidden < 1:
+            raise UserError(f"pool.hidden={hidden}: it is at least 1.")
+        self.save_hyperparameters()
+        self.hidden = hidden
+
+    def build(self, num_features: int) -> None:
+        """The two projections and the score."""
+        self.value, self.gate = nn.Linear(num_features, self.hidden), nn.Linear(num_features, self.hidden)
+        self.score = nn.Linear(self.hidden, 1)
+
+    def weights(self, features: Tensor, study: Tensor, studies: int) -> Tensor:
+        """(I,1), positive, with sum 1 over the images of a study."""
+        score = self.score(torch.tanh(self.value(features)) * torch.sigmoid(self.gate(features)))
+        score = (score - segment_max(score.detach(), study, studies)[study]).exp()
+        return score / segment_sum(score, study, studies)[study]
+
+    def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
+        """Logits (B,L) of features (I,D)."""
+        return head(segment_sum(features * self.weights(features, study, studies), study, studies))
+
+
+def segment_max(x: Tensor, study: Tensor, studies: int) -> Tensor:
+    """(B,D) largest values over each study's rows of x (I,D)."""
+    index = study[:, None].expand_as(x)
+    # from -inf with the initial value included: the form that XLA lowers
+    return x.new_full((studies, x.shape[1]), float("-inf")).scatter_reduce(0, index, x, "amax")
+
+
+def segment_sum(x: Tensor, study: Tensor, studies: int) -> Tensor:
+    """(B,D) sums over each study's rows of x (I,D)."""
+    return x.new_zeros(studies, x.shape[1]).index_add(0, study, x)
+
+
+def segment_logmeanexp(x: Tensor, study: Tensor, studies: int) -> Tensor:
+    """(B,D) log of the mean of exp over each study's rows of x (I,D)."""
+    top = segment_max(x.detach(), study, studies)
+    count = segment_sum(torch.ones_like(x[:, :1]), study, studies)
+    return (segment_sum((x - top[study]).exp(), study, studies) / count).log() + top

@@ -1,0 +1,81 @@
+"""The network: images of studies to one row of logits a study.
+
+Shapes: I images, B studies, C channels, D features, L logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pytorch_lightning.core.mixins import HyperparametersMixin
+from torch import Tensor, nn
+
+from xraylab.errors import UserError
+from xraylab.models.backbones import Backbone
+from xraylab.models.pools import Pool
+
+
+class StudyNet(nn.Module, HyperparametersMixin):
+    """Normalisation, backbone, pool and head.
+
+    Args:
+        backbone: images (I,C,H,W) to features (I,D).
+        pool: features to logits (B,L), through the head.
+        num_outputs: L.
+        hidden: widths of the head's hidden layers, each followed by a ReLU; none: one linear layer.
+        dropout: before each linear layer of the head.
+        mean, std: of the images on the scale 0-255, one value or one a channel; None: the backbone's own.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: Backbone, pool: Pool, num_outputs: int, hidden: Sequence[int] = (), dropout: float = 0.0,
+        mean: float | Sequence[float] | None = None, std: float | Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.save_hyperparameters(ignore=["backbone", "pool"])
+        if not 0 <= dropout < 1:
+            raise UserError(f"head.dropout={dropout}: it is at least 0 and below 1.")
+        if any(width < 1 for width in hidden):
+            raise UserError(f"head.hidden={list(hidden)}: widths are at least 1.")
+        self.backbone, self.pool = backbone, pool
+        pool.build(backbone.num_features)
+        layers: list[nn.Module] = []
+        width = backbone.num_features
+        for following in hidden:
+            layers += [nn.Dropout(dropout)] * (dropout > 0) + [nn.Linear(width, following), nn.ReLU()]
+            width = following
+        layers += [nn.Dropout(dropout)] * (dropout > 0) + [nn.Linear(width, num_outputs)]
+        self.head = nn.Sequential(*layers)
+        self.register_buffer("mean", _per_channel(mean, [255 * m for m in backbone.mean], "mean"))
+        self.register_buffer("std", _per_channel(std, [255 * s for s in backbone.std], "std"))
+        if (self.std <= 0).any():
+            raise UserError(f"image.std={std}: it is above 0.")
+
+    def forward(self, images: Tensor, study: Tensor, studies: int) -> Tensor:
+        """Logits.
+
+        Args:
+            images: uint8 (I,1,H,W), or (I,C,H,W) for a backbone of C channels.
+            study: int64 (I,), the row 0..B-1 that each image belongs to; every row has an image.
+            studies: B.
+
+        Returns:
+            float32 (B,L).
+        """
+        dtype = self.mean.dtype
+        x = (images.to(dtype).expand(-1, self.backbone.in_chans, -1, -1) - self.mean) / self.std
+        features = self.backbone(x.contiguous(memory_format=torch.channels_last))
+        # pooled in full precision: bf16 probabilities would tie
+        with torch.autocast(features.device.type, enabled=False):
+            return self.pool(features.to(dtype), study, studies, self.head)
+
+
+def _per_channel(given: float | Sequence[float] | None, own: Sequence[float], name: str) -> Tensor:
+    values = own if given is None else given if isinstance(given, Sequence) else [given] * len(own)
+    if len(values) not in (1, len(own)):
+        raise UserError(f"image.{name}={list(values)}: {len(values)} values for {len(own)} channels.")
+    return torch.tensor([float(v) for v in values]).view(1, -1, 1, 1)

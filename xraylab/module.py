@@ -1,0 +1,227 @@
+"""The LightningModule: one training step for every dataset, and a checkpoint that rebuilds itself."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from xraylab.data.loading import Batch, pack, prepare
+from xraylab.errors import UserError
+from xraylab.evaluation import quick_metrics
+from xraylab.losses import Loss, spec
+from xraylab.models.studynet import StudyNet
+
+FORMAT = 1  # of the "xraylab" entry of a checkpoint
+
+
+class StudyModule(pl.LightningModule):
+    """A classifier of studies.
+
+    Args:
+        net: uint8 images to logits.
+        loss: logits and raw labels to a number; says how logits become probabilities.
+        labels: names of the L labels.
+        preprocessing: ``size`` and ``rescale`` of :func:`xraylab.data.loading.prepare`.
+        optimizer: parameters to an optimizer; needed for training by a Trainer.
+        scheduler: optimizer to a scheduler, or None.
+        interval: ``epoch`` or ``step``, when the scheduler is stepped.
+        scheduler_monitor: the metric of a scheduler that wants one.
+        seed: of dropout.
+        data: what is said of the data in results.
+    """
+
+    def __init__(
+        self, net: StudyNet, loss: Loss, labels: Sequence[str], preprocessing: Mapping[str, Any] | None = None,
+        optimizer: Callable[..., Optimizer] | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None, interval: str = "epoch",
+        scheduler_monitor: str = "valid/loss", seed: int = 0, data: str = "",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.net, self.loss, self.labels = net, loss, tuple(labels)
+        if not hasattr(loss, "balance_weights"):
+            loss.build(len(self.labels))
+        self.preprocessing = {"size": None, "rescale": False, **(preprocessing or {})}
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.interval, self.scheduler_monitor, self.seed, self.data = interval, scheduler_monitor, seed, data
+        self._scheduler: Any = None
+        self._scheduler_state: dict[str, Any] | None = None
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.epoch_loss = torch.zeros(2, dtype=torch.float64)  # sum and n of the epoch so far
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, outputs)."""
+        return self.net(batch.images, batch.study, len(batch.labels))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch: its share of the loss of the whole optimiser step."""
+        logits = self(batch)
+        loss = self.loss(logits, batch.labels, batch.scored)
+        if self._trainer is None:
+            return loss
+        with torch.no_grad():
+            scored = self.loss.scored(batch.labels).sum()
+            self.epoch_loss += torch.stack([loss.detach() * batch.scored, scored])
+        # Lightning divides by the number of accumulated batches, but batch.scored already counts all of them
+        return loss * self.trainer.accumulate_grad_batches
+
+    def on_train_epoch_start(self) -> None:
+        self.epoch_loss = torch.zeros(2, dtype=torch.float64, device=self.device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # dropout depends on the seed and the batch's number alone, so a resumed run repeats it
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        torch.manual_seed((self.seed * 1_000_003 + done) % 2**63)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep logits and labels on the device until the epoch's end."""
+        self._seen.append((self(batch), batch.labels, batch.rows))
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor]:
+        """Rows of the table (B,) and probabilities (B,L)."""
+        return batch.rows, self.loss.probabilities(self(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``valid/loss`` (certain labels, the balance of train, no policy) and the metrics of the design."""
+        self._finish("valid")
+
+    def on_test_epoch_end(self) -> None:
+        """The same for ``test/``."""
+        self._finish("test")
+
+    def _finish(self, split: str) -> None:
+        logits, labels, _ = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self._seen.clear()
+        certain = ((labels == 0) | (labels == 1)).sum() if not self.loss.exclusive else self.loss.scored(labels).sum()
+        values: dict[str, Any] = {"loss": self.loss.certain(logits, labels) / certain.clamp(min=1)}
+        probabilities = self.loss.probabilities(logits).double().cpu().numpy()
+        values |= quick_metrics(self.labels, probabilities, labels.cpu().numpy())
+        self.log_dict({f"{split}/{name}": float(value) for name, value in values.items()}, batch_size=1)
+
+    # The scheduler is stepped here and not by Lightning, which steps it after the epoch's checkpoint is written, so that
+    # a resumed run would miss that step (seen with pytorch-lightning 2.6).
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer over trainable parameters."""
+        if self.make_optimizer is None:
+            raise UserError("this StudyModule was made without an optimizer: pass optimizer=functools.partial(torch.optim.Adam, lr=...).")  # fmt: skip
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        self._scheduler = self.make_scheduler(optimizer) if self.make_scheduler else None
+        if self._scheduler is not None and self._scheduler_state is not None:
+            self._scheduler.load_state_dict(self._scheduler_state)
+        return optimizer
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self._scheduler is not None and self.interval == "step":
+            self._scheduler.step()
+
+    def on_train_epoch_end(self) -> None:
+        whole = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if self._scheduler is None or self.interval != "epoch" or not whole:
+            return
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            metric = self.trainer.callback_metrics.get(self.scheduler_monitor)
+            if metric is None:
+                known = ", ".join(sorted(map(str, self.trainer.callback_metrics)))
+                raise UserError(f"scheduler.monitor={self.scheduler_monitor}: there is no such metric. There are: {known}.")
+            self._scheduler.step(metric)
+        else:
+            self._scheduler.step()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what rebuilds the model and its preprocessing."""
+        checkpoint["xraylab"] = {
+            "format": FORMAT,
+            "labels": list(self.labels),
+            "preprocessing": dict(self.preprocessing),
+            "net": dict(self.net.hparams),
+            "backbone": spec(self.net.backbone),
+            "pool": spec(self.net.pool),
+            "loss": spec(self.loss),
+            "data": self.data,
+            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
+            "epoch_loss": self.epoch_loss.cpu(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back the scheduler's state; configure_optimizers may run before or after."""
+        saved = checkpoint.get("xraylab", {})
+        self._scheduler_state = saved.get("scheduler")
+        if self._scheduler is not None and self._scheduler_state is not None:
+            self._scheduler.load_state_dict(self._scheduler_state)
+        if "epoch_loss" in saved:
+            self.epoch_loss = saved["epoch_loss"].to(self.device)
+
+    @torch.no_grad()
+    def predict(self, images: np.ndarray) -> dict[str, float]:
+        """Probabilities of one study by label.
+
+        Args:
+            images: uint8 (N,H,W) or (N,H,W,3), as stored; prepared here as in training.
+        """
+        bag = prepare(images, self.preprocessing["size"], self.preprocessing["rescale"])
+        study = torch.zeros(len(bag), dtype=torch.long, device=self.device)
+        probabilities = self.loss.probabilities(self.net(pack([bag]).to(self.device), study, 1))
+        return dict(zip(self.labels, probabilities[0].tolist(), strict=True))
+
+
+def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
+    """See :func:`xraylab.load`."""
+    checkpoint = read_checkpoint(checkpoint_of(path), device)
+    saved = checkpoint["xraylab"]
+    backbone = _rebuild(saved["backbone"], pretrained=False)
+    net = StudyNet(backbone, _rebuild(saved["pool"]), **saved["net"])
+    module = StudyModule(
+        net, _rebuild(saved["loss"]), saved["labels"], preprocessing=saved["preprocessing"], data=saved["data"]
+    )
+    module.load_state_dict(checkpoint["state_dict"])
+    return module.to(device).eval()
+
+
+def checkpoint_of(path: str | Path) -> Path:
+    """The checkpoint file that a path names: itself, or a run's best, else its last.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    for name in ("best.ckpt", "last.ckpt"):
+        if (path / "checkpoints" / name).is_file():
+            return path / "checkpoints" / name
+    raise UserError(f"{path}: neither a checkpoint file nor a run directory with checkpoints/best.ckpt or last.ckpt.")
+
+
+def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """A checkpoint, read without executing anything in it.
+
+    Raises:
+        UserError: it is not a whole checkpoint of xraylab.
+    """
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise UserError(f"{path}: not a whole checkpoint: {str(error).splitlines()[0][:200]}") from error
+    if not isinstance(checkpoint, dict) or checkpoint.get("xraylab", {}).get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this version of xraylab (format {FORMAT}).")
+    return checkpoint
+
+
+def _rebuild(saved: Mapping[str, Any], **changes: Any) -> Any:
+    module, _, name = saved["class"].rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise UserError(f"the checkpoint names {saved['class']}, which is not a network component.")
+    return kind(**{**saved["arguments"], **changes})

@@ -1,0 +1,125 @@
+"""The keys that belong to no group, typed and checked before any data is read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from xraylab.data.table import parse_fold
+from xraylab.errors import UserError, did_you_mean
+
+PRECISION = Literal["auto", "32", "bf16", "16"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class EarlyStop(_Strict):
+    """When training ends before ``max_epochs``."""
+
+    monitor: str
+    patience: int = Field(ge=0)
+    min_delta: float = Field(ge=0)
+
+
+class Image(_Strict):
+    """What is done to every image."""
+
+    size: int | None = Field(ge=8)
+    rescale: bool
+    mean: float | list[float] | None
+    std: float | list[float] | None
+
+
+class Head(_Strict):
+    """The layers between features and logits."""
+
+    hidden: list[Annotated[int, Field(ge=1)]]
+    dropout: float = Field(ge=0, lt=1)
+
+
+class Settings(_Strict):
+    """The top-level keys of ``conf/config.yaml``; the comments there explain them."""
+
+    name: str
+    seed: int = Field(ge=0, lt=2**32)
+    max_epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    accumulate: int = Field(ge=1)
+    precision: PRECISION
+    gradient_clip: float | None = Field(gt=0)
+    monitor: str
+    early_stopping: EarlyStop | None
+    save_top_k: int = Field(ge=1)
+    selection: Literal["holdout", "official", "split_valid"]
+    valid_fraction: float = Field(gt=0, lt=1)
+    fold: str | None
+    save_train_predictions: bool
+    bootstrap: int = Field(ge=0)
+    log_every: int = Field(ge=1)
+    num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
+    resume: str | None
+    image: Image
+    head: Head
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _precision(cls, value: Any) -> str:
+        return {"bf16-mixed": "bf16", "32-true": "32", "16-mixed": "16"}.get(str(value), str(value))
+
+    @field_validator("fold")
+    @classmethod
+    def _fold(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_fold(value)
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w.-]+", value):
+            raise ValueError("letters, digits, '.', '_' and '-' only: it names a folder")
+        return value
+
+
+def settings_of(config: dict[str, Any]) -> Settings:
+    """Settings from the part of a composed configuration that belongs to no group.
+
+    Raises:
+        UserError: a value of the wrong type or out of range, or a key that does not exist.
+    """
+    try:
+        return Settings.model_validate(config)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"] if not _is_type_name(part))
+            if item["type"] == "extra_forbidden":
+                known = list(Settings.model_fields)
+                lines.append(f"{key}: there is no such key.{did_you_mean(key, known)}")
+            else:
+                message = item["msg"].replace("Input should be", "it should be").removeprefix("Value error, ")
+                lines.append(f"{key}={item['input']}: {message}.")
+        raise UserError("\n       ".join(dict.fromkeys(lines))) from None
+
+
+def _is_type_name(part: int | str) -> bool:
+    return isinstance(part, int) or part in ("int", "float", "str", "constrained-int") or str(part).startswith(("literal", "list"))  # fmt: skip
+
+
+def existing_run(resume: str) -> Path:
+    """The run to resume, with its ``last.ckpt``.
+
+    Raises:
+        UserError: there is no run, or it has no checkpoint yet.
+    """
+    from xraylab.run import run_of
+
+    run = run_of(resume)
+    if not (run / "checkpoints" / "last.ckpt").is_file():
+        raise UserError(f"resume={resume}: {run} has no checkpoints/last.ckpt: it ended before its first epoch. Start it anew.")
+    return run

@@ -1,0 +1,49 @@
+"""``python -m xraylab.train``: train, validate and test one run, or a sweep with ``-m``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from xraylab.cli import launch
+
+USAGE = """
+xraylab.train: train a classifier of radiology studies, test it, and leave a run that can be judged.
+
+  python -m xraylab.train                                       the main job: MRNet, axial, ACL
+  python -m xraylab.train dataset=mrnet plane=sagittal task=meniscus dataset.root=/data/MRNet-v1.0
+  python -m xraylab.train dataset=mrnet 'task=[acl,meniscus]' backbone=resnet18 batch_size=4 max_epochs=20
+  python -m xraylab.train experiment=pneumoniamnist dataset.root=/data/pneumoniamnist.npz
+  python -m xraylab.train -m plane=axial,coronal,sagittal seed=0,1,2
+  python -m xraylab.train fold=1/5                              one fold of a cross-validation
+  python -m xraylab.train resume=outputs/mrnet/<date_time>      go on where that run stopped
+
+Data is looked for in dataset.root, in $XRAYLAB_DATA (the parent of the published names), in ./data; where there is none,
+a synthetic sample is used and everything says so. Results go to outputs/<name>/<date_time>, or hydra.run.dir=<folder>.
+Exit codes: 0 done, 2 a mistake in what was asked, 75 stopped and can be resumed, 1 anything else.
+"""
+
+
+def job(cfg: DictConfig) -> None:
+    """One run. Heavy imports happen here, after composition."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from xraylab.assemble import resumed_config
+    from xraylab.training import train
+
+    hydra_config = HydraConfig.get()
+    typed = list(hydra_config.overrides.task)
+    directory = Path(hydra_config.runtime.output_dir)
+    if cfg.get("resume"):
+        cfg, typed = resumed_config(cfg.resume, typed)
+    train(cfg, directory, typed)
+
+
+def main() -> None:
+    """The entry point."""
+    launch("config", job, USAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""A run from its objects to its directory: train, evaluate the best, report."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities.model_summary import ModelSummary
+
+from xraylab.assemble import Job, assemble, build, mode_of
+from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
+from xraylab.errors import Stopped, UserError
+from xraylab.evaluation import evaluate_split, prediction_table, write_table
+from xraylab.module import checkpoint_of, read_checkpoint
+from xraylab.report import closing_table, write_report
+from xraylab.run import Clock, environment, write_json, write_text
+
+log = logging.getLogger(__name__)
+
+
+class TopCheckpoints(ModelCheckpoint):
+    """The further best checkpoints of save_top_k; a class of its own, for Lightning keys a callback's state by class."""
+
+
+def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
+    """One run, from a composed configuration to a finished run directory.
+
+    Raises:
+        UserError: a mistake in the configuration or the data.
+        Stopped: interrupted; the directory holds what there is and can be resumed.
+    """
+    clock_ = Clock()
+    quiet()
+    resume = cfg.get("resume")
+    if not resume and (directory / "config.yaml").exists():
+        raise UserError(f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir.")
+    job = assemble(cfg, typed)
+    job.config.resume = None
+    write_text(directory / "config.yaml", OmegaConf.to_yaml(job.config))
+    record = {**environment(job.settings.seed, list(typed)), "data": job.table.data, "finished": False}
+    write_json(directory / "environment.json", record)
+    _summarise(job, directory)
+    stopped = fit(job, directory, resume=bool(resume))
+    evaluation = evaluate_run(job, directory, checkpoint_of(directory))
+    write_json(directory / "evaluation.json", evaluation)
+    write_report(directory)
+    seconds = round(clock_(), 1)
+    write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
+    log.info("%s", closing_table(evaluation, directory, clock(seconds)))
+    if stopped:
+        raise Stopped(f"stopped before the end. Go on with:\n  python -m xraylab.train resume={directory}")
+
+
+def fit(job: Job, directory: Path, resume: bool = False) -> bool:
+    """Train until done, stopped early or interrupted; True if interrupted.
+
+    Leaves ``history.csv`` and ``checkpoints/{best,last}.ckpt``.
+    """
+    s = job.settings
+    folder = directory / "checkpoints"
+    running = RunningLoss(s.log_every)
+    stop = StopOnInterrupt(folder / "last.ckpt")
+    best = {"dirpath": folder, "monitor": s.monitor, "mode": mode_of(s.monitor), "save_on_train_epoch_end": True}
+    callbacks: list[pl.Callback] = [
+        History(directory / "history.csv", job.module.labels, s.monitor),
+        running,
+        StudyProgress(running),
+        stop,
+        *(build(node, f"callbacks.{name}") for name, node in job.config.callbacks.items()),
+        ModelCheckpoint(filename="best", save_top_k=1, save_last=True, enable_version_counter=False, **best),
+    ]
+    if s.save_top_k > 1:
+        callbacks.append(TopCheckpoints(filename="epoch{epoch:03d}", auto_insert_metric_name=False, save_top_k=s.save_top_k, **best))  # fmt: skip
+    if s.early_stopping:
+        e = s.early_stopping
+        callbacks.append(
+            EarlyStopping(e.monitor, e.min_delta, e.patience, mode=mode_of(e.monitor), check_on_train_epoch_end=False, log_rank_zero_only=True)
+        )  # fmt: skip
+    loggers = [build(node, f"logger.{name}") for name, node in job.config.logger.items()]
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(job.config))
+    trainer = make_trainer(job, callbacks=callbacks, logger=loggers or False, max_epochs=s.max_epochs)
+    try:
+        trainer.fit(job.module, datamodule=job.data, ckpt_path=folder / "last.ckpt" if resume else None, weights_only=True)
+    except Interrupted:
+        pass
+    finally:
+        for logger in loggers:
+            if hasattr(logger, "finish"):
+                logger.finish()
+    if trainer.should_stop and not stop.stopped:
+        log.info("stopped early: no better %s for %d epochs", s.early_stopping and s.early_stopping.monitor, s.early_stopping and s.early_stopping.patience)  # fmt: skip
+    return stop.stopped
+
+
+def make_trainer(job: Job, **options: Any) -> pl.Trainer:
+    """A Trainer for the job's device and precision."""
+    return pl.Trainer(
+        **job.accelerator,
+        precision=job.precision,  # type: ignore[arg-type]
+        accumulate_grad_batches=job.settings.accumulate,
+        gradient_clip_val=job.settings.gradient_clip,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the table (N,) and probabilities (N,L) of a split, in table order."""
+    trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
+    outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
+    rows, probabilities = (torch.cat([o[i] for o in outputs]) for i in (0, 1))  # type: ignore[index]
+    return rows.cpu().numpy(), probabilities.double().cpu().numpy()
+
+
+def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
+    """Predict with a checkpoint, write the prediction tables, and evaluate them.
+
+    Returns:
+        The content of ``evaluation.json``.
+    """
+    saved = read_checkpoint(checkpoint)
+    job.module.load_state_dict(saved["state_dict"])
+    table, s = job.table, job.settings
+    splits: dict[str, Any] = {}
+    for split in ["valid", "test"] + ["train"] * s.save_train_predictions:
+        if not len(table.part(split)):
+            continue
+        rows, probabilities = predict_split(job, split)
+        predictions = prediction_table(table.frame, table.labels, split, rows, probabilities)
+        write_table(predictions, directory / "predictions" / f"{split}.csv")
+        if split != "train":
+            splits[split] = evaluate_split(predictions, split in table.selected_on, s.bootstrap, s.seed, table.exclusive)
+    return {
+        "data": table.data,
+        "selection": s.selection if s.fold is None else f"fold {s.fold}",
+        "checkpoint": {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor},
+        "skipped": table.problems,
+        "splits": splits,
+    }
+
+
+def quiet() -> None:
+    """Keep Lightning's remarks that do not concern the user out of the output."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for reason in (
+        ".*does not have many workers.*",  # on few cores none is best
+        ".*number of training batches.*smaller than the logging interval.*",  # running loss has its own interval
+        ".*dataloader is not resumable.*",  # the data module resumes it
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+        ".*module.s. in eval mode at the start of training.*",  # frozen batch statistics
+        ".*You are using a CUDA device.*Tensor Cores.*",
+        ".*isinstance.treespec, LeafSpec.*",  # inside Lightning, about torch
+        ".*LeafSpec.*deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", reason)
+
+
+def _summarise(job: Job, directory: Path) -> None:
+    """``model_summary.txt``, and its last word in the log."""
+    module = job.module
+    total = sum(p.numel() for p in module.parameters())
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    line = f"{trainable:,} trainable parameters of {total:,}"
+    head = f"backbone {module.net.backbone.hparams.get('name', type(module.net.backbone).__name__)}, pool {type(module.net.pool).__name__}"
+    text = f"{head}\n{line}\n\n{ModelSummary(module, max_depth=3)}\n"
+    write_text(directory / "model_summary.txt", text)
+    log.info("model: %s; %s", head, line)
