@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pytorch_lightning as pl
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
@@ -24,7 +25,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.metrics import METRICS
 from xraylab.models import StudyNet
 from xraylab.module import StudyModule
-from xraylab.settings import Settings, existing_run, settings_of
+from xraylab.settings import Settings, check_config, existing_run
 
 log = logging.getLogger(__name__)
 EXCLUSIVE_HINT = "loss=cross_entropy treats them as exclusive"
@@ -39,6 +40,7 @@ class Job:
     table: StudyTable
     data: StudyDataModule
     module: StudyModule
+    callbacks: list[pl.Callback]  # beside the trainer's own
     accelerator: dict[str, Any]  # arguments of the Trainer
     precision: str  # of the Trainer
 
@@ -53,13 +55,10 @@ def assemble(cfg: DictConfig, typed: Sequence[str]) -> Job:
     Raises:
         UserError: something in the configuration or the data is wrong.
     """
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))  # a copy that we may change
+    cfg = copy.deepcopy(cfg)
+    OmegaConf.set_struct(cfg, False)
     reader, path, embedded = find_data(cfg, typed)
-    settings = settings_of(_plain({k: v for k, v in cfg.items() if k in Settings.model_fields}))
-    unknown = set(map(str, cfg)) - set(Settings.model_fields) - _expected_keys()
-    if unknown:
-        name = sorted(unknown)[0]
-        raise UserError(f"there is no key {name}.{did_you_mean(name, [*Settings.model_fields, *_expected_keys()])}")
+    settings = check_config(cfg)
     accelerator, precision = hardware(_plain(cfg.accelerator), settings.precision)
 
     torch.manual_seed(settings.seed)
@@ -70,6 +69,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str]) -> Job:
     interval, monitor = schedule.pop("interval", "epoch"), schedule.pop("monitor", "valid/loss")
     if interval not in ("epoch", "step"):
         raise UserError(f"scheduler.interval={interval}: it is epoch or step.")
+    callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
+    if wrong := [c for c in callbacks if not isinstance(c, pl.Callback)]:
+        raise UserError(f"callbacks: {wrong[0]!r} is not a Lightning callback.")
     backbone = build(cfg.backbone, "backbone")
 
     if path is None:
@@ -85,7 +87,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str]) -> Job:
     if loss.exclusive and not table.exclusive:
         raise UserError(f"loss=cross_entropy is for exclusive labels; those of {table.name} are not. Use loss=weighted_bce.")
     if table.exclusive and not loss.exclusive:
-        log.warning("%s has %d exclusive classes: trained as labels on their own; %s.", table.name, len(table.labels), EXCLUSIVE_HINT)  # fmt: skip
+        log.warning(
+            "%s has %d exclusive classes: trained as labels on their own; %s.", table.name, len(table.labels), EXCLUSIVE_HINT
+        )
 
     loss.build(len(table.labels))
     loss.fit(table.label_values(table.part("train").index), table.labels)
@@ -107,7 +111,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str]) -> Job:
         net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), optimizer,
         build(schedule, "scheduler") if schedule else None, interval, monitor, settings.seed, table.data,
     )  # fmt: skip
-    return Job(OmegaConf.create(_plain(cfg)), settings, table, data, module, accelerator, precision)
+    return Job(OmegaConf.create(_plain(cfg)), settings, table, data, module, callbacks, accelerator, precision)
 
 
 def find_data(cfg: DictConfig, typed: Sequence[str]) -> tuple[Reader, Path | None, dict[str, Any]]:
@@ -117,7 +121,9 @@ def find_data(cfg: DictConfig, typed: Sequence[str]) -> tuple[Reader, Path | Non
     """
     embedded = _plain(cfg.dataset.get("embedded") or {})
     node = {k: v for k, v in cfg.dataset.items_ex(resolve=False) if k != "embedded"}
-    reader = build(OmegaConf.create({"dataset": node, **{k: v for k, v in cfg.items_ex(resolve=False) if k != "dataset"}}).dataset, "dataset")  # fmt: skip
+    reader = build(
+        OmegaConf.create({"dataset": node, **{k: v for k, v in cfg.items_ex(resolve=False) if k != "dataset"}}).dataset, "dataset"
+    )
     path = reader.find()
     if path is not None:
         return reader, path, {}
@@ -130,11 +136,12 @@ def find_data(cfg: DictConfig, typed: Sequence[str]) -> tuple[Reader, Path | Non
         if OmegaConf.select(cfg, key) != value:
             changed.append(f"{key}={value}")
             OmegaConf.update(cfg, key, value)
-    searched = f"dataset.root, ${ENVIRONMENT}, ./data"
+    asked = reader.root is not None
+    why = "as asked" if asked else f"no {reader.published_name} in dataset.root, ${ENVIRONMENT} or ./data"
     log.warning(
-        "%s\nSYNTHETIC SAMPLE: no %s was found (%s). Drawings stand in for it; results mean nothing for patients.\n"
+        "%s\nSYNTHETIC SAMPLE (%s): drawings stand in for images; results mean nothing for patients.\n"
         "The data: %s\nThe sample's own settings, unless typed: %s\n%s",
-        "=" * 100, reader.published_name, searched, reader.register, ", ".join(changed) or "none", "=" * 100,
+        "=" * 100, why, reader.register, ", ".join(changed) or "none", "=" * 100,
     )  # fmt: skip
     return reader, None, embedded.get("sample", {})
 
@@ -169,7 +176,9 @@ def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any
     gpu = torch.cuda.is_available()
     kind = accelerator.get("accelerator", "auto")
     if kind in ("gpu", "cuda") and not gpu:
-        raise UserError(f"accelerator=gpu: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu).")  # fmt: skip
+        raise UserError(
+            f"accelerator=gpu: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu)."
+        )
     if kind == "auto":
         accelerator["accelerator"] = kind = "gpu" if gpu else "cpu"
     if accelerator.get("devices", 1) != 1 or accelerator.get("num_nodes", 1) != 1:
@@ -179,7 +188,7 @@ def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any
     has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else bool(can.get("avx512_bf16") or can.get("amx_bf16"))
     if precision == "16" and not on_gpu:
         raise UserError("precision=16 needs a GPU; on a CPU it is bf16 or 32.")
-    chosen = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(precision) or ("bf16-mixed" if has_bf16 else "32-true")  # fmt: skip
+    chosen = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(precision) or ("bf16-mixed" if has_bf16 else "32-true")
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     hint = " (precision=32 for plain float32)" if chosen != "32-true" else ""
     log.info("device: %s; precision %s, channels_last%s", device, chosen, hint)
@@ -237,32 +246,39 @@ def _check_labels(table: StudyTable, settings: Settings, monitors: dict[str, str
             positives, negatives = int((values[:, i] == 1).sum()), int((values[:, i] == 0).sum())
             if len(values) and not (positives and negatives):
                 single.append((split, label))
-                log.warning("%s: label %s has %d positive and %d negative studies: its AUROC is undefined.", split, label, positives, negatives)  # fmt: skip
+                log.warning(
+                    "%s: label %s has %d positive and %d negative studies: its AUROC is undefined.",
+                    split,
+                    label,
+                    positives,
+                    negatives,
+                )
     known = {"valid/loss"} | {f"valid/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS}
     monitors = {"monitor": settings.monitor, **monitors}
     if settings.early_stopping:
         monitors["early_stopping.monitor"] = settings.early_stopping.monitor
     for key, metric in monitors.items():
         if metric not in known:
-            raise UserError(f"{key}={metric}: there is no such metric.{did_you_mean(metric, known)} There are: {listed(sorted(known), 30)}.")  # fmt: skip
+            raise UserError(
+                f"{key}={metric}: there is no such metric.{did_you_mean(metric, known)} There are: {listed(sorted(known), 30)}."
+            )
         labels = [metric.split("/")[1]] if metric.count("/") == 2 else []
         labels = list(table.labels) if labels == ["macro"] else labels
         if labels and all(("valid", label) in single for label in labels):
-            raise UserError(f"{key}={metric}: undefined in valid, where {listed(labels)} has only one class. Monitor valid/loss, or choose another split (seed, fold, valid_fraction).")  # fmt: skip
+            raise UserError(
+                f"{key}={metric}: undefined in valid, where {listed(labels)} has only one class. "
+                "Monitor valid/loss, or choose another split (seed, fold, valid_fraction)."
+            )
 
 
 def _try_optimizer(make: Any) -> None:
     try:
         make([torch.nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:
+        words = [f"optimizer.{k}={v}" for k, v in getattr(make, "keywords", {}).items() if isinstance(v, str)]
+        if words:
+            raise UserError(f"{', '.join(words)}: it should be a number.") from None
         raise UserError(f"optimizer: {str(error).splitlines()[0]}") from None
-
-
-def _expected_keys() -> set[str]:
-    """Groups, and the keys that datasets bring."""
-    from xraylab.cli import _dataset_keys
-
-    return {p.name for p in conf_dir().iterdir() if p.is_dir()} | set().union(*_dataset_keys().values())
 
 
 def _plain(node: Any) -> Any:
@@ -272,8 +288,3 @@ def _plain(node: Any) -> Any:
 def _short(node: Any) -> str:
     values = dict(node.items()) if hasattr(node, "items") else {}
     return ", ".join(f"{k}={v}" for k, v in values.items() if not isinstance(v, dict | DictConfig))[:200]
-
-
-def rows_of(table: StudyTable, split: str) -> np.ndarray:
-    """Row numbers of a split."""
-    return table.part(split).index.to_numpy()

@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import math
+import os
 import signal
 import sys
 import time
@@ -162,7 +163,13 @@ class StudyProgress(ProgressBar):
         self._open("validating", _studies(trainer.val_dataloaders))
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if self._bar is not None:
             self._bar.update(len(batch.ids))
@@ -177,7 +184,13 @@ class StudyProgress(ProgressBar):
         self._open("predicting", _studies(trainer.predict_dataloaders))
 
     def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if self._bar is not None:
             self._bar.update(len(batch.ids))
@@ -216,9 +229,12 @@ class StopOnInterrupt(Callback):
         self._old: Any = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._process = os.getpid()
         self._old = signal.signal(signal.SIGINT, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a reader, forked from the process that decides
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True

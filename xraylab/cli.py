@@ -5,6 +5,7 @@ Nothing here imports torch, so that help and mistakes answer at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -44,6 +45,7 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
             if HydraConfig.get().mode is not RunMode.RUN:
                 raise
             ended.append(error)
+            _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(guarded)()
@@ -57,6 +59,17 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
         _exit(f"error: {_in_words(error, config)}", EXIT_USER)
     except KeyboardInterrupt:
         _exit("interrupted before there was anything to keep", 1)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Delete the directory of a run that never began: nothing in it but an empty or a short log."""
+    if (directory / "config.yaml").exists() or directory.resolve() == Path.cwd().resolve():
+        return
+    (directory / "xraylab.log").unlink(missing_ok=True)
+    ours = [directory, *directory.parents[:2]] if directory.parts[-3:-2] == ("outputs",) else [directory]
+    with contextlib.suppress(OSError):  # until one holds something
+        for folder in ours:
+            folder.rmdir()
 
 
 def _exit(message: str, code: int) -> None:
@@ -93,28 +106,31 @@ def _unknown_key(key: str, config: str) -> str:
     others = {owner for owner, keys in _dataset_keys().items() if key.split(".")[0] in keys}
     if others and dataset not in others:
         return f"{key} is a key of dataset={' or dataset='.join(sorted(others))}; the dataset here is {dataset}."
-    known = sorted(_known_keys(config, list(groups.values())))
+    flat = dict(_flat(_composed(config, list(groups.values()))))
+    known = sorted(set(flat) | set(_groups()))
     if key in known:
         return f"{key} cannot be set this way: write {key}=<value> or {key}=<choice>."
+    if flat.get(key.rpartition(".")[0]) == {}:
+        return f"{key} is not there yet, but {key.rpartition('.')[0]} takes any key: write +{key}=…"
     scope = [k for k in known if "." in key and k.startswith(key.rpartition(".")[0] + ".")]
     listing = scope or [k for k in known if "." not in k]
     return f"there is no key {key}.{did_you_mean(key, known)} There are: {listed(listing, 60)}."
 
 
-def _known_keys(config: str, groups: list[str]) -> set[str]:
+def _composed(config: str, groups: list[str]) -> Any:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             cfg = hydra.compose(config, groups)
         except HydraException:
             cfg = hydra.compose(config)
-    return set(_flat(OmegaConf.to_container(cfg, resolve=False))) | set(_groups())
+    return OmegaConf.to_container(cfg, resolve=False)
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[str]:
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict):
         for key, value in node.items():
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
             yield from _flat(value, f"{prefix}{key}.")
 
 

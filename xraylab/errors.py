@@ -29,6 +29,6 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 def listed(items: Iterable[object], most: int = 10) -> str:
     """The first items, comma-separated, and how many more there are."""
-    items = [str(i) for i in items]
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    words = [str(i) for i in items]
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more

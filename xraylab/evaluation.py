@@ -55,7 +55,7 @@ def read_table(path: Path) -> pd.DataFrame:
         UserError: it is not one.
     """
     try:
-        table = pd.read_csv(path, dtype={k: str for k in KEYS}, keep_default_na=False, na_values={}, float_precision="round_trip")
+        table = pd.read_csv(path, dtype=dict.fromkeys(KEYS, str), keep_default_na=False, na_values={})
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
     missing = [c for c in KEYS if c not in table.columns]

@@ -55,5 +55,6 @@ class Wandb(WandbLogger):
 
     def finish(self) -> None:
         """End the W&B run, so that the next job of a sweep gets its own."""
-        if self._experiment is not None:
-            self._safely(lambda: self._experiment.finish())
+        run = self._experiment
+        if run is not None:
+            self._safely(run.finish)

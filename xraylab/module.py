@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from xraylab.data.loading import Batch, pack, prepare
+from xraylab.data.module import batches_done
 from xraylab.errors import UserError
 from xraylab.evaluation import quick_metrics
 from xraylab.losses import Loss, spec
@@ -78,8 +79,7 @@ class StudyModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # dropout depends on the seed and the batch's number alone, so a resumed run repeats it
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        torch.manual_seed((self.seed * 1_000_003 + done) % 2**63)
+        torch.manual_seed((self.seed * 1_000_003 + batches_done(self.trainer)) % 2**63)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep logits and labels on the device until the epoch's end."""
@@ -114,7 +114,9 @@ class StudyModule(pl.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """The optimizer over trainable parameters."""
         if self.make_optimizer is None:
-            raise UserError("this StudyModule was made without an optimizer: pass optimizer=functools.partial(torch.optim.Adam, lr=...).")  # fmt: skip
+            raise UserError(
+                "this StudyModule was made without an optimizer: pass optimizer=functools.partial(torch.optim.Adam, lr=...)."
+            )
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         self._scheduler = self.make_scheduler(optimizer) if self.make_scheduler else None
         if self._scheduler is not None and self._scheduler_state is not None:
@@ -182,9 +184,7 @@ def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
     saved = checkpoint["xraylab"]
     backbone = _rebuild(saved["backbone"], pretrained=False)
     net = StudyNet(backbone, _rebuild(saved["pool"]), **saved["net"])
-    module = StudyModule(
-        net, _rebuild(saved["loss"]), saved["labels"], preprocessing=saved["preprocessing"], data=saved["data"]
-    )
+    module = StudyModule(net, _rebuild(saved["loss"]), saved["labels"], preprocessing=saved["preprocessing"], data=saved["data"])
     module.load_state_dict(checkpoint["state_dict"])
     return module.to(device).eval()
 

@@ -38,7 +38,10 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
         for name, metrics in labels.items():
             rows.append((name, *(number(metrics[m]) for m in shown)))
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-        lines += ["    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))) for r in rows]  # fmt: skip
+        lines += [
+            "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+            for r in rows
+        ]
         if "exclusive" in result:
             lines.append(f"    accuracy of the likeliest class {number(result['exclusive']['accuracy'])}")
     skipped = sum(map(len, evaluation.get("skipped", {}).values()))
@@ -97,11 +100,13 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool)
     patients = "patients not known" if result["patients"] is None else f"{result['patients']} patients"
     parts = [
         f"<h2>{split} <small>{result['n']} studies, {patients}; {chosen}</small></h2>",
-        f"<p class=n>By {result['unit']}, threshold {result['threshold']}. 95% intervals: {b['resamples']} bootstrap resamples over {b['over']}.</p>",
+        f"<p class=n>By {result['unit']}, threshold {result['threshold']}. "
+        f"95% intervals: {b['resamples']} bootstrap resamples over {b['over']}.</p>",
         _table({**result["labels"], "macro": result["macro"]}),
     ]
     if "exclusive" in result:
-        parts.append(f"<p>Accuracy of the likeliest class: {number(result['exclusive']['accuracy'])}, n {result['exclusive']['accuracy']['n']}.</p>")  # fmt: skip
+        accuracy = result["exclusive"]["accuracy"]
+        parts.append(f"<p>Accuracy of the likeliest class: {number(accuracy)}, n {accuracy['n']}.</p>")
     if len(result["groups"]) > 1:
         for name, group in result["groups"].items():
             parts.append(f"<h3>{_e(name)} <small>{group['n']} studies</small></h3>{_table(group['labels'])}")
@@ -139,7 +144,9 @@ def _roc_pr(table: pd.DataFrame, result: dict[str, Any], split: str, synthetic: 
         fpr, tpr, _ = roc_curve(truth, p)
         precision, recall, _ = precision_recall_curve(truth, p)
         roc.plot(fpr, tpr, label=f"{label} {number(metrics['auroc'])}, n {len(truth)}")
-        pr.step(recall, precision, where="post", label=f"{label} {number(metrics['average_precision'])}, {truth.mean():.0%} positive")
+        pr.step(
+            recall, precision, where="post", label=f"{label} {number(metrics['average_precision'])}, {truth.mean():.0%} positive"
+        )
     roc.plot([0, 1], [0, 1], ":", color="grey")
     roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {split}, AUROC (95% interval)", aspect="equal")
     pr.set(xlabel="sensitivity (recall)", ylabel="positive predictive value (precision)", ylim=(0, 1.02),

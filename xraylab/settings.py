@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from xraylab.data.table import parse_fold
+from xraylab import conf_dir
 from xraylab.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 PRECISION = Literal["auto", "32", "bf16", "16"]
 
@@ -108,7 +111,40 @@ def settings_of(config: dict[str, Any]) -> Settings:
 
 
 def _is_type_name(part: int | str) -> bool:
-    return isinstance(part, int) or part in ("int", "float", "str", "constrained-int") or str(part).startswith(("literal", "list"))  # fmt: skip
+    return (
+        isinstance(part, int) or part in ("int", "float", "str", "constrained-int") or str(part).startswith(("literal", "list"))
+    )
+
+
+def parse_fold(fold: str) -> tuple[int, int]:
+    """(k, n) of ``k/n``.
+
+    Raises:
+        UserError: it is not of that form, or not 1 <= k <= n, n >= 2.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", str(fold))
+    k, n = (int(g) for g in match.groups()) if match else (0, 0)
+    if not (n >= 2 and 1 <= k <= n):
+        raise UserError(f"fold={fold}: it is k/n with 1 <= k <= n and n >= 2, for example fold=1/5.")
+    return k, n
+
+
+def check_config(cfg: DictConfig) -> Settings:
+    """Settings of a composed configuration, which has no other keys than these, the groups and the dataset's own.
+
+    Raises:
+        UserError: a value of the wrong type or out of range, or a key that does not exist.
+    """
+    from omegaconf import OmegaConf
+
+    groups = {p.name for p in conf_dir().iterdir() if p.is_dir()}
+    own = {k for path in (conf_dir() / "dataset").glob("*.yaml") for k in re.findall(r"^(\w+):", path.read_text(), re.M)}
+    known = [*Settings.model_fields, *sorted(groups | own)]
+    for name in map(str, cfg):
+        if name not in known:
+            raise UserError(f"there is no key {name}.{did_you_mean(name, known)}")
+    values = OmegaConf.to_container(OmegaConf.create({k: v for k, v in cfg.items() if k in Settings.model_fields}), resolve=True)
+    return settings_of(values)  # type: ignore[arg-type]
 
 
 def existing_run(resume: str) -> Path:

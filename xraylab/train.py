@@ -29,6 +29,10 @@ def job(cfg: DictConfig) -> None:
     """One run. Heavy imports happen here, after composition."""
     from hydra.core.hydra_config import HydraConfig
 
+    from xraylab.settings import check_config
+
+    check_config(cfg)  # mistakes answer before torch is imported
+
     from xraylab.assemble import resumed_config
     from xraylab.training import train
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class TopCheckpoints(ModelCheckpoint):
-    """The further best checkpoints of save_top_k; a class of its own, for Lightning keys a callback's state by class."""
+    """The checkpoints of save_top_k; Lightning tells the states of two ModelCheckpoints apart by their class."""
 
 
 def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
@@ -68,23 +68,32 @@ def fit(job: Job, directory: Path, resume: bool = False) -> bool:
     folder = directory / "checkpoints"
     running = RunningLoss(s.log_every)
     stop = StopOnInterrupt(folder / "last.ckpt")
-    best = {"dirpath": folder, "monitor": s.monitor, "mode": mode_of(s.monitor), "save_on_train_epoch_end": True}
+
+    def keep(kind: type[ModelCheckpoint], name: str, **options: Any) -> ModelCheckpoint:
+        return kind(folder, name, save_on_train_epoch_end=True, auto_insert_metric_name=False, enable_version_counter=False, **options)  # fmt: skip
+
+    chosen = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
+
     callbacks: list[pl.Callback] = [
         History(directory / "history.csv", job.module.labels, s.monitor),
         running,
         StudyProgress(running),
         stop,
-        *(build(node, f"callbacks.{name}") for name, node in job.config.callbacks.items()),
-        ModelCheckpoint(filename="best", save_top_k=1, save_last=True, enable_version_counter=False, **best),
+        *job.callbacks,
+        best(ModelCheckpoint, filename="best", save_top_k=1, save_last=True, enable_version_counter=False),
     ]
     if s.save_top_k > 1:
-        callbacks.append(TopCheckpoints(filename="epoch{epoch:03d}", auto_insert_metric_name=False, save_top_k=s.save_top_k, **best))  # fmt: skip
+        callbacks.append(
+            best(TopCheckpoints, filename="epoch{epoch:03d}", auto_insert_metric_name=False, save_top_k=s.save_top_k)
+        )
     if s.early_stopping:
         e = s.early_stopping
-        callbacks.append(
-            EarlyStopping(e.monitor, e.min_delta, e.patience, mode=mode_of(e.monitor), check_on_train_epoch_end=False, log_rank_zero_only=True)
-        )  # fmt: skip
-    loggers = [build(node, f"logger.{name}") for name, node in job.config.logger.items()]
+        early = EarlyStopping(e.monitor, e.min_delta, e.patience, mode=mode_of(e.monitor), check_on_train_epoch_end=False)
+        callbacks.append(early)
+    loggers = []
+    for name, node in job.config.logger.items():
+        save_dir = node.get("save_dir") or str(directory)
+        loggers.append(build({**node, "save_dir": save_dir}, f"logger.{name}"))
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(job.config))
     trainer = make_trainer(job, callbacks=callbacks, logger=loggers or False, max_epochs=s.max_epochs)
@@ -96,8 +105,8 @@ def fit(job: Job, directory: Path, resume: bool = False) -> bool:
         for logger in loggers:
             if hasattr(logger, "finish"):
                 logger.finish()
-    if trainer.should_stop and not stop.stopped:
-        log.info("stopped early: no better %s for %d epochs", s.early_stopping and s.early_stopping.monitor, s.early_stopping and s.early_stopping.patience)  # fmt: skip
+    if trainer.should_stop and not stop.stopped and s.early_stopping:
+        log.info("stopped early: no better %s for %d epochs", s.early_stopping.monitor, s.early_stopping.patience)
     return stop.stopped
 
 
@@ -119,7 +128,7 @@ def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the table (N,) and probabilities (N,L) of a split, in table order."""
     trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
     outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
-    rows, probabilities = (torch.cat([o[i] for o in outputs]) for i in (0, 1))  # type: ignore[index]
+    rows, probabilities = (torch.cat([o[i] for o in outputs]) for i in (0, 1))
     return rows.cpu().numpy(), probabilities.double().cpu().numpy()
 
 
@@ -172,7 +181,8 @@ def _summarise(job: Job, directory: Path) -> None:
     total = sum(p.numel() for p in module.parameters())
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     line = f"{trainable:,} trainable parameters of {total:,}"
-    head = f"backbone {module.net.backbone.hparams.get('name', type(module.net.backbone).__name__)}, pool {type(module.net.pool).__name__}"
+    backbone = module.net.backbone.hparams.get("name", type(module.net.backbone).__name__)
+    head = f"backbone {backbone}, pool {type(module.net.pool).__name__}"
     text = f"{head}\n{line}\n\n{ModelSummary(module, max_depth=3)}\n"
     write_text(directory / "model_summary.txt", text)
     log.info("model: %s; %s", head, line)

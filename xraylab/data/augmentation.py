@@ -13,7 +13,7 @@ from xraylab.errors import UserError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for a newer version at import
 
-import albumentations as A  # noqa: E402
+import albumentations as A
 
 
 class Augmentation:

@@ -111,7 +111,7 @@ def draw_exam(plane: str, findings: dict[str, bool], slices: int, rng: np.random
     body = {k: float(rng.uniform(-1, 1)) for k in ("wide", "tall", "x", "y", "turn", "side")}
     signs = dict(findings)
     signs["effusion"] = findings["abnormal"] and (not (findings["acl"] or findings["meniscus"]) or rng.random() < 0.5)
-    sign = float(rng.uniform(0.58, FLUID))
+    sign = float(rng.uniform(0.66, FLUID))
     spot = rng.uniform(0, 1, 6)  # vessels and cysts of any knee
     # where along the volume the signs lie: a middle part, at least one slice
     centre, reach = float(rng.uniform(-0.15, 0.15)), max(0.3, 1.2 / slices)
@@ -122,7 +122,7 @@ def draw_exam(plane: str, findings: dict[str, bool], slices: int, rng: np.random
     for i in range(slices):
         t = 0.0 if slices == 1 else 2 * i / (slices - 1) - 1
         here = {k: v and abs(t - centre) < reach for k, v in signs.items()}
-        canvas = np.full((SIZE, SIZE), AIR, np.float32)
+        canvas: Any = np.full((SIZE, SIZE), AIR, np.float32)
         DRAW[plane](_Pen(canvas, sign), t, here, spot, rng)
         canvas = cv2.warpAffine(canvas, warp, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderValue=AIR)
         canvas = cv2.GaussianBlur(canvas, (0, 0), 1.1)
@@ -135,7 +135,7 @@ def draw_exam(plane: str, findings: dict[str, bool], slices: int, rng: np.random
 
 def _warp(body: dict[str, float]) -> np.ndarray:
     """A patient's size, position, rotation (to 8 degrees) and side."""
-    matrix = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), 8 * body["turn"], 1 + 0.06 * body["wide"])
+    matrix: Any = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), 8 * body["turn"], 1 + 0.06 * body["wide"])
     matrix[:, 2] += (8 * body["x"], 8 * body["y"])
     if body["side"] > 0:  # the other knee
         matrix[:, 2] += matrix[:, 0] * (SIZE - 1)
@@ -161,11 +161,10 @@ class _Pen:
         self.oval(x, y, rx - 0.012, ry - 0.012, MARROW, angle)
 
     def patch(self, value: float, *points: tuple[float, float]) -> None:
-        cv2.fillPoly(self.canvas, [np.int32(np.array(points) * SIZE * 16)], value, cv2.LINE_AA, 4)
+        cv2.fillPoly(self.canvas, [_fixed_point(points)], value, cv2.LINE_AA, 4)
 
     def line(self, value: float, width: float, *points: tuple[float, float]) -> None:
-        scaled = np.int32(np.array(points) * SIZE * 16)
-        cv2.polylines(self.canvas, [scaled], False, value, max(1, round(width * SIZE)), cv2.LINE_AA, 4)
+        cv2.polylines(self.canvas, [_fixed_point(points)], False, value, max(1, round(width * SIZE)), cv2.LINE_AA, 4)
 
     def fluid(self, x: float, y: float, r: float, rng: np.random.Generator) -> None:
         """An irregular bright spot."""
@@ -178,6 +177,11 @@ class _Pen:
         self.patch(0.07, (x + outwards * width, y - 0.03), (x + outwards * width, y + 0.03), (x, y))
         if torn:
             self.line(self.sign, 0.016, (x + outwards * width * 1.05, y - 0.016), (x + outwards * width * 0.25, y + 0.006))
+
+
+def _fixed_point(points: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """Pixels with four binary places, as OpenCV's ``shift=4`` reads them."""
+    return (np.array(points) * SIZE * 16).astype(np.int32)
 
 
 def _sagittal(pen: _Pen, t: float, signs: dict[str, bool], spot: np.ndarray, rng: np.random.Generator) -> None:
@@ -212,7 +216,9 @@ def _sagittal(pen: _Pen, t: float, signs: dict[str, bool], spot: np.ndarray, rng
 
 def _coronal(pen: _Pen, t: float, signs: dict[str, bool], spot: np.ndarray, rng: np.random.Generator) -> None:
     pen.patch(FAT, (0.12, -0.1), (0.08, 0.45), (0.14, 0.75), (0.20, 1.1), (0.80, 1.1), (0.86, 0.75), (0.92, 0.45), (0.88, -0.1))
-    pen.patch(MUSCLE, (0.20, -0.1), (0.14, 0.45), (0.20, 0.75), (0.27, 1.1), (0.73, 1.1), (0.80, 0.75), (0.86, 0.45), (0.80, -0.1))
+    pen.patch(
+        MUSCLE, (0.20, -0.1), (0.14, 0.45), (0.20, 0.75), (0.27, 1.1), (0.73, 1.1), (0.80, 0.75), (0.86, 0.45), (0.80, -0.1)
+    )
     pen.oval(0.19 + 0.62 * (spot[3] > 0.5), 0.15 + 0.6 * spot[0], 0.016 + 0.016 * spot[1], 0.02 + 0.02 * spot[2], FLUID)
     pen.patch(CORTEX, (0.39, -0.1), (0.38, 0.3), (0.62, 0.3), (0.61, -0.1))
     for x in (0.335, 0.665):

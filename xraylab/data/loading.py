@@ -56,7 +56,7 @@ class StepSampler(Sampler[Draw]):
     """
 
     def __init__(
-        self, rows: Sequence[int], scored: Sequence[float], batch_size: int, accumulate: int = 1,
+        self, rows: Sequence[int] | np.ndarray, scored: Sequence[float] | np.ndarray, batch_size: int, accumulate: int = 1,
         shuffle: bool = False, seed: int = 0,
     ) -> None:  # fmt: skip
         self.rows, self.scored = np.asarray(rows, np.int64), np.asarray(scored, np.float64)

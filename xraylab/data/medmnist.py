@@ -70,7 +70,8 @@ SUBSETS = {
     "organmnist3d": Subset(_ORGANS_3D, (971, 161, 610), volume=True),
     "nodulemnist3d": Subset("benign malignant", (1158, 165, 310), "binary", volume=True),
     "adrenalmnist3d": Subset("normal hyperplasia", (1188, 98, 298), "binary", volume=True),
-    "fracturemnist3d": Subset("buckle-rib-fracture nondisplaced-rib-fracture displaced-rib-fracture", (1027, 103, 240), volume=True),
+    "fracturemnist3d": Subset(
+        "buckle-rib-fracture nondisplaced-rib-fracture displaced-rib-fracture", (1027, 103, 240), volume=True),
     "vesselmnist3d": Subset("vessel aneurysm", (1335, 191, 382), "binary", volume=True),
     "synapsemnist3d": Subset("inhibitory excitatory", (1230, 177, 352), "binary", volume=True),
 }  # fmt: skip
@@ -111,24 +112,18 @@ class MedMNIST(Reader):
         self.subset = (named or DEFAULT) if subset == "auto" else subset
         self.resolution = size or resolution
         if self.subset not in SUBSETS:
-            raise UserError(f"subset={subset}: there is no such set.{did_you_mean(str(subset), SUBSETS)} There are: {listed(SUBSETS, 20)}.")  # fmt: skip
+            raise UserError(
+                f"subset={subset}: there is no such set.{did_you_mean(str(subset), SUBSETS)} There are: {listed(SUBSETS, 20)}."
+            )
         if self.resolution not in RESOLUTIONS:
             raise UserError(f"resolution={resolution}: it is one of {', '.join(map(str, RESOLUTIONS))}.")
         if named and named != self.subset:
             raise UserError(f"subset={subset} but dataset.root={root} is {named}: leave one of them out.")
-
-    @property
-    def published_name(self) -> str:  # type: ignore[override]
-        """The published file's name."""
-        return f"{self.subset}.npz" if self.resolution == 28 else f"{self.subset}_{self.resolution}.npz"
-
-    @property
-    def expected(self) -> str:  # type: ignore[override]
-        """The file, and what is in it."""
-        n = SUBSETS[self.subset].counts
-        return (
-            f"  {self.published_name}\n    train_images, val_images, test_images: uint8 arrays of {n[0]}, {n[1]}, {n[2]} items\n"
-            "    train_labels, val_labels, test_labels"
+        self.published_name = f"{self.subset}.npz" if self.resolution == 28 else f"{self.subset}_{self.resolution}.npz"
+        counts = SUBSETS[self.subset].counts
+        self.expected = (
+            f"  {self.published_name}\n    train_images, val_images, test_images: uint8 arrays of "
+            f"{counts[0]}, {counts[1]}, {counts[2]} items\n    train_labels, val_labels, test_labels"
         )
 
     def matches(self, path: Path) -> bool:
@@ -187,7 +182,9 @@ class MedMNIST(Reader):
             with np.load(path, allow_pickle=False) as archive:
                 missing = [f"{k}_{what}" for k in SPLITS for what in ("images", "labels") if f"{k}_{what}" not in archive]
                 if missing:
-                    raise UserError(f"{path}: it has no {listed(missing)}; it has {listed(archive.files)}.\nexpected:\n{self.expected}")
+                    raise UserError(
+                        f"{path}: it has no {listed(missing)}; it has {listed(archive.files)}.\nexpected:\n{self.expected}"
+                    )
                 for key in SPLITS:
                     arrays[key], labels[key] = archive[f"{key}_images"], np.atleast_2d(archive[f"{key}_labels"])
         except (OSError, ValueError, EOFError, KeyError) as error:
@@ -202,8 +199,8 @@ class MedMNIST(Reader):
             a, y = arrays[key], labels[key]
             if a.dtype != np.uint8 or a.shape[1:] != shape:
                 raise UserError(
-                    f"{path}: {key}_images is {a.dtype} {a.shape}; {self.published_name} has uint8 (N, {', '.join(map(str, shape))}). "
-                    "Name the right subset and resolution."
+                    f"{path}: {key}_images is {a.dtype} {a.shape}; {self.published_name} has uint8 "
+                    f"(N, {', '.join(map(str, shape))}). Name the right subset and resolution."
                 )
             if y.shape != (len(a), width) or y.dtype.kind not in "iu":
                 raise UserError(f"{path}: {key}_labels is {y.dtype} {y.shape}, expected integers ({len(a)}, {width}).")
@@ -249,7 +246,7 @@ def write_medmnist(
         out[f"{key}_labels"] = labels
     path.parent.mkdir(parents=True, exist_ok=True)
     with beside(path) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **out)
+        np.savez_compressed(file, allow_pickle=False, **out)
     mark_synthetic(path.parent, f"MedMNIST {subset}, seed {seed}")
     return path
 

@@ -15,7 +15,7 @@ from xraylab.data.loading import Batch, StepSampler, StudyDataset
 from xraylab.data.table import StudyTable
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Batch:
     return batch
 
 
@@ -85,12 +85,17 @@ class StudyDataModule(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """The batches trained on so far: where in which epoch a checkpoint was written."""
         assert self.trainer is not None
-        return {"batches": self.trainer.fit_loop.epoch_loop.batch_progress.total.processed}
+        return {"batches": batches_done(self.trainer)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after those batches, in the middle of an epoch if need be."""
         sampler = self._samplers["train"]
         sampler.epoch, sampler.skip = divmod(int(state["batches"]), max(len(sampler), 1))
+
+
+def batches_done(trainer: pl.Trainer) -> int:
+    """Training batches behind a run, over all its epochs and resumptions."""
+    return int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
 
 
 def worker_count(wanted: int | str) -> int:

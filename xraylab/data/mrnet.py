@@ -59,7 +59,9 @@ class MRNet(Reader):
       axial/1130.npy ... 1249.npy     (also coronal/ and sagittal/)
     train-abnormal.csv  train-acl.csv  train-meniscus.csv
     valid-abnormal.csv  valid-acl.csv  valid-meniscus.csv"""
-    register = "free for research after registration with the Stanford ML Group, https://stanfordmlgroup.github.io/competitions/mrnet/"
+    register = (
+        "free for research after registration with the Stanford ML Group, https://stanfordmlgroup.github.io/competitions/mrnet/"
+    )
 
     def __init__(
         self, root: str | None = None, plane: str = "axial", task: str | Sequence[str] = "acl", on_error: str = "stop",

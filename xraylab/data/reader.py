@@ -7,7 +7,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError
@@ -22,23 +22,19 @@ class Reader(ABC):
     """Turns a downloaded tree into a study table. A dataset is one subclass, one YAML and one test.
 
     Args:
-        root: the published folder, its parent, or None to look for it.
+        root: the published folder, its parent, ``sample`` for the embedded synthetic sample, or None to look for it.
         on_error: ``stop`` or ``skip`` studies that are wrong.
         sample: arguments of :meth:`write_sample`.
     """
 
-    expected: ClassVar[str]  # the published tree, for messages
-    register: ClassVar[str]  # where the data is to be had
+    published_name: str  # of the folder or file as published
+    expected: str  # the published tree, for messages
+    register: str  # where the data is to be had
 
     def __init__(self, root: str | None, on_error: str, sample: dict[str, Any] | None = None) -> None:
         if on_error not in ("stop", "skip"):
             raise UserError(f"dataset.on_error={on_error}: it is stop or skip.")
         self.root, self.on_error, self.sample = root, on_error, dict(sample or {})
-
-    @property
-    @abstractmethod
-    def published_name(self) -> str:
-        """The name of the folder or file as published."""
 
     @abstractmethod
     def matches(self, path: Path) -> bool:
@@ -57,11 +53,13 @@ class Reader(ABC):
         """Write a synthetic dataset under ``parent`` in the published layout; returns its path."""
 
     def find(self) -> Path | None:
-        """The dataset's path: ``root``, else under ``$XRAYLAB_DATA``, else under ``./data``; None if nowhere.
+        """The dataset's path: ``root``, else under ``$XRAYLAB_DATA``, else under ``./data``; None: the embedded sample.
 
         Raises:
             UserError: ``root`` was given and is missing or does not match.
         """
+        if self.root == "sample":
+            return None
         if self.root is not None:
             given = Path(self.root).expanduser()
             found = self._within(given)

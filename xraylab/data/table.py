@@ -6,7 +6,6 @@ that the table's source reads) and one column a label: 1 positive, 0 negative, -
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -15,8 +14,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.errors import UserError, listed
-
-SELECTIONS = ("holdout", "official", "split_valid")
+from xraylab.settings import parse_fold
 
 
 class ImageSource(Protocol):
@@ -65,7 +63,9 @@ class StudyTable:
             counts = []
             for label in self.labels:
                 values = part[label].to_numpy()
-                extra = [f"{n} {word}" for word, n in (("uncertain", (values == -1).sum()), ("blank", np.isnan(values).sum())) if n]  # fmt: skip
+                extra = [
+                    f"{n} {word}" for word, n in (("uncertain", (values == -1).sum()), ("blank", np.isnan(values).sum())) if n
+                ]
                 counts.append(f"{label} {(values == 1).sum()}+/{(values == 0).sum()}-" + "".join(f" {e}" for e in extra))
             lines.append(f"  {split:<6}{len(part)} studies{patients}; {listed(counts, 14)}")
         return "\n".join(lines)
@@ -148,19 +148,6 @@ def assign_splits(
                 "Results would be too good. Mend the split column of the data."
             )
     return replace(table, frame=frame)
-
-
-def parse_fold(fold: str) -> tuple[int, int]:
-    """(k, n) of ``k/n``.
-
-    Raises:
-        UserError: it is not of that form, or not 1 <= k <= n, n >= 2.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", str(fold))
-    k, n = (int(g) for g in match.groups()) if match else (0, 0)
-    if not (n >= 2 and 1 <= k <= n):
-        raise UserError(f"fold={fold}: it is k/n with 1 <= k <= n and n >= 2, for example fold=1/5.")
-    return k, n
 
 
 def _places(frame: pd.DataFrame, labels: Sequence[str], seed: int) -> np.ndarray:

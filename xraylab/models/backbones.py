@@ -76,7 +76,7 @@ class AlexNet(Backbone):
     """torchvision's AlexNet without its classifier, globally averaged: 256 features, as in Bien et al. 2018.
 
     Args:
-        pretrained: True for the ImageNet weights, False for random ones, or a file of weights.
+        pretrained: True for the ImageNet weights, False for random ones (He et al. 2015), or a file of weights.
         in_chans: 3, or 1 (the first kernel is then summed over RGB).
         trainable_from: first stage that is trained: conv1 ... conv5, or head.
         freeze_batch_stats: without effect; AlexNet has none.
@@ -96,6 +96,11 @@ class AlexNet(Backbone):
             model.load_state_dict(weights.torchvision_weights(AlexNet_Weights.IMAGENET1K_V1, "alexnet"))
         elif pretrained:
             weights.load_file(model, str(pretrained))
+        else:
+            for layer in model.features:
+                if isinstance(layer, nn.Conv2d):  # torchvision's own start shrinks the signal by a third a layer
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.features, self.pool = model.features, nn.AdaptiveAvgPool2d(1)
         self.num_features, self.in_chans = 256, in_chans
         self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
@@ -148,14 +153,17 @@ class Timm(Backbone):
         elif pretrained:
             options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights.existing(str(pretrained))}}
         self.model = weights.or_stop(name, pretrained, lambda: timm.create_model(name, **options))
+        if isinstance(pretrained, str):
+            weights.require_all_loaded(self.model, lambda: timm.create_model(name, **options), pretrained)
         if stem == "small":
             _small_stem(self.model, name, in_chans)
         elif stem != "standard":
             raise UserError(f"backbone.stem={stem}: it is standard or small.")
         self.in_chans = in_chans
         # num_features is not the output's width for mobilenetv3 and vgg
-        self.num_features = int(getattr(self.model, "head_hidden_size", self.model.num_features))
-        cfg = self.model.pretrained_cfg or {}
+        model: Any = self.model
+        self.num_features = int(getattr(model, "head_hidden_size", model.num_features))
+        cfg = model.pretrained_cfg or {}
         self.mean, self.std = _grey(cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD), in_chans)
         self.stages = _timm_stages(self.model)
         self._set_up(trainable_from, freeze_batch_stats)

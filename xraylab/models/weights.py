@@ -97,8 +97,26 @@ def require_timm_weights(name: str) -> None:
         if any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, f), str) for f in files):
             return
         _require(f"{constants.ENDPOINT}/{cfg.hf_hub_id}/resolve/main/{files[0]}", f"backbone {name}", constants.HF_HUB_CACHE)
-    elif cfg.url and not (Path(torch.hub.get_dir()) / "checkpoints" / Path(cfg.url).name).is_file():
+    elif isinstance(cfg.url, str) and not (Path(torch.hub.get_dir()) / "checkpoints" / Path(cfg.url).name).is_file():
         _require(cfg.url, f"backbone {name}", str(Path(torch.hub.get_dir()) / "checkpoints"))
+
+
+def require_all_loaded(model: nn.Module, make: Callable[[], nn.Module], path: str) -> None:
+    """Check that a file filled a model: timm leaves at random, and says nothing of, what a file does not have.
+
+    What was loaded is the same in a model made again after another seed; what was not, is not.
+
+    Raises:
+        UserError: some kernels are random.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        again = dict(make().named_parameters())
+    random = [n for n, p in model.named_parameters() if p.ndim > 1 and not torch.equal(p, again[n])]
+    if random:
+        raise UserError(
+            f"backbone.pretrained={path}: weights of another model; {len(random)} kernels are not in it ({listed(random, 3)})."
+        )
 
 
 def or_stop(name: str, pretrained: object, make: Callable[[], T]) -> T:

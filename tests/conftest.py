@@ -1,0 +1,91 @@
+"""Small trees in the real layouts, and ways to run the commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from xraylab import conf_dir
+from xraylab.data.knee import write_mrnet
+from xraylab.data.medmnist import write_medmnist
+
+REPOSITORY = Path(__file__).parents[1]
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path_factory, monkeypatch):
+    """No data, cache, dashboard or network of the machine's owner."""
+    monkeypatch.delenv("XRAYLAB_DATA", raising=False)
+    monkeypatch.setenv("XRAYLAB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "torch"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def mrnet_root(tmp_path_factory) -> Path:
+    """A tiny MRNet-v1.0: 40 + 30 exams of 2-4 slices. Do not change it."""
+    return write_mrnet(tmp_path_factory.mktemp("mrnet") / "MRNet-v1.0", train=40, valid=30, slices=(2, 4))
+
+
+@pytest.fixture(scope="session")
+def pneumonia_file(tmp_path_factory) -> Path:
+    """A small pneumoniamnist.npz. Do not change it."""
+    return write_medmnist(
+        tmp_path_factory.mktemp("medmnist") / "pneumoniamnist.npz", "pneumoniamnist", train=160, val=60, test=80
+    )
+
+
+@pytest.fixture
+def compose():
+    """Overrides to a composed training configuration, as the command composes it."""
+
+    def run(*overrides: str):
+        GlobalHydra.instance().clear()
+        OmegaConf.register_new_resolver("run_dir", lambda *_: "unused", replace=True)
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return hydra.compose("config", list(overrides))
+
+    return run
+
+
+@pytest.fixture
+def train_here(compose):
+    """Train in this process: ``train_here(directory, *overrides)``; returns the directory."""
+    from xraylab.training import train
+
+    def run(directory: Path, *overrides: str) -> Path:
+        directory.mkdir(parents=True, exist_ok=True)
+        train(compose(*overrides), directory, list(overrides))
+        return directory
+
+    return run
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run ``python -m xraylab.<name>`` in an empty folder; returns the finished process."""
+
+    def run(name: str, *overrides: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        folder = cwd or tmp_path / "empty"
+        folder.mkdir(exist_ok=True)
+        return subprocess.run(
+            [sys.executable, "-m", f"xraylab.{name}", *overrides],
+            cwd=folder, env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}, capture_output=True, text=True,
+            timeout=300, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+# settings that make a run small without changing what it does
+TINY = ["image.size=64", "backbone.pretrained=false", "bootstrap=20", "num_workers=0", "precision=32"]

@@ -1,0 +1,117 @@
+"""Backbones: width, weights that stop the run, freezing that changes exactly what it names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from xraylab.errors import UserError
+from xraylab.models import AlexNet, MaxFeature, StudyNet, Timm
+from xraylab.models.weights import PROBE_SECONDS
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "densenet121", "vgg11"])
+def test_features_are_as_wide_as_announced(name):
+    backbone = Timm(name, pretrained=False, in_chans=1).eval()
+    assert backbone(torch.randn(2, 1, 64, 64)).shape == (2, backbone.num_features)
+
+
+def test_alexnet_averages_to_256_features():
+    assert AlexNet(pretrained=False)(torch.randn(2, 3, 128, 128)).shape == (2, 256)
+    with pytest.raises(UserError, match="too small for alexnet"):
+        AlexNet(pretrained=False)(torch.randn(1, 3, 32, 32))
+
+
+def test_small_stem_keeps_the_resolution():
+    backbone = Timm("resnet18", pretrained=False, in_chans=1, stem="small")
+    assert backbone.model.layer1(backbone.model.maxpool(backbone.model.conv1(torch.randn(1, 1, 28, 28)))).shape[-1] == 28
+    with pytest.raises(UserError, match="ResNets"):
+        Timm("vgg11", pretrained=False, stem="small")
+
+
+def trained_names(backbone, steps=2):
+    """Names of parameters, and of batch statistics, that training changes."""
+    torch.manual_seed(0)
+    net = StudyNet(backbone, MaxFeature(), 1).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(steps):
+        images = torch.randint(0, 255, (4, 1, 64, 64), dtype=torch.uint8)
+        net(images, torch.tensor([0, 0, 1, 1]), 2).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+
+
+@pytest.mark.parametrize("start", [None, "layer3", 2, "head"])
+def test_freezing_changes_exactly_the_stages_it_names(start):
+    backbone = Timm("resnet18", pretrained=False, in_chans=1, trainable_from=start)
+    names = list(backbone.stages)
+    first = {None: 0, "head": len(names), "layer3": names.index("layer3")}.get(start, start)
+    frozen = {p for stage in names[:first] for p in backbone.stages[stage]}
+    changed = trained_names(backbone)
+    parameters = {f"backbone.{n}" for n, _ in backbone.named_parameters()}
+    assert {c for c in changed if c in parameters} == {
+        f"backbone.{p}" for p in {n for n, _ in backbone.named_parameters()} - frozen
+    }
+    assert {"head.0.weight", "head.0.bias"} <= changed
+    frozen_modules = {p.rsplit(".", 1)[0] for p in frozen}
+    assert not [c for c in changed if "running" in c and c.removeprefix("backbone.").rsplit(".", 1)[0] in frozen_modules]
+
+
+def test_batch_statistics_of_frozen_stages_move_when_asked():
+    backbone = Timm("resnet18", pretrained=False, in_chans=1, trainable_from="head", freeze_batch_stats=False)
+    assert any("running_mean" in name for name in trained_names(backbone))
+
+
+def test_an_unknown_stage_lists_the_stages():
+    with pytest.raises(UserError, match=r"Did you mean conv5.*conv1, conv2"):
+        AlexNet(pretrained=False, trainable_from="conv6")
+
+
+def test_missing_pretrained_weights_stop_the_run(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("unreachable")))
+    for make in (lambda: AlexNet(pretrained=True), lambda: Timm("resnet18", pretrained=True)):
+        with pytest.raises(UserError, match=r"(?s)cannot be fetched \(unreachable\).*backbone.pretrained=<file"):
+            make()
+    assert PROBE_SECONDS <= 10
+
+
+def test_weights_from_a_file(tmp_path):
+    for make, model in ((lambda p: AlexNet(pretrained=p), None), (lambda p: Timm("resnet18", pretrained=p), "resnet18")):
+        import timm
+        import torchvision
+
+        source = timm.create_model(model) if model else torchvision.models.alexnet()
+        torch.save(source.state_dict(), tmp_path / "weights.pth")
+        backbone = make(str(tmp_path / "weights.pth"))
+        images = torch.randn(1, 3, 64, 64)
+        ours = backbone.eval()(images)
+        source.eval()
+        theirs = (
+            source.forward_features(images).mean((2, 3))
+            if model
+            else torch.nn.functional.adaptive_avg_pool2d(source.features(images), 1).flatten(1)
+        )
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 half a file")
+    for name in ("other.pth", "cut.pth"):
+        for make in (lambda p: AlexNet(pretrained=p), lambda p: Timm("resnet18", pretrained=p)):
+            with pytest.raises(UserError, match=name):
+                make(str(tmp_path / name))
+    with pytest.raises(UserError, match="there is no such file"):
+        AlexNet(pretrained="nowhere.pth")
+
+
+def test_one_channel_answers_as_the_replicated_grey_image(tmp_path):
+    import torchvision
+
+    torch.save(torchvision.models.alexnet().state_dict(), tmp_path / "weights.pth")
+    one, three = (AlexNet(pretrained=str(tmp_path / "weights.pth"), in_chans=c).eval() for c in (1, 3))
+    grey = torch.randn(2, 1, 64, 64)
+    torch.testing.assert_close(one(grey), three(grey.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,92 @@
+"""The command line: help, mistakes in words, exit codes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from xraylab import conf_dir
+from xraylab.cli import help_text
+from xraylab.train import USAGE
+
+
+def test_help_names_every_group_choice_and_key():
+    text = help_text("config", USAGE)
+    for path in conf_dir().glob("*/*.yaml"):
+        assert re.search(rf"^      {path.stem} +\w", text, re.M), f"{path.stem} is not explained"
+    for key in re.findall(r"^(\w+):", (conf_dir() / "config.yaml").read_text(), re.M):
+        if key not in ("defaults", "hydra"):
+            assert re.search(rf"^  {key}[=.]", text, re.M), key
+    assert "plane=axial" in text
+
+
+@pytest.mark.parametrize("flag", ["--help", "--cfg=job"])
+def test_answers_without_importing_torch(flag, tmp_path):
+    arguments = ["--cfg", "job"] if flag.startswith("--cfg") else [flag]
+    code = (
+        f"import sys; sys.argv = ['train', *{arguments}]\n"
+        "from xraylab.train import main\n"
+        "main()\n"
+        "heavy = {'torch', 'pandas', 'sklearn', 'cv2', 'pytorch_lightning', 'wandb'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "plane" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["plan=axial"], "Did you mean plane?"),
+        (["backbone=resnet19"], "Did you mean resnet18"),
+        (["backbonn=resnet18"], "Did you mean backbone"),
+        (["dataset=medmnist", "plane=axial"], "plane is a key of dataset=mrnet; the dataset here is medmnist"),
+        (["optimizer.lrr=1"], "Did you mean optimizer.lr"),
+        (["dataset=medmnist", "backbone.kwargs.drop_rate=0.1"], "write +backbone.kwargs.drop_rate"),
+        (["max_epochs=abc"], "max_epochs=abc: it should be a valid integer"),
+        (["max_epochs=0"], "greater than or equal to 1"),
+        (["precision=half"], "'auto', '32', 'bf16' or '16'"),
+        (["fold=7/5"], "1 <= k <= n"),
+        (["+foo=1"], "there is no key foo"),
+        (["plane=["], "no viable alternative"),
+    ],
+)
+def test_mistakes_are_said_before_torch_is_imported(command, tmp_path, typed, said):
+    done = command("train", *typed)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "empty").iterdir()), "a run that never began leaves nothing"
+
+
+def test_a_missing_root_prints_the_expected_tree_beside_the_found_one(command, tmp_path):
+    (tmp_path / "wrong" / "train").mkdir(parents=True)
+    done = command("train", f"dataset.root={tmp_path / 'wrong'}")
+    assert done.returncode == 2
+    assert "train-acl.csv" in done.stderr
+    assert "wrong/" in done.stderr
+    assert "stanfordmlgroup" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_console_command_knows_its_commands():
+    done = subprocess.run([sys.executable, "-m", "xraylab", "trian"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Did you mean train?" in done.stderr
+    done = subprocess.run([sys.executable, "-m", "xraylab", "train", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "MRNet" in done.stdout
+
+
+def test_evaluate_wants_a_run(command):
+    done = command("evaluate")
+    assert done.returncode == 2
+    assert "run must be given" in done.stderr
+    done = command("evaluate", "run=nowhere")
+    assert done.returncode == 2
+    assert "nowhere is not a run directory" in done.stderr

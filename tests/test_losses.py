@@ -1,0 +1,110 @@
+"""Losses by hand, by identity, and the one denominator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from xraylab.errors import UserError
+from xraylab.losses import CrossEntropy, WeightedBCE
+
+NAN = float("nan")
+
+
+def bce(balance="label", labels=None, **options):
+    loss = WeightedBCE(balance, **options)
+    loss.build(2)
+    loss.fit(np.array([[1, 0], [0, 0], [0, 1], [0, 1], [0, 0]]) if labels is None else labels, ["a", "b"])
+    return loss.double()
+
+
+def test_balance_by_label_is_negatives_over_positives():
+    assert bce().balance_weights.tolist() == [[1, 4], [1, 1.5]]
+    assert bce("none").balance_weights.tolist() == [[1, 1], [1, 1]]
+    assert "a [1, 4]" in bce().describe(["a", "b"])
+
+
+def test_uncertain_and_blank_labels_are_not_counted_in_the_balance():
+    labels = np.array([[1, 0], [0, -1], [-1, 1], [NAN, 0], [0, 1]])
+    assert bce(labels=labels).balance_weights.tolist() == [[1, 2], [1, 1]]
+
+
+def test_the_formula_by_hand():
+    logits = torch.tensor([[0.3, -1.0], [2.0, 0.5]], dtype=torch.double)
+    labels = torch.tensor([[1.0, 0.0], [NAN, -1.0]], dtype=torch.double)
+    expected = (4 * np.log1p(np.exp(-0.3)) + np.log1p(np.exp(-1.0))) / 2
+    assert bce()(logits, labels).item() == pytest.approx(expected)
+    assert bce()(logits, labels, n=5).item() == pytest.approx(expected * 2 / 5)
+
+
+def test_without_balance_it_is_torchs():
+    logits, labels = torch.randn(6, 2, dtype=torch.double), torch.randint(0, 2, (6, 2)).double()
+    torch.testing.assert_close(bce("none")(logits, labels), binary_cross_entropy_with_logits(logits, labels))
+    smoothed = bce("none", label_smoothing=0.2)
+    torch.testing.assert_close(smoothed(logits, labels), binary_cross_entropy_with_logits(logits, labels * 0.8 + 0.1))
+    torch.testing.assert_close(smoothed.certain(logits, labels) / 12, binary_cross_entropy_with_logits(logits, labels))
+
+
+def test_nothing_scored_is_zero_with_zero_gradient():
+    logits = torch.randn(3, 2, dtype=torch.double, requires_grad=True)
+    loss = bce()(logits, torch.full((3, 2), NAN, dtype=torch.double))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.abs().sum() == 0
+
+
+def test_balance_changes_the_gradient_at_one_study_a_step():
+    gradients = []
+    for balance in ("label", "none"):
+        logits = torch.zeros(1, 2, dtype=torch.double, requires_grad=True)
+        bce(balance)(logits, torch.tensor([[1.0, 1.0]], dtype=torch.double)).backward()
+        gradients.append(logits.grad)
+    torch.testing.assert_close(gradients[0] / gradients[1], torch.tensor([[4.0, 1.5]], dtype=torch.double))
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4, 8])
+def test_a_step_does_not_depend_on_how_it_is_cut(pieces):
+    torch.manual_seed(0)
+    x, labels = torch.randn(8, 3, dtype=torch.double), torch.randint(0, 2, (8, 2)).double()
+    labels[2, 0], labels[5, 1] = NAN, -1
+    model = torch.nn.Linear(3, 2).double()
+    loss = bce()
+    loss(model(x), labels).backward()
+    whole = model.weight.grad.clone()
+    model.zero_grad()
+    for part_x, part_y in zip(x.chunk(pieces), labels.chunk(pieces), strict=True):
+        loss(model(part_x), part_y, n=14).backward()
+    torch.testing.assert_close(model.weight.grad, whole)
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_label_of_one_class_cannot_be_learned(column):
+    labels = np.zeros((4, 2))
+    labels[0, 1 - column] = 1
+    with pytest.raises(UserError, match=f"label {'ab'[column]} has 0 positive and 4 negative"):
+        bce(labels=labels)
+
+
+def test_cross_entropy_is_torchs_and_sums_to_one():
+    loss = CrossEntropy()
+    loss.build(3)
+    truth = torch.tensor([0, 2, 1, 2])
+    labels, logits = torch.eye(3, dtype=torch.double)[truth], torch.randn(4, 3, dtype=torch.double)
+    torch.testing.assert_close(loss.double()(logits, labels), cross_entropy(logits, truth))
+    torch.testing.assert_close(loss.probabilities(logits).sum(1), torch.ones(4, dtype=torch.double))
+    balanced = CrossEntropy("label")
+    balanced.build(3)
+    balanced.fit(labels.numpy(), ["a", "b", "c"])
+    torch.testing.assert_close(balanced.balance_weights[:, 1], torch.tensor([4 / 3, 4 / 3, 2 / 3]))
+    smoothed = CrossEntropy(label_smoothing=0.1)
+    smoothed.build(3)
+    torch.testing.assert_close(smoothed.double()(logits, labels), cross_entropy(logits, truth, label_smoothing=0.1))
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(UserError, match=r"loss.balance"):
+        WeightedBCE("lable")
+    with pytest.raises(UserError, match="label_smoothing"):
+        WeightedBCE(label_smoothing=1.0)

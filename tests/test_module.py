@@ -1,0 +1,122 @@
+"""Checkpoints that rebuild themselves, and loading them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+import xraylab
+from xraylab.data.module import StudyDataModule
+from xraylab.data.mrnet import MRNet
+from xraylab.data.table import assign_splits
+from xraylab.errors import UserError
+from xraylab.losses import WeightedBCE
+from xraylab.models import Attention, StudyNet, Timm
+from xraylab.module import StudyModule
+
+
+@pytest.fixture(scope="module")
+def made(mrnet_root, tmp_path_factory):
+    """A module made in Python, without any configuration, trained for an epoch; and its checkpoint."""
+    pl.seed_everything(0)
+    table = assign_splits(MRNet(task=["acl", "abnormal"]).read(mrnet_root), "holdout", None, 0.2, 0)
+    loss = WeightedBCE()
+    loss.build(2)
+    loss.fit(table.label_values(table.part("train").index), table.labels)
+    net = StudyNet(
+        Timm("resnet18", pretrained=False, in_chans=1, kwargs={"channels": (8, 16, 16, 32)}),
+        Attention(16),
+        2,
+        hidden=[8],
+        mean=58.0,
+    )
+    module = StudyModule(
+        net, loss, table.labels, {"size": 48, "rescale": True}, functools.partial(torch.optim.Adam, lr=1e-3),
+        functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1), data=table.data,
+    )  # fmt: skip
+    data = StudyDataModule(table, 4, size=48, rescale=True)
+    folder = tmp_path_factory.mktemp("module")
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        use_distributed_sampler=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    trainer.save_checkpoint(folder / "one.ckpt")
+    return module.eval(), data, folder / "one.ckpt"
+
+
+def test_load_rebuilds_the_model_and_its_preprocessing(made):
+    module, data, path = made
+    loaded = xraylab.load(path)
+    assert not loaded.training
+    assert loaded.labels == ("acl", "abnormal")
+    assert loaded.preprocessing == {"size": 48, "rescale": True}
+    assert loaded.data == "synthetic sample"
+    batch = next(iter(data.val_dataloader()))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(batch), module(batch), rtol=0, atol=0)
+    assert torch.equal(loaded.loss.balance_weights, module.loss.balance_weights)
+
+
+def test_predict_prepares_as_training_did(made):
+    module, data, path = made
+    row = int(data.table.part("valid").index[0])
+    stored = data.table.source.read(data.table.frame["images"][row])
+    batch = next(iter(data.val_dataloader()))
+    with torch.no_grad():
+        expected = torch.sigmoid(module(batch))[0].tolist()
+    ours = xraylab.load(path).predict(stored)
+    np.testing.assert_allclose(list(ours.values()), expected, rtol=1e-4)
+
+
+def test_load_needs_neither_hydra_nor_trust(made):
+    import subprocess
+
+    code = f"import sys; sys.modules['hydra'] = None\nimport xraylab; m = xraylab.load({str(made[2])!r}); print(m.labels)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert torch.load(made[2], weights_only=True)["xraylab"]["backbone"]["arguments"]["name"] == "resnet18"
+
+
+def test_a_broken_or_foreign_checkpoint_is_refused(made, tmp_path):
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes(made[2].read_bytes()[:20000])
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        xraylab.load(cut)
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of this version"):
+        xraylab.load(tmp_path / "foreign.ckpt")
+    with pytest.raises(UserError, match="neither a checkpoint file nor a run"):
+        xraylab.load(tmp_path)
+    evil = torch.load(made[2], weights_only=True)
+    evil["xraylab"]["pool"]["class"] = "subprocess.Popen"
+    torch.save(evil, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match="not a network component"):
+        xraylab.load(tmp_path / "evil.ckpt")
+
+
+def test_a_training_step_works_without_a_trainer(made):
+    _, data, path = made
+    module = xraylab.load(path).train()
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    batch = next(iter(data.train_dataloader()))
+    losses = []
+    for _ in range(8):
+        loss = module.training_step(batch, 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_every_parameter_gets_a_gradient(made):
+    _, data, path = made
+    module = xraylab.load(path).train()
+    module.training_step(next(iter(data.train_dataloader())), 0).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.parameters())

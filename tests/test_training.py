@@ -1,0 +1,337 @@
+"""Runs from end to end: learning, what they leave, and the identities that make them trustworthy."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import REPOSITORY, TINY
+from omegaconf import OmegaConf
+
+import xraylab
+from xraylab.callbacks import StopOnInterrupt
+from xraylab.errors import Stopped, UserError
+
+QUICK = [*TINY, "max_epochs=2", "batch_size=4", "optimizer.lr=1e-4", "image.size=64"]
+
+
+def weights(directory: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return torch.load(directory / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, mrnet_root):
+    """A finished run on two labels, made by the command."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "xraylab.train", *QUICK, "task=[acl,abnormal]", f"dataset.root={mrnet_root}",
+         f"hydra.run.dir={directory}", "save_top_k=2", "save_train_predictions=true"],
+        cwd=tmp_path_factory.mktemp("cwd"), capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    return directory, done.stdout
+
+
+def test_the_main_job_learns_the_sample(command, tmp_path):
+    """The command as people type it, in an empty folder, without data, account or network."""
+    done = command("train", "dataset=mrnet", "plane=axial", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "SYNTHETIC SAMPLE" in done.stdout
+    (run,) = (tmp_path / "outputs" / "mrnet").iterdir()
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["data"] == "synthetic sample"
+    auroc = evaluation["splits"]["test"]["labels"]["acl"]["auroc"]
+    assert auroc["value"] >= 0.90
+    assert auroc["low"] is not None
+    assert min(evaluation["splits"]["test"]["labels"]["acl"][c]["value"] for c in ("positives", "negatives")) >= 15
+    for name in ("report.html", "environment.json", "evaluation.json"):
+        assert "synthetic sample" in (run / name).read_text().lower()
+
+
+def test_a_run_leaves_the_files_of_the_design(finished):
+    directory, _ = finished
+    for name in (
+        "config.yaml", "environment.json", "history.csv", "report.html", "model_summary.txt", "evaluation.json",
+        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "predictions/valid.csv", "predictions/test.csv", "predictions/train.csv",
+    ):  # fmt: skip
+        assert (directory / name).stat().st_size > 0, name
+    assert not list(directory.rglob("*.partial"))
+    assert len(list((directory / "checkpoints").glob("epoch*.ckpt"))) == 2
+    history = pd.read_csv(directory / "history.csv")
+    assert list(history.columns[:10]) == [
+        "epoch", "step", "lr", "train/loss", "valid/loss", "valid/acl/auroc", "valid/abnormal/auroc", "valid/macro/auroc",
+        "seconds", "studies_per_s",
+    ]  # fmt: skip
+    assert history["epoch"].tolist() == [0, 1]
+    assert history["step"].tolist() == [8, 16]
+    environment = json.loads((directory / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["finished"]
+    assert environment["seconds"] > 0
+    config = OmegaConf.load(directory / "config.yaml")
+    assert Path(config.dataset.root).is_absolute()
+    assert config.batch_size == 4
+
+
+def test_tables_hold_every_study_of_their_split_once(finished, mrnet_root):
+    directory, _ = finished
+    parts = [pd.read_csv(directory / "predictions" / f"{s}.csv", dtype={"id": str}) for s in ("train", "valid", "test")]
+    assert list(parts[2].columns) == ["id", "patient", "group", "split", "p_acl", "p_abnormal", "y_acl", "y_abnormal"]
+    assert [len(p) for p in parts] == [32, 8, 30]
+    ids = pd.concat(parts)["id"]
+    assert ids.is_unique
+    assert len(ids) == 70
+    truth = dict(line.split(",") for line in (mrnet_root / "valid-acl.csv").read_text().split())
+    assert parts[2].set_index("id")["y_acl"].astype(str).to_dict() == truth
+
+
+def test_the_loaded_best_model_predicts_what_the_table_says(finished, mrnet_root):
+    directory, _ = finished
+    model = xraylab.load(directory)
+    table = pd.read_csv(directory / "predictions" / "test.csv", dtype={"id": str}).set_index("id")
+    exam = np.load(mrnet_root / "valid" / "axial" / "0050.npy")
+    assert model.predict(exam)["acl"] == pytest.approx(table.loc["0050", "p_acl"], abs=1e-5)
+
+
+def test_the_closing_table_and_the_history_agree_with_the_evaluation(finished):
+    directory, printed = finished
+    evaluation = json.loads((directory / "evaluation.json").read_text())
+    valid = evaluation["splits"]["valid"]
+    assert valid["selected_on"]
+    assert not evaluation["splits"]["test"]["selected_on"]
+    history = pd.read_csv(directory / "history.csv").set_index("epoch")
+    best = history.loc[evaluation["checkpoint"]["epoch"]]
+    assert best["valid/macro/auroc"] == pytest.approx(valid["macro"]["auroc"]["value"])
+    assert best["valid/abnormal/kappa"] == pytest.approx(valid["labels"]["abnormal"]["kappa"]["value"])
+    assert f"{evaluation['splits']['test']['labels']['acl']['auroc']['value']:.3f}" in printed
+    assert str(directory) in printed
+
+
+def test_evaluate_repeats_the_numbers(finished, command):
+    directory, _ = finished
+    before = json.loads((directory / "evaluation.json").read_text())
+    done = command("evaluate", f"run={directory}")
+    assert done.returncode == 0, done.stderr
+    assert "the same numbers as before" in done.stdout
+    assert json.loads((directory / "evaluation.json").read_text()) == before
+
+
+def test_a_run_directory_is_never_shared(finished, train_here, mrnet_root):
+    directory, _ = finished
+    with pytest.raises(UserError, match="holds a run already"):
+        train_here(directory, *QUICK, f"dataset.root={mrnet_root}")
+
+
+def test_accumulated_batches_and_one_big_batch_give_the_same_weights(train_here, tmp_path, mrnet_root):
+    """8 studies at once, and 8 times 1: ragged exams, augmentation, class balance and a short last step included."""
+    runs = []
+    for name, batch, accumulate in (("at-once", 8, 1), ("accumulated", 1, 8), ("mixed", 2, 4)):
+        options = [*QUICK, f"batch_size={batch}", f"accumulate={accumulate}", f"dataset.root={mrnet_root}", "optimizer=sgd"]
+        runs.append(train_here(tmp_path / name, *options, "max_epochs=1", "optimizer.lr=1e-3", "valid_fraction=0.25"))
+    one, *others = (weights(run) for run in runs)
+    for other in others:
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, atol=1e-6, rtol=1e-5)
+    histories = [pd.read_csv(run / "history.csv") for run in runs]
+    assert histories[0]["step"].iloc[0] == histories[1]["step"].iloc[0] == 4
+    np.testing.assert_allclose(histories[0]["train/loss"], histories[1]["train/loss"], rtol=1e-4)
+
+
+def test_balance_changes_a_run_at_one_study_a_step(train_here, tmp_path, mrnet_root):
+    runs = [
+        train_here(
+            tmp_path / b,
+            *QUICK,
+            "batch_size=1",
+            "max_epochs=1",
+            f"loss.balance={b}",
+            f"dataset.root={mrnet_root}",
+            "optimizer=sgd",
+        )
+        for b in ("label", "none")
+    ]
+    assert not same(weights(runs[0]), weights(runs[1]))
+
+
+def test_the_same_seed_gives_the_same_weights_for_any_number_of_workers(train_here, tmp_path, mrnet_root):
+    options = [*QUICK, "head.hidden=[16]", "head.dropout=0.5", f"dataset.root={mrnet_root}"]
+    one = train_here(tmp_path / "one", *options)
+    two = train_here(tmp_path / "two", *options, "num_workers=2")
+    other = train_here(tmp_path / "other", *options, "seed=1")
+    assert same(weights(one), weights(two))
+    assert not same(weights(one), weights(other))
+
+
+@pytest.mark.parametrize("at", [5, 8, 11])
+def test_an_interrupted_run_resumes_to_the_same_weights(train_here, tmp_path, mrnet_root, monkeypatch, at):
+    """In the middle of an epoch and at its end; with augmentation, dropout, balance, a plateau and Adam's state."""
+    options = [
+        *QUICK,
+        "max_epochs=3",
+        "head.dropout=0.5",
+        f"dataset.root={mrnet_root}",
+        "scheduler.patience=0",
+        "accumulate=2",
+        "batch_size=2",
+    ]
+    whole = train_here(tmp_path / "whole", *options)
+    plain = StopOnInterrupt.on_train_batch_end
+
+    def press(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == at:
+            self.asked = True
+        plain(self, trainer, pl_module, outputs, batch, batch_idx)
+
+    directory = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnInterrupt, "on_train_batch_end", press)
+        with pytest.raises(Stopped, match="resume="):
+            train_here(directory, *options)
+    assert not json.loads((directory / "environment.json").read_text())["finished"]
+    assert json.loads((directory / "evaluation.json").read_text())["splits"]["test"]["n"] == 30, "evaluates what there is"
+    from xraylab.assemble import resumed_config
+    from xraylab.training import train
+
+    config, typed = resumed_config(str(directory), [f"resume={directory}"])
+    train(config, directory, typed)
+    assert same(weights(directory), weights(whole))
+    one, two = (pd.read_csv(d / "history.csv").drop(columns=["seconds", "studies_per_s"]) for d in (whole, directory))
+    pd.testing.assert_frame_equal(one, two)
+    a, b = (json.loads((d / "evaluation.json").read_text())["splits"] for d in (whole, directory))
+    assert a == b
+
+
+def test_ctrl_c_stops_after_the_step_and_prints_the_command_that_resumes(tmp_path, mrnet_root):
+    directory = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "xraylab.train", *QUICK, "max_epochs=500", "num_workers=1", "early_stopping=null",
+         f"dataset.root={mrnet_root}", f"hydra.run.dir={directory}"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (directory / "history.csv").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the readers get it too
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert f"resume={directory}" in err
+    assert err.count("stopping after this step") == 1
+    assert "Traceback" not in err
+    assert "test (held out)" in out
+    assert (directory / "report.html").exists()
+
+
+def test_resume_refuses_what_cannot_be(finished, train_here):
+    from xraylab.assemble import resumed_config
+
+    directory, _ = finished
+    with pytest.raises(UserError, match="backbone cannot change"):
+        resumed_config(str(directory), ["backbone=resnet18"])
+    with pytest.raises(UserError, match="Did you mean max_epochs"):
+        resumed_config(str(directory), ["max_epoch=3"])
+    with pytest.raises(UserError, match="not a run directory"):
+        resumed_config("nowhere", [])
+    config, _ = resumed_config(str(directory), ["max_epochs=9"])
+    assert config.max_epochs == 9
+
+
+def test_what_was_skipped_is_named_in_the_results(train_here, tmp_path, mrnet_root):
+    import shutil
+
+    root = shutil.copytree(mrnet_root, tmp_path / "MRNet-v1.0")
+    (root / "train" / "axial" / "0003.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"1 arrays that cannot be used: train/axial/0003.npy"):
+        train_here(tmp_path / "stop", *QUICK, f"dataset.root={root}")
+    run = train_here(tmp_path / "skip", *QUICK, "max_epochs=1", f"dataset.root={root}", "dataset.on_error=skip")
+    skipped = json.loads((run / "evaluation.json").read_text())["skipped"]
+    assert list(skipped.values()) == [["train/axial/0003.npy (unreadable: No data left in file)"]]
+    assert "0003.npy" in (run / "report.html").read_text()
+
+
+def test_monitors_are_checked_before_training(train_here, tmp_path, mrnet_root):
+    for option, said in (
+        ("monitor=valid/auc", "there is no such metric"),
+        ("early_stopping.monitor=valid/los", "Did you mean valid/loss"),
+        ("scheduler.monitor=valid/acll/auroc", "Did you mean valid/acl/auroc"),
+    ):
+        with pytest.raises(UserError, match=said):
+            train_here(tmp_path / "x", *QUICK, f"dataset.root={mrnet_root}", option)
+
+
+def test_a_split_of_one_class_is_said_and_cannot_be_monitored(train_here, tmp_path, mrnet_root, caplog):
+    import shutil
+
+    root = shutil.copytree(mrnet_root, tmp_path / "MRNet-v1.0")
+    lines = (root / "valid-acl.csv").read_text().split()
+    (root / "valid-acl.csv").write_text("".join(f"{line.split(',')[0]},0\n" for line in lines))
+    with pytest.raises(UserError, match="undefined in valid"):
+        train_here(tmp_path / "a", *QUICK, f"dataset.root={root}", "selection=official")
+    options = [*QUICK, f"dataset.root={root}", "monitor=valid/loss", "max_epochs=1"]
+    run = train_here(tmp_path / "b", *options)
+    assert "test: label acl has 0 positive and 30 negative studies: its AUROC is undefined" in caplog.text
+    auroc = json.loads((run / "evaluation.json").read_text())["splits"]["test"]["labels"]["acl"]["auroc"]
+    assert auroc["value"] is None
+    assert auroc["reason"] == "no positive study"
+
+
+def test_exclusive_classes_train_with_cross_entropy(train_here, tmp_path):
+    from xraylab.data.medmnist import write_medmnist
+
+    root = write_medmnist(tmp_path / "organmnist3d.npz", "organmnist3d", train=66, val=33, test=33)
+    options = ["dataset=medmnist", f"dataset.root={root}", "loss=cross_entropy", "max_epochs=1", "bootstrap=20", "batch_size=8",
+               "+backbone.kwargs.channels=[8,8,16,16]", "precision=32"]  # fmt: skip
+    run = train_here(tmp_path / "run", *options)
+    predictions = pd.read_csv(run / "predictions" / "test.csv")
+    np.testing.assert_allclose(predictions.filter(like="p_").sum(axis=1), 1, atol=1e-5)
+    assert json.loads((run / "evaluation.json").read_text())["splits"]["test"]["exclusive"]["accuracy"]["n"] == 33
+    with pytest.raises(UserError, match="is for exclusive labels"):
+        train_here(tmp_path / "x", *QUICK, "loss=cross_entropy", "dataset.root=sample", "dataset.embedded.sample={train: 12, valid: 30, slices: [1, 1]}")  # fmt: skip
+
+
+def test_colour_images_need_three_channels(train_here, tmp_path):
+    from xraylab.data.medmnist import write_medmnist
+
+    root = write_medmnist(tmp_path / "bloodmnist.npz", "bloodmnist", train=32, val=32, test=32)
+    options = [
+        "dataset=medmnist",
+        f"dataset.root={root}",
+        "loss=cross_entropy",
+        "max_epochs=1",
+        "bootstrap=0",
+        "+backbone.kwargs.channels=[8,8,8,8]",
+    ]
+    with pytest.raises(UserError, match=r"backbone.in_chans=1 must be 3"):
+        train_here(tmp_path / "grey", *options)
+    train_here(tmp_path / "colour", *options, "backbone.in_chans=3")
+
+
+def test_averaged_weights_are_what_is_evaluated_and_kept(train_here, tmp_path, mrnet_root):
+    options = [*QUICK, f"dataset.root={mrnet_root}", "callbacks=ema", "callbacks.ema.decay=0.9"]
+    run = train_here(tmp_path / "run", *options)
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert not same(checkpoint["state_dict"], checkpoint["current_model_state"])
+    history = pd.read_csv(run / "history.csv").set_index("epoch")
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    best = history.loc[evaluation["checkpoint"]["epoch"]]
+    assert best["valid/macro/auroc"] == pytest.approx(evaluation["splits"]["valid"]["macro"]["auroc"]["value"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_runs_the_main_job(train_here, tmp_path, mrnet_root):
+    run = train_here(tmp_path / "run", *QUICK, "accelerator=gpu", "precision=auto", f"dataset.root={mrnet_root}")
+    assert json.loads((run / "evaluation.json").read_text())["splits"]["test"]["n"] == 30
