@@ -70,22 +70,21 @@ def fit(job: Job, directory: Path, resume: bool = False) -> bool:
     stop = StopOnInterrupt(folder / "last.ckpt")
 
     def keep(kind: type[ModelCheckpoint], name: str, **options: Any) -> ModelCheckpoint:
-        return kind(folder, name, save_on_train_epoch_end=True, auto_insert_metric_name=False, enable_version_counter=False, **options)  # fmt: skip
+        fixed: dict[str, Any] = {"save_on_train_epoch_end": True, "auto_insert_metric_name": False, "enable_version_counter": False}
+        return kind(folder, name, **{**fixed, **options})
 
-    chosen = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
-
+    chosen: dict[str, Any] = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
     callbacks: list[pl.Callback] = [
         History(directory / "history.csv", job.module.labels, s.monitor),
         running,
         StudyProgress(running),
         stop,
         *job.callbacks,
-        best(ModelCheckpoint, filename="best", save_top_k=1, save_last=True, enable_version_counter=False),
+        keep(ModelCheckpoint, "best", **chosen),
+        *([keep(TopCheckpoints, "epoch{epoch:03d}", save_top_k=s.save_top_k, **chosen)] if s.save_top_k > 1 else []),
+        # not by save_last, which leaves an old last.ckpt after an epoch that is no best one (pytorch-lightning 2.6)
+        keep(ModelCheckpoint, "last"),
     ]
-    if s.save_top_k > 1:
-        callbacks.append(
-            best(TopCheckpoints, filename="epoch{epoch:03d}", auto_insert_metric_name=False, save_top_k=s.save_top_k)
-        )
     if s.early_stopping:
         e = s.early_stopping
         early = EarlyStopping(e.monitor, e.min_delta, e.patience, mode=mode_of(e.monitor), check_on_train_epoch_end=False)
