@@ -54,6 +54,7 @@ def test_answers_without_importing_torch(flag, tmp_path):
         (["fold=7/5"], "1 <= k <= n"),
         (["+foo=1"], "there is no key foo"),
         (["plane=["], "no viable alternative"),
+        (["resume=nowhere"], "nowhere is not a run directory"),
     ],
 )
 def test_mistakes_are_said_before_torch_is_imported(command, tmp_path, typed, said):
@@ -90,3 +91,13 @@ def test_evaluate_wants_a_run(command):
     done = command("evaluate", "run=nowhere")
     assert done.returncode == 2
     assert "nowhere is not a run directory" in done.stderr
+
+
+def test_a_folder_of_ones_own_adds_choices_and_keys(command, tmp_path):
+    (tmp_path / "mine" / "dataset").mkdir(parents=True)
+    (tmp_path / "mine" / "dataset" / "ours.yaml").write_text(
+        "# @package _global_\ndefaults: [mrnet]\nsite: north\nname: ours\ndataset: {root: /nowhere}\n"
+    )
+    done = command("train", "--config-dir", str(tmp_path / "mine"), "dataset=ours", "site=south")
+    assert done.returncode == 2
+    assert "dataset.root=/nowhere: MRNet-v1.0 is not there" in done.stderr

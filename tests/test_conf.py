@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hydra
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from xraylab import conf_dir
-from xraylab.assemble import build, hardware
+from xraylab.assemble import assemble, build, hardware
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.reader import Reader
 from xraylab.errors import UserError
@@ -68,3 +70,31 @@ def test_a_wrong_argument_of_a_group_is_named():
         build({"_target_": "xraylab.models.Attention", "hiden": 3}, "pool")
     with pytest.raises(UserError, match="backbone"):
         build({"_target_": "xraylab.models.Nothing"}, "backbone")
+
+
+@pytest.mark.parametrize("primary", ["config", "evaluate", "sample"])
+def test_every_command_composes(primary):
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra.compose(primary)
+    assert set(cfg) >= {"config": {"monitor"}, "evaluate": {"run"}, "sample": {"root", "dataset"}}[primary]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.lr=abc", "optimizer.lr=abc: it should be a number"),
+        ("optimizer.lr=-1", "Invalid learning rate"),
+        ("scheduler.factor=2.0", "scheduler: Factor should be < 1.0"),
+        ("loss.label_smoothing=abc", "label_smoothing=abc"),
+        ("backbone.trainable_from=conv9", "there is no such stage"),
+        ("backbone.pretrained=maybe", "there is no such file"),
+        ("augmentation.per=slice", "it is study or image"),
+        ("dataset.on_error=ignore", "it is stop or skip"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_data_is_read(compose, tmp_path, mrnet_root, monkeypatch, override, said):
+    monkeypatch.setattr("xraylab.data.mrnet.MRNet.read", lambda *_: pytest.fail("data was read"))
+    overrides = [f"dataset.root={mrnet_root}", "backbone.pretrained=false", override]
+    with pytest.raises(UserError, match=said):
+        assemble(compose(*overrides), overrides)

@@ -58,8 +58,10 @@ def test_the_main_job_learns_the_sample(command, tmp_path):
     assert auroc["value"] >= 0.90
     assert auroc["low"] is not None
     assert min(evaluation["splits"]["test"]["labels"]["acl"][c]["value"] for c in ("positives", "negatives")) >= 15
-    for name in ("report.html", "environment.json", "evaluation.json"):
-        assert "synthetic sample" in (run / name).read_text().lower()
+    for path in run.rglob("*"):
+        if path.is_file() and path.suffix != ".ckpt":
+            assert "synthetic sample" in path.read_text().lower(), path.name
+    assert xraylab.load(run).data == "synthetic sample"
 
 
 def test_a_run_leaves_the_files_of_the_design(finished):
@@ -91,7 +93,10 @@ def test_a_run_leaves_the_files_of_the_design(finished):
 def test_tables_hold_every_study_of_their_split_once(finished, mrnet_root):
     directory, _ = finished
     parts = [pd.read_csv(directory / "predictions" / f"{s}.csv", dtype={"id": str}) for s in ("train", "valid", "test")]
-    assert list(parts[2].columns) == ["id", "patient", "group", "split", "p_acl", "p_abnormal", "y_acl", "y_abnormal"]
+    assert list(parts[2].columns) == [
+        "id", "patient", "group", "split", "p_acl", "p_abnormal", "y_acl", "y_abnormal", "data",
+    ]  # fmt: skip
+    assert (parts[2]["data"] == "synthetic sample").all()
     assert [len(p) for p in parts] == [32, 8, 30]
     ids = pd.concat(parts)["id"]
     assert ids.is_unique
@@ -262,6 +267,11 @@ def test_what_was_skipped_is_named_in_the_results(train_here, tmp_path, mrnet_ro
     skipped = json.loads((run / "evaluation.json").read_text())["skipped"]
     assert list(skipped.values()) == [["train/axial/0003.npy (unreadable: No data left in file)"]]
     assert "0003.npy" in (run / "report.html").read_text()
+
+
+def test_a_diverged_model_is_said(train_here, tmp_path, mrnet_root):
+    with pytest.raises(UserError, match="training has diverged"):
+        train_here(tmp_path / "x", *QUICK, f"dataset.root={mrnet_root}", "optimizer=sgd", "optimizer.lr=1e30")
 
 
 def test_monitors_are_checked_before_training(train_here, tmp_path, mrnet_root):

@@ -64,11 +64,13 @@ def assemble(cfg: DictConfig, typed: Sequence[str]) -> Job:
     torch.manual_seed(settings.seed)
     pool, loss, augmentation = (build(cfg[g], g) for g in ("pool", "loss", "augmentation"))
     optimizer = build(cfg.optimizer, "optimizer")
-    _try_optimizer(optimizer)
     schedule = _plain(cfg.scheduler)
     interval, monitor = schedule.pop("interval", "epoch"), schedule.pop("monitor", "valid/loss")
     if interval not in ("epoch", "step"):
         raise UserError(f"scheduler.interval={interval}: it is epoch or step.")
+    if str(schedule.get("_target_")).endswith("ReduceLROnPlateau"):
+        schedule.setdefault("mode", mode_of(monitor))
+    _try(optimizer, _scheduler(schedule, steps=1000))
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     if wrong := [c for c in callbacks if not isinstance(c, pl.Callback)]:
         raise UserError(f"callbacks: {wrong[0]!r} is not a Lightning callback.")
@@ -104,12 +106,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str]) -> Job:
         loss.scored(torch.from_numpy(table.label_values())).numpy(),
     )  # fmt: skip
     steps = -(-len(table.part("train")) // (settings.batch_size * settings.accumulate)) * settings.max_epochs
-    schedule = {k: (steps if v == "auto" else v) for k, v in schedule.items()}
-    if schedule and str(schedule["_target_"]).endswith("ReduceLROnPlateau"):
-        schedule.setdefault("mode", mode_of(monitor))
     module = StudyModule(
         net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), optimizer,
-        build(schedule, "scheduler") if schedule else None, interval, monitor, settings.seed, table.data,
+        _scheduler(schedule, steps), interval, monitor, settings.seed, table.data,
     )  # fmt: skip
     return Job(OmegaConf.create(_plain(cfg)), settings, table, data, module, callbacks, accelerator, precision)
 
@@ -162,6 +161,8 @@ def build(node: Any, where: str) -> Any:
             raise cause from None
         line = (str(cause) or type(cause).__name__).splitlines()[0]
         line = line.split("__init__() ", 1)[-1]
+        if isinstance(cause, TypeError) and "not supported between" in line:
+            line = "a value is of the wrong type"
         raise UserError(f"{where}: {line} (in {_short(node)})") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
@@ -271,14 +272,25 @@ def _check_labels(table: StudyTable, settings: Settings, monitors: dict[str, str
             )
 
 
-def _try_optimizer(make: Any) -> None:
+def _scheduler(schedule: dict[str, Any], steps: int) -> Any:
+    """Optimizer to scheduler, ``auto`` standing for the steps of the whole run; None for none."""
+    return build({k: (steps if v == "auto" else v) for k, v in schedule.items()}, "scheduler") if schedule else None
+
+
+def _try(optimizer: Any, scheduler: Any) -> None:
+    """Make both for one parameter, so that a wrong value is refused before data is read."""
+    made, where = None, "optimizer"
     try:
-        make([torch.nn.Parameter(torch.zeros(1))])
+        made = optimizer([torch.nn.Parameter(torch.zeros(1))])
+        where = "scheduler"
+        if scheduler is not None:
+            scheduler(made)
     except (TypeError, ValueError) as error:
-        words = [f"optimizer.{k}={v}" for k, v in getattr(make, "keywords", {}).items() if isinstance(v, str)]
-        if words:
+        wrong = {"optimizer": optimizer, "scheduler": scheduler}[where]
+        words = [f"{where}.{k}={v}" for k, v in getattr(wrong, "keywords", {}).items() if isinstance(v, str) and k != "mode"]
+        if words and isinstance(error, TypeError):
             raise UserError(f"{', '.join(words)}: it should be a number.") from None
-        raise UserError(f"optimizer: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
 
 
 def _plain(node: Any) -> Any:

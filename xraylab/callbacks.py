@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import Callback, ProgressBar
 from tqdm import tqdm
 
 from xraylab.data.loading import Batch
+from xraylab.data.table import SYNTHETIC
 from xraylab.module import StudyModule
 from xraylab.run import write_text
 
@@ -34,10 +35,11 @@ class History(Callback):
         path: of history.csv; rows of earlier epochs of a resumed run are kept.
         labels: whose AUROC columns come first.
         headline: the metric in the line of an epoch.
+        synthetic: mark every row by a last column, ``data``.
     """
 
-    def __init__(self, path: Path, labels: tuple[str, ...], headline: str) -> None:
-        self.path, self.labels, self.headline = path, labels, headline
+    def __init__(self, path: Path, labels: tuple[str, ...], headline: str, synthetic: bool = False) -> None:
+        self.path, self.labels, self.headline, self.synthetic = path, labels, headline, synthetic
         self.rows: list[dict[str, Any]] = []
         self._studies, self._epoch = 0, 0
         self._start = self._trained = time.monotonic()
@@ -97,10 +99,11 @@ class History(Callback):
     def _write(self) -> None:
         first = FIRST_COLUMNS + [f"valid/{name}/auroc" for name in (*self.labels, "macro")] + LAST_COLUMNS
         columns = first + sorted({k for row in self.rows for k in row} - set(first))
+        mark = {"data": SYNTHETIC} if self.synthetic else {}
         text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer = csv.DictWriter(text, [*columns, *mark], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: "" if _nan(v) else v for k, v in row.items()} for row in self.rows)
+        writer.writerows({k: "" if _nan(v) else v for k, v in {**row, **mark}.items()} for row in self.rows)
         write_text(self.path, text.getvalue())
 
 

@@ -6,6 +6,7 @@ Nothing here imports torch, so that help and mistakes answer at once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -35,7 +36,7 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
         print(help_text(config, usage))
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us instead of Hydra's own report
-    OmegaConf.register_new_resolver("run_dir", new_run_dir, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
     ended: list[Exception] = []
 
     def guarded(cfg: DictConfig) -> None:
@@ -52,13 +53,24 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
         if ended:
             raise ended[0]
     except UserError as error:
-        _exit(f"error: {error}", EXIT_USER)
+        # from a reading process it comes with that process's traceback before it
+        _exit(f"error: {str(error).rsplit('xraylab.errors.UserError: ', 1)[-1].rstrip()}", EXIT_USER)
     except Stopped as stopped:
         _exit(str(stopped), EXIT_RESUMABLE)
     except (HydraException, OmegaConfBaseException) as error:
         _exit(f"error: {_in_words(error, config)}", EXIT_USER)
     except KeyboardInterrupt:
         _exit("interrupted before there was anything to keep", 1)
+
+
+@functools.cache
+def _claimed(name: str, resume: str | None) -> str:
+    return new_run_dir(name, resume)
+
+
+def _run_dir(name: str, resume: str | None) -> str:
+    # merging configs resolves it too; only a job that begins claims a directory, and once
+    return _claimed(name, resume) if HydraConfig.initialized() else ""
 
 
 def _remove_if_empty(directory: Path) -> None:
@@ -91,6 +103,8 @@ def _in_words(error: Exception, config: str) -> str:
         if key:
             return _unknown_key(key.group(1).split("@")[0], config)
     cause = error.__cause__
+    if isinstance(cause, UserError):  # from a resolver
+        return str(cause)
     if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
         text = f"{text} ({cause})"
     missing = re.search(r"Missing mandatory value: (\S+)", text)

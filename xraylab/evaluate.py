@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ def job(cfg: DictConfig) -> None:
     """Evaluate one run; says whether the numbers are those of the last evaluation."""
     from xraylab.assemble import assemble
     from xraylab.report import closing_table, write_report
-    from xraylab.run import Clock, run_of, write_json
+    from xraylab.run import run_of, write_json
     from xraylab.training import checkpoint_of, evaluate_run, quiet
 
-    clock = Clock()
+    started = time.monotonic()
     quiet()
     run = run_of(cfg.run)
     checkpoint = checkpoint_of(run)
@@ -55,7 +56,7 @@ def job(cfg: DictConfig) -> None:
     evaluation = evaluate_run(assembled, run, checkpoint)
     write_json(run / "evaluation.json", evaluation)
     write_report(run)
-    log.info("%s", closing_table(evaluation, run, f"{clock():.0f} s"))
+    log.info("%s", closing_table(evaluation, run, f"{time.monotonic() - started:.0f} s"))
     if before is not None:
         changed = sorted(_differences(before, evaluation))
         log.info("the same numbers as before" if not changed else "changed since the last evaluation: " + ", ".join(changed[:8]))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError, listed
 from xraylab.metrics import COUNTS, LEVEL, METRICS, Resamples, point, result, undefined
 from xraylab.run import beside
@@ -38,9 +39,13 @@ def prediction_table(
     return part
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a prediction table as CSV, as a whole or not at all; probabilities keep all their digits."""
-    out = table.copy()
+def write_table(table: pd.DataFrame, path: Path, synthetic: bool = False) -> None:
+    """Write a prediction table as CSV, as a whole or not at all; probabilities keep all their digits.
+
+    Args:
+        synthetic: mark every row by a last column, ``data``.
+    """
+    out = table.assign(data=SYNTHETIC) if synthetic else table.copy()
     for column in out.columns:
         if column.startswith("y_"):
             out[column] = out[column].astype("Int64")

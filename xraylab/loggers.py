@@ -11,6 +11,7 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("WANDB_SILENT", "true")
 
 from pytorch_lightning.loggers import WandbLogger  # noqa: E402
+from pytorch_lightning.loggers.logger import DummyLogger  # noqa: E402
 
 
 class Wandb(WandbLogger):
@@ -26,6 +27,13 @@ class Wandb(WandbLogger):
             os.environ.setdefault("WANDB_DATA_DIR", str(options.get("save_dir", ".")))  # else it stages under the home
         super().__init__(offline=offline, **options)
         self._broken = False
+
+    @property
+    def experiment(self) -> Any:
+        """The W&B run, or a stand-in that takes every call once W&B has failed."""
+        found: list[Any] = []
+        self._safely(lambda: found.append(super(Wandb, self).experiment))
+        return found[0] if found else DummyLogger().experiment
 
     def _safely(self, call: Callable[[], Any]) -> None:
         if self._broken:

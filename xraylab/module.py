@@ -55,7 +55,7 @@ class StudyModule(pl.LightningModule):
         self.interval, self.scheduler_monitor, self.seed, self.data = interval, scheduler_monitor, seed, data
         self._scheduler: Any = None
         self._scheduler_state: dict[str, Any] | None = None
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._seen: list[tuple[Tensor, Tensor]] = []
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)  # sum and n of the epoch so far
 
     def forward(self, batch: Batch) -> Tensor:
@@ -83,7 +83,7 @@ class StudyModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep logits and labels on the device until the epoch's end."""
-        self._seen.append((self(batch), batch.labels, batch.rows))
+        self._seen.append((self(batch), batch.labels))
 
     test_step = validation_step
 
@@ -100,11 +100,12 @@ class StudyModule(pl.LightningModule):
         self._finish("test")
 
     def _finish(self, split: str) -> None:
-        logits, labels, _ = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        logits, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         self._seen.clear()
         certain = ((labels == 0) | (labels == 1)).sum() if not self.loss.exclusive else self.loss.scored(labels).sum()
         values: dict[str, Any] = {"loss": self.loss.certain(logits, labels) / certain.clamp(min=1)}
         probabilities = self.loss.probabilities(logits).double().cpu().numpy()
+        require_finite(probabilities, split)
         values |= quick_metrics(self.labels, probabilities, labels.cpu().numpy())
         self.log_dict({f"{split}/{name}": float(value) for name, value in values.items()}, batch_size=1)
 
@@ -176,6 +177,20 @@ class StudyModule(pl.LightningModule):
         study = torch.zeros(len(bag), dtype=torch.long, device=self.device)
         probabilities = self.loss.probabilities(self.net(pack([bag]).to(self.device), study, 1))
         return dict(zip(self.labels, probabilities[0].tolist(), strict=True))
+
+
+def require_finite(probabilities: np.ndarray, split: str) -> None:
+    """Check that a model still gives numbers.
+
+    Raises:
+        UserError: some probabilities are NaN.
+    """
+    bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
+    if bad:
+        raise UserError(
+            f"{split}: the model's output is not a number for {bad} of {len(probabilities)} studies: training has diverged. "
+            "Lower optimizer.lr, or set gradient_clip=1.0 or precision=32."
+        )
 
 
 def load_module(path: str | Path, device: str = "cpu") -> StudyModule:

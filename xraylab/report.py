@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import labels_of, read_table
 from xraylab.metrics import COUNTS, METRICS
 from xraylab.run import write_text
@@ -66,7 +67,7 @@ def write_report(directory: Path) -> Path:
     evaluation = json.loads((directory / "evaluation.json").read_text())
     environment = json.loads((directory / "environment.json").read_text())
     config = (directory / "config.yaml").read_text()
-    synthetic = evaluation["data"] == "synthetic sample"
+    synthetic = evaluation["data"] == SYNTHETIC
     parts = [f"<h1>{_e(directory.absolute().parent.name)} <small>{_e(directory.absolute().name)}</small></h1>"]
     if synthetic:
         parts.append("<p class=sample>Synthetic sample: every number and figure below is about drawings, not patients.</p>")
@@ -183,6 +184,7 @@ def _svg(figure: Any) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     svg = re.sub(r"^.*?(?=<svg)", "", text.getvalue(), count=1, flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     # ids are unique within a figure only
     unique = f"f{np.random.default_rng().integers(1 << 40):x}"
     svg = re.sub(r'\bid="', f'id="{unique}', svg)

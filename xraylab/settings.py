@@ -137,14 +137,25 @@ def check_config(cfg: DictConfig) -> Settings:
     """
     from omegaconf import OmegaConf
 
-    groups = {p.name for p in conf_dir().iterdir() if p.is_dir()}
-    own = {k for path in (conf_dir() / "dataset").glob("*.yaml") for k in re.findall(r"^(\w+):", path.read_text(), re.M)}
+    folders = config_folders()
+    groups = {p.name for folder in folders for p in folder.iterdir() if p.is_dir()}
+    datasets = [path for folder in folders for path in (folder / "dataset").glob("*.yaml")]
+    own = {key for path in datasets for key in re.findall(r"^(\w+):", path.read_text(), re.M)}
     known = [*Settings.model_fields, *sorted(groups | own)]
     for name in map(str, cfg):
         if name not in known:
             raise UserError(f"there is no key {name}.{did_you_mean(name, known)}")
     values = OmegaConf.to_container(OmegaConf.create({k: v for k, v in cfg.items() if k in Settings.model_fields}), resolve=True)
     return settings_of(values)  # type: ignore[arg-type]
+
+
+def config_folders() -> list[Path]:
+    """The shipped YAML files' folder, and those given by ``--config-dir``."""
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    given = [Path(s.path) for s in sources if s.schema == "file" and Path(s.path).is_dir()]
+    return [conf_dir(), *(p for p in given if p != conf_dir())]
 
 
 def existing_run(resume: str) -> Path:

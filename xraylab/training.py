@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +21,9 @@ from xraylab.assemble import Job, assemble, build, mode_of
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
 from xraylab.errors import Stopped, UserError
 from xraylab.evaluation import evaluate_split, prediction_table, write_table
-from xraylab.module import checkpoint_of, read_checkpoint
+from xraylab.module import checkpoint_of, read_checkpoint, require_finite
 from xraylab.report import closing_table, write_report
-from xraylab.run import Clock, environment, write_json, write_text
+from xraylab.run import environment, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -37,22 +39,25 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
         UserError: a mistake in the configuration or the data.
         Stopped: interrupted; the directory holds what there is and can be resumed.
     """
-    clock_ = Clock()
+    started = time.monotonic()
     quiet()
     resume = cfg.get("resume")
     if not resume and (directory / "config.yaml").exists():
         raise UserError(f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir.")
     job = assemble(cfg, typed)
     job.config.resume = None
-    write_text(directory / "config.yaml", OmegaConf.to_yaml(job.config))
+    write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
     record = {**environment(job.settings.seed, list(typed)), "data": job.table.data, "finished": False}
+    before = json.loads((directory / "environment.json").read_text()) if resume else {}
+    if before:
+        record["resumed_from"] = {k: before[k] for k in ("started", "command", "seconds") if k in before}
     write_json(directory / "environment.json", record)
     _summarise(job, directory)
     stopped = fit(job, directory, resume=bool(resume))
     evaluation = evaluate_run(job, directory, checkpoint_of(directory))
     write_json(directory / "evaluation.json", evaluation)
     write_report(directory)
-    seconds = round(clock_(), 1)
+    seconds = round(time.monotonic() - started + before.get("seconds", 0.0), 1)
     write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
@@ -79,7 +84,7 @@ def fit(job: Job, directory: Path, resume: bool = False) -> bool:
 
     chosen: dict[str, Any] = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
     callbacks: list[pl.Callback] = [
-        History(directory / "history.csv", job.module.labels, s.monitor),
+        History(directory / "history.csv", job.module.labels, s.monitor, job.table.synthetic),
         running,
         StudyProgress(running),
         stop,
@@ -98,7 +103,7 @@ def fit(job: Job, directory: Path, resume: bool = False) -> bool:
         save_dir = node.get("save_dir") or str(directory)
         loggers.append(build({**node, "save_dir": save_dir}, f"logger.{name}"))
     for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(job.config))
+        logger.log_hyperparams({"data": job.table.data, **OmegaConf.to_container(job.config)})  # type: ignore[dict-item]
     trainer = make_trainer(job, callbacks=callbacks, logger=loggers or False, max_epochs=s.max_epochs)
     try:
         trainer.fit(job.module, datamodule=job.data, ckpt_path=folder / "last.ckpt" if resume else None, weights_only=True)
@@ -132,7 +137,9 @@ def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
     trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
     outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
     rows, probabilities = (torch.cat([o[i] for o in outputs]) for i in (0, 1))
-    return rows.cpu().numpy(), probabilities.double().cpu().numpy()
+    found = probabilities.double().cpu().numpy()
+    require_finite(found, split)
+    return rows.cpu().numpy(), found
 
 
 def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
@@ -150,9 +157,9 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
             continue
         rows, probabilities = predict_split(job, split)
         predictions = prediction_table(table.frame, table.labels, split, rows, probabilities)
-        write_table(predictions, directory / "predictions" / f"{split}.csv")
+        write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
         if split != "train":
-            splits[split] = evaluate_split(predictions, split in table.selected_on, s.bootstrap, s.seed, table.exclusive)
+            splits[split] = evaluate_split(predictions, split == "valid", s.bootstrap, s.seed, table.exclusive)
     return {
         "data": table.data,
         "selection": s.selection if s.fold is None else f"fold {s.fold}",
@@ -186,6 +193,6 @@ def _summarise(job: Job, directory: Path) -> None:
     line = f"{trainable:,} trainable parameters of {total:,}"
     backbone = module.net.backbone.hparams.get("name", type(module.net.backbone).__name__)
     head = f"backbone {backbone}, pool {type(module.net.pool).__name__}"
-    text = f"{head}\n{line}\n\n{ModelSummary(module, max_depth=3)}\n"
+    text = f"{head}\n{line}\ndata: {job.table.data}\n\n{ModelSummary(module, max_depth=3)}\n"
     write_text(directory / "model_summary.txt", text)
     log.info("model: %s; %s", head, line)

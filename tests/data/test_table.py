@@ -25,7 +25,7 @@ def table(train=500, heldout=100, patients_known=True):
             "finding": finding,
         }
     )
-    return StudyTable(frame, ("finding",), None, "Made-v1", "valid", patients_known=patients_known)
+    return StudyTable(frame, ("finding",), None, "Made-v1", patients_known=patients_known)
 
 
 def splits(assigned):
@@ -52,7 +52,7 @@ def test_a_seed_is_a_split():
     assert one.equals(same)
     assert not one.equals(other)
     shuffled = table()
-    shuffled = StudyTable(shuffled.frame.sample(frac=1, random_state=0), shuffled.labels, None, "Made-v1", "valid")
+    shuffled = StudyTable(shuffled.frame.sample(frac=1, random_state=0), shuffled.labels, None, "Made-v1")
     again = assign_splits(shuffled, "holdout", None, 0.2, 1).frame["split"].sort_index()
     assert again.equals(one), "the order of rows does not matter"
 

@@ -168,7 +168,6 @@ class MedMNIST(Reader):
             labels=tuple(columns),
             source=ArraySource(arrays, about.volume),
             name=self.published_name.removesuffix(".npz"),
-            heldout="test",
             synthetic=is_synthetic(path),
             patients_known=False,
             exclusive=about.kind == "classes",

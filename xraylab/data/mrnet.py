@@ -97,7 +97,6 @@ class MRNet(Reader):
             labels=self.tasks,
             source=NpySource(path),
             name=self.published_name,
-            heldout="valid",
             synthetic=is_synthetic(path),
             patients_known=False,
             problems={kind: names for kind, names in problems.items() if names},

@@ -16,6 +16,8 @@ import pandas as pd
 from xraylab.errors import UserError, listed
 from xraylab.settings import parse_fold
 
+SYNTHETIC = "synthetic sample"
+
 
 class ImageSource(Protocol):
     """Reads the images of a study."""
@@ -32,18 +34,16 @@ class StudyTable:
     labels: tuple[str, ...]
     source: ImageSource
     name: str  # the published name, e.g. MRNet-v1.0
-    heldout: str  # the published name of the held-out split
     synthetic: bool = False
     patients_known: bool = True
     exclusive: bool = False  # exactly one label of a study is positive
     channels: int = 1
-    selected_on: tuple[str, ...] = ("valid",)  # splits that choices were made on
     problems: dict[str, list[str]] = field(default_factory=dict)  # what was wrong and skipped: kind -> names
 
     @property
     def data(self) -> str:
         """How results name their data."""
-        return "synthetic sample" if self.synthetic else self.name
+        return SYNTHETIC if self.synthetic else self.name
 
     def part(self, split: str) -> pd.DataFrame:
         """The rows of one split; its index is the row number in ``frame``."""
