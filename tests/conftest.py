@@ -9,7 +9,6 @@ from pathlib import Path
 
 import hydra
 import pytest
-import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
@@ -18,7 +17,6 @@ from xraylab.data.knee import write_mrnet
 from xraylab.data.medmnist import write_medmnist
 
 REPOSITORY = Path(__file__).parents[1]
-torch.set_num_threads(2)
 
 
 @pytest.fixture(autouse=True)

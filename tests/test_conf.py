@@ -90,6 +90,13 @@ def test_every_command_composes(primary):
         ("backbone.trainable_from=conv9", "there is no such stage"),
         ("backbone.pretrained=maybe", "there is no such file"),
         ("augmentation.per=slice", "it is study or image"),
+        ("+augmentation.transforms.0.rotat=[1,2]", "rotat"),
+        ("scheduler.interval=step", "a plateau is seen once an epoch"),
+        ("accelerator.accelerator=foo", "accelerator: "),
+        ("+accelerator.foo=1", "accelerator: .*foo"),
+        ("image.std=0", "image.std=0"),
+        ("image.mean=[1,2]", "2 values for 3 channels"),
+        ("unit=image", "unit=image: it should be 'study'"),
         ("dataset.on_error=ignore", "it is stop or skip"),
     ],
 )

@@ -182,9 +182,9 @@ def test_the_same_seed_gives_the_same_weights_for_any_number_of_workers(train_he
     assert not same(weights(one), weights(other))
 
 
-@pytest.mark.parametrize("at", [5, 8, 11])
-def test_an_interrupted_run_resumes_to_the_same_weights(train_here, tmp_path, mrnet_root, monkeypatch, at):
-    """In the middle of an epoch and at its end; with augmentation, dropout, balance, a plateau and Adam's state."""
+@pytest.mark.parametrize(("at", "averaged"), [(5, False), (8, False), (11, True)])
+def test_an_interrupted_run_resumes_to_the_same_weights(train_here, tmp_path, mrnet_root, monkeypatch, at, averaged):
+    """In the middle of an epoch and at its end; with augmentation, dropout, balance, plateau, Adam and averaged weights."""
     options = [
         *QUICK,
         "max_epochs=3",
@@ -194,6 +194,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(train_here, tmp_path, mr
         "accumulate=2",
         "batch_size=2",
     ]
+    options += ["callbacks=ema", "callbacks.ema.decay=0.9"] if averaged else []
     whole = train_here(tmp_path / "whole", *options)
     plain = StopOnInterrupt.on_train_batch_end
 
@@ -212,8 +213,9 @@ def test_an_interrupted_run_resumes_to_the_same_weights(train_here, tmp_path, mr
     from xraylab.assemble import resumed_config
     from xraylab.training import train
 
-    config, typed = resumed_config(str(directory), [f"resume={directory}"])
-    train(config, directory, typed)
+    # a run may have been moved, and its pretrained weights be gone
+    directory = directory.rename(tmp_path / "moved")
+    train(resumed_config(str(directory), [f"resume={directory}"]), directory, [f"resume={directory}"])
     assert same(weights(directory), weights(whole))
     one, two = (pd.read_csv(d / "history.csv").drop(columns=["seconds", "studies_per_s"]) for d in (whole, directory))
     pd.testing.assert_frame_equal(one, two)
@@ -242,18 +244,45 @@ def test_ctrl_c_stops_after_the_step_and_prints_the_command_that_resumes(tmp_pat
     assert (directory / "report.html").exists()
 
 
-def test_resume_refuses_what_cannot_be(finished, train_here):
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("backbone=resnet18", "backbone cannot change"),
+        ("seed=1", "seed cannot change"),
+        ("batch_size=8", "batch_size cannot change"),
+        ("max_epoch=3", "Did you mean max_epochs"),
+    ],
+)
+def test_resume_refuses_what_would_change_its_course(finished, typed, said):
     from xraylab.assemble import resumed_config
 
-    directory, _ = finished
-    with pytest.raises(UserError, match="backbone cannot change"):
-        resumed_config(str(directory), ["backbone=resnet18"])
-    with pytest.raises(UserError, match="Did you mean max_epochs"):
-        resumed_config(str(directory), ["max_epoch=3"])
-    with pytest.raises(UserError, match="not a run directory"):
-        resumed_config("nowhere", [])
-    config, _ = resumed_config(str(directory), ["max_epochs=9"])
-    assert config.max_epochs == 9
+    with pytest.raises(UserError, match=said):
+        resumed_config(str(finished[0]), [typed])
+    assert resumed_config(str(finished[0]), ["max_epochs=9"]).max_epochs == 9
+
+
+def test_a_run_goes_on_in_its_own_directory(finished, command, tmp_path):
+    done = command("train", f"resume={finished[0]}", f"hydra.run.dir={tmp_path / 'elsewhere'}")
+    assert done.returncode == 2
+    assert "goes on in its own directory" in done.stderr
+    assert not list(tmp_path.glob("elsewhere/*"))
+
+
+def test_evaluate_refuses_the_checkpoint_of_another_model(finished, command, train_here, tmp_path, mrnet_root):
+    other = train_here(tmp_path / "other", *QUICK, "max_epochs=1", f"dataset.root={mrnet_root}", "head.hidden=[8]")
+    before = (finished[0] / "evaluation.json").read_text()
+    done = command("evaluate", f"run={finished[0]}", f"checkpoint={other / 'checkpoints' / 'best.ckpt'}")
+    assert done.returncode == 2
+    assert "of another model than" in done.stderr
+    assert (finished[0] / "evaluation.json").read_text() == before
+
+
+def test_a_sweep_goes_on_after_a_job_that_fails_and_says_why(command, tmp_path, mrnet_root):
+    done = command("train", "-m", *QUICK, "max_epochs=1", f"dataset.root={mrnet_root}", "optimizer.lr=abc,1e-4,-1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error: optimizer.lr=abc: it should be a number" in done.stderr
+    assert "error: optimizer: Invalid learning rate: -1" in done.stderr
+    assert [p.parent.name for p in tmp_path.glob("outputs/mrnet/multirun/*/*/evaluation.json")] == ["1"]
 
 
 def test_what_was_skipped_is_named_in_the_results(train_here, tmp_path, mrnet_root):
@@ -304,7 +333,7 @@ def test_exclusive_classes_train_with_cross_entropy(train_here, tmp_path, mrnet_
     from xraylab.data.medmnist import write_medmnist
 
     root = write_medmnist(tmp_path / "organmnist3d.npz", "organmnist3d", train=66, val=33, test=33)
-    options = ["dataset=medmnist", f"dataset.root={root}", "loss=cross_entropy", "max_epochs=1", "bootstrap=20", "batch_size=8",
+    options = ["dataset=medmnist", f"dataset.root={root}", "max_epochs=1", "bootstrap=20", "batch_size=8",
                "+backbone.kwargs.channels=[8,8,16,16]", "precision=32"]  # fmt: skip
     run = train_here(tmp_path / "run", *options)
     predictions = pd.read_csv(run / "predictions" / "test.csv")
@@ -314,21 +343,16 @@ def test_exclusive_classes_train_with_cross_entropy(train_here, tmp_path, mrnet_
         train_here(tmp_path / "x", *QUICK, "loss=cross_entropy", f"dataset.root={mrnet_root}")
 
 
-def test_colour_images_need_three_channels(train_here, tmp_path):
+def test_colour_images_bring_three_channels_unless_typed(train_here, tmp_path):
     from xraylab.data.medmnist import write_medmnist
 
     root = write_medmnist(tmp_path / "bloodmnist.npz", "bloodmnist", train=32, val=32, test=32)
-    options = [
-        "dataset=medmnist",
-        f"dataset.root={root}",
-        "loss=cross_entropy",
-        "max_epochs=1",
-        "bootstrap=0",
-        "+backbone.kwargs.channels=[8,8,8,8]",
-    ]
+    options = ["dataset=medmnist", f"dataset.root={root}", "max_epochs=1", "bootstrap=0", "+backbone.kwargs.channels=[8,8,8,8]"]
     with pytest.raises(UserError, match=r"backbone.in_chans=1 must be 3"):
-        train_here(tmp_path / "grey", *options)
-    train_here(tmp_path / "colour", *options, "backbone.in_chans=3")
+        train_here(tmp_path / "grey", *options, "backbone.in_chans=1")
+    run = train_here(tmp_path / "colour", *options)
+    config = OmegaConf.load(run / "config.yaml")
+    assert (config.backbone.in_chans, config.loss._target_) == (3, "xraylab.losses.CrossEntropy")
 
 
 def test_averaged_weights_are_what_is_evaluated_and_kept(train_here, tmp_path, mrnet_root):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,12 @@ from xraylab.data.table import StudyTable, assign_splits
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.metrics import METRICS
 from xraylab.models import StudyNet
+from xraylab.models.studynet import per_channel
 from xraylab.module import StudyModule
 from xraylab.settings import Settings, check_config, existing_run
 
 log = logging.getLogger(__name__)
+RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions")
 EXCLUSIVE_HINT = "loss=cross_entropy treats them as exclusive"
 
 
@@ -45,19 +49,20 @@ class Job:
     precision: str  # of the Trainer
 
 
-def assemble(cfg: DictConfig, typed: Sequence[str]) -> Job:
+def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     """Check the whole configuration, then build the model, then read the data.
 
     Args:
         cfg: composed.
-        typed: the overrides as typed; the embedded sample's settings do not replace these.
+        typed: the overrides as typed; what the data or the embedded sample brings does not replace these.
+        fresh: a new run; else ``cfg`` is that of an earlier one, whose checkpoint brings the weights.
 
     Raises:
         UserError: something in the configuration or the data is wrong.
     """
     cfg = copy.deepcopy(cfg)
     OmegaConf.set_struct(cfg, False)
-    reader, path, embedded = find_data(cfg, typed)
+    reader, path, embedded = find_data(cfg, typed, fresh)
     settings = check_config(cfg)
     accelerator, precision = hardware(_plain(cfg.accelerator), settings.precision)
 
@@ -69,15 +74,20 @@ def assemble(cfg: DictConfig, typed: Sequence[str]) -> Job:
     if interval not in ("epoch", "step"):
         raise UserError(f"scheduler.interval={interval}: it is epoch or step.")
     if str(schedule.get("_target_")).endswith("ReduceLROnPlateau"):
+        if interval == "step":
+            raise UserError("scheduler.interval=step: a plateau is seen once an epoch, when there is a metric.")
         schedule.setdefault("mode", mode_of(monitor))
     _try(optimizer, _scheduler(schedule, steps=1000))
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     if wrong := [c for c in callbacks if not isinstance(c, pl.Callback)]:
         raise UserError(f"callbacks: {wrong[0]!r} is not a Lightning callback.")
-    backbone = build(cfg.backbone, "backbone")
+    _try_trainer(cfg, accelerator, precision)
+    backbone = build(cfg.backbone if fresh else {**cfg.backbone, "pretrained": False}, "backbone")
+    for name in ("mean", "std"):
+        per_channel(getattr(settings.image, name), backbone.mean, name)
 
     if path is None:
-        path = reader.embedded({**reader.sample, **embedded})
+        path = reader.embedded(embedded)
     log.info("reading %s", path)
     with open_dict(cfg):
         cfg.dataset.root = str(path.absolute())
@@ -113,28 +123,25 @@ def assemble(cfg: DictConfig, typed: Sequence[str]) -> Job:
     return Job(OmegaConf.create(_plain(cfg)), settings, table, data, module, callbacks, accelerator, precision)
 
 
-def find_data(cfg: DictConfig, typed: Sequence[str]) -> tuple[Reader, Path | None, dict[str, Any]]:
+def find_data(cfg: DictConfig, typed: Sequence[str], fresh: bool) -> tuple[Reader, Path | None, dict[str, Any]]:
     """The reader, the data's path, and the sample's options; path None means the embedded sample is to be used.
 
-    In that case its settings replace those of ``cfg`` that were not typed, and say so.
+    What the data needs, and in that case what the sample brings, replaces settings of ``cfg`` that were not typed.
     """
     embedded = _plain(cfg.dataset.get("embedded") or {})
-    node = {k: v for k, v in cfg.dataset.items_ex(resolve=False) if k != "embedded"}
-    reader = build(
-        OmegaConf.create({"dataset": node, **{k: v for k, v in cfg.items_ex(resolve=False) if k != "dataset"}}).dataset, "dataset"
-    )
+    plain = _plain(cfg)["dataset"]
+    reader: Reader = build({k: v for k, v in plain.items() if k != "embedded"}, "dataset")
     path = reader.find()
-    if path is not None:
+    if not fresh:
         return reader, path, {}
     given = {t.lstrip("+~").split("=", 1)[0] for t in typed}
-    changed = []
-    for key, value in embedded.get("settings", {}).items():
-        group_typed = key.split(".")[0] in given and not key.endswith(".pretrained")
-        if key in given or group_typed or OmegaConf.select(cfg, key, default="absent") == "absent":
-            continue
-        if OmegaConf.select(cfg, key) != value:
-            changed.append(f"{key}={value}")
-            OmegaConf.update(cfg, key, value)
+    needed = _replace(cfg, reader.settings, given)
+    if needed:
+        log.info("%s needs, and was given: %s", reader.published_name, ", ".join(needed))
+    if path is not None:
+        return reader, path, {}
+    changed = _replace(cfg, embedded.get("settings", {}), given)
+    sample = reader.sample | {k: v for k, v in embedded.get("sample", {}).items() if f"dataset.sample.{k}" not in given}
     asked = reader.root is not None
     why = "as asked" if asked else f"no {reader.published_name} in dataset.root, ${ENVIRONMENT} or ./data"
     log.warning(
@@ -142,7 +149,24 @@ def find_data(cfg: DictConfig, typed: Sequence[str]) -> tuple[Reader, Path | Non
         "The data: %s\nThe sample's own settings, unless typed: %s\n%s",
         "=" * 100, why, reader.register, ", ".join(changed) or "none", "=" * 100,
     )  # fmt: skip
-    return reader, None, embedded.get("sample", {})
+    return reader, None, sample
+
+
+def _replace(cfg: DictConfig, settings: Mapping[str, Any], given: set[str]) -> list[str]:
+    """Set keys, or choices of a group, that were not typed; returns those that changed, as ``key=value``."""
+    changed = []
+    for key, value in settings.items():
+        group_typed = key.split(".")[0] in given and not key.endswith(".pretrained")
+        if key in given or group_typed or OmegaConf.select(cfg, key, default="absent") == "absent":
+            continue
+        if (file := conf_dir() / key / f"{value}.yaml").is_file():
+            cfg[key] = OmegaConf.load(file)
+        elif OmegaConf.select(cfg, key) == value:
+            continue
+        else:
+            OmegaConf.update(cfg, key, value)
+        changed.append(f"{key}={value}")
+    return changed
 
 
 def build(node: Any, where: str) -> Any:
@@ -152,7 +176,9 @@ def build(node: Any, where: str) -> Any:
         UserError: a wrong class, argument or value.
     """
     try:
-        return instantiate(node, _convert_="all")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*not valid for transform.*")  # albumentations ignores what it does not know
+            return instantiate(node, _convert_="all")
     except InstantiationException as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
@@ -186,7 +212,9 @@ def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any
         raise UserError("accelerator.devices: one device is supported; several are not yet.")
     on_gpu = kind in ("gpu", "cuda")
     can = torch.cpu.get_capabilities()
-    has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    has_bf16 = (
+        torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    )
     if precision == "16" and not on_gpu:
         raise UserError("precision=16 needs a GPU; on a CPU it is bf16 or 32.")
     chosen = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(precision) or ("bf16-mixed" if has_bf16 else "32-true")
@@ -196,30 +224,34 @@ def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any
     return accelerator, chosen
 
 
-def resumed_config(resume: str, typed: Sequence[str]) -> tuple[DictConfig, list[str]]:
+def resumed_config(resume: str, typed: Sequence[str]) -> DictConfig:
     """The configuration of the run to resume, with the values typed now.
 
+    Only what leaves the course of the run as it was can change: its length, and how it is watched and read.
+
     Raises:
-        UserError: no such run, an unknown key, or a group, which cannot change.
+        UserError: no such run, or something else was typed.
     """
     run = existing_run(resume)
     saved = OmegaConf.load(run / "config.yaml")
     assert isinstance(saved, DictConfig)
-    OmegaConf.set_struct(saved, True)
-    groups = {p.name for p in conf_dir().iterdir() if p.is_dir()}
+    laid_out = {"total_steps", "T_max"} & set(saved.scheduler)
     for override in OverridesParser.create().parse_overrides(list(typed)):
         key = override.key_or_group
         if key == "resume":
             continue
-        if key in groups:
-            raise UserError(f"resume={resume}: {key} cannot change in a run that goes on. Start a new run for {key}=....")
-        try:
-            OmegaConf.update(saved, key, override.value())
-        except OmegaConfBaseException:
-            raise UserError(f"resume={resume}: the run has no key {key}.{did_you_mean(key, map(str, saved))}") from None
+        if key == "max_epochs" and laid_out:
+            raise UserError(
+                f"resume={resume}: its learning rate is laid out for {saved.max_epochs} epochs; max_epochs cannot change."
+            )
+        if key not in RESUMABLE:
+            raise UserError(
+                f"resume={resume}: {key} cannot change in a run that goes on.{did_you_mean(key, RESUMABLE)} "
+                f"What can: {', '.join(RESUMABLE)}. Start a new run for the rest."
+            )
+        OmegaConf.update(saved, key, override.value())
     saved.resume = str(run)
-    OmegaConf.set_struct(saved, False)
-    return saved, list(typed)
+    return saved
 
 
 def mode_of(monitor: str) -> str:
@@ -291,6 +323,17 @@ def _try(optimizer: Any, scheduler: Any) -> None:
         if words and isinstance(error, TypeError):
             raise UserError(f"{', '.join(words)}: it should be a number.") from None
         raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
+
+
+def _try_trainer(cfg: DictConfig, accelerator: dict[str, Any], precision: Any) -> None:
+    """Make the Trainer and the loggers once, so that their mistakes are refused before data is read."""
+    try:
+        pl.Trainer(**accelerator, precision=precision, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except Exception as error:  # Lightning raises several kinds
+        raise UserError(f"accelerator: {str(error).splitlines()[0]}") from None
+    for name, node in cfg.logger.items():
+        with tempfile.TemporaryDirectory() as folder:
+            build({**node, "save_dir": folder}, f"logger.{name}")
 
 
 def _plain(node: Any) -> Any:

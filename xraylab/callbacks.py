@@ -148,6 +148,9 @@ class StudyProgress(ProgressBar):
     def enable(self) -> None:
         self._enabled = True
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out in the middle of an epoch
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._open(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", _studies(trainer.train_dataloader))
 
@@ -186,20 +189,8 @@ class StudyProgress(ProgressBar):
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._open("predicting", _studies(trainer.predict_dataloaders))
 
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.update(len(batch.ids))
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._close()
+    on_predict_batch_end = on_validation_batch_end
+    on_predict_end = on_validation_end
 
     def _open(self, title: str, studies: int) -> None:
         self._close()
@@ -253,10 +244,16 @@ class StopOnInterrupt(Callback):
             raise Interrupted
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.asked and trainer.current_epoch < (trainer.max_epochs or 0):
+        if self.asked and trainer.current_epoch + 1 < (trainer.max_epochs or 0) and not trainer.should_stop:
             self.stopped = trainer.should_stop = True
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         if self._old is not None:
             signal.signal(signal.SIGINT, self._old)
             self._old = None

@@ -44,6 +44,9 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
             job(cfg)
         except (UserError, Stopped) as error:
             if HydraConfig.get().mode is not RunMode.RUN:
+                print(f"error: {error}" if isinstance(error, UserError) else error, file=sys.stderr)
+                if isinstance(error, Stopped):  # ends the sweep as well
+                    raise SystemExit(EXIT_RESUMABLE) from None
                 raise
             ended.append(error)
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))

@@ -41,7 +41,6 @@ def job(cfg: DictConfig) -> None:
     config = OmegaConf.load(run / "config.yaml")
     assert isinstance(config, DictConfig)
     with open_dict(config):
-        config.backbone.pretrained = False  # its weights come from the checkpoint
         config.num_workers = cfg.num_workers
         if cfg.root is not None:
             config.dataset.root = cfg.root
@@ -51,7 +50,7 @@ def job(cfg: DictConfig) -> None:
             config.bootstrap = cfg.bootstrap
         if OmegaConf.select(cfg, "accelerator.accelerator") != "auto":
             config.accelerator = cfg.accelerator
-    assembled = assemble(config, [])
+    assembled = assemble(config, [], fresh=False)
     before = _read(run / "evaluation.json")
     evaluation = evaluate_run(assembled, run, checkpoint)
     write_json(run / "evaluation.json", evaluation)

@@ -24,7 +24,7 @@ class Wandb(WandbLogger):
 
     def __init__(self, offline: bool = True, **options: Any) -> None:
         if offline:
-            os.environ.setdefault("WANDB_DATA_DIR", str(options.get("save_dir", ".")))  # else it stages under the home
+            os.environ["WANDB_DATA_DIR"] = str(options.get("save_dir", "."))  # else it stages under the home
         super().__init__(offline=offline, **options)
         self._broken = False
 
@@ -63,6 +63,7 @@ class Wandb(WandbLogger):
 
     def finish(self) -> None:
         """End the W&B run, so that the next job of a sweep gets its own."""
-        run = self._experiment
+        run, self._experiment = self._experiment, None
         if run is not None:
+            self._broken = False  # even where W&B failed, the next job must not go on in this run
             self._safely(run.finish)

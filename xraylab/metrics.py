@@ -109,7 +109,7 @@ def weighted(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray, th
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap resamples of clusters, drawn once and shared by every label and metric of a split.
+    """Bootstrap resamples of clusters, the same for every label, group and metric of a split.
 
     Args:
         clusters: (N,) cluster number 0..K-1 of each row.

@@ -31,8 +31,9 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
     lines = ["", f"{evaluation['data']}: {evaluation['checkpoint']['file']}, epoch {evaluation['checkpoint']['epoch'] + 1}"]
     for split, result in evaluation["splits"].items():
         b = result["bootstrap"]
+        intervals = f"; 95% intervals by bootstrap over {b['over']}" if b["resamples"] else ""
         note = "selected on" if result["selected_on"] else "held out"
-        lines.append(f"  {split} ({note}): {result['n']} studies; 95% intervals by bootstrap over {b['over']}")
+        lines.append(f"  {split} ({note}): {result['n']} studies{intervals}")
         rows = [("", "AUROC", "average precision", "accuracy", "kappa", "sensitivity", "specificity")]
         shown = ("auroc", "average_precision", "accuracy", "kappa", "sensitivity", "specificity")
         labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
@@ -47,7 +48,7 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
             lines.append(f"    accuracy of the likeliest class {number(result['exclusive']['accuracy'])}")
     skipped = sum(map(len, evaluation.get("skipped", {}).values()))
     if skipped:
-        lines.append(f"  skipped: {skipped} studies, named in evaluation.json")
+        lines.append(f"  skipped: {skipped} faults, named in evaluation.json")
     lines += [f"  in {took}; everything is in {directory}", f"  read {directory / 'report.html'}"]
     return "\n".join(lines)
 
@@ -71,7 +72,7 @@ def write_report(directory: Path) -> Path:
     parts = [f"<h1>{_e(directory.absolute().parent.name)} <small>{_e(directory.absolute().name)}</small></h1>"]
     if synthetic:
         parts.append("<p class=sample>Synthetic sample: every number and figure below is about drawings, not patients.</p>")
-    model = (directory / "model_summary.txt").read_text().split("\n\n")[0]
+    model = "; ".join((directory / "model_summary.txt").read_text().splitlines()[:2])
     parts.append(f"<p>Data: <b>{_e(evaluation['data'])}</b>, selection {_e(evaluation['selection'])}. {_e(model)}.</p>")
     parts.append(f"<pre>{_e(environment['command'])}</pre>")
     checkpoint = evaluation["checkpoint"]
@@ -86,7 +87,7 @@ def write_report(directory: Path) -> Path:
         parts += [f"<li>{len(v)} {_e(k)}: {_e(', '.join(v[:50]))}</li>" for k, v in evaluation["skipped"].items()]
         parts.append("</ul>")
     if (directory / "history.csv").is_file():
-        parts.append("<h2>Training</h2>" + _curves(pd.read_csv(directory / "history.csv")))
+        parts.append("<h2>Training</h2>" + _curves(pd.read_csv(directory / "history.csv"), synthetic))
     parts.append(f"<h2>Configuration</h2><pre>{_e(config)}</pre>")
     parts.append(f"<h2>Environment</h2><pre>{_e(json.dumps(environment, indent=2))}</pre>")
     title = "xraylab report" + (" (synthetic sample)" if synthetic else "")
@@ -98,11 +99,15 @@ def write_report(directory: Path) -> Path:
 def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool) -> list[str]:
     b = result["bootstrap"]
     chosen = "choices were made on these studies" if result["selected_on"] else "held out from all choices"
+    intervals = (
+        f"95% intervals: {b['resamples']} bootstrap resamples over {b['over']}"
+        if b["resamples"]
+        else "No intervals were asked for"
+    )
     patients = "patients not known" if result["patients"] is None else f"{result['patients']} patients"
     parts = [
         f"<h2>{split} <small>{result['n']} studies, {patients}; {chosen}</small></h2>",
-        f"<p class=n>By {result['unit']}, threshold {result['threshold']}. "
-        f"95% intervals: {b['resamples']} bootstrap resamples over {b['over']}.</p>",
+        f"<p class=n>By {result['unit']}, threshold {result['threshold']}. {intervals}.</p>",
         _table({**result["labels"], "macro": result["macro"]}),
     ]
     if "exclusive" in result:
@@ -111,7 +116,9 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool)
     if len(result["groups"]) > 1:
         for name, group in result["groups"].items():
             parts.append(f"<h3>{_e(name)} <small>{group['n']} studies</small></h3>{_table(group['labels'])}")
-    undefined = [f"{name} {m}: {v['reason']}" for name, ms in result["labels"].items() for m, v in ms.items() if v["reason"]]
+    undefined = [
+        f"{name} {m}: {v['reason']}" for name, ms in result["labels"].items() for m, v in ms.items() if v["value"] is None
+    ]
     if undefined:
         parts.append(f"<p>Undefined: {_e('; '.join(undefined))}.</p>")
     path = directory / "predictions" / f"{split}.csv"
@@ -155,12 +162,10 @@ def _roc_pr(table: pd.DataFrame, result: dict[str, Any], split: str, synthetic: 
     for axes in (roc, pr):
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=8)
-    if synthetic:
-        figure.suptitle("synthetic sample", color="#b07d00")
-    return _svg(figure)
+    return _svg(figure, synthetic)
 
 
-def _curves(history: pd.DataFrame) -> str:
+def _curves(history: pd.DataFrame, synthetic: bool) -> str:
     from matplotlib.figure import Figure
 
     if history.empty:
@@ -177,10 +182,12 @@ def _curves(history: pd.DataFrame) -> str:
     score.set(xlabel="epoch", title="Validation AUROC")
     for axes in (loss, score):
         axes.legend(fontsize=8)
-    return _svg(figure)
+    return _svg(figure, synthetic)
 
 
-def _svg(figure: Any) -> str:
+def _svg(figure: Any, synthetic: bool) -> str:
+    if synthetic:
+        figure.suptitle(SYNTHETIC, color="#b07d00")
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     svg = re.sub(r"^.*?(?=<svg)", "", text.getvalue(), count=1, flags=re.S)

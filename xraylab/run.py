@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,7 +100,7 @@ def environment(seed: int, overrides: list[str]) -> dict[str, Any]:
             "gpus": gpus,
         },
         "seed": seed,
-        "command": " ".join(["python -m xraylab.train", *overrides]),
+        "command": f"python -m xraylab.train {shlex.join(overrides)}".strip(),
         "directory": os.getcwd(),
         "git": git_state(Path(__file__).parent),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),

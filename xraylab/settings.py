@@ -61,6 +61,8 @@ class Settings(_Strict):
     selection: Literal["holdout", "official", "split_valid"]
     valid_fraction: float = Field(gt=0, lt=1)
     fold: str | None
+    unit: Literal["study"]
+    cache: None
     save_train_predictions: bool
     bootstrap: int = Field(ge=0)
     log_every: int = Field(ge=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from xraylab.cli import launch
+from xraylab.errors import UserError
 
 USAGE = """
 xraylab.train: train a classifier of radiology studies, test it, and leave a run that can be judged.
@@ -39,8 +40,11 @@ def job(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     typed = list(hydra_config.overrides.task)
     directory = Path(hydra_config.runtime.output_dir)
-    if cfg.get("resume"):
-        cfg, typed = resumed_config(cfg.resume, typed)
+    if cfg.resume:
+        resumed = resumed_config(cfg.resume, typed)
+        if directory.resolve() != Path(resumed.resume).resolve():
+            raise UserError(f"resume={cfg.resume}: a run goes on in its own directory: leave out -m and hydra.run.dir.")
+        cfg = resumed
     train(cfg, directory, typed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import time
 import warnings
 from collections.abc import Sequence
@@ -28,8 +29,23 @@ from xraylab.run import environment, write_json, write_text
 log = logging.getLogger(__name__)
 
 
-class TopCheckpoints(ModelCheckpoint):
-    """The checkpoints of save_top_k; Lightning tells the states of two ModelCheckpoints apart by their class."""
+class Best(ModelCheckpoint):
+    """``best.ckpt``. A class each, for Lightning tells the states of two ModelCheckpoints apart by class."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best score back, also where the run's directory was moved, which Lightning takes for another run."""
+        here = Path(str(self.dirpath))
+        paths = {k: str(here / Path(v).name) for k, v in state_dict.items() if k.endswith("_path") and v}
+        best = {str(here / Path(k).name): v for k, v in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+
+
+class Top(Best):
+    """The checkpoints of ``save_top_k``."""
+
+
+class Last(Best):
+    """``last.ckpt``, not by ``save_last``: that leaves an old one after an epoch that is no best (pytorch-lightning 2.6)."""
 
 
 def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
@@ -41,27 +57,38 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
     """
     started = time.monotonic()
     quiet()
-    resume = cfg.get("resume")
+    resume = bool(cfg.get("resume"))
     if not resume and (directory / "config.yaml").exists():
         raise UserError(f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir.")
-    job = assemble(cfg, typed)
+    job = assemble(cfg, typed, fresh=not resume)
     job.config.resume = None
     write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
-    record = {**environment(job.settings.seed, list(typed)), "data": job.table.data, "finished": False}
-    before = json.loads((directory / "environment.json").read_text()) if resume else {}
-    if before:
-        record["resumed_from"] = {k: before[k] for k in ("started", "command", "seconds") if k in before}
+    earlier = json.loads((directory / "environment.json").read_text()) if resume else {}
+    record = {
+        **environment(job.settings.seed, list(typed)),
+        "device": job.accelerator["accelerator"],
+        "precision": job.precision,
+        "data": job.table.data,
+        "sessions_before": [*earlier.pop("sessions_before", []), *([earlier] if earlier else [])],
+        "finished": False,
+    }
     write_json(directory / "environment.json", record)
     _summarise(job, directory)
-    stopped = fit(job, directory, resume=bool(resume))
-    evaluation = evaluate_run(job, directory, checkpoint_of(directory))
+    go_on = f"Go on with:\n  python -m xraylab.train {shlex.quote(f'resume={directory}')}"
+    try:
+        stopped = fit(job, directory, resume)
+        evaluation = evaluate_run(job, directory, checkpoint_of(directory))
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
+        if not (directory / "checkpoints" / "last.ckpt").exists():
+            raise KeyboardInterrupt from error
+        raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
     write_json(directory / "evaluation.json", evaluation)
     write_report(directory)
-    seconds = round(time.monotonic() - started + before.get("seconds", 0.0), 1)
+    seconds = round(time.monotonic() - started, 1)
     write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
-        raise Stopped(f"stopped before the end. Go on with:\n  python -m xraylab.train resume={directory}")
+        raise Stopped(f"stopped before the end. {go_on}")
 
 
 def fit(job: Job, directory: Path, resume: bool = False) -> bool:
@@ -87,12 +114,11 @@ def fit(job: Job, directory: Path, resume: bool = False) -> bool:
         History(directory / "history.csv", job.module.labels, s.monitor, job.table.synthetic),
         running,
         StudyProgress(running),
-        stop,
         *job.callbacks,
-        keep(ModelCheckpoint, "best", **chosen),
-        *([keep(TopCheckpoints, "epoch{epoch:03d}", save_top_k=s.save_top_k, **chosen)] if s.save_top_k > 1 else []),
-        # not by save_last, which leaves an old last.ckpt after an epoch that is no best one (pytorch-lightning 2.6)
-        keep(ModelCheckpoint, "last"),
+        stop,  # after those, for the checkpoint that it writes holds what they did in this step
+        keep(Best, "best", **chosen),
+        *([keep(Top, "epoch{epoch:03d}", save_top_k=s.save_top_k, **chosen)] if s.save_top_k > 1 else []),
+        keep(Last, "last"),
     ]
     if s.early_stopping:
         e = s.early_stopping
@@ -149,7 +175,12 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         The content of ``evaluation.json``.
     """
     saved = read_checkpoint(checkpoint)
-    job.module.load_state_dict(saved["state_dict"])
+    try:
+        job.module.load_state_dict(saved["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
+        ) from error
     table, s = job.table, job.settings
     splits: dict[str, Any] = {}
     for split in ["valid", "test"] + ["train"] * s.save_train_predictions:

@@ -43,6 +43,10 @@ def test_the_file_names_the_set(tmp_path):
     assert MedMNIST(str(renamed), subset="breastmnist").find() == renamed
     with pytest.raises(UserError, match="leave one of them out"):
         MedMNIST(str(path), subset="pneumoniamnist")
+    with pytest.raises(UserError, match="leave one of them out"):
+        MedMNIST("organmnist3d_64.npz", resolution=128)
+    with pytest.raises(UserError, match="add subset="):
+        MedMNIST(str(renamed))
     with pytest.raises(UserError, match="Did you mean pneumoniamnist"):
         MedMNIST(subset="pneumonia")
 
@@ -81,3 +85,22 @@ def test_three_published_splits_are_kept(pneumonia_file):
     folded = assign_splits(table, "holdout", "2/4", 0.2, 0).frame
     assert (folded["split"] == "test").sum() == 80
     assert (folded["split"] == "valid").sum() == 55
+
+
+def test_every_set_has_an_embedded_sample_of_its_own(tmp_path):
+    options = {"train": 20, "val": 20, "test": 20}
+    paths = {
+        MedMNIST(subset=s, resolution=r).embedded(options)
+        for s, r in (("breastmnist", 28), ("pneumoniamnist", 28), ("breastmnist", 64))
+    }
+    assert {p.name for p in paths} == {"breastmnist.npz", "pneumoniamnist.npz", "breastmnist_64.npz"}
+    assert MedMNIST(subset="breastmnist").embedded(options) in paths
+    with pytest.raises(UserError, match=r"dataset.sample: .*trian"):
+        MedMNIST(subset="breastmnist").embedded({"trian": 3})
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XRAYLAB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="XRAYLAB_CACHE"):
+        MedMNIST().embedded({})

@@ -48,6 +48,26 @@ def test_the_root_is_the_folder_its_parent_or_a_mirrors_nesting(mrnet_root, tmp_
     assert MRNet().find().samefile(mrnet_root)
 
 
+def test_half_a_dataset_does_not_become_the_sample(tree, tmp_path, monkeypatch):
+    (tree / "train-acl.csv").unlink()
+    monkeypatch.setenv("XRAYLAB_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=r"MRNet-v1\.0 is not there"):
+        MRNet().find()
+    monkeypatch.setenv("XRAYLAB_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="there is no such folder"):
+        MRNet().find()
+
+
+def test_files_of_another_kind_are_named(tree):
+    with open(tree / "train" / "axial" / "0000.npy", "wb") as file:
+        np.savez(file, a=np.zeros(3))
+    with pytest.raises(UserError, match=r"0000.npy \(an archive, not an array\)"):
+        MRNet().read(tree)
+    (tree / "train-acl.csv").write_bytes(b"\xff\xfe0\x000")
+    with pytest.raises(UserError, match=r"train-acl\.csv: cannot be read"):
+        MRNet().read(tree)
+
+
 def test_a_sample_is_recognised_wherever_it_lies(mrnet_root):
     assert MRNet().read(mrnet_root).data == "synthetic sample"
     (mrnet_root / "SYNTHETIC_SAMPLE.txt").rename(mrnet_root / "hidden.txt")

@@ -25,6 +25,8 @@ def test_alexnet_averages_to_256_features():
 def test_small_stem_keeps_the_resolution():
     backbone = Timm("resnet18", pretrained=False, in_chans=1, stem="small")
     assert backbone.model.layer1(backbone.model.maxpool(backbone.model.conv1(torch.randn(1, 1, 28, 28)))).shape[-1] == 28
+    with pytest.raises(UserError, match="without pretrained weights"):
+        Timm("resnet18", pretrained=True, stem="small")
     with pytest.raises(UserError, match="ResNets"):
         Timm("vgg11", pretrained=False, stem="small")
 

@@ -109,6 +109,10 @@ class MedMNIST(Reader):
     ) -> None:  # fmt: skip
         super().__init__(root, on_error, sample)
         named, size = _split_name(Path(root)) if root and str(root).endswith(".npz") else (None, None)
+        if subset == "auto" and str(root).endswith(".npz") and not named:
+            raise UserError(f"dataset.root={root}: the file's name does not tell the set: add subset=<name>.")
+        if size and resolution not in (28, size):
+            raise UserError(f"resolution={resolution} but dataset.root={root} is of {size} pixels: leave one of them out.")
         self.subset = (named or DEFAULT) if subset == "auto" else subset
         self.resolution = size or resolution
         if self.subset not in SUBSETS:
@@ -120,7 +124,11 @@ class MedMNIST(Reader):
         if named and named != self.subset:
             raise UserError(f"subset={subset} but dataset.root={root} is {named}: leave one of them out.")
         self.published_name = f"{self.subset}.npz" if self.resolution == 28 else f"{self.subset}_{self.resolution}.npz"
-        counts = SUBSETS[self.subset].counts
+        about = SUBSETS[self.subset]
+        self.settings = ({"backbone.in_chans": 3} if about.colour else {}) | (
+            {"loss": "cross_entropy"} if about.kind == "classes" else {}
+        )
+        counts = about.counts
         self.expected = (
             f"  {self.published_name}\n    train_images, val_images, test_images: uint8 arrays of "
             f"{counts[0]}, {counts[1]}, {counts[2]} items\n    train_labels, val_labels, test_labels"

@@ -144,7 +144,11 @@ def _read_labels(path: Path, problems: dict[str, list[str]]) -> pd.Series:
     """Labels 0/1 by id from a CSV without a header; rows that are wrong are named in ``problems``."""
     values: dict[str, float] = {}
     seen: set[str] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         cells = [c.strip().strip('"') for c in line.split(",")]
@@ -177,6 +181,8 @@ def _fault(path: Path) -> str | None:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         return f"unreadable: {str(error).splitlines()[0][:80]}" if str(error) else "unreadable"
+    if not isinstance(array, np.ndarray):
+        return "an archive, not an array"
     if array.dtype != np.uint8:
         return f"dtype {array.dtype}, expected uint8"
     if array.ndim != 3 or len(array) == 0 or array.shape[1:] != (256, 256):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -14,6 +15,7 @@ from xraylab.errors import UserError
 
 log = logging.getLogger(__name__)
 
+SAMPLE_VERSION = 1  # of what the generators draw; a new one leaves old caches unread
 SYNTHETIC_MARK = "SYNTHETIC_SAMPLE.txt"
 ENVIRONMENT = "XRAYLAB_DATA"
 
@@ -27,6 +29,8 @@ class Reader(ABC):
         sample: arguments of :meth:`write_sample`.
     """
 
+    #: settings that this data needs where they are not typed, e.g. the backbone's channels
+    settings: dict[str, Any]
     published_name: str  # of the folder or file as published
     expected: str  # the published tree, for messages
     register: str  # where the data is to be had
@@ -34,7 +38,10 @@ class Reader(ABC):
     def __init__(self, root: str | None, on_error: str, sample: dict[str, Any] | None = None) -> None:
         if on_error not in ("stop", "skip"):
             raise UserError(f"dataset.on_error={on_error}: it is stop or skip.")
+        if root is not None and not isinstance(root, str):
+            raise UserError(f"dataset.root={root}: it is a path.")
         self.root, self.on_error, self.sample = root, on_error, dict(sample or {})
+        self.settings = {}
 
     @abstractmethod
     def matches(self, path: Path) -> bool:
@@ -56,7 +63,8 @@ class Reader(ABC):
         """The dataset's path: ``root``, else under ``$XRAYLAB_DATA``, else under ``./data``; None: the embedded sample.
 
         Raises:
-            UserError: ``root`` was given and is missing or does not match.
+            UserError: ``root`` was given and is missing or does not match; or the dataset lies in one of the other places
+                and does not match.
         """
         if self.root == "sample":
             return None
@@ -66,28 +74,38 @@ class Reader(ABC):
             if found is None:
                 raise UserError(self._no_match(given))
             return found
-        for parent in (os.environ.get(ENVIRONMENT), "data"):
-            if parent and (found := self._within(Path(parent).expanduser())) is not None:
+        for name, parent in ((f"${ENVIRONMENT}", os.environ.get(ENVIRONMENT)), ("./data", "data")):
+            if not parent:
+                continue
+            folder = Path(parent).expanduser()
+            if name != "./data" and not folder.is_dir():
+                raise UserError(f"{name}={parent}: there is no such folder. Mend or unset it.")
+            if (found := self._within(folder)) is not None:
                 return found
+            if (folder / self.published_name).exists():  # half of the data must not become the sample
+                raise UserError(self._no_match(folder / self.published_name))
         return None
 
     def embedded(self, options: dict[str, Any]) -> Path:
         """The embedded synthetic sample with these options, written on first use to the user's cache."""
         parts = "_".join(f"{k}-{v}" for k, v in sorted(options.items())).replace(" ", "")
-        folder = cache_dir() / "samples" / f"{type(self).__name__.lower()}_v1_{parts}"
-        found = self._within(folder)
-        if found is None:
-            log.info("writing the synthetic sample to %s ...", folder)
+        folder = cache_dir() / "samples" / f"{self.published_name}_v{SAMPLE_VERSION}_{parts}"
+        if (found := self._within(folder)) is not None:
+            return found
+        log.info("writing the synthetic sample to %s ...", folder)
+        try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
                 self.write_sample(Path(partial) / "sample", **options)
-                try:
+                with contextlib.suppress(FileExistsError, OSError):  # another process was faster
                     (Path(partial) / "sample").rename(folder)
-                except OSError:  # another process was faster
-                    if self._within(folder) is None:
-                        raise
-            found = self._within(folder)
-            assert found is not None
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written: {error.strerror}. Name another cache by $XRAYLAB_CACHE.") from error
+        except TypeError as error:
+            raise UserError(f"dataset.sample: {error}") from error
+        found = self._within(folder)
+        if found is None:
+            raise UserError(f"{folder}: holds something else than the sample. Delete it.")
         return found
 
     def _within(self, path: Path) -> Path | None:
@@ -99,8 +117,9 @@ class Reader(ABC):
 
     def _no_match(self, given: Path) -> str:
         found = tree(given) if given.exists() else "  (there is no such file or folder)"
+        asked = f"dataset.root={self.root}" if self.root is not None else str(given)
         return (
-            f"dataset.root={self.root}: {self.published_name} is not there.\n"
+            f"{asked}: {self.published_name} is not there.\n"
             f"expected:\n{self.expected.rstrip()}\nfound at {given.absolute()}:\n{found}\n"
             f"The data: {self.register}\n"
             "Without dataset.root, $XRAYLAB_DATA, then ./data, are searched, and else a synthetic sample is used."

@@ -146,6 +146,10 @@ class Timm(Backbone):
             near = did_you_mean(name.split(".")[0], timm.list_models())
             raise UserError(f"backbone.name={name}: timm has no such model.{near}")
         weights.check_choice(pretrained)
+        if stem == "small" and pretrained:
+            raise UserError(
+                "backbone.stem=small has a first layer of its own, without pretrained weights: set backbone.pretrained=false."
+            )
         options: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0, **(kwargs or {})}
         if pretrained is True:
             weights.require_timm_weights(name)

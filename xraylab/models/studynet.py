@@ -50,10 +50,8 @@ class StudyNet(nn.Module, HyperparametersMixin):
             width = following
         layers += [nn.Dropout(dropout)] * (dropout > 0) + [nn.Linear(width, num_outputs)]
         self.head = nn.Sequential(*layers)
-        self.register_buffer("mean", _per_channel(mean, [255 * m for m in backbone.mean], "mean"))
-        self.register_buffer("std", _per_channel(std, [255 * s for s in backbone.std], "std"))
-        if (self.std <= 0).any():
-            raise UserError(f"image.std={std}: it is above 0.")
+        self.register_buffer("mean", per_channel(mean, [255 * m for m in backbone.mean], "mean"))
+        self.register_buffer("std", per_channel(std, [255 * s for s in backbone.std], "std"))
 
     def forward(self, images: Tensor, study: Tensor, studies: int) -> Tensor:
         """Logits.
@@ -74,8 +72,15 @@ class StudyNet(nn.Module, HyperparametersMixin):
             return self.pool(features.to(dtype), study, studies, self.head)
 
 
-def _per_channel(given: float | Sequence[float] | None, own: Sequence[float], name: str) -> Tensor:
+def per_channel(given: float | Sequence[float] | None, own: Sequence[float], name: str) -> Tensor:
+    """Statistics as a tensor that broadcasts over (I,C,H,W), the given ones or the backbone's own.
+
+    Raises:
+        UserError: another number of values than channels, or a deviation that is not above 0.
+    """
     values = own if given is None else given if isinstance(given, Sequence) else [given] * len(own)
     if len(values) not in (1, len(own)):
         raise UserError(f"image.{name}={list(values)}: {len(values)} values for {len(own)} channels.")
+    if name == "std" and min(values) <= 0:
+        raise UserError(f"image.std={given}: it is above 0.")
     return torch.tensor([float(v) for v in values]).view(1, -1, 1, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -136,7 +135,10 @@ def or_stop(name: str, pretrained: object, make: Callable[[], T]) -> T:
 
 
 def _require(url: str, what: str, cache: str) -> None:
-    reason = "the environment says HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else None
+    from huggingface_hub import constants
+
+    offline = constants.HF_HUB_OFFLINE and url.startswith(constants.ENDPOINT)
+    reason = "the environment says HF_HUB_OFFLINE" if offline else None
     try:
         if reason is None:
             request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "xraylab"})
