@@ -54,7 +54,11 @@ def test_answers_without_importing_torch(flag, tmp_path):
         (["fold=7/5"], "1 <= k <= n"),
         (["+foo=1"], "there is no key foo"),
         (["plane=["], "no viable alternative"),
-        (["resume=nowhere"], "nowhere is not a run directory"),
+        (["resume=nowhere"], "error: nowhere is not a run directory"),
+        (["fold=0"], "for example fold=1/5"),
+        (["cache=true"], "it should be null"),
+        (["num_workers=-3"], "it should be 'auto' or greater than"),
+        (["hydra.run.dir=/proc/nowhere/run"], "cannot create the run directory"),
     ],
 )
 def test_mistakes_are_said_before_torch_is_imported(command, tmp_path, typed, said):

@@ -30,6 +30,10 @@ def test_every_choice_composes_and_instantiates(compose, group, choice, tmp_path
     if group in KINDS:
         if group == "backbone":
             node.pretrained = False
+            if choice == "timm":
+                with pytest.raises(UserError, match=r"backbone\.name must be given"):
+                    build(node, group)
+                node.name = "resnet10t"
         assert isinstance(build(node, group), KINDS[group])
     elif group == "optimizer":
         assert isinstance(build(node, group)([torch.nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer)
@@ -84,7 +88,8 @@ def test_every_command_composes(primary):
     ("override", "said"),
     [
         ("optimizer.lr=abc", "optimizer.lr=abc: it should be a number"),
-        ("optimizer.lr=-1", "Invalid learning rate"),
+        ("optimizer.lr=-1", "Invalid learning rate: -1"),
+        ("monitor=valid/auc", "there is no such metric"),
         ("scheduler.factor=2.0", "scheduler: Factor should be < 1.0"),
         ("loss.label_smoothing=abc", "label_smoothing=abc"),
         ("backbone.trainable_from=conv9", "there is no such stage"),

@@ -74,6 +74,15 @@ def test_predict_prepares_as_training_did(made):
     np.testing.assert_allclose(list(ours.values()), expected, rtol=1e-4)
 
 
+def test_predict_refuses_what_training_never_saw(made):
+    model = xraylab.load(made[2])
+    image = np.random.default_rng(0).integers(0, 255, (48, 48)).astype(np.uint8)
+    assert model.predict(image) == model.predict(image[None])
+    for wrong in (image / 255, image[None, None].astype(np.float32), np.zeros((2, 48, 48, 4), np.uint8)):
+        with pytest.raises(UserError, match="uint8"):
+            model.predict(wrong)
+
+
 def test_load_needs_neither_hydra_nor_trust(made):
     import subprocess
 

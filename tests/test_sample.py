@@ -10,6 +10,7 @@ def test_it_writes_the_dataset_that_is_asked_for(command, tmp_path):
     done = command("sample", "dataset=mrnet", *options)
     assert done.returncode == 0, done.stderr
     assert "synthetic" in done.stdout
+    assert "dataset.root=samples backbone.pretrained=false" in done.stdout, "says how to train on it"
     root = tmp_path / "empty" / "samples" / "MRNet-v1.0"
     assert len(list(root.rglob("*.npy"))) == 40 * 3
     assert [p.name for p in (tmp_path / "empty").iterdir()] == ["samples"], "nothing else is left"

@@ -261,6 +261,21 @@ def test_resume_refuses_what_would_change_its_course(finished, typed, said):
     assert resumed_config(str(finished[0]), ["max_epochs=9"]).max_epochs == 9
 
 
+def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(finished, command, tmp_path):
+    import shutil
+
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    before = {p: p.read_bytes() for p in run.rglob("*.*") if p.is_file()}
+    done = command("train", f"resume={run}", "max_epochs=1")
+    assert done.returncode == 2
+    assert "has 2 epochs behind it" in done.stderr
+    (run / "checkpoints" / "last.ckpt").write_bytes(before[run / "checkpoints" / "last.ckpt"][:3000])
+    done = command("train", f"resume={run}")
+    assert done.returncode == 2
+    assert "not a whole checkpoint" in done.stderr
+    assert all(p.read_bytes() == data for p, data in before.items() if p.suffix in (".yaml", ".json", ".csv"))
+
+
 def test_a_run_goes_on_in_its_own_directory(finished, command, tmp_path):
     done = command("train", f"resume={finished[0]}", f"hydra.run.dir={tmp_path / 'elsewhere'}")
     assert done.returncode == 2

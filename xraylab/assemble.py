@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,13 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     if wrong := [c for c in callbacks if not isinstance(c, pl.Callback)]:
         raise UserError(f"callbacks: {wrong[0]!r} is not a Lightning callback.")
+    for key, metric in _monitors(settings, monitor if schedule else None).items():
+        if metric != "valid/loss" and not re.fullmatch(rf"valid/[^/]+/({'|'.join(METRICS)})", metric):
+            known = [f"valid/macro/{m}" for m in METRICS]
+            raise UserError(
+                f"{key}={metric}: there is no such metric.{did_you_mean(metric, ['valid/loss', *known])} "
+                f"There are: valid/loss, {', '.join(known)}, and for a label valid/<label>/..."
+            )
     _try_trainer(cfg, accelerator, precision)
     backbone = build(cfg.backbone if fresh else {**cfg.backbone, "pretrained": False}, "backbone")
     for name in ("mean", "std"):
@@ -93,7 +101,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
         cfg.dataset.root = str(path.absolute())
     table = assign_splits(reader.read(path), settings.selection, settings.fold, settings.valid_fraction, settings.seed)
     _announce(table, settings)
-    _check_labels(table, settings, {"scheduler.monitor": monitor} if schedule else {})
+    _check_labels(table, _monitors(settings, monitor if schedule else None))
     if table.channels not in (1, backbone.in_chans):
         raise UserError(f"{table.name} has colour images: backbone.in_chans={backbone.in_chans} must be {table.channels}.")
     if loss.exclusive and not table.exclusive:
@@ -191,7 +199,11 @@ def build(node: Any, where: str) -> Any:
             line = "a value is of the wrong type"
         raise UserError(f"{where}: {line} (in {_short(node)})") from None
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
+        line = str(error).splitlines()[0]
+        if "Missing mandatory value" in line:
+            key = f"{where}.{line.split('value: ', 1)[-1].split('.')[-1]}"
+            raise UserError(f"{key} must be given: {key}=...") from None
+        raise UserError(f"{where}: {line}") from None
 
 
 def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any], str]:
@@ -261,6 +273,8 @@ def mode_of(monitor: str) -> str:
 
 def _announce(table: StudyTable, settings: Settings) -> None:
     lines = [f"data: {table.data}, {len(table.frame)} studies"]
+    if table.synthetic:
+        lines[0] += " (drawings; results mean nothing for patients)"
     if not table.patients_known:
         lines[0] += "; no patient ids ship, so splits are disjoint by study and a patient may be in two of them"
     for kind, names in table.problems.items():
@@ -270,7 +284,14 @@ def _announce(table: StudyTable, settings: Settings) -> None:
         log.info("fold %s: valid is that part of everything but test", settings.fold)
 
 
-def _check_labels(table: StudyTable, settings: Settings, monitors: dict[str, str]) -> None:
+def _monitors(settings: Settings, scheduler: str | None) -> dict[str, str]:
+    """Every monitored metric, by the key that names it."""
+    early = settings.early_stopping.monitor if settings.early_stopping else None
+    keys = {"monitor": settings.monitor, "scheduler.monitor": scheduler, "early_stopping.monitor": early}
+    return {key: metric for key, metric in keys.items() if metric is not None}
+
+
+def _check_labels(table: StudyTable, monitors: dict[str, str]) -> None:
     """Say where metrics will be undefined; refuse to monitor one that will be, or that does not exist."""
     single = []
     for split in ("valid", "test"):
@@ -287,9 +308,6 @@ def _check_labels(table: StudyTable, settings: Settings, monitors: dict[str, str
                     negatives,
                 )
     known = {"valid/loss"} | {f"valid/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS}
-    monitors = {"monitor": settings.monitor, **monitors}
-    if settings.early_stopping:
-        monitors["early_stopping.monitor"] = settings.early_stopping.monitor
     for key, metric in monitors.items():
         if metric not in known:
             raise UserError(
@@ -322,7 +340,8 @@ def _try(optimizer: Any, scheduler: Any) -> None:
         words = [f"{where}.{k}={v}" for k, v in getattr(wrong, "keywords", {}).items() if isinstance(v, str) and k != "mode"]
         if words and isinstance(error, TypeError):
             raise UserError(f"{', '.join(words)}: it should be a number.") from None
-        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
+        values = ", ".join(f"{k}={v}" for k, v in getattr(wrong, "keywords", {}).items())
+        raise UserError(f"{where}: {str(error).splitlines()[0].rstrip('.')} (in {values})") from None
 
 
 def _try_trainer(cfg: DictConfig, accelerator: dict[str, Any], precision: Any) -> None:

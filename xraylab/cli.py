@@ -62,6 +62,11 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
         _exit(str(stopped), EXIT_RESUMABLE)
     except (HydraException, OmegaConfBaseException) as error:
         _exit(f"error: {_in_words(error, config)}", EXIT_USER)
+    except OSError as error:
+        typed = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+        if not (typed and error.filename and os.path.abspath(typed[-1]).startswith(os.path.abspath(error.filename))):
+            raise
+        _exit(f"error: cannot create the run directory {typed[-1]}: {error.strerror}: {error.filename}.", EXIT_USER)
     except KeyboardInterrupt:
         _exit("interrupted before there was anything to keep", 1)
 
@@ -106,8 +111,13 @@ def _in_words(error: Exception, config: str) -> str:
         if key:
             return _unknown_key(key.group(1).split("@")[0], config)
     cause = error.__cause__
-    if isinstance(cause, UserError):  # from a resolver
-        return str(cause)
+    while cause is not None:  # from a resolver, a few wrappers down
+        if isinstance(cause, UserError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    cause = error.__cause__
+    if "raised while resolving interpolation: " in text and "UserError" in text:
+        return text.split("interpolation: ", 1)[1].splitlines()[0]
     if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
         text = f"{text} ({cause})"
     missing = re.search(r"Missing mandatory value: (\S+)", text)

@@ -50,7 +50,12 @@ def job(cfg: DictConfig) -> None:
             config.bootstrap = cfg.bootstrap
         if OmegaConf.select(cfg, "accelerator.accelerator") != "auto":
             config.accelerator = cfg.accelerator
-    assembled = assemble(config, [], fresh=False)
+    try:
+        assembled = assemble(config, [], fresh=False)
+    except UserError as error:
+        if "is not there" in str(error):
+            raise UserError(f"{error}\nWhere the data was moved, name its new place: root=<folder>.") from error
+        raise
     before = _read(run / "evaluation.json")
     evaluation = evaluate_run(assembled, run, checkpoint)
     write_json(run / "evaluation.json", evaluation)

@@ -171,8 +171,16 @@ class StudyModule(pl.LightningModule):
         """Probabilities of one study by label.
 
         Args:
-            images: uint8 (N,H,W) or (N,H,W,3), as stored; prepared here as in training.
+            images: uint8 (N,H,W) or (N,H,W,3), as stored; prepared here as in training. One grey image may be (H,W).
+
+        Raises:
+            UserError: another shape or dtype; values scaled to 0-1 would give a plausible and wrong answer.
         """
+        images = images[None] if images.ndim == 2 else images
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3):
+            raise UserError(
+                f"predict: {images.dtype} {images.shape} given; uint8 (N,H,W) or (N,H,W,3) on the scale 0-255 is wanted."
+            )
         bag = prepare(images, self.preprocessing["size"], self.preprocessing["rescale"])
         study = torch.zeros(len(bag), dtype=torch.long, device=self.device)
         probabilities = self.loss.probabilities(self.net(pack([bag]).to(self.device), study, 1))
@@ -228,7 +236,7 @@ def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
-        raise UserError(f"{path}: not a whole checkpoint: {str(error).splitlines()[0][:200]}") from error
+        raise UserError(f"{path}: not a whole checkpoint: {str(error).splitlines()[0].split('. ')[0][:200]}.") from error
     if not isinstance(checkpoint, dict) or checkpoint.get("xraylab", {}).get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version of xraylab (format {FORMAT}).")
     return checkpoint

@@ -34,6 +34,10 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
         intervals = f"; 95% intervals by bootstrap over {b['over']}" if b["resamples"] else ""
         note = "selected on" if result["selected_on"] else "held out"
         lines.append(f"  {split} ({note}): {result['n']} studies{intervals}")
+        if "exclusive" in result:
+            lines.append(
+                f"    accuracy of the likeliest class {number(result['exclusive']['accuracy'])}; by class, one against the rest:"
+            )
         rows = [("", "AUROC", "average precision", "accuracy", "kappa", "sensitivity", "specificity")]
         shown = ("auroc", "average_precision", "accuracy", "kappa", "sensitivity", "specificity")
         labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
@@ -44,8 +48,6 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
             "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
             for r in rows
         ]
-        if "exclusive" in result:
-            lines.append(f"    accuracy of the likeliest class {number(result['exclusive']['accuracy'])}")
     skipped = sum(map(len, evaluation.get("skipped", {}).values()))
     if skipped:
         lines.append(f"  skipped: {skipped} faults, named in evaluation.json")

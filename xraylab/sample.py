@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,6 +27,8 @@ Training on it: python -m xraylab.train dataset=mrnet dataset.root=samples
 
 def job(cfg: DictConfig) -> None:
     """Write one sample."""
+    from hydra.core.hydra_config import HydraConfig
+
     from xraylab.assemble import build
 
     node = {k: v for k, v in OmegaConf.to_container(cfg.dataset, resolve=True).items() if k != "embedded"}  # type: ignore[union-attr]
@@ -36,7 +40,15 @@ def job(cfg: DictConfig) -> None:
     except OSError as error:
         raise UserError(f"root={cfg.root}: cannot be written: {error}") from error
     size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
-    log.info("wrote %s: synthetic, %.0f MB", path, size / 1e6)
+    embedded: Any = OmegaConf.to_container(cfg.dataset.embedded.settings, resolve=True)
+    choice = HydraConfig.get().runtime.choices["dataset"]
+    words = [f"dataset={choice}", f"dataset.root={cfg.root}", *HydraConfig.get().overrides.task]
+    words = [w for w in words if not w.startswith(("root=", "dataset.sample.", "seed="))]
+    words += [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in embedded.items()]
+    log.info(
+        "wrote %s: synthetic, %.0f MB. Train on it from random weights, as the embedded sample is:\n  python -m xraylab.train %s",
+        path, size / 1e6, shlex.join(dict.fromkeys(words)),
+    )  # fmt: skip
 
 
 def main() -> None:

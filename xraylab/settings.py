@@ -76,12 +76,12 @@ class Settings(_Strict):
     def _precision(cls, value: Any) -> str:
         return {"bf16-mixed": "bf16", "32-true": "32", "16-mixed": "16"}.get(str(value), str(value))
 
-    @field_validator("fold")
+    @field_validator("fold", mode="before")
     @classmethod
-    def _fold(cls, value: str | None) -> str | None:
+    def _fold(cls, value: Any) -> str | None:
         if value is not None:
             parse_fold(value)
-        return value
+        return None if value is None else str(value)
 
     @field_validator("name")
     @classmethod
@@ -107,9 +107,18 @@ def settings_of(config: dict[str, Any]) -> Settings:
                 known = list(Settings.model_fields)
                 lines.append(f"{key}: there is no such key.{did_you_mean(key, known)}")
             else:
-                message = item["msg"].replace("Input should be", "it should be").removeprefix("Value error, ")
+                message = (
+                    item["msg"]
+                    .replace("Input should be", "it should be")
+                    .replace("be None", "be null")
+                    .removeprefix("Value error, ")
+                )
                 lines.append(f"{key}={item['input']}: {message}.")
-        raise UserError("\n       ".join(dict.fromkeys(lines))) from None
+        by_key: dict[str, str] = {}
+        for line in lines:  # the choices of one key on one line
+            start, _, rest = line.partition(": it should be ")
+            by_key[start] = f"{by_key[start].rstrip('.')} or {rest}" if start in by_key and rest else line
+        raise UserError("\n       ".join(by_key.values())) from None
 
 
 def _is_type_name(part: int | str) -> bool:

@@ -16,7 +16,6 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.utilities.model_summary import ModelSummary
 
 from xraylab.assemble import Job, assemble, build, mode_of
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
@@ -60,6 +59,8 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
     resume = bool(cfg.get("resume"))
     if not resume and (directory / "config.yaml").exists():
         raise UserError(f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir.")
+    if resume:
+        _check_resumable(directory, int(cfg.max_epochs))
     job = assemble(cfg, typed, fresh=not resume)
     job.config.resume = None
     write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
@@ -89,6 +90,16 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
         raise Stopped(f"stopped before the end. {go_on}")
+
+
+def _check_resumable(directory: Path, max_epochs: int) -> None:
+    """Before anything of a run is touched: its last checkpoint is whole, and not beyond the epochs asked for."""
+    last = directory / "checkpoints" / "last.ckpt"
+    done = read_checkpoint(last)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if done > max_epochs:
+        raise UserError(
+            f"max_epochs={max_epochs}: {directory} has {done} epochs behind it. Give at least that many, or leave it out."
+        )
 
 
 def fit(job: Job, directory: Path, resume: bool = False) -> bool:
@@ -224,6 +235,11 @@ def _summarise(job: Job, directory: Path) -> None:
     line = f"{trainable:,} trainable parameters of {total:,}"
     backbone = module.net.backbone.hparams.get("name", type(module.net.backbone).__name__)
     head = f"backbone {backbone}, pool {type(module.net.pool).__name__}"
-    text = f"{head}\n{line}\ndata: {job.table.data}\n\n{ModelSummary(module, max_depth=3)}\n"
+    rows = [f"{'parameters':>12}  {'trainable':>12}  module"]
+    for name, part in module.named_modules():
+        counts = [sum(p.numel() for p in part.parameters() if p.requires_grad or not only) for only in (False, True)]
+        if name.count(".") < 3 and counts[0]:
+            rows.append(f"{counts[0]:>12,}  {counts[1]:>12,}  {name or 'all'} ({type(part).__name__})")
+    text = f"{head}\n{line}\ndata: {job.table.data}\n\n" + "\n".join(rows) + "\n"
     write_text(directory / "model_summary.txt", text)
     log.info("model: %s; %s", head, line)
