@@ -297,7 +297,19 @@ def test_a_sweep_goes_on_after_a_job_that_fails_and_says_why(command, tmp_path, 
     assert done.returncode == 2
     assert "error: optimizer.lr=abc: it should be a number" in done.stderr
     assert "error: optimizer: Invalid learning rate: -1" in done.stderr
-    assert [p.parent.name for p in tmp_path.glob("outputs/mrnet/multirun/*/*/evaluation.json")] == ["1"]
+    (sweep,) = tmp_path.glob("outputs/mrnet/multirun/*")
+    assert [p.parent.name for p in sweep.glob("*/evaluation.json")] == ["1"]
+    rows = pd.read_csv(sweep / "comparison.csv")
+    assert list(rows.columns) == [
+        "job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n", "data",
+    ]  # fmt: skip
+    assert set(rows["job"]) == {1}
+    evaluation = json.loads((sweep / "1" / "evaluation.json").read_text())
+    row = rows[(rows["split"] == "test") & (rows["label"] == "acl") & (rows["metric"] == "auroc")].iloc[0]
+    auroc = evaluation["splits"]["test"]["labels"]["acl"]["auroc"]
+    assert (row["value"], row["low"], row["high"], row["n"]) == tuple(auroc[k] for k in ("value", "low", "high", "n"))
+    assert "optimizer.lr=0.0001" in row["overrides"]
+    assert "Synthetic sample" in (sweep / "report.html").read_text()
 
 
 def test_what_was_skipped_is_named_in_the_results(train_here, tmp_path, mrnet_root):

@@ -101,6 +101,7 @@ def environment(seed: int, overrides: list[str]) -> dict[str, Any]:
         },
         "seed": seed,
         "command": f"python -m xraylab.train {shlex.join(overrides)}".strip(),
+        "overrides": overrides,
         "directory": os.getcwd(),
         "git": git_state(Path(__file__).parent),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
