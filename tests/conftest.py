@@ -43,17 +43,18 @@ def pneumonia_file(tmp_path_factory) -> Path:
     )
 
 
+def compose_config(*overrides: str):
+    """Overrides to a composed training configuration, as the command composes it."""
+    GlobalHydra.instance().clear()
+    OmegaConf.register_new_resolver("run_dir", lambda *_: "unused", replace=True)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("config", list(overrides))
+
+
 @pytest.fixture
 def compose():
-    """Overrides to a composed training configuration, as the command composes it."""
-
-    def run(*overrides: str):
-        GlobalHydra.instance().clear()
-        OmegaConf.register_new_resolver("run_dir", lambda *_: "unused", replace=True)
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return hydra.compose("config", list(overrides))
-
-    return run
+    """See ``compose_config``."""
+    return compose_config
 
 
 @pytest.fixture

@@ -7,26 +7,16 @@ import re
 import shutil
 
 import pytest
-from conftest import TINY
+from conftest import TINY, compose_config
 
 from xraylab.report import number, write_report
+from xraylab.training import train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, mrnet_root):
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
-    from test_training import REPOSITORY  # noqa: F401  (one place for the path)
-
-    from xraylab import conf_dir
-    from xraylab.training import train
-
-    GlobalHydra.instance().clear()
-    OmegaConf.register_new_resolver("run_dir", lambda *_: "unused", replace=True)
     options = [*TINY, "max_epochs=1", "batch_size=4", f"dataset.root={mrnet_root}", "task=[acl,meniscus]"]
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("config", options)
+    cfg = compose_config(*options)
     directory = tmp_path_factory.mktemp("report") / "run"
     directory.mkdir()
     train(cfg, directory, options)

@@ -17,7 +17,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xraylab import conf_dir
@@ -33,7 +33,6 @@ from xraylab.settings import Settings, check_config, existing_run
 
 log = logging.getLogger(__name__)
 RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions")
-EXCLUSIVE_HINT = "loss=cross_entropy treats them as exclusive"
 
 
 @dataclass
@@ -97,8 +96,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     if path is None:
         path = reader.embedded(embedded)
     log.info("reading %s", path)
-    with open_dict(cfg):
-        cfg.dataset.root = str(path.absolute())
+    cfg.dataset.root = str(path.absolute())
     table = assign_splits(reader.read(path), settings.selection, settings.fold, settings.valid_fraction, settings.seed)
     _announce(table, settings)
     _check_labels(table, _monitors(settings, monitor if schedule else None))
@@ -108,8 +106,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
         raise UserError(f"loss=cross_entropy is for exclusive labels; those of {table.name} are not. Use loss=weighted_bce.")
     if table.exclusive and not loss.exclusive:
         log.warning(
-            "%s has %d exclusive classes: trained as labels on their own; %s.", table.name, len(table.labels), EXCLUSIVE_HINT
-        )
+            "%s has %d exclusive classes: trained as labels on their own; loss=cross_entropy treats them as exclusive.",
+            table.name, len(table.labels),
+        )  # fmt: skip
 
     loss.build(len(table.labels))
     loss.fit(table.label_values(table.part("train").index), table.labels)

@@ -110,14 +110,9 @@ def _in_words(error: Exception, config: str) -> str:
         key = re.search(r"Could not (?:override|append to|delete from config\. )[^']*'([^']+)'", text)
         if key:
             return _unknown_key(key.group(1).split("@")[0], config)
-    cause = error.__cause__
-    while cause is not None:  # from a resolver, a few wrappers down
-        if isinstance(cause, UserError):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    cause = error.__cause__
-    if "raised while resolving interpolation: " in text and "UserError" in text:
+    if text.startswith("UserError raised while resolving interpolation: "):  # OmegaConf keeps only the text of a resolver's error
         return text.split("interpolation: ", 1)[1].splitlines()[0]
+    cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
         text = f"{text} ({cause})"
     missing = re.search(r"Missing mandatory value: (\S+)", text)

@@ -30,11 +30,13 @@ class Comparison(Callback):
 
 def write_comparison(folder: Path) -> None:
     """Write the comparison of the finished runs that lie in a folder; nothing where there is none."""
+    from xraylab.data.table import SYNTHETIC
+
     runs = sorted((p.parent for p in folder.glob("*/evaluation.json")), key=lambda p: (len(p.name), p.name))
     results = [(run.name, *_read(run)) for run in runs]
     if not results:
         return
-    synthetic = any(evaluation["data"] == "synthetic sample" for _, _, evaluation in results)
+    synthetic = any(evaluation["data"] == SYNTHETIC for _, _, evaluation in results)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *(["data"] if synthetic else [])])

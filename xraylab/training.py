@@ -113,12 +113,9 @@ def fit(job: Job, directory: Path, resume: bool = False) -> bool:
     stop = StopOnInterrupt(folder / "last.ckpt")
 
     def keep(kind: type[ModelCheckpoint], name: str, **options: Any) -> ModelCheckpoint:
-        fixed: dict[str, Any] = {
-            "save_on_train_epoch_end": True,
-            "auto_insert_metric_name": False,
-            "enable_version_counter": False,
-        }
-        return kind(folder, name, **{**fixed, **options})
+        return kind(
+            folder, name, save_on_train_epoch_end=True, auto_insert_metric_name=False, enable_version_counter=False, **options
+        )  # fmt: skip
 
     chosen: dict[str, Any] = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
     callbacks: list[pl.Callback] = [
