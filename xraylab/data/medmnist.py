@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +186,8 @@ class MedMNIST(Reader):
 
     def _load(self, path: Path, about: Subset) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         arrays, labels = {}, {}
+        if not zipfile.is_zipfile(path):  # numpy would advise to unpickle it
+            raise UserError(f"{path}: cannot be read: it is not a whole .npz archive. Download it again.")
         try:
             with np.load(path, allow_pickle=False) as archive:
                 missing = [f"{k}_{what}" for k in SPLITS for what in ("images", "labels") if f"{k}_{what}" not in archive]
