@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from xraylab import conf_dir
+from xraylab.data.bone import write_mura
 from xraylab.data.knee import write_mrnet
 from xraylab.data.medmnist import write_medmnist
 
@@ -33,6 +34,12 @@ def alone(tmp_path_factory, monkeypatch):
 def mrnet_root(tmp_path_factory) -> Path:
     """A tiny MRNet-v1.0: 40 + 30 exams of 2-4 slices. Do not change it."""
     return write_mrnet(tmp_path_factory.mktemp("mrnet") / "MRNet-v1.0", train=40, valid=30, slices=(2, 4))
+
+
+@pytest.fixture(scope="session")
+def mura_root(tmp_path_factory) -> Path:
+    """A small MURA-v1.1: 70 + 40 studies of 1-4 views of seven body parts. Do not change it."""
+    return write_mura(tmp_path_factory.mktemp("mura") / "MURA-v1.1", train=70, valid=40)
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +87,7 @@ def command(tmp_path):
         return subprocess.run(
             [sys.executable, "-m", f"xraylab.{name}", *overrides],
             cwd=folder, env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}, capture_output=True, text=True,
-            timeout=300, check=False,
+            timeout=550, check=False,
         )  # fmt: skip
 
     return run

@@ -30,11 +30,12 @@ class Augmentation:
         self.per = per
         self._pipeline = A.Compose(list(transforms)) if len(transforms) else None
 
-    def __call__(self, images: np.ndarray, seed: int, epoch: int, study: str) -> np.ndarray:
-        """Augmented images, the same for the same (seed, epoch, study) in any process.
+    def __call__(self, images: np.ndarray, seed: int, epoch: int, study: str, first: int = 0) -> np.ndarray:
+        """Augmented images, the same for the same (seed, epoch, study, image) in any process.
 
         Args:
             images: uint8 (N,H,W) or (N,H,W,3).
+            first: place of the first of them in the study.
 
         Returns:
             uint8, of the same shape.
@@ -45,7 +46,7 @@ class Augmentation:
             self._pipeline.set_random_seed(_draw_seed(seed, epoch, study, 0))
             return np.asarray(self._pipeline(images=images)["images"])
         out = []
-        for i, image in enumerate(images):
+        for i, image in enumerate(images, start=first):
             self._pipeline.set_random_seed(_draw_seed(seed, epoch, study, i))
             out.append(self._pipeline(image=image)["image"])
         return np.stack(out)

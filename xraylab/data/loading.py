@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from xraylab.data.augmentation import Augmentation
+from xraylab.data.sources import Images
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError
-
-cv2.setNumThreads(0)  # its threads and forked workers do not mix
 
 
 class Batch(NamedTuple):
@@ -28,6 +27,7 @@ class Batch(NamedTuple):
     study: Tensor  # int64 (I,), the row 0..B-1 an image belongs to, ascending
     labels: Tensor  # float32 (B,L) raw: 1, 0, -1 uncertain, NaN not mentioned
     rows: Tensor  # int64 (B,), rows of the table
+    group: Tensor  # int64 (B,), number of the study's group among those of train, -1 for another
     scored: Tensor  # float32 (), labels scored in the whole optimiser step, over all its batches
     ids: tuple[str, ...]
     groups: tuple[str, ...]
@@ -97,6 +97,9 @@ class StudyDataset(Dataset[Batch]):
         self.augmentation, self.seed = augmentation, seed
         self.ids, self.groups = table.frame["id"].to_numpy(str), table.frame["group"].to_numpy(str)
         self.images = table.frame["images"].tolist()
+        # where rows are single images, their place in the study, so that an image is drawn alike by either unit
+        self.first = table.frame["image"].tolist() if "image" in table.frame else [0] * len(self.ids)
+        self.group = torch.from_numpy(table.group_numbers())
         self.labels = torch.from_numpy(table.label_values())
 
     def __getitem__(self, draw: Draw) -> Batch:
@@ -107,6 +110,7 @@ class StudyDataset(Dataset[Batch]):
             study=torch.repeat_interleave(torch.arange(len(bags)), torch.tensor([len(b) for b in bags])),
             labels=self.labels[rows],
             rows=rows,
+            group=self.group[rows],
             scored=torch.tensor(draw.scored, dtype=torch.float32),
             ids=tuple(self.ids[draw.rows]),
             groups=tuple(self.groups[draw.rows]),
@@ -116,28 +120,35 @@ class StudyDataset(Dataset[Batch]):
         """A study's prepared images, uint8 (N,H,W[,3]); augmented as in that training epoch, if one is given."""
         images = prepare(self.source.read(self.images[row]), self.size, self.rescale)
         if epoch is not None and self.augmentation is not None:
-            images = self.augmentation(images, self.seed, epoch, str(self.ids[row]))
+            images = self.augmentation(images, self.seed, epoch, str(self.ids[row]), self.first[row])
         return images
 
 
-def prepare(images: np.ndarray, size: int | None = None, rescale: bool = False) -> np.ndarray:
+def prepare(images: Images, size: int | None = None, rescale: bool = False) -> np.ndarray:
     """What every image goes through before the network, in training and after.
 
     Args:
-        images: uint8 (N,H,W) or (N,H,W,3).
+        images: uint8, slices (N,H,W) or (N,H,W,3), or a list of views (H,W) or (H,W,3).
         size: resize to (size, size), area-averaged when smaller, cubic when larger; None: leave.
-        rescale: stretch the study's range to 0-255, as Bien et al. 2018 do.
+        rescale: stretch the range of the volume, or of each view, to 0-255, as Bien et al. 2018 do.
 
     Returns:
         uint8 (N,H',W'[,3]).
+
+    Raises:
+        UserError: views of different sizes and no size is set.
     """
+    if isinstance(images, list):
+        views = [prepare(view[None], size, rescale) for view in images]
+        _require_one_size(views)
+        return np.concatenate(views)
     if rescale:
         low, high = int(images.min()), int(images.max())
         table = np.clip((np.arange(256) - low) * (255 / max(high - low, 1)), 0, 255).round().astype(np.uint8)
-        images = table[images]
+        images = np.asarray(table[images])
     if size is not None and images.shape[1:3] != (size, size):
         how = cv2.INTER_AREA if min(images.shape[1:3]) > size else cv2.INTER_CUBIC
-        images = np.stack([cv2.resize(image, (size, size), interpolation=how) for image in images])
+        return np.stack([cv2.resize(image, (size, size), interpolation=how) for image in images])
     return images
 
 
@@ -147,8 +158,12 @@ def pack(bags: Sequence[np.ndarray]) -> Tensor:
     Raises:
         UserError: their sizes differ and no size was set.
     """
-    if len({bag.shape[1:] for bag in bags}) > 1:
-        shapes = sorted({f"{b.shape[1]}x{b.shape[2]}" for b in bags})
-        raise UserError(f"images of different sizes in one batch ({', '.join(shapes)}): set image.size=<pixels>.")
+    _require_one_size(bags)
     images = torch.from_numpy(np.ascontiguousarray(np.concatenate(bags) if len(bags) > 1 else bags[0]))
     return images.permute(0, 3, 1, 2) if images.ndim == 4 else images.unsqueeze(1)
+
+
+def _require_one_size(bags: Sequence[np.ndarray]) -> None:
+    shapes = sorted({f"{bag.shape[1]}x{bag.shape[2]}" for bag in bags})
+    if len(shapes) > 1:
+        raise UserError(f"images of different sizes in one batch ({', '.join(shapes)}): set image.size=<pixels>.")

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.reader import Reader, is_synthetic, mark_synthetic
+from xraylab.data.reader import Published, Reader, is_synthetic, mark_synthetic
+from xraylab.data.sources import ArraySource
 from xraylab.data.table import StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.run import beside
@@ -76,22 +76,6 @@ SUBSETS = {
     "vesselmnist3d": Subset("vessel aneurysm", (1335, 191, 382), "binary", volume=True),
     "synapsemnist3d": Subset("inhibitory excitatory", (1230, 177, 352), "binary", volume=True),
 }  # fmt: skip
-
-
-class ArraySource:
-    """Reads studies from arrays in memory; a reference is ``<array>:<index>``."""
-
-    def __init__(self, arrays: dict[str, np.ndarray], volume: bool) -> None:
-        self.arrays, self.volume = arrays, volume
-
-    def read(self, images: Sequence[str]) -> np.ndarray:
-        """uint8 (N,H,W) or (N,H,W,3)."""
-        stack = []
-        for name in images:
-            split, _, index = name.partition(":")
-            image = self.arrays[split][int(index)]
-            stack.append(image if self.volume else image[None])
-        return stack[0] if len(stack) == 1 else np.concatenate(stack)
 
 
 class MedMNIST(Reader):
@@ -181,6 +165,7 @@ class MedMNIST(Reader):
             patients_known=False,
             exclusive=about.kind == "classes",
             channels=3 if about.colour else 1,
+            views=not about.volume,
             problems={kind: items for kind, items in problems.items() if items},
         )
 
@@ -215,6 +200,10 @@ class MedMNIST(Reader):
             if y.shape != (len(a), width) or y.dtype.kind not in "iu":
                 raise UserError(f"{path}: {key}_labels is {y.dtype} {y.shape}, expected integers ({len(a)}, {width}).")
         return arrays, labels
+
+    def published(self, table: StudyTable) -> list[Published]:
+        """Items by split."""
+        return [Published("studies", n, s) for s, n in zip(SPLITS.values(), SUBSETS[self.subset].counts, strict=True)]
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`write_medmnist`."""

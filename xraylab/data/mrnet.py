@@ -15,31 +15,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.reader import Reader, is_synthetic
+from xraylab.data.reader import Published, Reader, is_synthetic
+from xraylab.data.sources import NpySource
 from xraylab.data.table import StudyTable, stop_or_skip
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean
 
 PLANES = ("axial", "coronal", "sagittal")
 TASKS = ("abnormal", "acl", "meniscus")
-
-
-class NpySource:
-    """Reads studies stored as one ``.npy`` of uint8 (N,H,W) each."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def read(self, images: Sequence[str]) -> np.ndarray:
-        """uint8 (N,H,W), the files' slices one after another.
-
-        Raises:
-            UserError: a file cannot be read (any more).
-        """
-        try:
-            arrays = [np.load(self.root / name, allow_pickle=False) for name in images]
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.root}: cannot read {listed(images)}: {error}") from error
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+# published: exams, least and most slices by plane, positives by task
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "train": {
+        "exams": 1130,
+        "slices": {"axial": (19, 61), "coronal": (17, 58), "sagittal": (17, 51)},
+        "positives": {"abnormal": 913, "acl": 208, "meniscus": 397},
+    },
+    "heldout": {
+        "exams": 120,
+        "slices": {"axial": (20, 52), "coronal": (17, 48), "sagittal": (21, 45)},
+        "positives": {"abnormal": 95, "acl": 54, "meniscus": 52},
+    },
+}
 
 
 class MRNet(Reader):
@@ -62,6 +57,8 @@ class MRNet(Reader):
     register = (
         "free for research after registration with the Stanford ML Group, https://stanfordmlgroup.github.io/competitions/mrnet/"
     )
+
+    heldout = "valid"
 
     def __init__(
         self, root: str | None = None, plane: str = "axial", task: str | Sequence[str] = "acl", on_error: str = "stop",
@@ -132,6 +129,24 @@ class MRNet(Reader):
                 **{task: labels[task].to_numpy(np.float32) for task in self.tasks},
             }
         )
+
+    def whole(self, path: Path) -> list[Reader]:
+        """A reader a plane, each of all tasks whose labels are there."""
+        tasks = [t for t in TASKS if all((path / f"{split}-{t}.csv").is_file() for split in ("train", "valid"))]
+        return [MRNet(self.root, plane, tasks, self.on_error, self.sample) for plane in PLANES]
+
+    def published(self, table: StudyTable) -> list[Published]:
+        """Exams and slices by plane, positive exams by task."""
+        counts = []
+        for split, of in PUBLISHED.items():
+            counts += [Published("studies", of["exams"], split, plane) for plane in PLANES]
+            counts += [Published("images a study", slices, split, plane) for plane, slices in of["slices"].items()]
+            counts += [Published("studies", n, split, label=(task, 1)) for task, n in of["positives"].items()]
+        return counts
+
+    def lists(self, path: Path) -> tuple[str, ...]:
+        """The six CSVs."""
+        return tuple(f"{split}-{task}.csv" for split in ("train", "valid") for task in TASKS)
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`xraylab.data.knee.write_mrnet`."""

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,27 @@ log = logging.getLogger(__name__)
 SAMPLE_VERSION = 1  # of what the generators draw; a new one leaves old caches unread
 SYNTHETIC_MARK = "SYNTHETIC_SAMPLE.txt"
 ENVIRONMENT = "XRAYLAB_DATA"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published number of a dataset, for ``python -m xraylab.check`` to compare a download with.
+
+    Attributes:
+        unit: ``studies``, ``patients``, ``images``, or ``images a study``: the least and the most.
+        number: it; (least, most) of images a study.
+        split: of the study table as read; None: of all.
+        group: None: of all.
+        label: only of studies in which this label has this value.
+        note: where the number comes from, if it is not certain; it is then shown, and judged by nothing.
+    """
+
+    unit: str
+    number: int | tuple[int, int]
+    split: str | None = None
+    group: str | None = None
+    label: tuple[str, int] | None = None
+    note: str = ""
 
 
 class Reader(ABC):
@@ -32,8 +54,10 @@ class Reader(ABC):
     #: settings that this data needs where they are not typed, e.g. the backbone's channels
     settings: dict[str, Any]
     published_name: str  # of the folder or file as published
+    other_names: tuple[str, ...] = ()  # of other releases that are read as well
     expected: str  # the published tree, for messages
     register: str  # where the data is to be had
+    heldout: str = "held-out"  # what the publication calls the held-out split
 
     def __init__(self, root: str | None, on_error: str, sample: dict[str, Any] | None = None) -> None:
         if on_error not in ("stop", "skip"):
@@ -59,6 +83,18 @@ class Reader(ABC):
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """Write a synthetic dataset under ``parent`` in the published layout; returns its path."""
 
+    def whole(self, path: Path) -> list[Reader]:
+        """Readers that together read everything of the dataset at a path that matches, whatever the keys chose of it."""
+        return [self]
+
+    def published(self, table: StudyTable) -> list[Published]:
+        """What is published of the numbers of the dataset that was read."""
+        return []
+
+    def lists(self, path: Path) -> tuple[str, ...]:
+        """The files beside the images that belong to the dataset at a path that matches, relative to it."""
+        return ()
+
     def find(self) -> Path | None:
         """The dataset's path: ``root``, else under ``$XRAYLAB_DATA``, else under ``./data``; None: the embedded sample.
 
@@ -82,8 +118,9 @@ class Reader(ABC):
                 raise UserError(f"{name}={parent}: there is no such folder. Mend or unset it.")
             if (found := self._within(folder)) is not None:
                 return found
-            if (folder / self.published_name).exists():  # half of the data must not become the sample
-                raise UserError(self._no_match(folder / self.published_name))
+            for half in (folder / name for name in (self.published_name, *self.other_names)):
+                if half.exists():  # half of the data must not become the sample
+                    raise UserError(self._no_match(half))
         return None
 
     def embedded(self, options: dict[str, Any]) -> Path:
@@ -109,8 +146,9 @@ class Reader(ABC):
         return found
 
     def _within(self, path: Path) -> Path | None:
-        nested = sorted(path.glob(f"*/{self.published_name}")) if path.is_dir() else []
-        for candidate in (path, path / self.published_name, *nested):
+        names = (self.published_name, *self.other_names)
+        nested = [p for name in names for p in sorted(path.glob(f"*/{name}"))] if path.is_dir() else []
+        for candidate in (path, *(path / name for name in names), *nested):
             if candidate.exists() and self.matches(candidate):
                 return candidate
         return None

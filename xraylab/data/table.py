@@ -8,22 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
+from xraylab.data.sources import ImageSource
 from xraylab.errors import UserError, listed
 from xraylab.settings import parse_fold
 
 SYNTHETIC = "synthetic sample"
-
-
-class ImageSource(Protocol):
-    """Reads the images of a study."""
-
-    def read(self, images: Sequence[str]) -> np.ndarray:
-        """uint8, (N,H,W) grey or (N,H,W,3) colour."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +31,7 @@ class StudyTable:
     patients_known: bool = True
     exclusive: bool = False  # exactly one label of a study is positive
     channels: int = 1
+    views: bool = False  # an image on its own bears the study's label, as views do and slices do not
     problems: dict[str, list[str]] = field(default_factory=dict)  # what was wrong and skipped: kind -> names
 
     @property
@@ -49,10 +43,33 @@ class StudyTable:
         """The rows of one split; its index is the row number in ``frame``."""
         return self.frame[self.frame["split"] == split]
 
+    def by_image(self) -> StudyTable:
+        """One row an image with its study's labels, and a column ``image``, its place in the study."""
+        images = [image for study in self.frame["images"] for image in study]
+        counts = self.frame["images"].map(len).to_numpy()
+        frame = self.frame.loc[self.frame.index.repeat(counts)].reset_index(drop=True)
+        frame["images"] = pd.Series([(image,) for image in images], dtype=object)
+        frame["image"] = np.concatenate([np.arange(n) for n in counts])
+        return replace(self, frame=frame)
+
     def label_values(self, rows: pd.Index | None = None) -> np.ndarray:
         """Raw labels, float32 (studies, labels)."""
         frame = self.frame if rows is None else self.frame.loc[rows]
         return frame[list(self.labels)].to_numpy(np.float32, copy=True)
+
+    @property
+    def many_views(self) -> bool:
+        """Whether studies of several views can also be looked at image by image."""
+        return self.views and bool((self.frame["images"].map(len) > 1).any())
+
+    @property
+    def train_groups(self) -> list[str]:
+        """The groups of the training split, in order."""
+        return sorted(self.part("train")["group"].unique())
+
+    def group_numbers(self) -> np.ndarray:
+        """int64 (studies,), the place of each study's group in ``train_groups``; -1 where it has none."""
+        return pd.Index(self.train_groups).get_indexer(pd.Index(self.frame["group"])).astype(np.int64)
 
     def summary(self) -> str:
         """Studies and positives / negatives / uncertain / not mentioned by split and label, one line each."""
@@ -67,7 +84,11 @@ class StudyTable:
                     f"{n} {word}" for word, n in (("uncertain", (values == -1).sum()), ("blank", np.isnan(values).sum())) if n
                 ]
                 counts.append(f"{label} {(values == 1).sum()}+/{(values == 0).sum()}-" + "".join(f" {e}" for e in extra))
-            lines.append(f"  {split:<6}{len(part)} studies{patients}; {listed(counts, 14)}")
+            images = f" of {part['images'].map(len).sum()} images" if self.many_views else ""
+            lines.append(f"  {split:<6}{len(part)} studies{images}{patients}; {listed(counts, 14)}")
+            groups = part["group"].value_counts().sort_index()
+            if len(groups) > 1:
+                lines.append(f"        by group: {listed((f'{g} {n}' for g, n in groups.items()), 14)}")
         return "\n".join(lines)
 
 
@@ -118,16 +139,16 @@ def assign_splits(
         if selection != "holdout":
             raise UserError(f"fold={fold} with selection={selection}: folds are parts of train. Leave selection=holdout.")
         pool = frame["split"].isin(["train", "valid"]) if three else frame["split"] == "train"
-        part = _places(frame[pool], table.labels, seed) % n
+        part = places(frame[pool], table.labels, seed) % n
         frame.loc[pool, "split"] = np.where(part == k - 1, "valid", "train")
     elif selection == "official":
         frame.loc[frame["split"] == "heldout", "split"] = "valid"
     elif selection == "split_valid":
         held = frame["split"] == "heldout"
-        frame.loc[held, "split"] = np.where(_places(frame[held], table.labels, seed) % 2 == 0, "valid", "test")
+        frame.loc[held, "split"] = np.where(places(frame[held], table.labels, seed) % 2 == 0, "valid", "test")
     elif not three:
         train = frame["split"] == "train"
-        place = _places(frame[train], table.labels, seed)
+        place = places(frame[train], table.labels, seed)
         # every 1/fraction-th place: exact to one patient, in all and in every long enough stretch of like patients
         chosen = np.floor((place + 1) * valid_fraction) > np.floor(place * valid_fraction)
         frame.loc[train, "split"] = np.where(chosen, "valid", "train")
@@ -150,15 +171,15 @@ def assign_splits(
     return replace(table, frame=frame)
 
 
-def _places(frame: pd.DataFrame, labels: Sequence[str], seed: int) -> np.ndarray:
+def places(frame: pd.DataFrame, labels: Sequence[str], seed: int) -> np.ndarray:
     """A place for each row's patient in a line of all patients, sorted by group and labels and shuffled among equals.
 
     Parts made of every n-th place share no patient, and each has the same share of every combination of labels, to
     within one patient. The line starts at a seeded place.
     """
     key = frame["patient"].where(frame["patient"] != "", frame["id"])
-    values = frame[list(labels)].fillna(-2.0)
-    patients = values.groupby(key).max().assign(group=frame["group"].groupby(key).min()).sort_index()
+    values = frame[list(labels)].fillna(-2.0).assign(group=-pd.factorize(frame["group"], sort=True)[0])
+    patients = values.groupby(key).max().assign(group=lambda p: -p["group"]).sort_index()  # of several groups, the first
     rng = np.random.default_rng(seed)
     patients["shuffle"] = rng.permutation(len(patients))
     order = patients.sort_values(["group", *labels, "shuffle"]).index

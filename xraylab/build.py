@@ -1,0 +1,113 @@
+"""From nodes of a configuration to objects, and where the data is: what every command needs, without importing torch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from xraylab import conf_dir
+from xraylab.data.reader import ENVIRONMENT, Reader
+from xraylab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def find_data(cfg: DictConfig, typed: Sequence[str], fresh: bool) -> tuple[Reader, Path | None, dict[str, Any]]:
+    """The reader, the data's path, and the sample's options; path None means the embedded sample is to be used.
+
+    What the data needs, and in that case what the sample brings, replaces settings of ``cfg`` that were not typed.
+    """
+    embedded = plain(cfg.dataset.get("embedded") or {})
+    reader = reader_of(cfg)
+    path = reader.find()
+    if not fresh:
+        return reader, path, {}
+    given = {t.lstrip("+~").split("=", 1)[0] for t in typed}
+    needed = _replace(cfg, reader.settings, given)
+    if needed:
+        log.info("%s needs, and was given: %s", reader.published_name, ", ".join(needed))
+    if path is not None:
+        return reader, path, {}
+    changed = _replace(cfg, embedded.get("settings", {}), given)
+    sample = reader.sample | {k: v for k, v in embedded.get("sample", {}).items() if f"dataset.sample.{k}" not in given}
+    asked = reader.root is not None
+    why = "as asked" if asked else f"no {reader.published_name} in dataset.root, ${ENVIRONMENT} or ./data"
+    log.warning(
+        "%s\nSYNTHETIC SAMPLE (%s): drawings stand in for images; results mean nothing for patients.\n"
+        "The data: %s\nThe sample's own settings, unless typed: %s\n%s",
+        "=" * 100, why, reader.register, ", ".join(changed) or "none", "=" * 100,
+    )  # fmt: skip
+    return reader, None, sample
+
+
+def reader_of(cfg: DictConfig) -> Reader:
+    """The reader of the configured dataset.
+
+    Raises:
+        UserError: a wrong argument or value.
+    """
+    return build({k: v for k, v in plain(cfg.dataset).items() if k != "embedded"}, "dataset")
+
+
+def _replace(cfg: DictConfig, settings: Mapping[str, Any], given: set[str]) -> list[str]:
+    """Set keys, or choices of a group, that were not typed; returns those that changed, as ``key=value``."""
+    changed = []
+    for key, value in settings.items():
+        group_typed = key.split(".")[0] in given and not key.endswith(".pretrained")
+        if key in given or group_typed or OmegaConf.select(cfg, key, default="absent") == "absent":
+            continue
+        if (file := conf_dir() / key / f"{value}.yaml").is_file():
+            cfg[key] = OmegaConf.load(file)
+        elif OmegaConf.select(cfg, key) == value:
+            continue
+        else:
+            OmegaConf.update(cfg, key, value)
+        changed.append(f"{key}={value}")
+    return changed
+
+
+def build(node: Any, where: str) -> Any:
+    """Instantiate a node; its mistakes become messages that name it.
+
+    Raises:
+        UserError: a wrong class, argument or value.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*not valid for transform.*")  # albumentations ignores what it does not know
+            return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        line = (str(cause) or type(cause).__name__).splitlines()[0]
+        line = line.split("__init__() ", 1)[-1]
+        if isinstance(cause, TypeError) and "not supported between" in line:
+            line = "a value is of the wrong type"
+        raise UserError(f"{where}: {line} (in {_short(node)})") from None
+    except OmegaConfBaseException as error:
+        line = str(error).splitlines()[0]
+        if "Missing mandatory value" in line:
+            key = f"{where}.{line.split('value: ', 1)[-1].split('.')[-1]}"
+            raise UserError(f"{key} must be given: {key}=...") from None
+        raise UserError(f"{where}: {line}") from None
+
+
+def plain(node: Any) -> Any:
+    """Dictionaries and lists of a node, resolved."""
+    return OmegaConf.to_container(OmegaConf.create(node) if not OmegaConf.is_config(node) else node, resolve=True)
+
+
+def _short(node: Any) -> str:
+    values = dict(node.items()) if hasattr(node, "items") else {}
+    return ", ".join(f"{k}={v}" for k, v in values.items() if not isinstance(v, dict | DictConfig))[:200]

@@ -1,0 +1,155 @@
+"""Where images come from: files of one image, arrays of slices, arrays in memory.
+
+A study's images are references, text that its source understands. What one reference holds depends on the source: one
+view, or all slices of a volume.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+
+from xraylab.errors import UserError, listed
+
+cv2.setNumThreads(0)  # its threads and forked workers do not mix
+
+#: uint8: slices of a volume (N,H,W[,3]), or a list of views (H,W[,3]), whose sizes may differ
+Images: TypeAlias = "np.ndarray | list[np.ndarray]"
+
+
+class ImageSource(ABC):
+    """Reads the images that references stand for."""
+
+    @abstractmethod
+    def read(self, images: Sequence[str]) -> Images:
+        """The images of a study.
+
+        Raises:
+            UserError: one cannot be read; the message names it.
+        """
+
+    @abstractmethod
+    def shape(self, image: str) -> tuple[int, int, int]:
+        """(N,H,W) of one reference, from its header alone.
+
+        Raises:
+            UserError: the header cannot be read.
+        """
+
+    def path(self, image: str) -> Path | None:
+        """The file behind a reference; None: it lies in memory."""
+        return None
+
+    def costly(self, resized: bool) -> bool:
+        """Whether reading decodes or computes, so that a packed cache would be faster."""
+        return False
+
+
+class FileSource(ImageSource):
+    """One image a file: PNG, JPEG and whatever else OpenCV decodes; 16-bit files keep their upper 8 bits.
+
+    Args:
+        root: references are paths relative to it.
+        colour: read three channels (RGB), not one.
+    """
+
+    def __init__(self, root: Path, colour: bool = False) -> None:
+        self.root, self.colour = root, colour
+
+    def path(self, image: str) -> Path:
+        return self.root / image
+
+    def costly(self, resized: bool) -> bool:
+        return True
+
+    def read(self, images: Sequence[str]) -> list[np.ndarray]:
+        """A list of uint8 (H,W), or (H,W,3) in colour."""
+        return [self._decode(image) for image in images]
+
+    def _decode(self, image: str) -> np.ndarray:
+        flag = cv2.IMREAD_COLOR_RGB if self.colour else cv2.IMREAD_GRAYSCALE
+        try:
+            data = np.fromfile(self.root / image, np.uint8)
+        except OSError as error:
+            raise UserError(f"{self.root / image}: cannot be read: {error.strerror}.") from error
+        try:
+            decoded = cv2.imdecode(data, flag) if len(data) else None
+        except cv2.error:  # e.g. more pixels than OpenCV allows
+            decoded = None
+        if decoded is None or decoded.size == 0:
+            raise UserError(
+                f"{self.root / image}: not a whole image ({len(data)} bytes). python -m xraylab.check lists all such files."
+            )
+        return decoded
+
+    def shape(self, image: str) -> tuple[int, int, int]:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(self.root / image) as opened:
+                return 1, opened.height, opened.width
+        except (OSError, UnidentifiedImageError, ValueError) as error:
+            raise UserError(f"{self.root / image}: not a whole image.") from error
+
+
+class NpySource(ImageSource):
+    """One ``.npy`` of uint8 slices (N,H,W) a reference.
+
+    Args:
+        root: references are paths relative to it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, image: str) -> Path:
+        return self.root / image
+
+    def costly(self, resized: bool) -> bool:
+        return resized  # as they are, the files are as quick as a cache
+
+    def read(self, images: Sequence[str]) -> np.ndarray:
+        """uint8 (N,H,W), the files' slices one after another."""
+        try:
+            arrays = [np.load(self.root / name, allow_pickle=False) for name in images]
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.root}: cannot read {listed(images)}: {error}") from error
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    def shape(self, image: str) -> tuple[int, int, int]:
+        try:
+            slices, height, width = np.load(self.root / image, mmap_mode="r", allow_pickle=False).shape
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{self.root / image}: not a whole array of slices.") from error
+        return slices, height, width
+
+
+class ArraySource(ImageSource):
+    """Arrays in memory; a reference is ``<array>:<index>``.
+
+    Args:
+        arrays: uint8 (items,H,W[,3]), or (items,N,H,W) where an item is a volume.
+        volume: whether it is.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray], volume: bool) -> None:
+        self.arrays, self.volume = arrays, volume
+
+    def _item(self, image: str) -> np.ndarray:
+        name, _, index = image.partition(":")
+        item = self.arrays[name][int(index)]
+        return item if self.volume else item[None]
+
+    def read(self, images: Sequence[str]) -> np.ndarray:
+        """uint8 (N,H,W) or (N,H,W,3)."""
+        stack = [self._item(image) for image in images]
+        return stack[0] if len(stack) == 1 else np.concatenate(stack)
+
+    def shape(self, image: str) -> tuple[int, int, int]:
+        count, height, width = self._item(image).shape[:3]
+        return count, height, width
