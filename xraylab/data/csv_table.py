@@ -1,0 +1,403 @@
+"""Images of one's own, listed in a CSV: ``id,patient,group,split,images`` and one column a label.
+
+A row is a study, or one image of it: rows of one id are one study and have to agree. Labels are 1, 0, -1 (uncertain) or
+blank (not mentioned). ``images`` are paths separated by ``;`` or ``|``. Columns patient, group and split may be missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from xraylab.data.folder import SPLITS, SUFFIXES, OwnData, check_names, draw_picture, file_fault, heldout_split
+from xraylab.data.reader import is_synthetic, mark_synthetic
+from xraylab.data.sources import FileSource, ImageSource, NpySource
+from xraylab.data.table import StudyTable, places, stop_or_skip
+from xraylab.errors import UserError, did_you_mean, listed
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("id", "patient", "group", "split", "images", "image")  # the last two are synonyms
+SPLIT_NAMES = {**SPLITS, "validate": "valid", "heldout": "heldout"}
+
+
+class CsvTable(OwnData):
+    """A CSV of studies.
+
+    Args:
+        labels: the columns that are labels; None: all but id, patient, group, split and images.
+        images_root: the folder that image paths are relative to, itself relative to the CSV's; None: the CSV's.
+        test_fraction: of the patients, held out where there is no column split.
+        split_seed: of that part. It is not the run's seed, so that runs of any seed share it.
+        views: each image bears its study's label; False: images are slices of a volume, as those of .npy files are.
+        exclusive: exactly one label of a study is 1.
+        colour: read three channels, not one.
+    """
+
+    published_name = "table.csv"
+    needed = "<a CSV file>"
+    expected = """
+  id,patient,group,split,images,effusion,fracture
+  s1,p1,knee,train,p1/front.png;p1/side.png,1,0
+  s2,p2,knee,test,p2/front.png,0,-1
+
+  Labels are 1, 0, -1 (uncertain) or blank; images are relative to the CSV's folder; split is train, valid or test.
+  Columns patient, group and split may be missing."""
+    register = "your own: dataset.root=<file.csv> with the columns id, images and one for each label"
+
+    def __init__(
+        self, root: str | None = None, labels: str | int | Sequence[str | int] | None = None, images_root: str | None = None,
+        test_fraction: float | None = 0.2, split_seed: int = 0, views: bool = True, exclusive: bool = False,
+        colour: bool = False, on_error: str = "stop", sample: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(root, on_error, sample)
+        self.labels = None if labels is None else tuple(map(str, [labels] if isinstance(labels, str | int) else labels))
+        if self.labels is not None and (not self.labels or len(set(self.labels)) < len(self.labels)):
+            raise UserError(f"dataset.labels=[{','.join(self.labels)}]: it is a list of columns, each once; null: all there are.")
+        if test_fraction is not None and not (isinstance(test_fraction, int | float) and 0 < test_fraction < 1):
+            raise UserError(f"dataset.test_fraction={test_fraction}: it is above 0 and below 1.")
+        if not isinstance(split_seed, int) or split_seed < 0:
+            raise UserError(f"dataset.split_seed={split_seed}: it is an integer, 0 or more.")
+        self.images_root = None if images_root is None else str(images_root)
+        self.test_fraction, self.split_seed = test_fraction, split_seed
+        self.views, self.exclusive, self.colour = views, exclusive, colour
+        self.settings = ({"backbone.in_chans": 3} if colour else {}) | ({"loss": "cross_entropy"} if exclusive else {})
+
+    def matches(self, path: Path) -> bool:
+        """A file."""
+        return path.is_file()
+
+    def read(self, path: Path) -> StudyTable:
+        """One row a study, in the file's order; a study is left out as a whole where anything of it is wrong."""
+        cells = _cells(path)
+        image_column, labels = self._columns(path, cells)
+        values = self._values(path, cells, labels)
+        faults = _Faults()
+        faults.nameless += [f"line {line}" for line in cells.index[cells["id"] == ""]]
+        cells = cells[cells["id"] != ""]
+        values = values.loc[cells.index]
+        self._check_values(cells, values, faults)
+        rows = pd.concat([cells["id"], self._about(path, cells, faults), values], axis=1)
+        _check_agreement(rows, faults)
+
+        studies = rows.drop_duplicates("id", ignore_index=True)
+        studies.insert(4, "images", pd.Series(_bags(cells["id"], cells[image_column]), dtype=object))
+        source = self._images(path, studies, faults)
+        problems = faults.problems()
+        total = max(len(studies) + len(faults.nameless), sum(map(len, problems.values())))
+        stop_or_skip(problems, self.on_error, str(path), total)
+        studies = studies[~studies["id"].isin(faults.studies)].reset_index(drop=True)
+        if not _given(cells, "split"):
+            studies["split"] = self._hold_out(studies, labels)
+        return StudyTable(
+            frame=studies,
+            labels=labels,
+            source=source,
+            name=path.stem,
+            synthetic=is_synthetic(path),
+            patients_known=_given(cells, "patient"),
+            exclusive=self.exclusive,
+            channels=3 if self.colour else 1,
+            views=self.views and isinstance(source, FileSource),
+            problems=problems,
+        )
+
+    def _columns(self, path: Path, cells: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
+        """The column of images, and the labels."""
+        names = list(cells.columns)
+        image_columns = [name for name in ("images", "image") if name in names]
+        for missing in [name for name, there in (("id", "id" in names), ("images", image_columns)) if not there]:
+            odd = [mark for mark in (";", "\t") if len(names) == 1 and mark in names[0]]
+            raise UserError(
+                f"{path}: there is no column {missing}.{did_you_mean(missing, names)} There are: {listed(names, 30)}."
+                + (f" They seem to be separated by {odd[0]!r}: save the file with commas." if odd else "")
+                + f"\nexpected:\n{self.expected.strip(chr(10))}"
+            )
+        if len(image_columns) > 1:
+            raise UserError(f"{path}: it has both a column images and a column image. Keep one.")
+        others = [name for name in names if name not in COLUMNS]
+        labels = tuple(others) if self.labels is None else self.labels
+        if wrong := [label for label in labels if label not in others]:
+            why = "that column is no label" if wrong[0] in names else "there is no such column"
+            raise UserError(
+                f"dataset.labels: {wrong[0]}: {why} of {path}.{did_you_mean(wrong[0], others)} There are: {listed(others, 30)}."
+            )
+        if len(labels) < (2 if self.exclusive else 1):
+            raise UserError(
+                f"{path}: it has {len(labels)} columns that can be labels. "
+                + ("dataset.exclusive=true needs two or more." if self.exclusive else "Add one: 1, 0, -1 or blank.")
+            )
+        check_names(labels, f"{path}: a column")
+        unused = [name for name in others if name not in labels]
+        if unused:
+            log.warning("%s: columns that are not used: %s.%s", path, listed(unused, 30), _renamed(cells, unused))
+        return image_columns[0], labels
+
+    def _values(self, path: Path, cells: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+        """Labels, float32; infinite where a cell is not one.
+
+        Raises:
+            UserError: a column is none of labels.
+        """
+        values = pd.DataFrame({label: _numbers(cells[label]) for label in labels}, index=cells.index)
+        filled, wrong = values.notna().sum(), np.isinf(values).sum()
+        bad = [label for label in labels if wrong[label] * 2 > filled[label] or filled[label] == 0]
+        if bad:
+            shown = [f"{label} ({listed(map(repr, cells[label].unique()), 3)})" for label in bad]
+            good = [label for label in labels if label not in bad]
+            raise UserError(
+                f"{path}: columns that do not hold labels, which are 1, 0, -1 or blank: {listed(shown)}.{_renamed(cells, bad)}"
+                + (f" Choose the labels: dataset.labels=[{','.join(good)}]." if good else "")
+            )
+        return values
+
+    def _check_values(self, cells: pd.DataFrame, values: pd.DataFrame, faults: _Faults) -> None:
+        for label in values:
+            wrong = np.isinf(values[label])
+            for line, study, cell in zip(cells.index[wrong], cells["id"][wrong], cells[label][wrong], strict=True):
+                faults.add(f"labels {label} other than 1, 0, -1 and blank", study, f"{cell!r}, line {line}")
+        if self.exclusive:
+            several = ~((values == 1).sum(axis=1).eq(1) & values.isin((0, 1)).all(axis=1))
+            for line, study in cells["id"][several].items():
+                faults.add("rows of which not exactly one label is 1 and the others 0", study, f"line {line}")
+
+    def _about(self, path: Path, cells: pd.DataFrame, faults: _Faults) -> pd.DataFrame:
+        """Columns patient, group, split; what is missing or wrong there is named."""
+        about = pd.DataFrame({"patient": "", "group": path.stem, "split": "train"}, index=cells.index)
+        for name in ("patient", "group"):
+            if _given(cells, name):
+                about[name] = cells[name]
+                for line, study in cells["id"][cells[name] == ""].items():
+                    faults.add(f"rows without a {name}, which others have", study, f"line {line}")
+        if _given(cells, "split"):
+            split = cells["split"].str.lower().map(SPLIT_NAMES)
+            unknown = split.isna()
+            for line, study, cell in zip(cells.index[unknown], cells["id"][unknown], cells["split"][unknown], strict=True):
+                faults.add(f"splits other than {', '.join(SPLIT_NAMES)}", study, f"{cell!r}, line {line}")
+            all_train = "all rows are train (without the column split, dataset.test_fraction of the patients is held out)"
+            about["split"] = split.map(heldout_split(split.dropna().unique(), f"{path}: {all_train}")).fillna("")
+        elif self.test_fraction is None:
+            raise UserError(f"{path}: it has no column split. Add one, or set dataset.test_fraction.")
+        return about
+
+    def _images(self, path: Path, studies: pd.DataFrame, faults: _Faults) -> ImageSource:
+        """Make the references in ``studies`` relative to the source's root; those that cannot be used are named."""
+        root = Path(os.path.normpath(path.parent / Path(self.images_root or "").expanduser()))
+        if not root.is_dir():
+            raise UserError(f"dataset.images_root={self.images_root}: there is no folder {root.absolute()}.")
+        base = os.path.abspath(root)
+        references = [image for bag in studies["images"] for image in bag]
+        arrays = [image for image in references if image.lower().endswith(".npy")]
+        if arrays and len(arrays) < len(references):
+            other = next(image for image in references if not image.lower().endswith(".npy"))
+            raise UserError(f"{path}: it lists .npy volumes ({arrays[0]}) as well as image files ({other}). Make two tables.")
+        if arrays and self.colour:
+            raise UserError(f"dataset.colour=true: the slices of .npy volumes ({arrays[0]}) are grey. Leave it false.")
+        owners: dict[str, str] = {}
+        bags, missing = [], 0
+        for study, bag in zip(studies["id"].tolist(), studies["images"], strict=True):
+            images = []
+            for given in bag:
+                image = _inside(given, base)
+                fault = _fault(base, image) if image is not None else "image paths that leave the folder of images"
+                missing += fault == "missing image files"
+                image = image or given
+                if fault:
+                    faults.add(fault, study, given)
+                elif owners.setdefault(image, study) != study:
+                    faults.add("images of two studies", study, f"{given}, also of {owners[image]}")
+                    faults.studies.add(owners[image])
+                elif image in images:
+                    faults.add("images twice in a study", study, given)
+                images.append(image)
+            if not images:
+                faults.add("studies without an image", study)
+            bags.append(tuple(images))
+        if missing and missing == len(references):
+            raise UserError(
+                f"{path}: not one of its {missing} images is there, the first would be {os.path.join(base, references[0])}. "
+                "Set dataset.images_root to the folder that the paths start from."
+            )
+        studies["images"] = pd.Series(bags, dtype=object)
+        return NpySource(root) if arrays else FileSource(root, self.colour)
+
+    def _hold_out(self, studies: pd.DataFrame, labels: Sequence[str]) -> np.ndarray:
+        """The split of each study: a seeded, stratified, patient-disjoint part is held out."""
+        if studies.empty:
+            return np.array([], str)
+        assert self.test_fraction is not None
+        place = places(studies, labels, self.split_seed)
+        chosen = np.floor((place + 1) * self.test_fraction) > np.floor(place * self.test_fraction)
+        return np.where(chosen, "heldout", "train")
+
+    def write_sample(self, parent: Path, **options: Any) -> Path:
+        """See :func:`write_table`."""
+        return write_table(parent / "table", **options)
+
+
+class _Faults:
+    """What is wrong with a table: kinds with the studies they concern, and rows without an id."""
+
+    def __init__(self) -> None:
+        self.nameless: list[str] = []
+        self.studies: set[str] = set()
+        self._by_kind: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, kind: str, study: str, detail: str = "") -> None:
+        self.studies.add(study)
+        self._by_kind[kind].append(f"{study} ({detail})" if detail else study)
+
+    def problems(self) -> dict[str, list[str]]:
+        return ({"rows without an id": self.nameless} if self.nameless else {}) | dict(self._by_kind)
+
+
+def _cells(path: Path) -> pd.DataFrame:
+    """The text of a CSV's cells, by the header's names; the index is the line where a row is.
+
+    Raises:
+        UserError: it cannot be read as CSV, holds no row, or a column has no name or that of another.
+    """
+    try:
+        cells = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, na_filter=False, skip_blank_lines=False, encoding="utf-8-sig"
+        )
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path}: it is empty.") from None
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        what = "a text of UTF-8" if isinstance(error, UnicodeDecodeError) else "a whole CSV"
+        reason = str(error).split("C error: ")[-1].strip()
+        raise UserError(f"{path}: it is not {what}: {reason}. Save it as CSV, with commas and in UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    cells.index = cells.index + 1
+    cells = cells[(cells != "").any(axis=1)]
+    header = cells.iloc[0].str.strip().tolist()
+    cells = cells.iloc[1:]
+    if cells.empty:
+        raise UserError(f"{path}: it has no rows but a header: {listed(header, 30)}.")
+    keep = [name != "" or bool((cells[i] != "").any()) for i, name in enumerate(header)]
+    cells, names = cells.loc[:, keep], [name for name, kept in zip(header, keep, strict=True) if kept]
+    if wrong := [name for i, name in enumerate(names) if name == "" or name in names[:i]]:
+        what = f"two columns are called {wrong[0]}" if wrong[0] else f"column {header.index('') + 1} has no name"
+        raise UserError(f"{path}: {what}. Give each column a name of its own.")
+    cells.columns = pd.Index(names)
+    stripped = {name: cells[name].str.strip() for name in COLUMNS if name in names}
+    return cells.assign(**stripped)
+
+
+def _given(cells: pd.DataFrame, name: str) -> bool:
+    """Whether there is such a column and it is not all blank."""
+    return name in cells and bool((cells[name] != "").any())
+
+
+def _renamed(cells: pd.DataFrame, others: Sequence[str]) -> str:
+    """A sentence on each column that is not there and may go by another name, or an empty string."""
+    hints = [(name, did_you_mean(name, others)) for name in ("patient", "group", "split") if name not in cells]
+    return "".join(f" There is no column {name}.{hint}" for name, hint in hints if hint)
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    """float32: 1, 0, -1, NaN where blank, infinite for anything else."""
+    codes, texts = pd.factorize(column)
+
+    def number(text: str) -> float:
+        try:
+            value = float(text.strip() or "nan")
+        except ValueError:
+            return np.inf
+        return value if value in (1, 0, -1) or np.isnan(value) else np.inf
+
+    return np.array([number(text) for text in texts], np.float32)[codes]
+
+
+def _check_agreement(rows: pd.DataFrame, faults: _Faults) -> None:
+    """Name the ids whose rows differ in anything but the images."""
+    repeated = rows[rows["id"].duplicated(keep=False)]
+    if repeated.empty:
+        return
+    first = repeated.groupby("id", sort=False).transform("first")
+    others = repeated.drop(columns="id")
+    differ = (others != first) & ~(others.isna() & first.isna())
+    by_id = differ.groupby(repeated["id"], sort=False).any()
+    for study, columns in by_id[by_id.any(axis=1)].iterrows():
+        faults.add("ids whose rows do not agree", str(study), f"in {listed(by_id.columns[columns])}")
+
+
+def _bags(ids: pd.Series, cells: pd.Series) -> list[list[str]]:
+    """The images of each id as given, ids in the order of their first row."""
+    bags: dict[str, list[str]] = {}
+    for study, cell in zip(ids.tolist(), cells.tolist(), strict=True):
+        parts = (part.strip() for part in cell.replace("|", ";").split(";"))
+        bags.setdefault(study, []).extend(part for part in parts if part)
+    return list(bags.values())
+
+
+def _inside(image: str, base: str) -> str | None:
+    """A path relative to the folder ``base``; None if it leads elsewhere."""
+    if not os.path.isabs(image) and "./" not in image and "//" not in image:
+        return image if image != ".." else None
+    path = os.path.relpath(os.path.join(base, image), base)
+    return None if path == ".." or path.startswith("../") else path
+
+
+def _fault(base: str, image: str) -> str | None:
+    """Why a file cannot be used, as a kind of problem, from its name, size and, of a volume, its header."""
+    path = os.path.join(base, image)
+    if image.lower().endswith(".npy"):
+        return file_fault(path) or _volume_fault(path)
+    if not image.lower().endswith(SUFFIXES):
+        return f"images that are neither {', '.join(SUFFIXES)} nor .npy"
+    return file_fault(path)
+
+
+def _volume_fault(path: str) -> str | None:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return "arrays that cannot be read"
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or array.size == 0:
+        return "arrays other than uint8 (slices, height, width)"
+    return None
+
+
+def write_table(root: Path, train: int = 240, test: int = 80, seed: int = 0) -> Path:
+    """Write a synthetic ``table.csv`` and its pictures: two labels, some of them uncertain or blank, two studies a patient.
+
+    Args:
+        root: the folder to create.
+        train, test: studies in each split.
+        seed: of everything.
+
+    Raises:
+        UserError: ``root`` exists already, or a split has fewer than 8 studies.
+    """
+    if root.exists() and any(root.iterdir()):
+        raise UserError(f"{root} exists and is not empty; name another folder, or delete it first.")
+    if min(train, test) < 8:
+        raise UserError(f"train={train} test={test}: each is at least 8 studies.")
+    (root / "images").mkdir(parents=True)
+    rows = [["id", "patient", "group", "split", "images", "nodule", "effusion"]]
+    for split, count in (("train", train), ("test", test)):
+        for i in range(count):
+            number = len(rows)
+            rng = np.random.default_rng([seed, number])
+            truth = (i % 2 == 1, i % 4 > 1)
+            images = [f"images/s{number:05d}_{k}.png" for k in range(1, 1 + int(rng.integers(1, 3)))]
+            for image in images:
+                cv2.imwrite(str(root / image), draw_picture(rng, blob=truth[0], band=truth[1]))
+            cells = [str(rng.choice([str(int(t)), "-1", ""], p=[0.9, 0.05, 0.05])) for t in truth]
+            patient = f"p{split[:2]}{i // 2:05d}"
+            rows.append([f"s{number:05d}", patient, ("north", "south")[i // 8 % 2], split, ";".join(images), *cells])
+    with open(root / "table.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    mark_synthetic(root, f"a table, seed {seed}")
+    return root
