@@ -10,6 +10,8 @@ from xraylab.errors import EXIT_USER, did_you_mean
 COMMANDS = {
     "train": "train, validate and test one run, or a sweep with -m",
     "evaluate": "repeat a run's evaluation from its checkpoint",
+    "check": "say whether a download is whole, and what is wrong with it",
+    "describe": "count and picture a dataset in a report",
     "sample": "write a synthetic dataset in the layout of a real one",
 }
 
