@@ -1,0 +1,559 @@
+"""The packed cache: prepared images of files in memory-mapped arrays, built once and shared by runs, processes and sweeps.
+
+A shard is a folder of one array and its index, for one published split and group of a dataset at one resolution:
+``<cache>/<dataset>/<split>_<group>_<size>[_rescaled]_<checksum>/{images.npy,index.json}``. The checksum covers name, size
+and time of change of every file, so a shard that is stale bears another name than the one that is looked for. A shard is
+built in ``<name>.partial`` and renamed, so one that is half-built is never found.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed, wait
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from xraylab import __version__
+from xraylab.data.loading import prepare
+from xraylab.data.sources import ImageSource
+from xraylab.data.table import StudyTable, stop_or_skip
+from xraylab.errors import UserError, listed
+from xraylab.run import write_text
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # of the folders, and of what ``prepare`` makes; a new one leaves old shards unread
+CHUNK = 64  # references that are read, written and marked as done together ...
+CHUNK_BYTES = 16_000_000  # ... or fewer, where they are large
+LOG_SECONDS = 10.0
+UNREADABLE = "images that cannot be read"
+ELSEWHERE = "Go on without it by cache=off, or name another folder by cache=<folder> or $XRAYLAB_CACHE."
+
+
+class PackedSource(ImageSource):
+    """Prepared images from shards; references are those of the files they were made from.
+
+    Args:
+        folders: of whole shards.
+
+    Raises:
+        UserError: one is not a whole shard.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+        self._shapes: list[tuple[int, ...]] = []
+        self._places: dict[str, tuple[int, int, int]] = {}  # shard, first and last + 1 of its rows
+        for number, folder in enumerate(self.folders):
+            index = _whole(folder)
+            if index is None:
+                raise UserError(f"{folder}: not a whole shard of the packed cache. Start again; it is then built anew.")
+            self._shapes.append(tuple(index["shape"]))
+            self._places.update({name: (number, start, start + n) for name, (start, n) in index["images"].items()})
+        self._open()
+
+    def _open(self) -> None:
+        # held open from the start: a shard that another process finds stale and deletes stays readable here
+        arrays = [_array(folder / "images.npy", shape) for folder, shape in zip(self.folders, self._shapes, strict=True)]
+        if any(array is None for array in arrays):
+            raise UserError(f"{listed(self.folders)}: deleted or changed since the start. Start again; it is then built anew.")
+        self._arrays = [array for array in arrays if array is not None]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_arrays"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def read(self, images: Sequence[str]) -> np.ndarray:
+        """uint8 (N,H,W[,3]), the references' images one after another; a copy."""
+        runs: list[tuple[int, int, int]] = []
+        for image in images:
+            number, start, stop = self._place(image)
+            if runs and runs[-1][0] == number and runs[-1][2] == start:
+                runs[-1] = (number, runs[-1][1], stop)
+            else:
+                runs.append((number, start, stop))
+        parts = [self._arrays[number][start:stop] for number, start, stop in runs]
+        return parts[0].copy() if len(parts) == 1 else np.concatenate(parts)
+
+    def shape(self, image: str) -> tuple[int, int, int]:
+        number, start, stop = self._place(image)
+        return stop - start, self._shapes[number][1], self._shapes[number][2]
+
+    def _place(self, image: str) -> tuple[int, int, int]:
+        try:
+            return self._places[image]
+        except KeyError:
+            raise UserError(f"{image}: not in the packed cache {listed(self.folders)}.") from None
+
+
+def pack_table(
+    table: StudyTable, folder: Path, size: int | None, rescale: bool, on_error: str, workers: int | None = None
+) -> StudyTable:  # fmt: skip
+    """The table with a source of prepared images, from shards that are built where they are missing or stale.
+
+    Its images are what ``prepare(table.source.read(images), size, rescale)`` gives, one reference at a time.
+
+    Args:
+        table: of files, with its splits as published.
+        folder: of the cache, shared by all datasets.
+        size, rescale: see :func:`xraylab.data.loading.prepare`.
+        on_error: ``stop``, or ``skip`` images that cannot be read, and studies left without any; ``problems`` names them.
+        workers: threads that read; None: one for every core.
+
+    Raises:
+        UserError: images cannot be read (all are named), or differ in size where none is set, or change meanwhile; the
+            cache cannot be written, or the disk is too small.
+    """
+    names: dict[tuple[str, str], dict[str, None]] = {}
+    for split, group, images in zip(*(table.frame[c] for c in ("split", "group", "images")), strict=True):
+        names.setdefault((str(split), str(group)), {}).update(dict.fromkeys(images))
+    place = folder / _safe(table.name)
+    shards = [_Shard(table, place, split, group, list(images), size, rescale) for (split, group), images in names.items()]
+    shards.sort(key=lambda shard: shard.folder.name)  # the order in which every process takes their locks
+    missing = [shard for shard in shards if not shard.ready()]
+    if missing:
+        try:
+            _build(missing, place, workers or _cores())
+        except OSError as error:
+            raise UserError(f"{folder}: the packed cache cannot be written: {error.strerror or error}. {ELSEWHERE}") from error
+
+    indexes = [shard.index() or {} for shard in shards]  # {}: deleted this moment, as PackedSource will say
+    _require_one_size({(i["shape"][1], i["shape"][2]) for i in indexes if i and i["shape"][0]})
+    faults = {name: reason for index in indexes for name, (reason, _) in index.get("unreadable", {}).items()}
+    unreadable = [f"{name} ({reason})" for name, reason in faults.items()]
+    stop_or_skip({UNREADABLE: unreadable}, on_error, _root(table.source), sum(map(len, names.values())))
+    source = PackedSource([shard.folder for shard in shards])
+    if not faults:
+        return replace(table, source=source)
+    left = [tuple(name for name in images if name not in faults) for images in table.frame["images"]]
+    frame = table.frame.assign(images=pd.Series(left, index=table.frame.index, dtype=object))
+    problems = {**table.problems, UNREADABLE: [*table.problems.get(UNREADABLE, []), *unreadable]}
+    return replace(table, frame=frame[[bool(images) for images in left]].reset_index(drop=True), source=source, problems=problems)
+
+
+class _Fault(NamedTuple):
+    """Why an image is missing from a shard; ``passing``: the system's fault rather than the file's, so try again."""
+
+    reason: str
+    passing: bool
+
+
+class _Shard:
+    """The images of one published split and group: what is looked for, and where."""
+
+    def __init__(
+        self, table: StudyTable, place: Path, split: str, group: str, references: list[str], size: int | None, rescale: bool
+    ) -> None:  # fmt: skip
+        self.source, self.references, self.size, self.rescale = table.source, references, size, rescale
+        self.title = f"{split} {group}".strip()
+        self.colour = bool(getattr(self.source, "colour", False))
+        self.checksum, self.file_bytes = self.sum_of(references)
+        #: what shards of other content but the same purpose have in common
+        self.about = {
+            "dataset": table.name, "synthetic": table.synthetic, "root": _root(self.source), "split": split, "group": group,
+            "size": size, "rescale": rescale, "colour": self.colour,
+        }  # fmt: skip
+        how = f"{'asis' if size is None else size}{'_rescaled' if rescale else ''}"
+        self.folder = place / f"{_safe(split)}_{_safe(group)}_{how}_{self.checksum[:16]}"
+        self.lock = self.folder.with_name(f"{self.folder.name}.lock")
+        self.partial = self.folder.with_name(f"{self.folder.name}.partial")
+
+    def sum_of(self, references: Iterable[str]) -> tuple[str, int]:
+        """SHA-256 of how images are made and of every file's reference, bytes and time of change; and all their bytes."""
+        how = [FORMAT, type(self.source).__name__, self.colour, self.size, self.rescale]
+        digest, total = hashlib.sha256(json.dumps(how).encode()), 0
+        for reference in sorted(references):
+            path = self.source.path(reference)
+            if path is None:
+                raise ValueError(f"{reference}: there is no file behind it, so it cannot be told when it changes.")
+            try:
+                found = os.stat(path)
+                digest.update(os.fsencode(f"\n{reference}\0{found.st_size}\0{found.st_mtime_ns}"))
+                total += found.st_size
+            except OSError:
+                digest.update(os.fsencode(f"\n{reference}\0missing"))
+        return digest.hexdigest(), total
+
+    def index(self) -> dict[str, Any] | None:
+        """What ``index.json`` says; None where the shard is not there, or not whole."""
+        index = _whole(self.folder)
+        return index if index is not None and index["checksum"] == self.checksum else None
+
+    def ready(self) -> bool:
+        """Whether the shard is whole, and nothing it lacks can be read by now."""
+        index = self.index()
+        return index is not None and not any(
+            passing and self.readable(name) for name, (_, passing) in index["unreadable"].items()
+        )
+
+    def readable(self, reference: str) -> bool:
+        """Whether a reference can be read."""
+        try:
+            return bool(self.prepared(reference).size)
+        except UserError:
+            return False
+
+    def prepared(self, reference: str) -> np.ndarray:
+        """uint8 (N,H,W[,3]) of one reference. Raises UserError: it cannot be read."""
+        try:
+            images = self.source.read([reference])
+        except EOFError as error:  # an empty .npy
+            raise UserError(f"{reference}: cannot be read: {error}") from error
+        arrays, ndim = (images, 2) if isinstance(images, list) else ([images], 3)
+        for array in arrays:
+            if array.dtype != np.uint8 or array.ndim != ndim + self.colour or array.size == 0:
+                raise UserError(f"{reference}: an array {array.dtype} {array.shape}, not one of images.")
+        return prepare(images, self.size, self.rescale)
+
+    def measure(self, reference: str) -> tuple[int, int, int] | _Fault:
+        """(N,H,W) of one reference, prepared; or why there is none."""
+        try:
+            try:
+                count, height, width = self.source.shape(reference)
+            except Exception:  # what counts is whether the image can be read, not whether its header is understood
+                count, height, width = self.prepared(reference).shape[:3]
+            if count * height * width == 0:
+                raise UserError(f"{reference}: holds no image.")
+        except UserError as error:
+            return self.fault(reference, error)
+        return (count, height, width) if self.size is None else (count, self.size, self.size)
+
+    def fault(self, reference: str, error: UserError) -> _Fault:
+        """The reason of an error in a few words."""
+        words = str(error).splitlines()[0]
+        for prefix in (str(self.source.path(reference)), reference, str(getattr(self.source, "root", ""))):
+            words = words.removeprefix(f"{prefix}: ")
+        cause = error.__cause__
+        return _Fault(words.partition(". ")[0].rstrip("."), isinstance(cause, OSError) and cause.errno is not None)
+
+    def remove_stale(self) -> None:
+        """Delete shards, whole or not, that were made from this folder of files for the same purpose before files changed.
+
+        Those of other roots stay, and those of other studies of this root whose files are as they were.
+        """
+        for other in self.folder.parent.iterdir():
+            if other == self.folder:
+                continue
+            index = _json(other / "index.json") or _json(other / "plan.json")
+            if index is None or any(index.get(key) != value for key, value in self.about.items()):
+                continue
+            if self.sum_of([*index["images"], *index["unreadable"]])[0] == index["checksum"]:
+                continue
+            if other.suffix != ".partial":
+                shutil.rmtree(other, ignore_errors=True)
+                continue
+            with suppress(BlockingIOError), _locked(other.with_suffix(".lock"), None):
+                shutil.rmtree(other, ignore_errors=True)
+
+
+class _Building:
+    """A shard being built, or built on: its plan, what of it is done, and the rest."""
+
+    def __init__(self, shard: _Shard, pool: ThreadPoolExecutor) -> None:
+        self.shard, self.stop = shard, Event()
+        if shard.folder.exists():
+            log.warning("%s is damaged, or was made when files could not be read, and is built again", shard.folder)
+            shutil.rmtree(shard.folder)
+        self.places: dict[str, tuple[int, int]] = {}
+        self.faults: dict[str, _Fault] = {}
+        self.sizes: set[tuple[int, int]] = set()
+        rows = 0
+        for reference, found in zip(shard.references, pool.map(shard.measure, shard.references), strict=True):
+            if isinstance(found, _Fault):
+                self.faults[reference] = found
+            else:
+                self.places[reference] = (rows, found[0])
+                self.sizes.add(found[1:])
+                rows += found[0]
+        one = next(iter(self.sizes), (0, 0))  # where there are more, nothing is built
+        self.shape = (rows, *one, *([3] if shard.colour else []))
+        self.row_bytes = int(np.prod(self.shape[1:], dtype=np.int64))
+        self.chunks = self._cut()
+        self.done = self._done_before()
+
+    def _cut(self) -> list[list[str]]:
+        chunks: list[list[str]] = []
+        first = 0
+        for reference, (start, count) in self.places.items():
+            if not chunks or len(chunks[-1]) == CHUNK or (start + count - first) * self.row_bytes > CHUNK_BYTES:
+                chunks.append([])
+                first = start
+            chunks[-1].append(reference)
+        return chunks
+
+    def _plan(self) -> dict[str, Any]:
+        files = {"files": len(self.shard.references), "bytes": self.shard.file_bytes}
+        made = {"format": FORMAT, "version": __version__, "checksum": self.shard.checksum, "shape": self.shape}
+        return {**made, **self.shard.about, **files, "images": self.places, "unreadable": self.faults}
+
+    def _done_before(self) -> set[int]:
+        """Chunks that an interrupted build of the same plan has behind it; without one, none."""
+        partial = self.shard.partial
+        ours = json.loads(json.dumps({**self._plan(), "chunks": [len(chunk) for chunk in self.chunks]}))
+        plan = _json(partial / "plan.json") or {}
+        same = all(plan.get(key) == ours[key] for key in ("checksum", "shape", "images", "chunks"))
+        if not same or _array(partial / "images.npy", self.shape) is None:
+            shutil.rmtree(partial, ignore_errors=True)
+            return set()
+        done = set()
+        for line in (partial / "done.txt").read_text().splitlines() if (partial / "done.txt").exists() else []:
+            with suppress(ValueError):  # an empty line, or one whose writing was cut short
+                number, faults = json.loads(line)
+                done.add(int(number))
+                self.faults.update({name: _Fault(*fault) for name, fault in faults.items()})
+        return done
+
+    def images(self, numbers: Iterable[int]) -> int:
+        """How many images the chunks hold."""
+        return sum(self.places[reference][1] for number in numbers for reference in self.chunks[number])
+
+    def missing_bytes(self) -> int:
+        """What the disk has to take yet."""
+        there = self.shard.partial / "images.npy"
+        blocks = there.stat().st_blocks * 512 if there.exists() else 0
+        return max(self.shape[0] * self.row_bytes - blocks, 0)
+
+    def run(self, pool: ThreadPoolExecutor, progress: _Progress) -> None:
+        """Read what is not done yet, then give the shard its name."""
+        partial = self.shard.partial
+        if not partial.exists():
+            partial.mkdir()
+            np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, self.shape)
+            plan = {**self._plan(), "chunks": [len(chunk) for chunk in self.chunks]}
+            write_text(partial / "plan.json", json.dumps(plan))
+        chunks = {pool.submit(self._read, chunk): n for n, chunk in enumerate(self.chunks) if n not in self.done}
+        try:
+            with (partial / "done.txt").open("a") as marks:
+                for future in as_completed(chunks):
+                    faults = future.result()
+                    marks.write("\n" + json.dumps([chunks[future], faults]))  # on a line of its own, however the last one ended
+                    marks.flush()
+                    os.fsync(marks.fileno())
+                    self.faults.update(faults)
+                    progress.add(self.images([chunks[future]]))
+        finally:
+            self.stop.set()
+            for future in chunks:
+                future.cancel()
+            wait(chunks)
+        self._finish()
+
+    def _read(self, references: list[str]) -> dict[str, _Fault]:
+        """Read and write a chunk, which is on the disk when this returns; the images that cannot be read."""
+        first = self.places[references[0]][0]
+        last, count = self.places[references[-1]]
+        rows = np.zeros((last + count - first, *self.shape[1:]), np.uint8)
+        faults = {}
+        for reference in references:
+            if self.stop.is_set():
+                raise CancelledError
+            start, count = self.places[reference]
+            try:
+                images = self.shard.prepared(reference)
+                if images.shape != (count, *self.shape[1:]):
+                    raise UserError(f"{reference}: of shape {images.shape}, which is not what its header says.")
+                rows[start - first :][:count] = images
+            except UserError as error:
+                faults[reference] = self.shard.fault(reference, error)
+        # written, not mapped: a full disk is then an error and not the end of the process
+        with (self.shard.partial / "images.npy").open("r+b") as file:
+            file.seek(os.fstat(file.fileno()).st_size - (self.shape[0] - first) * self.row_bytes)
+            file.write(rows.data)
+            file.flush()
+            os.fsync(file.fileno())
+        return faults
+
+    def _finish(self) -> None:
+        shard = self.shard
+        if shard.sum_of(shard.references)[0] != shard.checksum:
+            shutil.rmtree(shard.partial)
+            raise UserError(f"{_root(shard.source)}: files changed while they were packed. Start again when they are complete.")
+        images = {name: place for name, place in self.places.items() if name not in self.faults}
+        write_text(shard.partial / "index.json", json.dumps({**self._plan(), "images": images}))
+        os.rename(shard.partial, shard.folder)
+        for name in ("plan.json", "done.txt"):
+            (shard.folder / name).unlink(missing_ok=True)
+        shard.remove_stale()
+
+
+def _build(missing: list[_Shard], place: Path, workers: int) -> None:
+    """Build shards, or wait for the process that does.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        locks = {shard: stack.enter_context(ExitStack()) for shard in missing}
+        missing = []
+        for shard, held in locks.items():
+            held.enter_context(_locked(shard.lock, f"{shard.about['dataset']}, {shard.title}"))
+            if shard.ready():  # another process has built it
+                held.close()
+            else:
+                missing.append(shard)
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        if missing:
+            log.info("looking at %s files to be packed", f"{sum(len(shard.references) for shard in missing):,}")
+        buildings = [_Building(shard, pool) for shard in missing]
+        _require_one_size({size for building in buildings for size in building.sizes})
+        _require_space(sum(b.missing_bytes() for b in buildings), place)
+        total = sum(b.shape[0] for b in buildings)
+        done = sum(b.images(b.done) for b in buildings)
+        if total:
+            size = missing[0].size
+            log.info(
+                "packing %s images of %s (%s) %s, %s, into %s%s",
+                f"{total:,}", missing[0].about["dataset"], listed((s.title for s in missing), 14),
+                "as they are" if size is None else f"at {size} pixels",
+                _bytes(sum(b.shape[0] * b.row_bytes for b in buildings)), place,
+                f"; {done:,} of them are done" if done else "",
+            )  # fmt: skip
+        with _Progress(total, done) as progress:
+            for building in buildings:
+                building.run(pool, progress)
+                locks[building.shard].close()
+
+
+class _Progress:
+    """A bar on a terminal, else a line in the log every ten seconds: images done, images a second, time left."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total, self.done, self.before = total, done, done
+        self.start = self.said = time.monotonic()
+        self.bar = tqdm(total=total, initial=done, desc="packing", unit=" images", leave=False, dynamic_ncols=True,
+                        disable=not sys.stderr.isatty())  # fmt: skip
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.bar.close()
+        if kind is None and self.total:
+            log.info("packed in %s", _clock(time.monotonic() - self.start))
+
+    def add(self, images: int) -> None:
+        """So many more are done."""
+        self.done += images
+        self.bar.update(images)
+        now = time.monotonic()
+        if self.bar.disable and now - self.said >= LOG_SECONDS:
+            self.said = now
+            rate = (self.done - self.before) / (now - self.start)
+            log.info("packing: %s of %s images, %.0f images/s, %s left",
+                     f"{self.done:,}", f"{self.total:,}", rate, _clock((self.total - self.done) / rate))  # fmt: skip
+
+
+@contextmanager
+def _locked(path: Path, what: str | None) -> Iterator[None]:
+    """Hold a lock that ends with its process; its file goes when the block ends.
+
+    Args:
+        what: is being built, for the log; None: do not wait.
+
+    Raises:
+        BlockingIOError: another process holds it and ``what`` is None.
+    """
+    while True:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if what is None:
+                    raise
+                log.info("waiting for another process that packs %s", what)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                current = path.stat().st_ino == os.fstat(file.fileno()).st_ino
+            except FileNotFoundError:
+                current = False
+            if not current:  # its last holder deleted the file that this waited for
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _whole(folder: Path) -> dict[str, Any] | None:
+    """The index of a shard; None if it is not there, of another format, or its array is not whole."""
+    index = _json(folder / "index.json")
+    if index is None or index.get("format") != FORMAT:
+        return None
+    return None if _array(folder / "images.npy", tuple(index["shape"])) is None else index
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A mapped array of uint8; None if it is not there or not of this shape."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = array.dtype == np.uint8 and array.shape == tuple(shape) and array.offset + array.nbytes == path.stat().st_size
+    return np.asarray(array) if whole else None
+
+
+def _require_one_size(sizes: set[tuple[int, int]]) -> None:
+    if len(sizes) > 1:
+        found = listed([f"{height}x{width}" for height, width in sorted(sizes)], 6)
+        raise UserError(f"images of different sizes ({found}) cannot be packed: set image.size=<pixels>.")
+
+
+def _require_space(needed: int, place: Path) -> None:
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"{place}: the packed cache needs {_bytes(needed)} ({needed} bytes), and {_bytes(free)} ({free} bytes) are free. "
+            f"Make room, or set a smaller image.size. {ELSEWHERE}"
+        )
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
+
+
+def _root(source: ImageSource) -> str:
+    return str(Path(getattr(source, "root", "")).resolve())
+
+
+def _safe(name: str) -> str:
+    """A name for files; two names may become one, their checksums differ."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name)[:60].strip(".-") or "all"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _clock(seconds: float) -> str:
+    from xraylab.callbacks import clock  # which brings Lightning
+
+    return clock(seconds)
