@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from xraylab.errors import UserError
-from xraylab.losses import CrossEntropy, WeightedBCE
+from xraylab.losses import CrossEntropy, TwoSoftmax, WeightedBCE
 
 NAN = float("nan")
 
@@ -21,14 +21,67 @@ def bce(balance="label", labels=None, **options):
 
 
 def test_balance_by_label_is_negatives_over_positives():
-    assert bce().balance_weights.tolist() == [[1, 4], [1, 1.5]]
-    assert bce("none").balance_weights.tolist() == [[1, 1], [1, 1]]
+    assert bce().balance_weights.tolist() == [[[1, 4], [1, 1.5]]]
+    assert bce("none").balance_weights.tolist() == [[[1, 1], [1, 1]]]
     assert "a [1, 4]" in bce().describe(["a", "b"])
 
 
 def test_uncertain_and_blank_labels_are_not_counted_in_the_balance():
     labels = np.array([[1, 0], [0, -1], [-1, 1], [NAN, 0], [0, 1]])
-    assert bce(labels=labels).balance_weights.tolist() == [[1, 2], [1, 1]]
+    assert bce(labels=labels).balance_weights.tolist() == [[[1, 2], [1, 1]]]
+
+
+# MURA's training images, normal and abnormal, as published
+MURA_IMAGES = {
+    "elbow": (2925, 2006), "finger": (3138, 1968), "forearm": (1164, 661), "hand": (4059, 1484), "humerus": (673, 599),
+    "shoulder": (4211, 4168), "wrist": (5765, 3987),
+}  # fmt: skip
+
+
+def test_balance_by_group_is_the_papers_on_the_published_counts():
+    loss = WeightedBCE("group")
+    loss.build(1, len(MURA_IMAGES))
+    labels = np.concatenate([np.repeat([0.0, 1.0], pair) for pair in MURA_IMAGES.values()])[:, None]
+    groups = np.concatenate([np.full(sum(pair), g) for g, pair in enumerate(MURA_IMAGES.values())])
+    loss.fit(labels, ["abnormal"], groups)
+    for row, (normal, abnormal) in zip(loss.balance_weights, MURA_IMAGES.values(), strict=False):
+        # w_T,0 = |A_T| / (|A_T| + |N_T|) of normal images, w_T,1 = |N_T| / (|A_T| + |N_T|) of abnormal ones
+        expected = [[abnormal / (abnormal + normal), normal / (abnormal + normal)]]
+        torch.testing.assert_close(row, torch.tensor(expected))
+    # by hand: an abnormal elbow and a normal wrist at logit 0, and a study of a part that train does not have
+    w = (2925 / 4931, 3987 / 9752, 1.0)
+    found = loss(torch.zeros(3, 1), torch.tensor([[1.0], [0.0], [1.0]]), group=torch.tensor([0, 6, -1]))
+    assert found.item() == pytest.approx(np.log(2) * sum(w) / 3)
+    assert "elbow abnormal [0.407, 0.593]" in loss.describe(["abnormal"], list(MURA_IMAGES))
+
+
+def test_a_group_without_a_class_keeps_the_formula_and_one_without_labels_is_harmless():
+    loss = WeightedBCE("group")
+    loss.build(1, 3)
+    loss.fit(np.array([[1.0], [0.0], [0.0], [-1.0]]), ["a"], np.array([0, 0, 1, 2]))
+    assert loss.balance_weights[:, 0].tolist() == [[0.5, 0.5], [0, 1], [0, 0], [1, 1]]
+
+
+def test_keras_weights_are_sklearns_balanced_and_inverse_is_one_over_prevalence():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.repeat([0.0, 1.0], [70, 30])[:, None]
+    for balance, factor in (("keras", 1), ("inverse", 2)):
+        loss = WeightedBCE(balance)
+        loss.build(1)
+        loss.fit(labels, ["a"])
+        expected = compute_class_weight("balanced", classes=np.array([0.0, 1.0]), y=labels[:, 0]) * factor
+        np.testing.assert_allclose(loss.balance_weights[0, 0], expected, rtol=1e-6)
+
+
+def test_two_softmax_outputs_are_torchs_cross_entropy():
+    loss = TwoSoftmax(label_smoothing=0.1)
+    loss.build(2)
+    logits, labels = torch.randn(5, 4, dtype=torch.double), torch.randint(0, 2, (5, 2)).double()
+    expected = cross_entropy(logits.view(10, 2), labels.long().view(10), label_smoothing=0.1)
+    torch.testing.assert_close(loss.double()(logits, labels), expected)
+    torch.testing.assert_close(loss.probabilities(logits), logits.view(5, 2, 2).softmax(2)[..., 1])
+    assert loss.outputs(2) == 4
 
 
 def test_the_formula_by_hand():
@@ -97,7 +150,7 @@ def test_cross_entropy_is_torchs_and_sums_to_one():
     balanced = CrossEntropy("label")
     balanced.build(3)
     balanced.fit(labels.numpy(), ["a", "b", "c"])
-    torch.testing.assert_close(balanced.balance_weights[:, 1], torch.tensor([4 / 3, 4 / 3, 2 / 3]))
+    torch.testing.assert_close(balanced.balance_weights[0, :, 1], torch.tensor([4 / 3, 4 / 3, 2 / 3]))
     smoothed = CrossEntropy(label_smoothing=0.1)
     smoothed.build(3)
     torch.testing.assert_close(smoothed.double()(logits, labels), cross_entropy(logits, truth, label_smoothing=0.1))

@@ -4,7 +4,7 @@ Every loss returns  sum(b * w * l) / n : b the class balance counted on train, w
 loss of a label, n the number of scored labels in the whole optimiser step. The balance never enters n: at one study a
 step it would cancel.
 
-Shapes: B studies, L labels. Raw labels: 1 positive, 0 negative, -1 uncertain, NaN not mentioned.
+Shapes: B studies, L labels, G groups. Raw labels: 1 positive, 0 negative, -1 uncertain, NaN not mentioned.
 """
 
 from __future__ import annotations
@@ -20,13 +20,23 @@ from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
 from xraylab.errors import UserError
 
+#: weights [of negatives, of positives] from counts of negatives n and positives p
+BALANCES = {
+    "none": lambda n, p: (np.ones_like(n), np.ones_like(p)),
+    "label": lambda n, p: (np.ones_like(n), n / p),  # Bien et al. 2018
+    "group": lambda n, p: (p / np.maximum(n + p, 1), n / np.maximum(n + p, 1)),  # Rajpurkar et al. 2017, by body part
+    "keras": lambda n, p: ((n + p) / (2 * n), (n + p) / (2 * p)),  # n_samples / (classes * n_class)
+    "inverse": lambda n, p: ((n + p) / n, (n + p) / p),  # inverse to prevalence
+}
+
 
 class Loss(nn.Module, HyperparametersMixin):
     """Interface of a loss.
 
     Attributes:
         balances: the kinds of class balance it knows, by option.
-        balance_weights: float32 (L,2), the weight b of negatives and positives by label.
+        balance_weights: float32 (G+1,L,2), the weight b of negatives and positives by group and label; the last row is for
+            studies of any other group, and the only one of balances that do not look at groups.
     """
 
     balances: tuple[str, ...] = ("none",)
@@ -41,20 +51,27 @@ class Loss(nn.Module, HyperparametersMixin):
             raise UserError(f"loss.label_smoothing={label_smoothing}: it is at least 0 and below 1.")
         self.balance, self.label_smoothing = balance, label_smoothing
 
-    def build(self, num_labels: int) -> None:
+    def build(self, num_labels: int, num_groups: int = 0) -> None:
         """Make the balance's buffer, all ones."""
-        self.register_buffer("balance_weights", torch.ones(num_labels, 2))
+        rows = num_groups if self.balance == "group" else 0
+        self.register_buffer("balance_weights", torch.ones(rows + 1, num_labels, 2))
 
     def outputs(self, num_labels: int) -> int:
         """How many logits the network needs for that many labels."""
         return num_labels
 
-    def fit(self, labels: np.ndarray, names: Sequence[str]) -> None:
+    def softmax(self, num_labels: int) -> int:
+        """How many outputs in a row share a softmax; 1: each has a sigmoid of its own."""
+        return 1
+
+    def fit(self, labels: np.ndarray, names: Sequence[str], groups: np.ndarray | None = None, of: str = "studies") -> None:
         """Count the class balance.
 
         Args:
-            labels: raw labels (studies, L) of the training split.
+            labels: raw labels (studies, L) of the training split, or of its images where those are trained on.
             names: of the labels, for messages.
+            groups: number of each study's group (studies,), for a balance by group.
+            of: what is counted, for messages.
 
         Raises:
             UserError: a label has only one class, so it cannot be balanced.
@@ -63,36 +80,48 @@ class Loss(nn.Module, HyperparametersMixin):
         for name, p, n in zip(names, positive, negative, strict=True):
             if p == 0 or n == 0:
                 raise UserError(
-                    f"label {name} has {p} positive and {n} negative studies in train: there is nothing to learn. "
+                    f"label {name} has {p} positive and {n} negative {of} in train: there is nothing to learn. "
                     "Leave the label out, or choose another split (selection, seed, fold)."
                 )
-        weights = torch.from_numpy(self._weights(positive.astype(float), negative.astype(float))).float()
-        self.balance_weights.copy_(weights)
+        if self.balance == "group" and groups is not None:
+            for g in range(len(self.balance_weights) - 1):
+                part = labels[groups == g]
+                self.balance_weights[g] = self._weights((part == 0).sum(0), (part == 1).sum(0))
+        elif self.balance != "group":
+            self.balance_weights[-1] = self._weights(negative, positive)
 
-    def _weights(self, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-        """(L,2) of positive and negative counts (L,)."""
-        return np.ones((len(positive), 2))
+    def _weights(self, negative: np.ndarray, positive: np.ndarray) -> Tensor:
+        """float32 (L,2) of counts (L,)."""
+        pair = BALANCES[self.balance](negative.astype(float), positive.astype(float))
+        return torch.from_numpy(np.stack(pair, axis=1)).float()
+
+    def class_weights(self, group: Tensor | None) -> Tensor:
+        """(B,L,2), or (L,2) where the group does not matter."""
+        return self.balance_weights[-1] if group is None or len(self.balance_weights) == 1 else self.balance_weights[group]
 
     def scored(self, labels: Tensor) -> Tensor:
         """bool (B,L), the labels that count in n."""
         return (labels == 0) | (labels == 1)
 
-    def forward(self, logits: Tensor, labels: Tensor, n: Tensor | float | None = None) -> Tensor:
+    def forward(
+        self, logits: Tensor, labels: Tensor, n: Tensor | float | None = None, group: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
         """The loss, a scalar; 0 with gradient 0 where nothing is scored.
 
         Args:
             logits: (B, outputs).
             labels: raw (B,L).
             n: scored labels in the whole optimiser step; None: those of this batch.
+            group: int64 (B,), the number of each study's group, -1 for one without; None: none has one.
         """
         n = self.scored(labels).sum() if n is None else n
-        return self.total(logits, labels) / torch.clamp(torch.as_tensor(n, device=logits.device), min=1)
+        return self.total(logits, labels, group) / torch.clamp(torch.as_tensor(n, device=logits.device), min=1)
 
-    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None) -> Tensor:
         """sum(b * w * l) over the batch, a scalar."""
         raise NotImplementedError
 
-    def certain(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def certain(self, logits: Tensor, labels: Tensor, group: Tensor | None = None) -> Tensor:
         """sum(b * l) over certain labels, without any policy: what ``valid/loss`` averages."""
         raise NotImplementedError
 
@@ -100,48 +129,78 @@ class Loss(nn.Module, HyperparametersMixin):
         """(B,L) in [0,1]."""
         raise NotImplementedError
 
-    def describe(self, names: Sequence[str]) -> str:
+    def describe(self, names: Sequence[str], groups: Sequence[str] = ()) -> str:
         """The balance in force, in words."""
-        pairs = [f"{n} [{w[0]:.3g}, {w[1]:.3g}]" for n, w in zip(names, self.balance_weights.tolist(), strict=True)]
-        return f"balance={self.balance}: weights of [negatives, positives]: {', '.join(pairs)}"
+        rows = self.balance_weights.tolist()
+        shown = [
+            (f"{group} " if self.balance == "group" else "") + f"{n} [{w[0]:.3g}, {w[1]:.3g}]"
+            for group, row in zip(groups if self.balance == "group" else [""], rows, strict=False)
+            for n, w in zip(names, row, strict=True)
+        ]
+        return f"balance={self.balance}: weights of [negatives, positives]: {', '.join(shown)}"
 
 
 class WeightedBCE(Loss):
     """Binary cross-entropy by label.
 
     Args:
-        balance: ``label`` - weights [1, negatives/positives] by label, counted on train; ``none``.
+        balance: weights of [negatives, positives], from the n and p of train: ``label`` [1, n/p]; ``group`` [p/(n+p),
+            n/(n+p)] by group (Rajpurkar et al. 2017); ``keras`` [(n+p)/2n, (n+p)/2p]; ``inverse`` [(n+p)/n, (n+p)/p]; ``none``.
         label_smoothing: s; targets become s/2 and 1 - s/2 in training.
     """
 
-    balances = ("label", "none")
+    balances = tuple(BALANCES)
 
     def __init__(self, balance: str = "label", label_smoothing: float = 0.0) -> None:
         super().__init__(balance, label_smoothing)
         self.save_hyperparameters()
 
-    def _weights(self, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-        ratio = negative / positive if self.balance == "label" else np.ones_like(positive)
-        return np.stack([np.ones_like(ratio), ratio], axis=1)
-
-    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None) -> Tensor:
         """sum(b * l) over scored labels, with smoothed targets."""
-        return self._bce(logits, labels, self.label_smoothing)
+        return self._bce(logits, labels, group, self.label_smoothing)
 
-    def certain(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def certain(self, logits: Tensor, labels: Tensor, group: Tensor | None = None) -> Tensor:
         """sum(b * l) over certain labels."""
-        return self._bce(logits, labels, 0.0)
+        return self._bce(logits, labels, group, 0.0)
 
-    def _bce(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    def _bce(self, logits: Tensor, labels: Tensor, group: Tensor | None, smoothing: float) -> Tensor:
         scored = self.scored(labels)
         truth = torch.where(scored, labels, torch.zeros_like(labels))
-        b = torch.where(truth == 1, self.balance_weights[:, 1], self.balance_weights[:, 0]) * scored
+        weights = self.class_weights(group)
+        b = torch.where(truth == 1, weights[..., 1], weights[..., 0]) * scored
         target = truth * (1 - smoothing) + smoothing / 2
-        return (b * binary_cross_entropy_with_logits(logits, target, reduction="none")).sum()
+        return (b * binary_cross_entropy_with_logits(self.difference(logits), target, reduction="none")).sum()
+
+    def difference(self, logits: Tensor) -> Tensor:
+        """(B,L), the logit of each label."""
+        return logits
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """The sigmoid."""
-        return torch.sigmoid(logits)
+        return torch.sigmoid(self.difference(logits))
+
+
+class TwoSoftmax(WeightedBCE):
+    """Cross-entropy of two softmax outputs a label, negative and positive.
+
+    It is binary cross-entropy of their difference, and is computed so. Arguments as of :class:`WeightedBCE`.
+    """
+
+    def __init__(self, balance: str = "none", label_smoothing: float = 0.0) -> None:
+        super().__init__(balance, label_smoothing)
+        self.save_hyperparameters()
+
+    def outputs(self, num_labels: int) -> int:
+        """Two a label."""
+        return 2 * num_labels
+
+    def softmax(self, num_labels: int) -> int:
+        """Two."""
+        return 2
+
+    def difference(self, logits: Tensor) -> Tensor:
+        """(B,L), positive minus negative of (B,2L)."""
+        return logits[:, 1::2] - logits[:, 0::2]
 
 
 class CrossEntropy(Loss):
@@ -159,25 +218,29 @@ class CrossEntropy(Loss):
         super().__init__(balance, label_smoothing)
         self.save_hyperparameters()
 
-    def _weights(self, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-        weight = positive.sum() / (len(positive) * positive) if self.balance == "label" else np.ones_like(positive)
-        return np.stack([np.ones_like(weight), weight], axis=1)
+    def softmax(self, num_labels: int) -> int:
+        """All."""
+        return num_labels
+
+    def _weights(self, negative: np.ndarray, positive: np.ndarray) -> Tensor:
+        weight = positive.sum() / (len(positive) * positive) if self.balance == "label" else np.ones(len(positive))
+        return torch.from_numpy(np.stack([np.ones_like(weight), weight], axis=1)).float()
 
     def scored(self, labels: Tensor) -> Tensor:
         """bool (B,L): the positive label of each study that has exactly one."""
         return (labels == 1) & ((labels == 1).sum(1, keepdim=True) == 1)
 
-    def total(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None) -> Tensor:
         """sum(b * l) over studies, with smoothed targets."""
         return self._ce(logits, labels, self.label_smoothing)
 
-    def certain(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def certain(self, logits: Tensor, labels: Tensor, group: Tensor | None = None) -> Tensor:
         """sum(b * l) over studies."""
         return self._ce(logits, labels, 0.0)
 
     def _ce(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         truth = self.scored(labels).to(logits.dtype)
-        b = (truth * self.balance_weights[:, 1]).sum(1, keepdim=True)
+        b = (truth * self.class_weights(None)[:, 1]).sum(1, keepdim=True)
         target = truth * (1 - smoothing) + smoothing / labels.shape[1]
         return -(b * target * log_softmax(logits, 1)).sum()
 

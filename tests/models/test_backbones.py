@@ -45,20 +45,39 @@ def trained_names(backbone, steps=2):
     return {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
 
 
-@pytest.mark.parametrize("start", [None, "layer3", 2, "head"])
-def test_freezing_changes_exactly_the_stages_it_names(start):
-    backbone = Timm("resnet18", pretrained=False, in_chans=1, trainable_from=start)
-    names = list(backbone.stages)
-    first = {None: 0, "head": len(names), "layer3": names.index("layer3")}.get(start, start)
-    frozen = {p for stage in names[:first] for p in backbone.stages[stage]}
-    changed = trained_names(backbone)
-    parameters = {f"backbone.{n}" for n, _ in backbone.named_parameters()}
-    assert {c for c in changed if c in parameters} == {
-        f"backbone.{p}" for p in {n for n, _ in backbone.named_parameters()} - frozen
-    }
+# place -> the first module that is trained
+PLACES = {
+    "resnet18": {
+        None: "conv1", "layer3": "layer3.0.conv1", "layer4.1": "layer4.1.conv1", "layer1.0.bn2": "layer1.0.bn2",
+        3: "layer1.0.bn1",
+        -2: "layer4.1.conv2", "head": None,
+    },
+    "densenet121": {
+        "denseblock4.denselayer15": "features.denseblock4.denselayer15.norm1",
+        "features.denseblock4": "features.denseblock4.denselayer1.norm1",
+        -1: "features.norm5", "head": None,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "place"), [(name, place) for name in PLACES for place in PLACES[name]])
+def test_freezing_changes_exactly_what_it_names(name, place):
+    backbone = Timm(name, pretrained=False, in_chans=1, trainable_from=place)
+    parameters = [n for n, _ in backbone.named_parameters()]
+    first = PLACES[name][place]
+    start = len(parameters) if first is None else parameters.index(f"model.{first}.weight")
+    changed = {c.removeprefix("backbone.") for c in trained_names(backbone)}
+    assert {p for p in parameters if p in changed} == set(parameters[start:])
     assert {"head.0.weight", "head.0.bias"} <= changed
-    frozen_modules = {p.rsplit(".", 1)[0] for p in frozen}
-    assert not [c for c in changed if "running" in c and c.removeprefix("backbone.").rsplit(".", 1)[0] in frozen_modules]
+    frozen_modules = {p.rsplit(".", 1)[0] for p in parameters[:start]}
+    assert not [c for c in changed if "running" in c and c.rsplit(".", 1)[0] in frozen_modules]
+
+
+def test_a_place_that_is_not_there_or_not_one_is_refused():
+    with pytest.raises(UserError, match=r"there are 4: model.layer1.0.conv1, .* Give more of the path"):
+        Timm("resnet18", pretrained=False, trainable_from="0.conv1")
+    with pytest.raises(UserError, match="a layer's number, 0 to"):
+        Timm("resnet18", pretrained=False, trainable_from=99)
 
 
 def test_batch_statistics_of_frozen_stages_move_when_asked():

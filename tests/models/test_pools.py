@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from xraylab.errors import UserError
 from xraylab.models.pools import Attention, MaxFeature, MaxProbability, MeanProbability, segment_logmeanexp
 
 POOLS = [MaxFeature, MeanProbability, MaxProbability, Attention]
@@ -51,6 +52,19 @@ def test_mean_probability_is_the_logit_of_the_mean():
     pool, head, x = made(MeanProbability)
     mean = torch.stack([torch.sigmoid(head(x[s == STUDY])).mean(0) for s in range(3)])
     torch.testing.assert_close(pool(x, STUDY, 3, head), torch.logit(mean))
+
+
+@pytest.mark.parametrize("softmax", [2, 4])
+def test_mean_probability_of_outputs_that_share_a_softmax(softmax):
+    pool, x = MeanProbability(), 30 * torch.randn(6, 4, dtype=torch.double)
+    pool.build(4, softmax)
+    each = x.view(6, -1, softmax).softmax(2)
+    mean = torch.stack([each[s == STUDY].mean(0) for s in range(3)])
+    torch.testing.assert_close(pool(x, STUDY, 3, nn.Identity()).view(3, -1, softmax).softmax(2), mean)
+    alone = pool(x, torch.arange(6), 6, nn.Identity()).view(6, -1, softmax).softmax(2)
+    torch.testing.assert_close(alone, each, msg="a bag of one is the plain classifier")
+    with pytest.raises(UserError, match="one output a label"):
+        MaxProbability().build(4, softmax)
 
 
 def test_mean_probability_is_finite_where_the_naive_form_overflows():

@@ -35,37 +35,64 @@ class Backbone(nn.Module, HyperparametersMixin):
         """Features (I,D) of normalised images (I,C,H,W)."""
         raise NotImplementedError
 
-    def _set_up(self, trainable_from: str | int | None, freeze_batch_stats: bool) -> None:
-        """Freeze the stages before ``trainable_from``.
+    def freeze(self, trainable_from: str | int | None, freeze_batch_stats: bool = True) -> None:
+        """Train what lies from here on, and nothing before it.
+
+        Args:
+            trainable_from: a stage, or any module by the end of its path (``denseblock4.denselayer31``), or a layer (a module
+                with weights of its own) by its number from 0, negative from the end; ``head`` - nothing of the backbone;
+                None - all of it.
+            freeze_batch_stats: whether frozen batch norms also keep their statistics.
 
         Raises:
-            UserError: there is no such stage.
+            UserError: there is no such place, or several.
         """
-        names = list(self.stages)
-        if trainable_from is None:
-            frozen = []
-        elif trainable_from == "head":
-            frozen = names
-        elif isinstance(trainable_from, int) and not isinstance(trainable_from, bool) and abs(trainable_from) < len(names):
-            frozen = names[:trainable_from]
-        elif trainable_from in names:
-            frozen = names[: names.index(str(trainable_from))]
-        else:
-            raise UserError(
-                f"backbone.trainable_from={trainable_from}: there is no such stage.{did_you_mean(str(trainable_from), names)} "
-                f"The stages are: {listed(names, 40)}; or head, for training only the head."
-            )
-        of = {p: stage for stage, parameters in self.stages.items() for p in parameters}
+        frozen = self._before(trainable_from)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(of.get(name) not in frozen)
+            parameter.requires_grad_(name not in frozen)
         self._frozen_norms = [
             module
             for name, module in self.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and of.get(f"{name}.weight") in frozen
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and f"{name}.weight" in frozen
         ] if freeze_batch_stats else []  # fmt: skip
+        self.train(self.training)
+
+    def check_place(self, place: str | int | None) -> None:
+        """Refuse what :meth:`freeze` would.
+
+        Raises:
+            UserError: there is no such place, or several.
+        """
+        self._before(place)
+
+    def _before(self, place: str | int | None) -> set[str]:
+        """Names of the parameters that lie before a place."""
+        names = [name for name, _ in self.named_parameters()]
+        if place is None:
+            return set()
+        if place == "head":
+            return set(names)
+        if place in self.stages:
+            stages = list(self.stages)
+            return {p for stage in stages[: stages.index(str(place))] for p in self.stages[stage]}
+        layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+        if isinstance(place, int) and not isinstance(place, bool) and -len(layers) <= place < len(layers):
+            return {n for n in names if n.rpartition(".")[0] in layers[:place]}
+        modules = [n for n, m in self.named_modules() if n and next(m.parameters(), None) is not None]
+        found = [n for n in modules if n == place or n.endswith(f".{place}")]
+        if len(found) == 1:
+            first = next(i for i, n in enumerate(names) if n.startswith(f"{found[0]}."))
+            return set(names[:first])
+        if found:
+            raise UserError(f"backbone.trainable_from={place}: there are {len(found)}: {listed(found)}. Give more of the path.")
+        raise UserError(
+            f"backbone.trainable_from={place}: there is no such stage.{did_you_mean(str(place), [*self.stages, *modules])} "
+            f"The stages are: {listed(self.stages, 40)}; or head, for training only the head; or a module's path "
+            f"(model_summary.txt lists them); or a layer's number, 0 to {len(layers) - 1}."
+        )
 
     def train(self, mode: bool = True) -> Backbone:
-        """Training mode, but for the batch statistics of frozen stages."""
+        """Training mode, but for the batch statistics of what is frozen."""
         super().train(mode)
         for module in getattr(self, "_frozen_norms", []):
             module.eval()
@@ -78,7 +105,7 @@ class AlexNet(Backbone):
     Args:
         pretrained: True for the ImageNet weights, False for random ones (He et al. 2015), or a file of weights.
         in_chans: 3, or 1 (the first kernel is then summed over RGB).
-        trainable_from: first stage that is trained: conv1 ... conv5, or head.
+        trainable_from: see :meth:`Backbone.freeze`; the stages are conv1 ... conv5.
         freeze_batch_stats: without effect; AlexNet has none.
     """
 
@@ -109,7 +136,7 @@ class AlexNet(Backbone):
             self.mean, self.std = _grey(self.mean, self.std, in_chans)
         convs = [i for i, layer in enumerate(self.features) if isinstance(layer, nn.Conv2d)]
         self.stages = {f"conv{k}": [f"features.{i}.weight", f"features.{i}.bias"] for k, i in enumerate(convs, start=1)}
-        self._set_up(trainable_from, freeze_batch_stats)
+        self.freeze(trainable_from, freeze_batch_stats)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (I,256) of images (I,C,H,W), H and W at least 63."""
@@ -128,8 +155,7 @@ class Timm(Backbone):
         name: e.g. resnet18, or with a tag, densenet121.tv_in1k.
         pretrained: True for its published weights, False for random ones, or a file of weights for this model.
         in_chans: channels; timm adapts the first convolution of pretrained weights.
-        trainable_from: first stage that is trained, by timm's coarse grouping (name or index), or head.
-        freeze_batch_stats: whether frozen stages keep their batch statistics.
+        trainable_from, freeze_batch_stats: see :meth:`Backbone.freeze`; the stages are timm's coarse groups.
         stem: ``small`` replaces a ResNet's stem by a 3x3 convolution of stride 1 without pooling.
         kwargs: further arguments of ``timm.create_model``.
     """
@@ -170,7 +196,7 @@ class Timm(Backbone):
         cfg = model.pretrained_cfg or {}
         self.mean, self.std = _grey(cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD), in_chans)
         self.stages = _timm_stages(self.model)
-        self._set_up(trainable_from, freeze_batch_stats)
+        self.freeze(trainable_from, freeze_batch_stats)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (I,D) of images (I,C,H,W)."""

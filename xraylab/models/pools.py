@@ -17,8 +17,15 @@ from xraylab.errors import UserError
 class Pool(nn.Module, HyperparametersMixin):
     """Interface of a pool."""
 
-    def build(self, num_features: int) -> None:
-        """Create the parameters that depend on the number of features; most pools have none."""
+    softmax = 1
+
+    def build(self, num_features: int, softmax: int = 1) -> None:
+        """Create the parameters that depend on the number of features; most pools have none.
+
+        Args:
+            softmax: how many logits in a row share a softmax; 1: each has a sigmoid.
+        """
+        self.softmax = softmax
 
     def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
         """Logits (B,L) of features (I,D)."""
@@ -36,17 +43,30 @@ class MaxFeature(Pool):
 class MeanProbability(Pool):
     """The logit of the mean of the images' probabilities (Rajpurkar et al. 2017).
 
-    Computed as logmeanexp(logsigmoid x) - logmeanexp(logsigmoid -x), finite where the naive form overflows.
+    Computed as logmeanexp(logsigmoid x) - logmeanexp(logsigmoid -x), finite where the naive form overflows; outputs that
+    share a softmax become the logarithms of their mean probabilities, whose softmax these are.
     """
 
     def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
         """Logits (B,L) of features (I,D)."""
         x = head(features)
+        if self.softmax > 1:
+            x = x.unflatten(1, (-1, self.softmax)).log_softmax(2).flatten(1)
+            return segment_logmeanexp(x, study, studies)
         return segment_logmeanexp(logsigmoid(x), study, studies) - segment_logmeanexp(logsigmoid(-x), study, studies)
 
 
 class MaxProbability(Pool):
     """Largest of the images' logits (Irvin et al. 2019)."""
+
+    def build(self, num_features: int, softmax: int = 1) -> None:
+        """Nothing.
+
+        Raises:
+            UserError: outputs share a softmax, whose largest probabilities do not sum to 1.
+        """
+        if softmax > 1:
+            raise UserError("pool=max_probability is for losses of one output a label; use pool=mean_probability.")
 
     def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
         """Logits (B,L) of features (I,D)."""
@@ -67,7 +87,7 @@ class Attention(Pool):
         self.save_hyperparameters()
         self.hidden = hidden
 
-    def build(self, num_features: int) -> None:
+    def build(self, num_features: int, softmax: int = 1) -> None:
         """The two projections and the score."""
         self.value, self.gate = nn.Linear(num_features, self.hidden), nn.Linear(num_features, self.hidden)
         self.score = nn.Linear(self.hidden, 1)

@@ -26,6 +26,7 @@ class StudyNet(nn.Module, HyperparametersMixin):
         hidden: widths of the head's hidden layers, each followed by a ReLU; none: one linear layer.
         dropout: before each linear layer of the head.
         mean, std: of the images on the scale 0-255, one value or one a channel; None: the backbone's own.
+        softmax: how many outputs in a row share a softmax; 1: each has a sigmoid.
     """
 
     mean: Tensor
@@ -34,6 +35,7 @@ class StudyNet(nn.Module, HyperparametersMixin):
     def __init__(
         self, backbone: Backbone, pool: Pool, num_outputs: int, hidden: Sequence[int] = (), dropout: float = 0.0,
         mean: float | Sequence[float] | None = None, std: float | Sequence[float] | None = None,
+        softmax: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         self.save_hyperparameters(ignore=["backbone", "pool"])
@@ -42,7 +44,7 @@ class StudyNet(nn.Module, HyperparametersMixin):
         if any(width < 1 for width in hidden):
             raise UserError(f"head.hidden={list(hidden)}: widths are at least 1.")
         self.backbone, self.pool = backbone, pool
-        pool.build(backbone.num_features)
+        pool.build(backbone.num_features, softmax)
         layers: list[nn.Module] = []
         width = backbone.num_features
         for following in hidden:
@@ -64,12 +66,25 @@ class StudyNet(nn.Module, HyperparametersMixin):
         Returns:
             float32 (B,L).
         """
+        return self.pooled(self.features(images), study, studies)
+
+    def both(self, images: Tensor, study: Tensor, studies: int) -> tuple[Tensor, Tensor]:
+        """Logits by study (B,L), and of each image as a study of its own (I,L)."""
+        features = self.features(images)
+        alone = torch.arange(len(features), device=features.device)
+        return self.pooled(features, study, studies), self.pooled(features, alone, len(features))
+
+    def features(self, images: Tensor) -> Tensor:
+        """float32 (I,D) of uint8 (I,1,H,W), or (I,C,H,W) for a backbone of C channels."""
         dtype = self.mean.dtype
         x = (images.to(dtype).expand(-1, self.backbone.in_chans, -1, -1) - self.mean) / self.std
-        features = self.backbone(x.contiguous(memory_format=torch.channels_last))
-        # pooled in full precision: bf16 probabilities would tie
+        return self.backbone(x.contiguous(memory_format=torch.channels_last)).to(dtype)
+
+    def pooled(self, features: Tensor, study: Tensor, studies: int) -> Tensor:
+        """float32 (B,L) of features (I,D)."""
+        # in full precision: bf16 probabilities would tie
         with torch.autocast(features.device.type, enabled=False):
-            return self.pool(features.to(dtype), study, studies, self.head)
+            return self.pool(features, study, studies, self.head)
 
 
 def per_channel(given: float | Sequence[float] | None, own: Sequence[float], name: str) -> Tensor:
