@@ -10,7 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from xraylab import conf_dir
-from xraylab.assemble import assemble, build, hardware
+from xraylab.assemble import assemble, hardware
+from xraylab.build import build
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.reader import Reader
 from xraylab.errors import UserError
@@ -34,6 +35,10 @@ def test_every_choice_composes_and_instantiates(compose, group, choice, tmp_path
                 with pytest.raises(UserError, match=r"backbone\.name must be given"):
                     build(node, group)
                 node.name = "resnet10t"
+            if choice == "cnn":
+                with pytest.raises(UserError, match=r"set image\.size"):
+                    build({**node, "image_size": None}, group)
+                node.image_size = 64
         assert isinstance(build(node, group), KINDS[group])
     elif group == "optimizer":
         assert isinstance(build(node, group)([torch.nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer)
@@ -43,6 +48,10 @@ def test_every_choice_composes_and_instantiates(compose, group, choice, tmp_path
         optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
         assert hasattr(build(plain, group)(optimizer), "step")
     elif group == "callbacks":
+        if choice == "unfreeze":
+            with pytest.raises(UserError, match=r"at must be given"):
+                build(node.unfreeze, "callbacks.unfreeze")
+            node.unfreeze["at"] = {2: None}
         assert all(isinstance(build(n, group), pl.Callback) for n in node.values())
     elif group == "dataset":
         assert isinstance(build({k: v for k, v in node.items() if k != "embedded"}, group), Reader)
@@ -76,12 +85,13 @@ def test_a_wrong_argument_of_a_group_is_named():
         build({"_target_": "xraylab.models.Nothing"}, "backbone")
 
 
-@pytest.mark.parametrize("primary", ["config", "evaluate", "sample"])
+@pytest.mark.parametrize("primary", ["config", "evaluate", "sample", "check", "describe", "prepare"])
 def test_every_command_composes(primary):
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose(primary)
-    assert set(cfg) >= {"config": {"monitor"}, "evaluate": {"run"}, "sample": {"root", "dataset"}}[primary]
+    own = {"evaluate": {"run"}, "sample": {"root", "dataset"}, "check": {"names", "dataset"}, "describe": {"pictures"}}
+    assert set(cfg) >= own.get(primary, {"monitor", "cache"})
 
 
 @pytest.mark.parametrize(
@@ -101,7 +111,7 @@ def test_every_command_composes(primary):
         ("+accelerator.foo=1", "accelerator: .*foo"),
         ("image.std=0", "image.std=0"),
         ("image.mean=[1,2]", "2 values for 3 channels"),
-        ("unit=image", "unit=image: it should be 'study'"),
+        ("unit=slice", "unit=slice: it should be 'study' or 'image'"),
         ("dataset.on_error=ignore", "it is stop or skip"),
     ],
 )

@@ -182,9 +182,20 @@ def test_the_same_seed_gives_the_same_weights_for_any_number_of_workers(train_he
     assert not same(weights(one), weights(other))
 
 
-@pytest.mark.parametrize(("at", "averaged"), [(5, False), (8, False), (11, True)])
-def test_an_interrupted_run_resumes_to_the_same_weights(train_here, tmp_path, mrnet_root, monkeypatch, at, averaged):
-    """In the middle of an epoch and at its end; with augmentation, dropout, balance, plateau, Adam and averaged weights."""
+UNFREEZE = [
+    "backbone=resnet18",
+    "backbone.trainable_from=head",
+    "callbacks=unfreeze",
+    "callbacks.unfreeze.at={2: layer4, 3: layer3}",
+]
+
+
+@pytest.mark.parametrize(
+    ("at", "more"),
+    [(5, []), (8, []), (11, ["callbacks=ema", "callbacks.ema.decay=0.9"]), (11, UNFREEZE), (16, UNFREEZE)],
+)
+def test_an_interrupted_run_resumes_to_the_same_weights(train_here, tmp_path, mrnet_root, monkeypatch, at, more):
+    """In the middle of an epoch and at its end; with augmentation, dropout, balance, plateau, Adam, averages, unfreezing."""
     options = [
         *QUICK,
         "max_epochs=3",
@@ -194,7 +205,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(train_here, tmp_path, mr
         "accumulate=2",
         "batch_size=2",
     ]
-    options += ["callbacks=ema", "callbacks.ema.decay=0.9"] if averaged else []
+    options += [*more, "backbone.pretrained=false"]
     whole = train_here(tmp_path / "whole", *options)
     plain = StopOnInterrupt.on_train_batch_end
 
@@ -217,10 +228,26 @@ def test_an_interrupted_run_resumes_to_the_same_weights(train_here, tmp_path, mr
     directory = directory.rename(tmp_path / "moved")
     train(resumed_config(str(directory), [f"resume={directory}"]), directory, [f"resume={directory}"])
     assert same(weights(directory), weights(whole))
-    one, two = (pd.read_csv(d / "history.csv").drop(columns=["seconds", "studies_per_s"]) for d in (whole, directory))
+    one, two = (
+        pd.read_csv(d / "history.csv").drop(columns=["seconds", "studies_per_s", "images_per_s"]) for d in (whole, directory)
+    )
     pd.testing.assert_frame_equal(one, two)
     a, b = (json.loads((d / "evaluation.json").read_text())["splits"] for d in (whole, directory))
     assert a == b
+
+
+def test_unfreezing_trains_what_it_names_from_its_epoch_on(train_here, tmp_path, mrnet_root, caplog):
+    caplog.set_level("INFO")
+    changed = {}
+    before = None
+    for epochs in (1, 2, 3):
+        options = [*QUICK, *UNFREEZE, "backbone.pretrained=false", f"max_epochs={epochs}", f"dataset.root={mrnet_root}"]
+        after = weights(train_here(tmp_path / str(epochs), *options))
+        if before is not None:
+            changed[epochs] = {k.split(".")[3] for k in after if "backbone" in k and not torch.equal(after[k], before[k])}
+        before = after
+    assert changed == {2: {"layer4"}, 3: {"layer3", "layer4"}}
+    assert "epoch 2: trainable from layer4 on: 8,394,241 parameters" in caplog.text
 
 
 def test_ctrl_c_stops_after_the_step_and_prints_the_command_that_resumes(tmp_path, mrnet_root):

@@ -6,8 +6,7 @@ import copy
 import logging
 import re
 import tempfile
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from xraylab import conf_dir
+from xraylab.build import build, find_data, plain
 from xraylab.data.module import StudyDataModule, worker_count
-from xraylab.data.reader import ENVIRONMENT, Reader
+from xraylab.data.reader import cache_dir
 from xraylab.data.table import StudyTable, assign_splits
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.metrics import METRICS
@@ -32,7 +28,7 @@ from xraylab.module import StudyModule
 from xraylab.settings import Settings, check_config, existing_run
 
 log = logging.getLogger(__name__)
-RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions")
+RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache")
 
 
 @dataclass
@@ -64,12 +60,12 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     OmegaConf.set_struct(cfg, False)
     reader, path, embedded = find_data(cfg, typed, fresh)
     settings = check_config(cfg)
-    accelerator, precision = hardware(_plain(cfg.accelerator), settings.precision)
+    accelerator, precision = hardware(plain(cfg.accelerator), settings.precision)
 
     torch.manual_seed(settings.seed)
     pool, loss, augmentation = (build(cfg[g], g) for g in ("pool", "loss", "augmentation"))
     optimizer = build(cfg.optimizer, "optimizer")
-    schedule = _plain(cfg.scheduler)
+    schedule = plain(cfg.scheduler)
     interval, monitor = schedule.pop("interval", "epoch"), schedule.pop("monitor", "valid/loss")
     if interval not in ("epoch", "step"):
         raise UserError(f"scheduler.interval={interval}: it is epoch or step.")
@@ -91,13 +87,17 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     _try_trainer(cfg, accelerator, precision)
     backbone = build(cfg.backbone if fresh else {**cfg.backbone, "pretrained": False}, "backbone")
     for name in ("mean", "std"):
-        per_channel(getattr(settings.image, name), backbone.mean, name)
+        per_channel(getattr(settings.image, name), getattr(backbone, name), name)
 
     if path is None:
         path = reader.embedded(embedded)
     log.info("reading %s", path)
     cfg.dataset.root = str(path.absolute())
-    table = assign_splits(reader.read(path), settings.selection, settings.fold, settings.valid_fraction, settings.seed)
+    split_seed = settings.seed if settings.split_seed is None else settings.split_seed
+    table, packed = with_cache(reader.read(path), settings, reader.on_error)
+    table = assign_splits(table, settings.selection, settings.fold, settings.valid_fraction, split_seed)
+    if settings.unit == "image" and not table.views:
+        raise UserError(f"unit=image: the images of {table.name} are slices, whose labels are their volume's. Leave unit=study.")
     _announce(table, settings)
     _check_labels(table, _monitors(settings, monitor if schedule else None))
     if table.channels not in (1, backbone.in_chans):
@@ -110,99 +110,46 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
             table.name, len(table.labels),
         )  # fmt: skip
 
-    loss.build(len(table.labels))
-    loss.fit(table.label_values(table.part("train").index), table.labels)
-    log.info("loss: %s", loss.describe(table.labels))
+    groups = table.train_groups
+    units = table.by_image() if settings.unit == "image" else table
+    rows = units.part("train").index
+    loss.build(len(table.labels), len(groups))
+    counted = "images" if settings.unit == "image" else "studies"
+    loss.fit(units.label_values(rows), table.labels, units.group_numbers()[rows], counted)
+    log.info("loss: %s, counted on %d %s of train", loss.describe(table.labels, groups), len(rows), counted)
     net = StudyNet(
         backbone, pool, loss.outputs(len(table.labels)), settings.head.hidden, settings.head.dropout,
-        settings.image.mean, settings.image.std,
+        settings.image.mean, settings.image.std, loss.softmax(len(table.labels)),
     ).to(memory_format=torch.channels_last)  # fmt: skip
+    size, rescale = (None, False) if packed else (settings.image.size, settings.image.rescale)
     data = StudyDataModule(
-        table, settings.batch_size, settings.accumulate, settings.image.size, settings.image.rescale, augmentation,
+        table, settings.batch_size, settings.accumulate, size, rescale, augmentation,
         worker_count(settings.num_workers), settings.seed,
-        loss.scored(torch.from_numpy(table.label_values())).numpy(),
+        loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit,
     )  # fmt: skip
-    steps = -(-len(table.part("train")) // (settings.batch_size * settings.accumulate)) * settings.max_epochs
+    steps = -(-data.train_units // (settings.batch_size * settings.accumulate)) * settings.max_epochs
     module = StudyModule(
         net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), optimizer,
-        _scheduler(schedule, steps), interval, monitor, settings.seed, table.data,
+        _scheduler(schedule, steps), interval, monitor, settings.seed, table.data, groups, settings.unit,
     )  # fmt: skip
-    return Job(OmegaConf.create(_plain(cfg)), settings, table, data, module, callbacks, accelerator, precision)
+    return Job(OmegaConf.create(plain(cfg)), settings, table, data, module, callbacks, accelerator, precision)
 
 
-def find_data(cfg: DictConfig, typed: Sequence[str], fresh: bool) -> tuple[Reader, Path | None, dict[str, Any]]:
-    """The reader, the data's path, and the sample's options; path None means the embedded sample is to be used.
-
-    What the data needs, and in that case what the sample brings, replaces settings of ``cfg`` that were not typed.
-    """
-    embedded = _plain(cfg.dataset.get("embedded") or {})
-    plain = _plain(cfg)["dataset"]
-    reader: Reader = build({k: v for k, v in plain.items() if k != "embedded"}, "dataset")
-    path = reader.find()
-    if not fresh:
-        return reader, path, {}
-    given = {t.lstrip("+~").split("=", 1)[0] for t in typed}
-    needed = _replace(cfg, reader.settings, given)
-    if needed:
-        log.info("%s needs, and was given: %s", reader.published_name, ", ".join(needed))
-    if path is not None:
-        return reader, path, {}
-    changed = _replace(cfg, embedded.get("settings", {}), given)
-    sample = reader.sample | {k: v for k, v in embedded.get("sample", {}).items() if f"dataset.sample.{k}" not in given}
-    asked = reader.root is not None
-    why = "as asked" if asked else f"no {reader.published_name} in dataset.root, ${ENVIRONMENT} or ./data"
-    log.warning(
-        "%s\nSYNTHETIC SAMPLE (%s): drawings stand in for images; results mean nothing for patients.\n"
-        "The data: %s\nThe sample's own settings, unless typed: %s\n%s",
-        "=" * 100, why, reader.register, ", ".join(changed) or "none", "=" * 100,
-    )  # fmt: skip
-    return reader, None, sample
-
-
-def _replace(cfg: DictConfig, settings: Mapping[str, Any], given: set[str]) -> list[str]:
-    """Set keys, or choices of a group, that were not typed; returns those that changed, as ``key=value``."""
-    changed = []
-    for key, value in settings.items():
-        group_typed = key.split(".")[0] in given and not key.endswith(".pretrained")
-        if key in given or group_typed or OmegaConf.select(cfg, key, default="absent") == "absent":
-            continue
-        if (file := conf_dir() / key / f"{value}.yaml").is_file():
-            cfg[key] = OmegaConf.load(file)
-        elif OmegaConf.select(cfg, key) == value:
-            continue
-        else:
-            OmegaConf.update(cfg, key, value)
-        changed.append(f"{key}={value}")
-    return changed
-
-
-def build(node: Any, where: str) -> Any:
-    """Instantiate a node; its mistakes become messages that name it.
+def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[StudyTable, bool]:
+    """The table, read from packed images where ``cache`` says so, and whether it is.
 
     Raises:
-        UserError: a wrong class, argument or value.
+        UserError: images cannot be read, or the cache cannot be written.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", ".*not valid for transform.*")  # albumentations ignores what it does not know
-            return instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        line = (str(cause) or type(cause).__name__).splitlines()[0]
-        line = line.split("__init__() ", 1)[-1]
-        if isinstance(cause, TypeError) and "not supported between" in line:
-            line = "a value is of the wrong type"
-        raise UserError(f"{where}: {line} (in {_short(node)})") from None
-    except OmegaConfBaseException as error:
-        line = str(error).splitlines()[0]
-        if "Missing mandatory value" in line:
-            key = f"{where}.{line.split('value: ', 1)[-1].split('.')[-1]}"
-            raise UserError(f"{key} must be given: {key}=...") from None
-        raise UserError(f"{where}: {line}") from None
+    size, rescale = settings.image.size, settings.image.rescale
+    files = table.source.path(table.frame["images"].iloc[0][0]) is not None
+    slow = table.source.costly(size is not None or rescale)
+    if settings.cache == "off" or not files or (settings.cache == "auto" and not slow):
+        return table, False
+    from xraylab.data.packed import pack_table
+
+    folder = cache_dir() / "packed" if settings.cache == "auto" else Path(settings.cache).expanduser()
+    return pack_table(table, folder, size, rescale, on_error), True
 
 
 def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any], str]:
@@ -275,7 +222,7 @@ def _announce(table: StudyTable, settings: Settings) -> None:
     if table.synthetic:
         lines[0] += " (drawings; results mean nothing for patients)"
     if not table.patients_known:
-        lines[0] += "; no patient ids ship, so splits are disjoint by study and a patient may be in two of them"
+        lines[0] += "; patients are not known, so splits are disjoint by study and a patient may be in two of them"
     for kind, names in table.problems.items():
         lines.append(f"  skipped: {len(names)} {kind}: {listed(names)}")
     log.info("%s\n%s", "\n".join(lines), table.summary())
@@ -352,12 +299,3 @@ def _try_trainer(cfg: DictConfig, accelerator: dict[str, Any], precision: Any) -
     for name, node in cfg.logger.items():
         with tempfile.TemporaryDirectory() as folder:
             build({**node, "save_dir": folder}, f"logger.{name}")
-
-
-def _plain(node: Any) -> Any:
-    return OmegaConf.to_container(OmegaConf.create(node) if not OmegaConf.is_config(node) else node, resolve=True)
-
-
-def _short(node: Any) -> str:
-    values = dict(node.items()) if hasattr(node, "items") else {}
-    return ", ".join(f"{k}={v}" for k, v in values.items() if not isinstance(v, dict | DictConfig))[:200]

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,12 +21,13 @@ from tqdm import tqdm
 
 from xraylab.data.loading import Batch
 from xraylab.data.table import SYNTHETIC
+from xraylab.errors import UserError
 from xraylab.module import StudyModule
 from xraylab.run import write_text
 
 log = logging.getLogger(__name__)
 FIRST_COLUMNS = ["epoch", "step", "lr", "train/loss", "valid/loss"]
-LAST_COLUMNS = ["seconds", "studies_per_s"]
+LAST_COLUMNS = ["seconds", "studies_per_s", "images_per_s"]
 
 
 class History(Callback):
@@ -36,21 +38,25 @@ class History(Callback):
         labels: whose AUROC columns come first.
         headline: the metric in the line of an epoch.
         synthetic: mark every row by a last column, ``data``.
+        unit: what is trained on, study or image.
     """
 
-    def __init__(self, path: Path, labels: tuple[str, ...], headline: str, synthetic: bool = False) -> None:
-        self.path, self.labels, self.headline, self.synthetic = path, labels, headline, synthetic
+    def __init__(
+        self, path: Path, labels: tuple[str, ...], headline: str, synthetic: bool = False, unit: str = "study"
+    ) -> None:  # fmt: skip
+        self.path, self.labels, self.headline, self.synthetic, self.unit = path, labels, headline, synthetic, unit
         self.rows: list[dict[str, Any]] = []
-        self._studies, self._epoch = 0, 0
+        self._units, self._images, self._epoch = 0, 0, 0
         self._start = self._trained = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """The rows, and how far the epoch is, so that a resumed run's history is that of its checkpoint."""
-        return {"rows": self.rows, "studies": self._studies, "seconds": time.monotonic() - self._start}
+        done = {"units": self._units, "images": self._images, "seconds": time.monotonic() - self._start}
+        return {"rows": self.rows, **done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them back."""
-        self.rows, self._studies = list(state["rows"]), state["studies"]
+        self.rows, self._units, self._images = list(state["rows"]), state["units"], state["images"]
         self._start = time.monotonic() - state["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -58,21 +64,23 @@ class History(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.monotonic()
-        self._epoch, self._studies = trainer.current_epoch, 0
+        self._epoch, self._units, self._images = trainer.current_epoch, 0, 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self._studies += len(batch.ids)
+        self._units += len(batch.ids)
+        self._images += len(batch.images)
         self._trained = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, StudyModule)
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or self._studies == 0:
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or self._units == 0:
             return  # stopped in the middle of an epoch: its row is written when it is finished
         total, n = pl_module.epoch_loss.tolist()
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("valid/")}
         seconds = time.monotonic() - self._start
+        counts = {"studies": self._units, "images": self._images} if self.unit == "study" else {"images": self._images}
         row: dict[str, Any] = {
             "epoch": self._epoch,
             "step": trainer.global_step,
@@ -80,7 +88,7 @@ class History(Callback):
             "train/loss": total / max(n, 1),
             **metrics,
             "seconds": round(seconds, 3),
-            "studies_per_s": round(self._studies / max(self._trained - self._start, 1e-9), 3),
+            **{f"{unit}_per_s": round(count / max(self._trained - self._start, 1e-9), 3) for unit, count in counts.items()},
         }
         self.rows.append(row)
         self._write()
@@ -90,11 +98,12 @@ class History(Callback):
         left = (trainer.max_epochs or 0) - self._epoch - 1
         mean = sum(r["seconds"] for r in self.rows[-5:]) / len(self.rows[-5:])
         named = {"train/loss": row["train/loss"], "valid/loss": metrics.get("valid/loss", math.nan)}
-        named[self.headline] = row.get(self.headline, math.nan)
+        headline = self.headline if self.headline != "valid/loss" else "valid/macro/auroc"
+        named[headline] = row.get(headline, math.nan)
         numbers = "  ".join(f"{k} {v:.4f}" for k, v in named.items())
         rest = f"  at most {clock(left * mean)} to go" if left > 0 and not trainer.should_stop else ""
-        log.info("epoch %d/%d  %s  lr %.2g  %.1f s  %.1f studies/s%s", self._epoch + 1, trainer.max_epochs, numbers,
-                 row["lr"], seconds, row["studies_per_s"], rest)  # fmt: skip
+        log.info("epoch %d/%d  %s  lr %.2g  %.1f s  %.1f %s/s%s", self._epoch + 1, trainer.max_epochs, numbers,
+                 row["lr"], seconds, row[f"{next(iter(counts))}_per_s"], next(iter(counts)), rest)  # fmt: skip
 
     def _write(self) -> None:
         first = FIRST_COLUMNS + [f"valid/{name}/auroc" for name in (*self.labels, "macro")] + LAST_COLUMNS
@@ -134,11 +143,11 @@ class RunningLoss(Callback):
 
 
 class StudyProgress(ProgressBar):
-    """A bar in studies, with studies/s, ETA and the running loss; silent where standard error is not a terminal."""
+    """A bar in studies (or images), with their rate, ETA and the running loss; silent where standard error is not a terminal."""
 
-    def __init__(self, running: RunningLoss) -> None:
+    def __init__(self, running: RunningLoss, unit: str = "study") -> None:
         super().__init__()
-        self.running = running
+        self.running, self.unit = running, unit
         self._bar: tqdm[Any] | None = None
         self._enabled = sys.stderr.isatty()
 
@@ -152,7 +161,7 @@ class StudyProgress(ProgressBar):
         self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out in the middle of an epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._open(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", _studies(trainer.train_dataloader))
+        self._open(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", _studies(trainer.train_dataloader), self.unit)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -192,10 +201,11 @@ class StudyProgress(ProgressBar):
     on_predict_batch_end = on_validation_batch_end
     on_predict_end = on_validation_end
 
-    def _open(self, title: str, studies: int) -> None:
+    def _open(self, title: str, total: int, unit: str = "study") -> None:
         self._close()
         if self._enabled:
-            self._bar = tqdm(total=studies, desc=title, unit=" studies", leave=False, dynamic_ncols=True, mininterval=0.5)
+            unit = {"study": " studies", "image": " images"}[unit]
+            self._bar = tqdm(total=total, desc=title, unit=unit, leave=False, dynamic_ncols=True, mininterval=0.5)
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -257,6 +267,39 @@ class StopOnInterrupt(Callback):
         if self._old is not None:
             signal.signal(signal.SIGINT, self._old)
             self._old = None
+
+
+class Unfreeze(Callback):
+    """Trains more of the backbone from an epoch on.
+
+    Args:
+        at: epoch, counted from 1 -> ``trainable_from``, as the backbone takes it; null: all of it.
+        freeze_batch_stats: whether what stays frozen keeps its batch statistics.
+    """
+
+    def __init__(self, at: Mapping[int, str | int | None], freeze_batch_stats: bool = True) -> None:
+        if not at or not all(isinstance(epoch, int) and epoch > 1 for epoch in at):
+            raise UserError(f"callbacks.unfreeze.at={dict(at)}: it is {{epoch: stage}}, epochs counted from 1, so at least 2.")
+        self.at, self.freeze_batch_stats = dict(at), freeze_batch_stats
+        self._reached = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, StudyModule)
+        for place in self.at.values():
+            pl_module.net.backbone.check_place(place)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._reached = 0
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out in the middle of an epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, StudyModule)
+        due = max((epoch for epoch in self.at if epoch <= trainer.current_epoch + 1), default=0)
+        if due > self._reached:
+            self._reached = due
+            pl_module.net.backbone.freeze(self.at[due], self.freeze_batch_stats)
+            trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+            log.info("epoch %d: trainable from %s on: %s parameters", due, self.at[due] or "the first layer", f"{trained:,}")
 
 
 def clock(seconds: float) -> str:

@@ -186,9 +186,10 @@ def help_text(config: str, usage: str) -> str:
     lines = [usage.strip(), "", "Groups: group=choice", ""]
     for group, default, about in re.findall(r"^  - (\w+): (\w+) *#? *(.*)$", text, re.M):
         lines.append(f"  {group} ({default}): {about}")
+        width = max(16, *map(len, _choices(group))) + 2
         for choice in _choices(group):
             first = re.search(r"^# (?!@package)(.*)$", (conf_dir() / group / f"{choice}.yaml").read_text(), re.M)
-            lines.append(f"      {choice:<18}{first.group(1) if first else ''}")
+            lines.append(f"      {choice:<{width}}{first.group(1) if first else ''}")
     lines += ["", "Keys: key=value", ""]
     parent = ""
     for indent, key, value, about in re.findall(r"^( *)(\w+):[ ]*([^#\n]*?)[ ]*(?:# (.*))?$", text, re.M):
@@ -204,6 +205,10 @@ def help_text(config: str, usage: str) -> str:
             found = re.search(rf"^{key}: *([^#\n]*?) *(?:# (.*))?$", source, re.M)
             if found and config != "evaluate":
                 lines.append(f"  {key + '=' + found.group(1):<40} dataset={dataset}: {found.group(2) or ''}".rstrip())
+        own = re.findall(r"^  (\w+): ([^#\n$]*?) +# (.*)$", source.partition("\ndataset:\n")[2], re.M)
+        for key, value, about in own if config != "evaluate" else []:
+            if key not in ("sample", "embedded"):
+                lines.append(f"  {f'dataset.{key}={value}':<40} dataset={dataset}: {about}".rstrip())
     lines += [
         "",
         "--cfg job prints the composed configuration and stops. -m runs every combination of comma-separated values.",

@@ -6,8 +6,10 @@ import csv
 import html
 import io
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -15,74 +17,137 @@ from hydra.types import RunMode
 
 from xraylab.run import write_text
 
+log = logging.getLogger(__name__)
 COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n"]
 
 
+class Result(NamedTuple):
+    """A job, or an ensemble of jobs, and the content of its ``evaluation.json``."""
+
+    job: str
+    overrides: str
+    evaluation: dict[str, Any]
+
+
 class Comparison(Callback):
-    """Hydra's hook after a job, whether it failed or not, so that a sweep that is cut off is compared as far as it came."""
+    """Hydra's hook after a job, whether it failed or not, so that a sweep that is cut off is compared as far as it came.
+
+    Args:
+        ensembles: name -> arguments of :class:`xraylab.ensemble.Ensemble`; each is made as soon as its members are there.
+    """
+
+    def __init__(self, ensembles: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        self.ensembles = dict(ensembles or {})
 
     def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
         """Compare the jobs so far, in a multirun."""
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.MULTIRUN:
-            write_comparison(Path(hydra.sweep.dir))
+            write_comparison(Path(hydra.sweep.dir), self.ensembles)
 
 
-def write_comparison(folder: Path) -> None:
-    """Write the comparison of the finished runs that lie in a folder; nothing where there is none."""
+def write_comparison(folder: Path, ensembles: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Write the comparison of the finished runs that lie in a folder, and of their ensembles; nothing where there is none."""
     from xraylab.data.table import SYNTHETIC
+    from xraylab.ensemble import Ensemble, write_ensemble
+    from xraylab.evaluation import by_unit
 
     runs = sorted((p.parent for p in folder.glob("*/evaluation.json")), key=lambda p: (len(p.name), p.name))
-    results = [(run.name, *_read(run)) for run in runs]
+    results = [_read(run) for run in runs]
     if not results:
         return
-    synthetic = any(evaluation["data"] == SYNTHETIC for _, _, evaluation in results)
+    waiting = []
+    for name, options in (ensembles or {}).items():
+        ensemble = Ensemble(**options)
+        made = write_ensemble(ensemble, name, runs, folder)
+        if made is None:
+            waiting.append(f"{name}: {len(ensemble.eligible(runs))} of {ensemble.members} runs are there")
+        else:
+            results.append(Result(name.replace("_", " "), f"of {', '.join(made[0])}", made[1]))
+    synthetic = any(r.evaluation["data"] == SYNTHETIC for r in results)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *(["data"] if synthetic else [])])
     for job, overrides, evaluation in results:
-        for split, result in evaluation["splits"].items():
+        for split, result in by_unit(evaluation):
             for label, metrics in {**result["labels"], "macro": result["macro"]}.items():
                 for metric, m in metrics.items():
                     cells = ["" if m[k] is None else m[k] for k in ("value", "low", "high", "n")]
                     mark = [evaluation["data"]] if synthetic else []
                     writer.writerow([job, overrides, split, result["unit"], label, metric, *cells, *mark])
     write_text(folder / "comparison.csv", text.getvalue())
-    write_text(folder / "report.html", _page(folder, results, synthetic))
+    write_text(folder / "report.html", _page(folder, results, synthetic, waiting))
+    log.info("compared %d runs: %s", len(runs), folder / "report.html")
 
 
-def _read(run: Path) -> tuple[str, dict[str, Any]]:
+def _read(run: Path) -> Result:
     overrides = json.loads((run / "environment.json").read_text())["overrides"]
-    return " ".join(overrides), json.loads((run / "evaluation.json").read_text())
+    return Result(run.name, " ".join(overrides), json.loads((run / "evaluation.json").read_text()))
 
 
-def _page(folder: Path, results: list[tuple[str, str, dict[str, Any]]], synthetic: bool) -> str:
-    from xraylab.metrics import METRICS
-    from xraylab.report import STYLE, number
+def _page(folder: Path, results: list[Result], synthetic: bool, waiting: list[str]) -> str:
+    from xraylab.evaluation import by_unit
+    from xraylab.report import STYLE
 
-    shared = set.intersection(*({*overrides.split(" ")} for _, overrides, _ in results)) if len(results) > 1 else set()
-    parts = [f"<h1>{html.escape(folder.name)} <small>{len(results)} runs</small></h1>"]
+    jobs = [r for r in results if "members" not in r.evaluation]
+    shared = set.intersection(*({*r.overrides.split(" ")} for r in jobs)) if len(jobs) > 1 else set()
+    parts = [f"<h1>{html.escape(folder.name)} <small>{len(jobs)} runs</small></h1>"]
     if synthetic:
         parts.append("<p class=sample>Synthetic sample: every number below is about drawings, not patients.</p>")
     if shared:
         parts.append(f"<p>All with {html.escape(' '.join(sorted(shared)))}.</p>")
-    for split in dict.fromkeys(s for _, _, evaluation in results for s in evaluation["splits"]):
-        head = "".join(f"<th>{m.replace('_', ' ')}</th>" for m in ("job", "overrides", "label", "n", *METRICS))
-        rows = []
-        for job, overrides, evaluation in results:
-            result = evaluation["splits"].get(split)
-            if result is None:
-                continue
-            own = html.escape(" ".join(o for o in overrides.split(" ") if o not in shared))
-            labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
-            for label, metrics in labels.items():
-                cells = "".join(f"<td>{number(metrics[m])}</td>" for m in METRICS)
-                n = metrics["auroc"]["n"]
-                rows.append(f"<tr><td>{job}</td><td>{own}</td><td>{html.escape(label)}</td><td>{n}</td>{cells}</tr>")
-        chosen = any(e["splits"][split]["selected_on"] for _, _, e in results if split in e["splits"])
+    parts += [f"<p>Not made: {html.escape(line)}.</p>" for line in waiting]
+    for r in results:
+        for file, reason in r.evaluation.get("left_out", {}).items():
+            parts.append(f"<p>{html.escape(r.job)}: no {html.escape(file)}, for {html.escape(reason)}.</p>")
+    for split, unit in dict.fromkeys((s, x["unit"]) for r in results for s, x in by_unit(r.evaluation)):
+        of = [(r, x) for r in results for s, x in by_unit(r.evaluation) if (s, x["unit"]) == (split, unit)]
+        chosen = any(x["selected_on"] for _, x in of)
         note = "choices were made on these studies" if chosen else "held out from all choices"
-        parts.append(f"<h2>{split} <small>{note}; 95% intervals</small></h2><table><tr>{head}</tr>{''.join(rows)}</table>")
+        parts.append(f"<h2>{split}, by {unit} <small>{note}; 95% intervals</small></h2>{_metrics(of, shared)}{_groups(of)}")
     title = "xraylab comparison" + (" (synthetic sample)" if synthetic else "")
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"
     )
+
+
+def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
+    from xraylab.metrics import METRICS
+    from xraylab.report import number
+
+    rows = []
+    for r, result in of:
+        own = html.escape(" ".join(o for o in r.overrides.split(" ") if o not in shared))
+        labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
+        for label, metrics in labels.items():
+            cells = "".join(f"<td>{number(metrics[m])}</td>" for m in METRICS)
+            rows.append([r.job, own, html.escape(label), metrics["auroc"]["n"], cells])
+    return _rows(["job", "overrides", "label", "n", *METRICS], rows)
+
+
+def _groups(of: list[tuple[Result, dict[str, Any]]]) -> str:
+    """AUROC and kappa by group, where a result has several and one label."""
+    from xraylab.report import number
+
+    names = list(dict.fromkeys(g for _, x in of for g in x["groups"]))
+    if len(names) < 2 or any(len(x["labels"]) > 1 for _, x in of):
+        return ""
+    parts = []
+    for metric in ("auroc", "kappa"):
+        rows = []
+        for r, result in of:
+            groups = {g: next(iter(part["labels"].values()))[metric] for g, part in result["groups"].items()}
+            cells = [
+                f"<td>{number(groups[g])} <span class=n>n {groups[g]['n']}</span></td>" if g in groups else "<td></td>"
+                for g in names
+            ]
+            rows.append([r.job, "".join(cells)])
+        parts.append(f"<h3>{metric} by group</h3>" + _rows(["job", *names], rows))
+    return "".join(parts)
+
+
+def _rows(head: list[str], rows: list[list[Any]]) -> str:
+    """A table; the last cell of a row is HTML of its remaining cells."""
+    top = "".join(f"<th>{html.escape(h.replace('_', ' '))}</th>" for h in head)
+    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row[:-1]) + row[-1] + "</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{body}</table>"

@@ -46,6 +46,8 @@ def job(cfg: DictConfig) -> None:
             config.dataset.root = cfg.root
         if cfg.precision is not None:
             config.precision = cfg.precision
+        if cfg.cache is not None:
+            config.cache = cfg.cache
         if cfg.bootstrap is not None:
             config.bootstrap = cfg.bootstrap
         if OmegaConf.select(cfg, "accelerator.accelerator") != "auto":

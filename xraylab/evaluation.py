@@ -1,12 +1,12 @@
 """Prediction tables and what follows from them: nothing here needs a model.
 
 A prediction table has one row a study: ``id, patient, group, split``, then ``p_<label>`` (probability) and ``y_<label>``
-(raw label: 1, 0, -1 uncertain, empty not mentioned) for every label.
+(raw label: 1, 0, -1 uncertain, empty not mentioned) for every label. One by image has a further key, ``image``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ THRESHOLD = 0.5
 def prediction_table(
     frame: pd.DataFrame, labels: Sequence[str], split: str, rows: np.ndarray, probabilities: np.ndarray
 ) -> pd.DataFrame:  # fmt: skip
-    """The prediction table of some rows of a study table.
+    """The prediction table of some rows of a study table, or of one by image.
 
     Args:
         rows: (N,) index into ``frame``.
         probabilities: (N,L).
     """
     part = frame.loc[rows, ["id", "patient", "group"]].assign(split=split).reset_index(drop=True)
+    if "image" in frame:
+        part["image"] = [images[0] for images in frame.loc[rows, "images"]]
     for i, label in enumerate(labels):
         part[f"p_{label}"] = probabilities[:, i].astype(np.float64)
     for label in labels:
@@ -83,7 +85,7 @@ def evaluate_split(
     """Every metric of one split, by label, as the mean over labels, and by group.
 
     Args:
-        table: a prediction table.
+        table: a prediction table, by study or by image; either is resampled by patient, or study.
         selected_on: whether choices were made on these studies.
         resamples: bootstrap resamples behind each interval, over patients where known, else over studies.
         exclusive: exactly one label of a study is true; adds the accuracy and kappa of the likeliest label.
@@ -104,7 +106,7 @@ def evaluate_split(
     out = {
         "n": len(table),
         "patients": int(table["patient"].nunique()) if known else None,
-        "unit": "study",
+        "unit": "image" if "image" in table else "study",
         "selected_on": selected_on,
         "threshold": THRESHOLD,
         "bootstrap": {"over": "patients" if known else "studies", "resamples": resamples, "level": LEVEL, "seed": seed},
@@ -114,6 +116,14 @@ def evaluate_split(
     if exclusive:
         out["exclusive"] = _exclusive(table, draws)
     return out
+
+
+def by_unit(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Split and result, of every split and unit in the content of an ``evaluation.json``."""
+    for split, by_study in evaluation["splits"].items():
+        yield split, by_study
+        if "images" in by_study:
+            yield split, by_study["images"]
 
 
 def _evaluate(table: pd.DataFrame, rows: np.ndarray, draws: Resamples) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from xraylab.data.loading import Batch, pack, prepare
 from xraylab.data.module import batches_done
+from xraylab.data.sources import Images
 from xraylab.errors import UserError
 from xraylab.evaluation import quick_metrics
 from xraylab.losses import Loss, spec
 from xraylab.models.studynet import StudyNet
 
-FORMAT = 1  # of the "xraylab" entry of a checkpoint
+FORMAT = 2  # of the "xraylab" entry of a checkpoint
 
 
 class StudyModule(pl.LightningModule):
@@ -38,24 +39,27 @@ class StudyModule(pl.LightningModule):
         scheduler_monitor: the metric of a scheduler that wants one.
         seed: of dropout.
         data: what is said of the data in results.
+        groups: names of the groups that the loss's balance was counted by.
+        unit: ``image`` scores ``valid/loss`` on single images, as such a model is trained; every metric is by study.
     """
 
     def __init__(
         self, net: StudyNet, loss: Loss, labels: Sequence[str], preprocessing: Mapping[str, Any] | None = None,
         optimizer: Callable[..., Optimizer] | None = None,
         scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None, interval: str = "epoch",
-        scheduler_monitor: str = "valid/loss", seed: int = 0, data: str = "",
+        scheduler_monitor: str = "valid/loss", seed: int = 0, data: str = "", groups: Sequence[str] = (), unit: str = "study",
     ) -> None:  # fmt: skip
         super().__init__()
         self.net, self.loss, self.labels = net, loss, tuple(labels)
+        self.groups, self.unit = tuple(groups), unit
         if not hasattr(loss, "balance_weights"):
-            loss.build(len(self.labels))
+            loss.build(len(self.labels), len(self.groups))
         self.preprocessing = {"size": None, "rescale": False, **(preprocessing or {})}
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.interval, self.scheduler_monitor, self.seed, self.data = interval, scheduler_monitor, seed, data
         self._scheduler: Any = None
         self._scheduler_state: dict[str, Any] | None = None
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._seen: list[tuple[Tensor, ...]] = []
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)  # sum and n of the epoch so far
 
     def forward(self, batch: Batch) -> Tensor:
@@ -65,7 +69,7 @@ class StudyModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch: its share of the loss of the whole optimiser step."""
         logits = self(batch)
-        loss = self.loss(logits, batch.labels, batch.scored)
+        loss = self.loss(logits, batch.labels, batch.scored, batch.group)
         if self._trainer is None:
             return loss
         with torch.no_grad():
@@ -82,14 +86,23 @@ class StudyModule(pl.LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + batches_done(self.trainer)) % 2**63)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep logits and labels on the device until the epoch's end."""
-        self._seen.append((self(batch), batch.labels))
+        """Keep logits, labels and the loss on the device until the epoch's end."""
+        if self.unit == "image":
+            logits, scored = self.net.both(batch.images, batch.study, len(batch.labels))
+            labels, group = batch.labels[batch.study], batch.group[batch.study]
+        else:
+            logits, labels, group = self(batch), batch.labels, batch.group
+            scored = logits
+        certain = self.loss.scored(labels) if self.loss.exclusive else (labels == 0) | (labels == 1)
+        loss = torch.stack([self.loss.certain(scored, labels, group).double(), certain.sum().double()])
+        self._seen.append((logits, batch.labels, loss[None]))
 
     test_step = validation_step
 
-    def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor]:
-        """Rows of the table (B,) and probabilities (B,L)."""
-        return batch.rows, self.loss.probabilities(self(batch))
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the table (B,), probabilities (B,L), and those of each image as a study of its own (I,L)."""
+        by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels))
+        return batch.rows, self.loss.probabilities(by_study), self.loss.probabilities(by_image)
 
     def on_validation_epoch_end(self) -> None:
         """Log ``valid/loss`` (certain labels, the balance of train, no policy) and the metrics of the design."""
@@ -100,10 +113,10 @@ class StudyModule(pl.LightningModule):
         self._finish("test")
 
     def _finish(self, split: str) -> None:
-        logits, labels = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        logits, labels, losses = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         self._seen.clear()
-        certain = ((labels == 0) | (labels == 1)).sum() if not self.loss.exclusive else self.loss.scored(labels).sum()
-        values: dict[str, Any] = {"loss": self.loss.certain(logits, labels) / certain.clamp(min=1)}
+        total, certain = losses.sum(0)
+        values: dict[str, Any] = {"loss": total / certain.clamp(min=1)}
         probabilities = self.loss.probabilities(logits).double().cpu().numpy()
         require_finite(probabilities, split)
         values |= quick_metrics(self.labels, probabilities, labels.cpu().numpy())
@@ -113,12 +126,12 @@ class StudyModule(pl.LightningModule):
     # a resumed run would miss that step (seen with pytorch-lightning 2.6).
 
     def configure_optimizers(self) -> Optimizer:
-        """The optimizer over trainable parameters."""
+        """The optimizer over all parameters: one that is frozen has no gradient and stays, until it is unfrozen."""
         if self.make_optimizer is None:
             raise UserError(
                 "this StudyModule was made without an optimizer: pass optimizer=functools.partial(torch.optim.Adam, lr=...)."
             )
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self.make_optimizer(self.parameters())
         self._scheduler = self.make_scheduler(optimizer) if self.make_scheduler else None
         if self._scheduler is not None and self._scheduler_state is not None:
             self._scheduler.load_state_dict(self._scheduler_state)
@@ -147,6 +160,7 @@ class StudyModule(pl.LightningModule):
         checkpoint["xraylab"] = {
             "format": FORMAT,
             "labels": list(self.labels),
+            "groups": list(self.groups),
             "preprocessing": dict(self.preprocessing),
             "net": dict(self.net.hparams),
             "backbone": spec(self.net.backbone),
@@ -167,20 +181,23 @@ class StudyModule(pl.LightningModule):
             self.epoch_loss = saved["epoch_loss"].to(self.device)
 
     @torch.no_grad()
-    def predict(self, images: np.ndarray) -> dict[str, float]:
+    def predict(self, images: Images) -> dict[str, float]:
         """Probabilities of one study by label.
 
         Args:
-            images: uint8 (N,H,W) or (N,H,W,3), as stored; prepared here as in training. One grey image may be (H,W).
+            images: uint8 (N,H,W) or (N,H,W,3), or a list of views (H,W) or (H,W,3), as stored; prepared here as in training.
+                One grey image may be (H,W).
 
         Raises:
             UserError: another shape or dtype; values scaled to 0-1 would give a plausible and wrong answer.
         """
-        images = images[None] if images.ndim == 2 else images
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3):
-            raise UserError(
-                f"predict: {images.dtype} {images.shape} given; uint8 (N,H,W) or (N,H,W,3) on the scale 0-255 is wanted."
-            )
+        if isinstance(images, np.ndarray) and images.ndim == 2:
+            images = images[None]
+        for bag in [view[None] for view in images] if isinstance(images, list) else [images]:
+            if bag.dtype != np.uint8 or bag.ndim not in (3, 4) or (bag.ndim == 4 and bag.shape[-1] != 3):
+                raise UserError(
+                    f"predict: {bag.dtype} {bag.shape} given; uint8 (N,H,W) or (N,H,W,3) on the scale 0-255 is wanted."
+                )
         bag = prepare(images, self.preprocessing["size"], self.preprocessing["rescale"])
         study = torch.zeros(len(bag), dtype=torch.long, device=self.device)
         probabilities = self.loss.probabilities(self.net(pack([bag]).to(self.device), study, 1))
@@ -207,7 +224,10 @@ def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
     saved = checkpoint["xraylab"]
     backbone = _rebuild(saved["backbone"], pretrained=False)
     net = StudyNet(backbone, _rebuild(saved["pool"]), **saved["net"])
-    module = StudyModule(net, _rebuild(saved["loss"]), saved["labels"], preprocessing=saved["preprocessing"], data=saved["data"])
+    module = StudyModule(
+        net, _rebuild(saved["loss"]), saved["labels"], preprocessing=saved["preprocessing"], data=saved["data"],
+        groups=saved["groups"],
+    )  # fmt: skip
     module.load_state_dict(checkpoint["state_dict"])
     return module.to(device).eval()
 

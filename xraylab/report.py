@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.table import SYNTHETIC
-from xraylab.evaluation import labels_of, read_table
+from xraylab.evaluation import by_unit, labels_of, read_table
 from xraylab.metrics import COUNTS, METRICS
 from xraylab.run import write_text
 
@@ -29,20 +29,24 @@ pre{background:#f6f8fa;padding:1em;overflow:auto}h2{margin-top:1.8em}svg{max-wid
 def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str:
     """The result in a few lines of text, and where everything lies."""
     lines = ["", f"{evaluation['data']}: {evaluation['checkpoint']['file']}, epoch {evaluation['checkpoint']['epoch'] + 1}"]
-    for split, result in evaluation["splits"].items():
+    for split, result in by_unit(evaluation):
         b = result["bootstrap"]
         intervals = f"; 95% intervals by bootstrap over {b['over']}" if b["resamples"] else ""
         note = "selected on" if result["selected_on"] else "held out"
-        lines.append(f"  {split} ({note}): {result['n']} studies{intervals}")
+        lines.append(f"  {split} ({note}), by {result['unit']}: {result['n']} {units(result)}{intervals}")
         if "exclusive" in result:
             lines.append(
                 f"    accuracy of the likeliest class {number(result['exclusive']['accuracy'])}; by class, one against the rest:"
             )
-        rows = [("", "AUROC", "average precision", "accuracy", "kappa", "sensitivity", "specificity")]
+        rows: list[tuple[str, ...]] = [("", "AUROC", "average precision", "accuracy", "kappa", "sensitivity", "specificity")]
         shown = ("auroc", "average_precision", "accuracy", "kappa", "sensitivity", "specificity")
         labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
         for name, metrics in labels.items():
             rows.append((name, *(number(metrics[m]) for m in shown)))
+        if len(result["groups"]) > 1 and len(result["labels"]) == 1 and result["unit"] == "study":
+            for group, part in result["groups"].items():
+                (metrics,) = part["labels"].values()
+                rows.append((f"  {group} (n {part['n']})", *(number(metrics[m]) for m in shown)))
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
         lines += [
             "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
@@ -53,6 +57,11 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
         lines.append(f"  skipped: {skipped} faults, named in evaluation.json")
     lines += [f"  in {took}; everything is in {directory}", f"  read {directory / 'report.html'}"]
     return "\n".join(lines)
+
+
+def units(result: dict[str, Any]) -> str:
+    """What a result counts: studies or images."""
+    return "images" if result["unit"] == "image" else "studies"
 
 
 def number(metric: dict[str, Any]) -> str:
@@ -82,7 +91,7 @@ def write_report(directory: Path) -> Path:
         f"<p>Evaluated: {_e(checkpoint['file'])}, epoch {checkpoint['epoch'] + 1}, step {checkpoint['step']}, "
         f"chosen by {_e(checkpoint['monitor'])}.</p>"
     )
-    for split, result in evaluation["splits"].items():
+    for split, result in by_unit(evaluation):
         parts += _split(directory, split, result, synthetic)
     if evaluation.get("skipped"):
         parts.append("<h2>Skipped</h2><ul>")
@@ -108,7 +117,7 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool)
     )
     patients = "patients not known" if result["patients"] is None else f"{result['patients']} patients"
     parts = [
-        f"<h2>{split} <small>{result['n']} studies, {patients}; {chosen}</small></h2>",
+        f"<h2>{split}, by {result['unit']} <small>{result['n']} {units(result)}, {patients}; {chosen}</small></h2>",
         f"<p class=n>By {result['unit']}, threshold {result['threshold']}. {intervals}.</p>",
         _table({**result["labels"], "macro": result["macro"]}),
     ]
@@ -117,13 +126,13 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool)
         parts.append(f"<p>Accuracy of the likeliest class: {number(accuracy)}, n {accuracy['n']}.</p>")
     if len(result["groups"]) > 1:
         for name, group in result["groups"].items():
-            parts.append(f"<h3>{_e(name)} <small>{group['n']} studies</small></h3>{_table(group['labels'])}")
+            parts.append(f"<h3>{_e(name)} <small>{group['n']} {units(result)}</small></h3>{_table(group['labels'])}")
     undefined = [
         f"{name} {m}: {v['reason']}" for name, ms in result["labels"].items() for m, v in ms.items() if v["value"] is None
     ]
     if undefined:
         parts.append(f"<p>Undefined: {_e('; '.join(undefined))}.</p>")
-    path = directory / "predictions" / f"{split}.csv"
+    path = directory / "predictions" / f"{split}{'_images' * (result['unit'] == 'image')}.csv"
     if path.is_file():
         parts.append(_roc_pr(read_table(path), result, split, synthetic))
     return parts
@@ -158,13 +167,14 @@ def _roc_pr(table: pd.DataFrame, result: dict[str, Any], split: str, synthetic: 
             recall, precision, where="post", label=f"{label} {number(metrics['average_precision'])}, {truth.mean():.0%} positive"
         )
     roc.plot([0, 1], [0, 1], ":", color="grey")
-    roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {split}, AUROC (95% interval)", aspect="equal")
+    where = f"{split} by {result['unit']}"
+    roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {where}, AUROC (95% interval)", aspect="equal")
     pr.set(xlabel="sensitivity (recall)", ylabel="positive predictive value (precision)", ylim=(0, 1.02),
-           title=f"Precision-recall, {split}, average precision (95% interval)")  # fmt: skip
+           title=f"Precision-recall, {where}, average precision (95% interval)")  # fmt: skip
     for axes in (roc, pr):
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=8)
-    return _svg(figure, synthetic)
+    return svg(figure, synthetic)
 
 
 def _curves(history: pd.DataFrame, synthetic: bool) -> str:
@@ -184,21 +194,22 @@ def _curves(history: pd.DataFrame, synthetic: bool) -> str:
     score.set(xlabel="epoch", title="Validation AUROC")
     for axes in (loss, score):
         axes.legend(fontsize=8)
-    return _svg(figure, synthetic)
+    return svg(figure, synthetic)
 
 
-def _svg(figure: Any, synthetic: bool) -> str:
+def svg(figure: Any, synthetic: bool) -> str:
+    """A matplotlib figure as an HTML element of its own."""
     if synthetic:
         figure.suptitle(SYNTHETIC, color="#b07d00")
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = re.sub(r"^.*?(?=<svg)", "", text.getvalue(), count=1, flags=re.S)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    markup = re.sub(r"^.*?(?=<svg)", "", text.getvalue(), count=1, flags=re.S)
+    markup = re.sub(r"<metadata>.*?</metadata>", "", markup, flags=re.S)
     # ids are unique within a figure only
     unique = f"f{np.random.default_rng().integers(1 << 40):x}"
-    svg = re.sub(r'\bid="', f'id="{unique}', svg)
-    svg = re.sub(r'(href="|url\()#', rf"\1#{unique}", svg)
-    return f"<figure>{svg}</figure>"
+    markup = re.sub(r'\bid="', f'id="{unique}', markup)
+    markup = re.sub(r'(href="|url\()#', rf"\1#{unique}", markup)
+    return f"<figure>{markup}</figure>"
 
 
 def _e(text: object) -> str:

@@ -29,10 +29,9 @@ def job(cfg: DictConfig) -> None:
     """Write one sample."""
     from hydra.core.hydra_config import HydraConfig
 
-    from xraylab.assemble import build
+    from xraylab.build import reader_of
 
-    node = {k: v for k, v in OmegaConf.to_container(cfg.dataset, resolve=True).items() if k != "embedded"}  # type: ignore[union-attr]
-    reader = build(node, "dataset")
+    reader = reader_of(cfg)
     try:
         path = reader.write_sample(Path(cfg.root).expanduser(), **reader.sample)
     except TypeError as error:

@@ -50,6 +50,7 @@ class Settings(_Strict):
 
     name: str
     seed: int = Field(ge=0, lt=2**32)
+    split_seed: int | None = Field(ge=0, lt=2**32)
     max_epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     accumulate: int = Field(ge=1)
@@ -61,8 +62,8 @@ class Settings(_Strict):
     selection: Literal["holdout", "official", "split_valid"]
     valid_fraction: float = Field(gt=0, lt=1)
     fold: str | None
-    unit: Literal["study"]
-    cache: None
+    unit: Literal["study", "image"]
+    cache: str
     save_train_predictions: bool
     bootstrap: int = Field(ge=0)
     log_every: int = Field(ge=1)
@@ -82,6 +83,14 @@ class Settings(_Strict):
         if value is not None:
             parse_fold(value)
         return None if value is None else str(value)
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _cache(cls, value: Any) -> Any:
+        value = "off" if value is False else value  # what YAML makes of off
+        if not isinstance(value, str) or not value:
+            raise ValueError("it is auto, off or a folder")
+        return value
 
     @field_validator("name")
     @classmethod

@@ -17,7 +17,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
-from xraylab.assemble import Job, assemble, build, mode_of
+from xraylab.assemble import Job, assemble, mode_of
+from xraylab.build import build
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
 from xraylab.errors import Stopped, UserError
 from xraylab.evaluation import evaluate_split, prediction_table, write_table
@@ -119,9 +120,9 @@ def fit(job: Job, directory: Path, resume: bool = False) -> bool:
 
     chosen: dict[str, Any] = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
     callbacks: list[pl.Callback] = [
-        History(directory / "history.csv", job.module.labels, s.monitor, job.table.synthetic),
+        History(directory / "history.csv", job.module.labels, s.monitor, job.table.synthetic, s.unit),
         running,
-        StudyProgress(running),
+        StudyProgress(running, s.unit),
         *job.callbacks,
         stop,  # after those, for the checkpoint that it writes holds what they did in this step
         keep(Best, "best", **chosen),
@@ -166,14 +167,14 @@ def make_trainer(job: Job, **options: Any) -> pl.Trainer:
     )
 
 
-def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the table (N,) and probabilities (N,L) of a split, in table order."""
+def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the table (N,), probabilities (N,L), and those of single images (I,L), of a split in table order."""
     trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
     outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
-    rows, probabilities = (torch.cat([o[i] for o in outputs]) for i in (0, 1))
-    found = probabilities.double().cpu().numpy()
+    rows, by_study, by_image = (torch.cat([o[i] for o in outputs]) for i in range(3))
+    found = by_study.double().cpu().numpy()
     require_finite(found, split)
-    return rows.cpu().numpy(), found
+    return rows.cpu().numpy(), found, by_image.double().cpu().numpy()
 
 
 def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
@@ -194,11 +195,18 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     for split in ["valid", "test"] + ["train"] * s.save_train_predictions:
         if not len(table.part(split)):
             continue
-        rows, probabilities = predict_split(job, split)
+        rows, probabilities, by_image = predict_split(job, split)
         predictions = prediction_table(table.frame, table.labels, split, rows, probabilities)
         write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
+        options = (split == "valid", s.bootstrap, s.seed, table.exclusive)
         if split != "train":
-            splits[split] = evaluate_split(predictions, split == "valid", s.bootstrap, s.seed, table.exclusive)
+            splits[split] = evaluate_split(predictions, *options)
+        if table.many_views:
+            images = table.by_image()
+            predictions = prediction_table(images.frame, table.labels, split, images.part(split).index.to_numpy(), by_image)
+            write_table(predictions, directory / "predictions" / f"{split}_images.csv", table.synthetic)
+            if split != "train":
+                splits[split]["images"] = evaluate_split(predictions, *options)
     return {
         "data": table.data,
         "selection": s.selection if s.fold is None else f"fold {s.fold}",
@@ -235,7 +243,7 @@ def _summarise(job: Job, directory: Path) -> None:
     rows = [f"{'parameters':>12}  {'trainable':>12}  module"]
     for name, part in module.named_modules():
         counts = [sum(p.numel() for p in part.parameters() if p.requires_grad or not only) for only in (False, True)]
-        if name.count(".") < 3 and counts[0]:
+        if name.count(".") < 6 and counts[0]:
             rows.append(f"{counts[0]:>12,}  {counts[1]:>12,}  {name or 'all'} ({type(part).__name__})")
     text = f"{head}\n{line}\ndata: {job.table.data}\n\n" + "\n".join(rows) + "\n"
     write_text(directory / "model_summary.txt", text)

@@ -24,42 +24,48 @@ class StudyDataModule(pl.LightningDataModule):
 
     Args:
         table: with its splits assigned.
-        batch_size: studies in a batch.
+        batch_size: studies, or images where those are the unit, in a batch.
         accumulate: batches in an optimiser step.
         size, rescale: see :func:`xraylab.data.loading.prepare`.
         augmentation: of the training images.
         workers: processes that read; 0 reads in the main process.
         seed: of order and augmentation.
         scored: bool (studies, labels), which labels the loss scores; None: all certain ones.
+        unit: ``study`` trains on whole studies, ``image`` on single images with their study's labels. Validation and test read
+            whole studies.
     """
 
     def __init__(
         self, table: StudyTable, batch_size: int = 1, accumulate: int = 1, size: int | None = None,
         rescale: bool = False, augmentation: Augmentation | None = None, workers: int = 0, seed: int = 0,
-        scored: np.ndarray | None = None,
+        scored: np.ndarray | None = None, unit: str = "study",
     ) -> None:  # fmt: skip
         super().__init__()
         self.table, self.batch_size, self.workers = table, batch_size, workers
         labels = table.label_values()
         counts = ((labels == 0) | (labels == 1) if scored is None else scored).sum(1)
-        rows = {split: table.part(split).index.to_numpy() for split in ("train", "valid", "test")}
-        self._samplers = {
-            split: StepSampler(r, counts[r], batch_size, accumulate if split == "train" else 1, split == "train", seed)
-            for split, r in rows.items()
+        plain = StudyDataset(table, size, rescale)
+        self._plain = {
+            split: (StepSampler(r, counts[r], batch_size), plain)
+            for split in ("train", "valid", "test")
+            for r in [table.part(split).index.to_numpy()]
         }
-        self._datasets = {
-            split: StudyDataset(table, size, rescale, augmentation if split == "train" else None, seed) for split in rows
-        }
+        if unit == "image":
+            counts = np.repeat(counts, table.frame["images"].map(len))
+            table = table.by_image()
+        rows = table.part("train").index.to_numpy()
+        self._train = (
+            StepSampler(rows, counts[rows], batch_size, accumulate, True, seed),
+            StudyDataset(table, size, rescale, augmentation, seed),
+        )
 
     def loader(self, split: str, plain: bool = False) -> DataLoader[Batch]:
         """Batches of a split.
 
         Args:
-            plain: in table order and without augmentation, whichever split it is.
+            plain: whole studies in table order and without augmentation, whichever split it is.
         """
-        sampler, dataset = self._samplers[split], self._datasets[split]
-        if plain and sampler.shuffle:
-            sampler = StepSampler(sampler.rows, sampler.scored, self.batch_size)
+        sampler, dataset = self._train if split == "train" and not plain else self._plain[split]
         return DataLoader(
             dataset,
             sampler=sampler,
@@ -82,6 +88,11 @@ class StudyDataModule(pl.LightningDataModule):
         """In table order."""
         return self.loader("test")
 
+    @property
+    def train_units(self) -> int:
+        """Studies, or images, in an epoch."""
+        return len(self._train[0].rows)
+
     def state_dict(self) -> dict[str, Any]:
         """The batches trained on so far: where in which epoch a checkpoint was written."""
         assert self.trainer is not None
@@ -89,7 +100,7 @@ class StudyDataModule(pl.LightningDataModule):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after those batches, in the middle of an epoch if need be."""
-        sampler = self._samplers["train"]
+        sampler = self._train[0]
         sampler.epoch, sampler.skip = divmod(int(state["batches"]), max(len(sampler), 1))
 
 

@@ -1,0 +1,170 @@
+"""Runs on studies of several views: learning, training by study and by image, results by both."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TINY
+from sklearn.metrics import cohen_kappa_score
+
+import xraylab
+from xraylab.data.mura import MURA
+from xraylab.data.table import assign_splits
+from xraylab.errors import UserError
+
+QUICK = ["dataset=mura", "backbone=resnet18", *TINY, "max_epochs=1", "+backbone.kwargs.channels=[8,8,16,16]"]
+
+
+def weights(directory):
+    return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_the_sample_is_learned(command, tmp_path):
+    """The command as people type it, without data."""
+    done = command("train", "dataset=mura", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "SYNTHETIC SAMPLE" in done.stdout
+    assert "packing" in done.stdout
+    (run,) = (tmp_path / "outputs" / "mura").iterdir()
+    test = json.loads((run / "evaluation.json").read_text())["splits"]["test"]
+    assert test["labels"]["abnormal"]["auroc"]["value"] >= 0.9
+    assert test["unit"] == "study"
+    assert test["images"]["unit"] == "image"
+    assert min(test["labels"]["abnormal"][c]["value"] for c in ("positives", "negatives")) >= 15
+    assert len(test["groups"]) == 7
+
+
+@pytest.fixture(scope="module")
+def by_image(tmp_path_factory, mura_root):
+    """A run trained by image, and its configuration."""
+    from conftest import compose_config
+
+    from xraylab.training import train
+
+    directory = tmp_path_factory.mktemp("views") / "run"
+    directory.mkdir()
+    typed = [*QUICK, "unit=image", "head.dropout=0.5", f"dataset.root={mura_root}", "cache=off"]
+    train(compose_config(*typed), directory, typed)
+    return directory
+
+
+def test_results_come_by_study_and_by_image_and_each_is_named(by_image, mura_root):
+    table = assign_splits(MURA().read(mura_root), "holdout", None, 0.2, 0)
+    test = json.loads((by_image / "evaluation.json").read_text())["splits"]["test"]
+    studies, images = (pd.read_csv(by_image / "predictions" / f"test{end}.csv") for end in ("", "_images"))
+    part = table.part("test")
+    assert studies["id"].tolist() == part["id"].tolist()
+    assert images["image"].tolist() == [image for study in part["images"] for image in study]
+    assert (test["n"], test["images"]["n"]) == (len(studies), len(images))
+    assert test["images"]["bootstrap"]["over"] == "patients"
+    # a study's probability is the mean over its views; the kappas are sklearn's
+    mean = images.groupby("id", sort=False)["p_abnormal"].mean()
+    np.testing.assert_allclose(studies["p_abnormal"], mean.loc[studies["id"]], rtol=1e-4)
+    for rows, result in ((studies, test), (images, test["images"])):
+        for name, part in [("all", result), *result["groups"].items()]:
+            own = rows if name == "all" else rows[rows["group"] == name]
+            kappa = part["labels"]["abnormal"]["kappa"]
+            if kappa["value"] is not None:
+                assert kappa["value"] == pytest.approx(cohen_kappa_score(own["y_abnormal"], own["p_abnormal"] >= 0.5))
+            assert kappa["n"] == len(own)
+
+
+def test_history_and_log_count_images_where_those_are_the_unit(by_image):
+    history = pd.read_csv(by_image / "history.csv")
+    assert history["images_per_s"].notna().all()
+    assert history["studies_per_s"].isna().all()
+    assert "images/s" in (by_image / "xraylab.log").read_text() if (by_image / "xraylab.log").exists() else True
+
+
+def test_the_loaded_model_takes_views_of_different_sizes(by_image, mura_root):
+    studies = pd.read_csv(by_image / "predictions" / "test.csv").set_index("id")
+    table = MURA().read(mura_root).frame.set_index("id")
+    name = next(i for i in studies.index if len(table.loc[i, "images"]) > 2)
+    views = MURA().read(mura_root).source.read(table.loc[name, "images"])
+    found = xraylab.load(by_image).predict(views)
+    # best is last after one epoch
+    assert found["abnormal"] == pytest.approx(studies.loc[name, "p_abnormal"], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def one_view(tmp_path_factory, mura_root):
+    """The same studies with their first view alone."""
+    root = shutil.copytree(mura_root, tmp_path_factory.mktemp("one") / "MURA-v1.1")
+    for split in ("train", "valid"):
+        path = root / f"{split}_image_paths.csv"
+        path.write_text("".join(line + "\n" for line in path.read_text().split() if line.endswith("image1.png")))
+    return root
+
+
+@pytest.mark.parametrize("balance", ["group", "none"])
+def test_units_agree_for_studies_of_one_view(train_here, tmp_path, one_view, balance):
+    runs = [
+        train_here(
+            tmp_path / unit, *QUICK, f"unit={unit}", f"dataset.root={one_view}", f"loss.balance={balance}", "head.dropout=0.5"
+        )
+        for unit in ("study", "image")
+    ]
+    one, two = map(weights, runs)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    histories = [pd.read_csv(r / "history.csv") for r in runs]
+    assert histories[0]["valid/loss"].equals(histories[1]["valid/loss"])
+    assert not (runs[1] / "predictions" / "test_images.csv").exists(), "by image it would be the same table"
+
+
+def test_units_differ_for_studies_of_several(train_here, tmp_path, mura_root):
+    options = [*QUICK, f"dataset.root={mura_root}"]
+    one, two = (weights(train_here(tmp_path / u, *options, f"unit={u}")) for u in ("study", "image"))
+    assert not all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_the_balance_is_counted_on_what_is_trained_on(compose, mura_root):
+    from xraylab.assemble import assemble
+
+    for unit in ("study", "image"):
+        job = assemble(compose(*QUICK, f"unit={unit}", f"dataset.root={mura_root}", "cache=off"), [])
+        train = (job.table.by_image() if unit == "image" else job.table).part("train")
+        for g, name in enumerate(job.module.groups):
+            labels = train.loc[train["group"] == name, "abnormal"]
+            expected = [[labels.mean(), 1 - labels.mean()]]
+            torch.testing.assert_close(job.module.loss.balance_weights[g], torch.tensor(expected, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("cache", ["auto", "off", "folder"])
+def test_a_run_is_the_same_with_and_without_the_cache(train_here, tmp_path, mura_root, cache, by_image):
+    where = {"folder": str(tmp_path / "cache")}.get(cache, cache)
+    options = [*QUICK, "unit=image", "head.dropout=0.5", f"dataset.root={mura_root}", f"cache={where}"]
+    run = train_here(tmp_path / "run", *options)
+    assert all(torch.equal(a, b) for a, b in zip(weights(run).values(), weights(by_image).values(), strict=True))
+    if cache == "folder":
+        assert list((tmp_path / "cache").rglob("images.npy"))
+
+
+def test_slices_have_no_labels_of_their_own(compose, mrnet_root):
+    from xraylab.assemble import assemble
+
+    with pytest.raises(UserError, match="unit=image: the images of MRNet"):
+        assemble(compose(*TINY, "unit=image", f"dataset.root={mrnet_root}"), [])
+
+
+def test_a_model_of_one_part_is_tested_on_all(train_here, tmp_path, mura_root):
+    options = [*QUICK, f"dataset.root={mura_root}", "body_part=[wrist,hand]", "test_part=all"]
+    splits = json.loads((train_here(tmp_path / "run", *options) / "evaluation.json").read_text())["splits"]
+    assert set(splits["valid"]["groups"]) <= {"wrist", "hand"}
+    assert len(splits["test"]["groups"]) == 7
+
+
+def test_prepare_builds_what_training_reads(command, tmp_path, mura_root):
+    options = ["dataset=mura", f"dataset.root={mura_root}", "image.size=48", f"cache={tmp_path / 'cache'}"]
+    first, second = (command("prepare", *options) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert "packing" in first.stdout
+    assert "packing" not in second.stdout
+    assert "ready:" in second.stdout
+    done = command("prepare", *options[:2], "cache=off")
+    assert done.returncode == 2
+    assert "cache=off: leave it out" in done.stderr
