@@ -93,7 +93,7 @@ def rate(source: ImageSource, studies: Sequence[tuple[str, ...]], size: int | No
 
 
 def draw(root: Path, n: int, suffix: str) -> Path:
-    """Grey pictures with the smooth shapes, fine structure and noise of an X-ray, so that files are about as large."""
+    """Grey pictures of smooth shapes, fine structure and noise, as X-rays have, for without them files would be too small."""
     root.mkdir()
     for number in range(n):
         rng = np.random.default_rng(number)
