@@ -18,11 +18,12 @@ from omegaconf import OmegaConf
 
 from xraylab import check, conf_dir
 from xraylab.build import find_data
-from xraylab.check import UNREADABLE, Compared, Findings, examine
+from xraylab.check import Compared, Findings, examine
 from xraylab.data import mrnet, mura
 from xraylab.data.medmnist import SUBSETS, MedMNIST
 from xraylab.data.mrnet import MRNet
 from xraylab.data.mura import MURA
+from xraylab.data.table import UNREADABLE
 
 # split, body part, patient, study, positive, views: by hand, in the published layout
 STUDIES = [

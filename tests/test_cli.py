@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import REPOSITORY
 
 from xraylab import conf_dir
 from xraylab.cli import help_text
@@ -105,3 +106,11 @@ def test_a_folder_of_ones_own_adds_choices_and_keys(command, tmp_path):
     done = command("train", "--config-dir", str(tmp_path / "mine"), "dataset=ours", "site=south")
     assert done.returncode == 2
     assert "dataset.root=/nowhere: MRNet-v1.0 is not there" in done.stderr
+
+
+def test_the_console_command_has_every_command():
+    from xraylab.__main__ import COMMANDS
+
+    package = REPOSITORY / "xraylab"
+    entries = {path.stem for path in package.glob("*.py") if "launch(" in path.read_text() and path.stem != "cli"}
+    assert set(COMMANDS) == entries

@@ -17,12 +17,11 @@ from omegaconf import OmegaConf
 from test_check import first_image, write_mura_tree
 
 from xraylab import conf_dir
-from xraylab.check import UNREADABLE
 from xraylab.data.medmnist import MedMNIST, write_medmnist
 from xraylab.data.mrnet import MRNet
 from xraylab.data.mura import MURA
 from xraylab.data.reader import Reader
-from xraylab.data.table import assign_splits
+from xraylab.data.table import UNREADABLE, assign_splits
 from xraylab.describe import Description, describe, write
 from xraylab.errors import UserError
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from xraylab.comparison import write_comparison
+from xraylab.comparison import Comparison, write_comparison
 from xraylab.ensemble import Ensemble, mean_table, own_table, write_ensemble
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split, read_table, write_table
@@ -35,7 +35,7 @@ def write_run(folder, name, found, loss=0.5, part="all", images=None):
         write_table(images, run / "predictions" / "test_images.csv")
         splits["test"]["images"] = evaluate_split(images, False, 20, 0)
     (run / "config.yaml").write_text(f"body_part: {part}\n")
-    (run / "environment.json").write_text(json.dumps({"overrides": [f"body_part={part}", "seed=0"]}))
+    (run / "environment.json").write_text(json.dumps({"overrides": [f"body_part={part}", "seed=0"], "finished": True}))
     (run / "history.csv").write_text(f"epoch,valid/loss\n0,{loss + 1}\n1,{loss}\n")
     (run / "evaluation.json").write_text(json.dumps({"data": "MURA-v1.1", "selection": "holdout", "splits": splits}))
     return run
@@ -105,7 +105,7 @@ def test_the_comparison_holds_runs_and_ensembles_by_study_and_by_image(tmp_path)
     assert found["mean of parts", "image"] == pytest.approx(cohen_kappa_score(table(10)["y_abnormal"], mean >= 0.5))
     page = (tmp_path / "report.html").read_text()
     assert "of 0, 1, 2" in page
-    assert "too_many: 4 of 9 runs are there" in page
+    assert "Too_many is not made: 4 of 9 runs are there" in page
     assert "kappa by group" in page
     assert "test, by image" in page
 
@@ -123,3 +123,23 @@ def test_a_split_that_members_do_not_share_is_left_out_and_said(tmp_path):
     assert set(evaluation["splits"]) == {"test"}
     assert evaluation["left_out"] == {"valid.csv": "runs 0 and 1 are of other studies"}
     assert "mean: no valid.csv, for runs 0 and 1 are of other studies" in (tmp_path / "report.html").read_text()
+
+
+def test_a_stopped_run_is_left_out_and_a_resumed_one_is_known_by_its_own_settings(tmp_path):
+    for k in range(3):
+        write_run(tmp_path, str(k), table(k))
+    (tmp_path / "1" / "environment.json").write_text(json.dumps({"overrides": ["seed=1"], "finished": False}))
+    resumed = {"overrides": ["resume=2"], "finished": True, "sessions_before": [{"overrides": ["seed=2"], "finished": False}]}
+    (tmp_path / "2" / "environment.json").write_text(json.dumps(resumed))
+    write_comparison(tmp_path, {"mean": {"members": 3}})
+    rows = pd.read_csv(tmp_path / "comparison.csv")
+    assert set(rows["job"].astype(str)) == {"0", "2"}
+    assert set(rows.loc[rows["job"].astype(str) == "2", "overrides"]) == {"seed=2"}
+    page = (tmp_path / "report.html").read_text()
+    assert "Job 1 was stopped before its end" in page
+    assert "Mean is not made: 2 of 3 runs are there" in page
+
+
+def test_an_unknown_key_of_an_ensemble_is_refused():
+    with pytest.raises(UserError, match=r"ensembles.mean.member: there is no such key"):
+        Comparison({"mean": {"member": 3}})

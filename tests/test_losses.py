@@ -55,11 +55,14 @@ def test_balance_by_group_is_the_papers_on_the_published_counts():
     assert "elbow abnormal [0.407, 0.593]" in loss.describe(["abnormal"], list(MURA_IMAGES))
 
 
-def test_a_group_without_a_class_keeps_the_formula_and_one_without_labels_is_harmless():
+def test_a_group_without_a_class_keeps_the_formula_and_is_named(caplog):
     loss = WeightedBCE("group")
     loss.build(1, 3)
-    loss.fit(np.array([[1.0], [0.0], [0.0], [-1.0]]), ["a"], np.array([0, 0, 1, 2]))
+    loss.fit(np.array([[1.0], [0.0], [0.0], [-1.0]]), ["a"], np.array([0, 0, 1, 2]), "images", ["elbow", "hand", "wrist"])
     assert loss.balance_weights[:, 0].tolist() == [[0.5, 0.5], [0, 1], [0, 0], [1, 1]]
+    assert "images of one class weigh 0 for a: hand (1 negative, 0 positive), wrist (0 negative, 0 positive)" in caplog.text
+    with pytest.raises(UserError, match="no group has both classes of a in train"):
+        loss.fit(np.array([[1.0], [0.0], [0.0]]), ["a"], np.array([0, 1, 2]))
 
 
 def test_keras_weights_are_sklearns_balanced_and_inverse_is_one_over_prevalence():

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY
+from omegaconf import OmegaConf
 from sklearn.metrics import cohen_kappa_score
 
 import xraylab
@@ -78,7 +79,6 @@ def test_history_and_log_count_images_where_those_are_the_unit(by_image):
     history = pd.read_csv(by_image / "history.csv")
     assert history["images_per_s"].notna().all()
     assert history["studies_per_s"].isna().all()
-    assert "images/s" in (by_image / "xraylab.log").read_text() if (by_image / "xraylab.log").exists() else True
 
 
 def test_the_loaded_model_takes_views_of_different_sizes(by_image, mura_root):
@@ -168,3 +168,73 @@ def test_prepare_builds_what_training_reads(command, tmp_path, mura_root):
     done = command("prepare", *options[:2], "cache=off")
     assert done.returncode == 2
     assert "cache=off: leave it out" in done.stderr
+
+
+def test_an_unreadable_image_leaves_the_others_in_their_splits(train_here, command, tmp_path, mura_root):
+    """Whether the cache finds it before training, or nobody ever reads it; else evaluation could score what was trained on."""
+    root = shutil.copytree(mura_root, tmp_path / "MURA-v1.1")
+    whole = assign_splits(MURA().read(root), "holdout", None, 0.2, 0)
+    bad = next(s for s in whole.part("train")["images"] if len(s) > 1)
+    (root / bad[0]).write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"wrong with 1 of \d+ images(?s:.*)" + bad[0]):
+        train_here(tmp_path / "stop", *QUICK, f"dataset.root={root}")
+    run = train_here(tmp_path / "skip", *QUICK, f"dataset.root={root}", "dataset.on_error=skip")
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert list(evaluation["skipped"]) == ["images that cannot be read"]
+    assert bad[0] in evaluation["skipped"]["images that cannot be read"][0]
+    valid = pd.read_csv(run / "predictions" / "valid.csv")
+    assert valid["id"].tolist() == whole.part("valid")["id"].tolist()
+    # a study that is gone is another matter
+    path = root / "train_labeled_studies.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    done = command("evaluate", f"run={run}")
+    assert done.returncode == 2
+    assert "the data has other studies, or other splits" in done.stderr
+
+
+def test_typed_settings_survive_what_the_sample_brings(compose):
+    from xraylab.build import find_data
+
+    def found(*typed):
+        cfg = compose(*typed, "dataset.root=sample")
+        OmegaConf.set_struct(cfg, False)
+        find_data(cfg, [*typed, "dataset.root=sample"], fresh=True)
+        return cfg
+
+    cfg = found("dataset=mura", "backbone.trainable_from=head")
+    assert (cfg.backbone.name, cfg.backbone.trainable_from, cfg.backbone.pretrained) == ("resnet18", "head", False)
+    cfg = found("experiment=mura_cnn", "backbone.layers=4")
+    assert (cfg.backbone._target_, cfg.backbone.layers) == ("xraylab.models.CNN", 4)
+    cfg = found("experiment=mura_densenet201_block31")
+    assert (cfg.backbone.name, cfg.backbone.trainable_from) == ("densenet201", "denseblock4.denselayer31")
+    with pytest.raises(UserError, match=r"backbone.layers: backbone=resnet18 is used here, which has no such key"):
+        found("dataset=mura", "+backbone.layers=3")
+
+
+def test_no_study_at_all_is_said(command, tmp_path):
+    for split in ("train", "test"):
+        for name in ("normal", "abnormal"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            (tmp_path / "data" / split / name / "a.dcm").write_bytes(b"DICM")
+    for name in ("train", "describe", "prepare", "check"):
+        weights = ["backbone.pretrained=false"] * (name == "train")
+        done = command(name, "dataset=folder", f"dataset.root={tmp_path / 'data'}", *weights)
+        assert done.returncode == 2, name
+        assert "there is no study in it that can be used" in done.stderr
+        assert "a.dcm" in done.stdout
+        assert "Traceback" not in done.stderr
+
+
+def test_unfreezing_that_could_not_be_is_refused_before_data_is_read(compose, mura_root, monkeypatch):
+    from xraylab.assemble import assemble
+
+    monkeypatch.setattr(MURA, "read", lambda *_: pytest.fail("data was read"))
+    for at, said in (
+        ("{40: null}", "epoch 40, but max_epochs=1"),
+        ("{1: null}", "at least 2"),
+        ("{2: layer9}", r"unfreeze.at=layer9"),
+    ):
+        options = [*QUICK, f"dataset.root={mura_root}", "callbacks=unfreeze", f"callbacks.unfreeze.at={at}"]
+        options += ["max_epochs=3"] if "9" in at else []
+        with pytest.raises(UserError, match=said):
+            assemble(compose(*options), options)

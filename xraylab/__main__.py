@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train, validate and test one run, or a sweep with -m",
     "evaluate": "repeat a run's evaluation from its checkpoint",
     "check": "say whether a download is whole, and what is wrong with it",
+    "prepare": "decode and resize a dataset once, ahead of training",
     "describe": "count and picture a dataset in a report",
     "sample": "write a synthetic dataset in the layout of a real one",
 }

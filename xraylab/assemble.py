@@ -16,11 +16,12 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.build import build, find_data, plain
+from xraylab.build import build, find_data, plain, read
+from xraylab.callbacks import Unfreeze
 from xraylab.data.module import StudyDataModule, worker_count
 from xraylab.data.reader import cache_dir
 from xraylab.data.table import StudyTable, assign_splits
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import Stopped, UserError, did_you_mean, listed
 from xraylab.metrics import METRICS
 from xraylab.models import StudyNet
 from xraylab.models.studynet import per_channel
@@ -38,6 +39,7 @@ class Job:
     config: DictConfig  # as it is in force, resolved, for config.yaml
     settings: Settings
     table: StudyTable
+    digest: str  # of the studies and their splits
     data: StudyDataModule
     module: StudyModule
     callbacks: list[pl.Callback]  # beside the trainer's own
@@ -86,6 +88,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
             )
     _try_trainer(cfg, accelerator, precision)
     backbone = build(cfg.backbone if fresh else {**cfg.backbone, "pretrained": False}, "backbone")
+    for callback in callbacks:
+        if isinstance(callback, Unfreeze):
+            callback.check(backbone, settings.max_epochs)
     for name in ("mean", "std"):
         per_channel(getattr(settings.image, name), getattr(backbone, name), name)
 
@@ -94,8 +99,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     log.info("reading %s", path)
     cfg.dataset.root = str(path.absolute())
     split_seed = settings.seed if settings.split_seed is None else settings.split_seed
-    table, packed = with_cache(reader.read(path), settings, reader.on_error)
-    table = assign_splits(table, settings.selection, settings.fold, settings.valid_fraction, split_seed)
+    table = assign_splits(read(reader, path), settings.selection, settings.fold, settings.valid_fraction, split_seed)
+    digest = table.split_digest()
+    table, packed = with_cache(table, settings, reader.on_error)
     if settings.unit == "image" and not table.views:
         raise UserError(f"unit=image: the images of {table.name} are slices, whose labels are their volume's. Leave unit=study.")
     _announce(table, settings)
@@ -115,7 +121,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     rows = units.part("train").index
     loss.build(len(table.labels), len(groups))
     counted = "images" if settings.unit == "image" else "studies"
-    loss.fit(units.label_values(rows), table.labels, units.group_numbers()[rows], counted)
+    loss.fit(units.label_values(rows), table.labels, units.group_numbers()[rows], counted, groups)
+    if loss.balance == "group" and (strange := sorted(set(table.part("valid")["group"]) - set(groups))):
+        log.warning("loss.balance=group: valid has groups that train has not, whose studies weigh 1: %s.", listed(strange))
     log.info("loss: %s, counted on %d %s of train", loss.describe(table.labels, groups), len(rows), counted)
     net = StudyNet(
         backbone, pool, loss.outputs(len(table.labels)), settings.head.hidden, settings.head.dropout,
@@ -130,9 +138,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     steps = -(-data.train_units // (settings.batch_size * settings.accumulate)) * settings.max_epochs
     module = StudyModule(
         net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), optimizer,
-        _scheduler(schedule, steps), interval, monitor, settings.seed, table.data, groups, settings.unit,
+        _scheduler(schedule, steps), interval, monitor, settings.seed, table.data, groups, settings.unit, digest,
     )  # fmt: skip
-    return Job(OmegaConf.create(plain(cfg)), settings, table, data, module, callbacks, accelerator, precision)
+    return Job(OmegaConf.create(plain(cfg)), settings, table, digest, data, module, callbacks, accelerator, precision)
 
 
 def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[StudyTable, bool]:
@@ -149,7 +157,13 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
     from xraylab.data.packed import pack_table
 
     folder = cache_dir() / "packed" if settings.cache == "auto" else Path(settings.cache).expanduser()
-    return pack_table(table, folder, size, rescale, on_error), True
+    try:
+        table = pack_table(table, folder, size, rescale, on_error)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; what is packed so far is kept, and the same command goes on from there.") from None
+    if table.frame.empty:
+        raise UserError(f"{table.name}: not one image can be read. python -m xraylab.check tells more.")
+    return table, True
 
 
 def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any], str]:

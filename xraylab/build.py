@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xraylab import conf_dir
 from xraylab.data.reader import ENVIRONMENT, Reader
-from xraylab.errors import UserError
+from xraylab.data.table import StudyTable
+from xraylab.errors import UserError, listed
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def find_data(cfg: DictConfig, typed: Sequence[str], fresh: bool) -> tuple[Reade
     path = reader.find()
     if not fresh:
         return reader, path, {}
-    given = {t.lstrip("+~").split("=", 1)[0] for t in typed}
+    given = {key: value for t in typed for key, _, value in [t.lstrip("+~").partition("=")]}
     needed = _replace(cfg, reader.settings, given)
     if needed:
         log.info("%s needs, and was given: %s", reader.published_name, ", ".join(needed))
@@ -48,6 +49,24 @@ def find_data(cfg: DictConfig, typed: Sequence[str], fresh: bool) -> tuple[Reade
     return reader, None, sample
 
 
+def read(reader: Reader, path: Path) -> StudyTable:
+    """A reader's table, which has a study at least.
+
+    Raises:
+        UserError: files or rows are wrong, or there is no study at all.
+    """
+    table = reader.read(path)
+    if table.frame.empty:
+        raise no_study(reader, path, table)
+    return table
+
+
+def no_study(reader: Reader, path: Path, table: StudyTable) -> UserError:
+    """The error for a dataset in which there is no study that can be used."""
+    named = "".join(f"\n  {len(names)} {kind}: {listed(names)}" for kind, names in table.problems.items())
+    return UserError(f"{path}: there is no study in it that can be used.{named}\nexpected:\n{reader.expected.rstrip()}")
+
+
 def reader_of(cfg: DictConfig) -> Reader:
     """The reader of the configured dataset.
 
@@ -57,15 +76,30 @@ def reader_of(cfg: DictConfig) -> Reader:
     return build({k: v for k, v in plain(cfg.dataset).items() if k != "embedded"}, "dataset")
 
 
-def _replace(cfg: DictConfig, settings: Mapping[str, Any], given: set[str]) -> list[str]:
-    """Set keys, or choices of a group, that were not typed; returns those that changed, as ``key=value``."""
+def _replace(cfg: DictConfig, settings: Mapping[str, Any], typed: Mapping[str, str]) -> list[str]:
+    """Set keys, or choices of a group, that were not typed; returns those that changed, as ``key=value``.
+
+    What was typed of a group that is replaced is set again.
+
+    Raises:
+        UserError: the group's new choice has no such key.
+    """
     changed = []
+    recipe = any(typed.get(group, "none") != "none" for group in ("experiment", "sweep"))
     for key, value in settings.items():
-        group_typed = key.split(".")[0] in given and not key.endswith(".pretrained")
-        if key in given or group_typed or OmegaConf.select(cfg, key, default="absent") == "absent":
+        file = conf_dir() / key / f"{value}.yaml"
+        group_typed = key.split(".")[0] in typed and not key.endswith(".pretrained")
+        if key in typed or group_typed or OmegaConf.select(cfg, key, default="absent") == "absent":
             continue
-        if (file := conf_dir() / key / f"{value}.yaml").is_file():
+        if file.is_file():
+            if recipe and key == "backbone":
+                continue
+            kept = {k: OmegaConf.select(cfg, k) for k in typed if k.startswith(f"{key}.")}
             cfg[key] = OmegaConf.load(file)
+            for name, given in kept.items():
+                if OmegaConf.select(cfg, name, default="absent") == "absent":
+                    raise UserError(f"{name}: {key}={value} is used here, which has no such key. Choose another: {key}=<choice>.")
+                OmegaConf.update(cfg, name, given)
         elif OmegaConf.select(cfg, key) == value:
             continue
         else:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from xraylab.data.loading import Batch
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError
+from xraylab.models.backbones import Backbone
 from xraylab.module import StudyModule
 from xraylab.run import write_text
 
@@ -283,10 +284,19 @@ class Unfreeze(Callback):
         self.at, self.freeze_batch_stats = dict(at), freeze_batch_stats
         self._reached = 0
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, StudyModule)
+    def check(self, backbone: Backbone, max_epochs: int) -> None:
+        """Refuse, before data is read, what could not be done.
+
+        Raises:
+            UserError: the backbone has no such place, or there are fewer epochs.
+        """
+        if late := [epoch for epoch in self.at if epoch > max_epochs]:
+            raise UserError(f"callbacks.unfreeze.at: epoch {late[0]}, but max_epochs={max_epochs}: it would never happen.")
         for place in self.at.values():
-            pl_module.net.backbone.check_place(place)
+            try:
+                backbone.check_place(place)
+            except UserError as error:
+                raise UserError(str(error).replace("backbone.trainable_from", "callbacks.unfreeze.at")) from None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._reached = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -42,7 +43,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 Number = int | tuple[int, int] | None
 INTERVAL = 10.0  # seconds between two lines of progress, where there is no terminal
-UNREADABLE = "images that cannot be read"
 VALUES = {"positive": 1, "negative": 0, "uncertain": -1}  # blank: not a number
 
 
@@ -98,7 +98,8 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], title: str) -> It
     """A function's results in order, from a pool of threads, with progress and the time left."""
     pool = ThreadPoolExecutor()
     try:
-        yield from _watched(pool.map(function, items), len(items), title)
+        parts = (pool.map(function, items[start : start + 4096]) for start in range(0, len(items), 4096))  # not all at once
+        yield from _watched(itertools.chain.from_iterable(parts), len(items), title)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -285,8 +286,13 @@ def examine(reader: Reader, path: Path, read_images: bool = True) -> Findings:
     """
     import pandas as pd
 
+    from xraylab.build import no_study
+    from xraylab.data.table import UNREADABLE
+
     readers = reader.whole(path)
     tables = [r.read(path) for r in readers]
+    if all(table.frame.empty for table in tables):
+        raise no_study(reader, path, tables[0])
     faults: dict[str, list[str]] = {}
     lists = reader.lists(path)
     _add(faults, "lists that are not there", [name for name in lists if not (path / name).is_file()])

@@ -15,9 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
+from xraylab.errors import UserError
 from xraylab.run import write_text
 
 log = logging.getLogger(__name__)
+OPTIONS = {"members", "best", "without", "own"}
 COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n"]
 
 
@@ -38,6 +40,9 @@ class Comparison(Callback):
 
     def __init__(self, ensembles: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self.ensembles = dict(ensembles or {})
+        for name, options in self.ensembles.items():
+            if wrong := set(options) - OPTIONS:
+                raise UserError(f"ensembles.{name}.{min(wrong)}: there is no such key. There are: {', '.join(sorted(OPTIONS))}.")
 
     def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
         """Compare the jobs so far, in a multirun."""
@@ -52,16 +57,17 @@ def write_comparison(folder: Path, ensembles: Mapping[str, Mapping[str, Any]] | 
     from xraylab.ensemble import Ensemble, write_ensemble
     from xraylab.evaluation import by_unit
 
-    runs = sorted((p.parent for p in folder.glob("*/evaluation.json")), key=lambda p: (len(p.name), p.name))
+    evaluated = sorted((p.parent for p in folder.glob("*/evaluation.json")), key=lambda p: (len(p.name), p.name))
+    runs = [run for run in evaluated if json.loads((run / "environment.json").read_text())["finished"]]
     results = [_read(run) for run in runs]
     if not results:
         return
-    waiting = []
+    waiting = [f"job {run.name} was stopped before its end, and is left out" for run in evaluated if run not in runs]
     for name, options in (ensembles or {}).items():
         ensemble = Ensemble(**options)
         made = write_ensemble(ensemble, name, runs, folder)
         if made is None:
-            waiting.append(f"{name}: {len(ensemble.eligible(runs))} of {ensemble.members} runs are there")
+            waiting.append(f"{name} is not made: {len(ensemble.eligible(runs))} of {ensemble.members} runs are there")
         else:
             results.append(Result(name.replace("_", " "), f"of {', '.join(made[0])}", made[1]))
     synthetic = any(r.evaluation["data"] == SYNTHETIC for r in results)
@@ -81,8 +87,9 @@ def write_comparison(folder: Path, ensembles: Mapping[str, Mapping[str, Any]] | 
 
 
 def _read(run: Path) -> Result:
-    overrides = json.loads((run / "environment.json").read_text())["overrides"]
-    return Result(run.name, " ".join(overrides), json.loads((run / "evaluation.json").read_text()))
+    environment = json.loads((run / "environment.json").read_text())
+    first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
+    return Result(run.name, " ".join(first["overrides"]), json.loads((run / "evaluation.json").read_text()))
 
 
 def _page(folder: Path, results: list[Result], synthetic: bool, waiting: list[str]) -> str:
@@ -96,7 +103,7 @@ def _page(folder: Path, results: list[Result], synthetic: bool, waiting: list[st
         parts.append("<p class=sample>Synthetic sample: every number below is about drawings, not patients.</p>")
     if shared:
         parts.append(f"<p>All with {html.escape(' '.join(sorted(shared)))}.</p>")
-    parts += [f"<p>Not made: {html.escape(line)}.</p>" for line in waiting]
+    parts += [f"<p>{html.escape(line[0].upper() + line[1:])}.</p>" for line in waiting]
     for r in results:
         for file, reason in r.evaluation.get("left_out", {}).items():
             parts.append(f"<p>{html.escape(r.job)}: no {html.escape(file)}, for {html.escape(reason)}.</p>")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, open_dict
 
-from xraylab.check import UNREADABLE, VALUES, counts, settings_beside, shapes
+from xraylab.check import VALUES, counts, settings_beside, shapes
 from xraylab.cli import launch
 from xraylab.errors import UserError, listed
 
@@ -86,7 +86,7 @@ def job(cfg: DictConfig) -> None:
     """Describe one dataset."""
     from hydra.core.hydra_config import HydraConfig
 
-    from xraylab.build import find_data
+    from xraylab.build import find_data, read
     from xraylab.data.table import assign_splits
 
     own = ("sizes_of", "pictures")
@@ -103,7 +103,7 @@ def job(cfg: DictConfig) -> None:
     settings = settings_beside(cfg, *own)
     log.info("reading %s", path)
     seed = settings.seed if settings.split_seed is None else settings.split_seed
-    table = assign_splits(reader.read(path), settings.selection, settings.fold, settings.valid_fraction, seed)
+    table = assign_splits(read(reader, path), settings.selection, settings.fold, settings.valid_fraction, seed)
     found = describe(table, cfg.sizes_of, cfg.pictures, settings.seed, reader.on_error == "skip")
     chosen = {"fold": settings.fold} if settings.fold else {"valid_fraction": settings.valid_fraction}
     how = {"selection": settings.selection, **chosen, "seed": seed}
@@ -134,6 +134,8 @@ def describe(table: StudyTable, sizes_of: int | None, pictures: int, seed: int, 
     """
     import numpy as np
     import pandas as pd
+
+    from xraylab.data.table import UNREADABLE
 
     frame = table.frame
     row = np.repeat(np.arange(len(frame)), frame["images"].map(len))

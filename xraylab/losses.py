@@ -9,6 +9,7 @@ Shapes: B studies, L labels, G groups. Raw labels: 1 positive, 0 negative, -1 un
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,9 @@ from pytorch_lightning.core.mixins import HyperparametersMixin
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
-from xraylab.errors import UserError
+from xraylab.errors import UserError, listed
 
+log = logging.getLogger(__name__)
 #: weights [of negatives, of positives] from counts of negatives n and positives p
 BALANCES = {
     "none": lambda n, p: (np.ones_like(n), np.ones_like(p)),
@@ -64,17 +66,21 @@ class Loss(nn.Module, HyperparametersMixin):
         """How many outputs in a row share a softmax; 1: each has a sigmoid of its own."""
         return 1
 
-    def fit(self, labels: np.ndarray, names: Sequence[str], groups: np.ndarray | None = None, of: str = "studies") -> None:
-        """Count the class balance.
+    def fit(
+        self, labels: np.ndarray, names: Sequence[str], groups: np.ndarray | None = None, of: str = "studies",
+        group_names: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Count the class balance, and say where it leaves nothing to learn.
 
         Args:
             labels: raw labels (studies, L) of the training split, or of its images where those are trained on.
             names: of the labels, for messages.
             groups: number of each study's group (studies,), for a balance by group.
             of: what is counted, for messages.
+            group_names: for messages.
 
         Raises:
-            UserError: a label has only one class, so it cannot be balanced.
+            UserError: a label has only one class, or only one in every group, so it cannot be balanced.
         """
         positive, negative = (labels == 1).sum(0), (labels == 0).sum(0)
         for name, p, n in zip(names, positive, negative, strict=True):
@@ -84,9 +90,22 @@ class Loss(nn.Module, HyperparametersMixin):
                     "Leave the label out, or choose another split (selection, seed, fold)."
                 )
         if self.balance == "group" and groups is not None:
+            single: dict[str, list[str]] = {name: [] for name in names}
             for g in range(len(self.balance_weights) - 1):
                 part = labels[groups == g]
-                self.balance_weights[g] = self._weights((part == 0).sum(0), (part == 1).sum(0))
+                negative, positive = (part == 0).sum(0), (part == 1).sum(0)
+                self.balance_weights[g] = self._weights(negative, positive)
+                for name, n, p in zip(names, negative, positive, strict=True):
+                    if not (n and p):
+                        single[name].append(f"{group_names[g] if len(group_names) else g} ({n} negative, {p} positive)")
+            for name, found in single.items():
+                if len(found) == len(self.balance_weights) - 1:
+                    raise UserError(
+                        f"loss.balance=group: no group has both classes of {name} in train, so every weight is 0: "
+                        f"{listed(found, 5)}. Use loss.balance=label."
+                    )
+                if found:
+                    log.warning("loss.balance=group: %s of one class weigh 0 for %s: %s.", of, name, listed(found))
         elif self.balance != "group":
             self.balance_weights[-1] = self._weights(negative, positive)
 

@@ -41,6 +41,7 @@ class StudyModule(pl.LightningModule):
         data: what is said of the data in results.
         groups: names of the groups that the loss's balance was counted by.
         unit: ``image`` scores ``valid/loss`` on single images, as such a model is trained; every metric is by study.
+        split_digest: of the studies and their splits, for checkpoints.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class StudyModule(pl.LightningModule):
         optimizer: Callable[..., Optimizer] | None = None,
         scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None, interval: str = "epoch",
         scheduler_monitor: str = "valid/loss", seed: int = 0, data: str = "", groups: Sequence[str] = (), unit: str = "study",
+        split_digest: str = "",
     ) -> None:  # fmt: skip
         super().__init__()
         self.net, self.loss, self.labels = net, loss, tuple(labels)
-        self.groups, self.unit = tuple(groups), unit
+        self.groups, self.unit, self.split_digest = tuple(groups), unit, split_digest
         if not hasattr(loss, "balance_weights"):
             loss.build(len(self.labels), len(self.groups))
         self.preprocessing = {"size": None, "rescale": False, **(preprocessing or {})}
@@ -167,6 +169,7 @@ class StudyModule(pl.LightningModule):
             "pool": spec(self.net.pool),
             "loss": spec(self.loss),
             "data": self.data,
+            "splits": self.split_digest,
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "epoch_loss": self.epoch_loss.cpu(),
         }

@@ -32,7 +32,7 @@ def job(cfg: DictConfig) -> None:
     check_config(cfg)
 
     from xraylab.assemble import with_cache
-    from xraylab.build import find_data
+    from xraylab.build import find_data, read
 
     OmegaConf.set_struct(cfg, False)
     reader, path, embedded = find_data(cfg, list(HydraConfig.get().overrides.task), fresh=True)
@@ -41,7 +41,7 @@ def job(cfg: DictConfig) -> None:
         raise UserError("cache=off: leave it out to build the cache, or name its folder.")
     path = reader.embedded(embedded) if path is None else path
     log.info("reading %s", path)
-    table, packed = with_cache(reader.read(path), settings, reader.on_error)
+    table, packed = with_cache(read(reader, path), settings, reader.on_error)
     if not packed:
         log.info("nothing to build: the images of %s are as quick to read as they are.", path)
         return

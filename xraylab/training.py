@@ -63,6 +63,8 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
     if resume:
         _check_resumable(directory, int(cfg.max_epochs))
     job = assemble(cfg, typed, fresh=not resume)
+    if resume:
+        require_same_splits(job, read_checkpoint(directory / "checkpoints" / "last.ckpt"), directory)
     job.config.resume = None
     write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
     earlier = json.loads((directory / "environment.json").read_text()) if resume else {}
@@ -184,6 +186,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         The content of ``evaluation.json``.
     """
     saved = read_checkpoint(checkpoint)
+    require_same_splits(job, saved, checkpoint)
     try:
         job.module.load_state_dict(saved["state_dict"])
     except RuntimeError as error:
@@ -214,6 +217,20 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         "skipped": table.problems,
         "splits": splits,
     }
+
+
+def require_same_splits(job: Job, saved: dict[str, Any], checkpoint: Path) -> None:
+    """Refuse data whose studies are split otherwise than those that a checkpoint was trained on.
+
+    Raises:
+        UserError: studies came, went, or are in another split: some of those scored could have been trained on.
+    """
+    if saved["xraylab"]["splits"] != job.digest:
+        raise UserError(
+            f"{checkpoint}: the data has other studies, or other splits, than when it was trained ({len(job.table.frame)} "
+            "studies now), so what is scored could have been trained on. Give the data of then, with the same files missing, "
+            "or train anew."
+        )
 
 
 def quiet() -> None:

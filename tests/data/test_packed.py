@@ -206,13 +206,19 @@ def test_the_index_says_what_was_packed(views, tmp_path):
         assert np.array_equal(rows[start : start + count], prepare(views.source.read([name]), 32, True))
 
 
-def test_a_moved_dataset_keeps_its_cache(views, tmp_path, monkeypatch):
-    pack_table(views, tmp_path / "cache", 32, False, "stop")
-    shutil.move(tmp_path / "views", tmp_path / "moved")
-    forbid_reading(monkeypatch)
-    moved = pack_table(table_of(tmp_path / "moved"), tmp_path / "cache", 32, False, "stop")
-    monkeypatch.undo()
-    assert_same_pictures(table_of(tmp_path / "moved"), moved, 32, False)
+def test_a_dataset_of_the_same_names_sizes_and_times_elsewhere_has_a_cache_of_its_own(tmp_path):
+    tables = []
+    for k, name in enumerate(("one", "other")):
+        path = tmp_path / name / "train" / "a.bmp"
+        path.parent.mkdir(parents=True)
+        cv2.imwrite(str(path), np.full((40, 40), 100 * k + 50, np.uint8))
+        os.utime(path, (1_000_000, 1_000_000))
+        frame = pd.DataFrame(
+            {"id": ["a"], "patient": ["p"], "group": ["g"], "split": ["train"], "images": [("train/a.bmp",)], "x": [1.0]}
+        )
+        tables.append(StudyTable(frame, ("x",), FileSource(tmp_path / name), "same", views=True))
+    found = [pack_table(t, tmp_path / "cache", 16, False, "stop").source.read(["train/a.bmp"]) for t in tables]
+    assert [int(images.mean()) for images in found] == [50, 150]
 
 
 def test_one_body_part_and_all_share_shards(views, tmp_path, monkeypatch):
@@ -499,7 +505,8 @@ def test_unreadable_images_are_left_out_and_named(views, tmp_path, monkeypatch):
         forbid_reading(patch)
         second = pack_table(views, tmp_path / "cache", 32, False, "skip")
     for table in (first, second):
-        assert table.problems.keys() == {"rows that are wrong", UNREADABLE}
+        assert table.problems.keys() == {"rows that are wrong", UNREADABLE, "studies of whose images none can be read"}
+        assert table.problems["studies of whose images none can be read"] == ["train/wrist/study0"]
         assert sorted(table.problems[UNREADABLE]) == sorted(said.values())
         assert set(views.frame["id"]) - set(table.frame["id"]) == {"train/wrist/study0"}
         assert table.frame.index.tolist() == list(range(23))

@@ -7,6 +7,7 @@ blank (not mentioned). ``images`` are paths separated by ``;`` or ``|``. Columns
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import os
 from collections import defaultdict
@@ -18,10 +19,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from xraylab.data.folder import SPLITS, SUFFIXES, OwnData, check_names, draw_picture, file_fault, heldout_split
+from xraylab.data.folder import SPLITS, SUFFIXES, OwnData, check_names, draw_picture, heldout_split
 from xraylab.data.reader import is_synthetic, mark_synthetic
-from xraylab.data.sources import FileSource, ImageSource, NpySource
-from xraylab.data.table import StudyTable, places, stop_or_skip
+from xraylab.data.sources import FileSource, ImageSource, NpySource, check_bits, file_fault
+from xraylab.data.table import StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
@@ -36,11 +37,12 @@ class CsvTable(OwnData):
     Args:
         labels: the columns that are labels; None: all but id, patient, group, split and images.
         images_root: the folder that image paths are relative to, itself relative to the CSV's; None: the CSV's.
-        test_fraction: of the patients, held out where there is no column split.
+        test_fraction: of the patients, about, held out where there is no column split.
         split_seed: of that part. It is not the run's seed, so that runs of any seed share it.
         views: each image bears its study's label; False: images are slices of a volume, as those of .npy files are.
         exclusive: exactly one label of a study is 1.
         colour: read three channels, not one.
+        bits: how many bits the values of 16-bit files use, e.g. 12.
     """
 
     published_name = "table.csv"
@@ -57,9 +59,10 @@ class CsvTable(OwnData):
     def __init__(
         self, root: str | None = None, labels: str | int | Sequence[str | int] | None = None, images_root: str | None = None,
         test_fraction: float | None = 0.2, split_seed: int = 0, views: bool = True, exclusive: bool = False,
-        colour: bool = False, on_error: str = "stop", sample: dict[str, Any] | None = None,
+        colour: bool = False, bits: int | None = None, on_error: str = "stop", sample: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(root, on_error, sample)
+        self.bits = check_bits(bits)
         self.labels = None if labels is None else tuple(map(str, [labels] if isinstance(labels, str | int) else labels))
         if self.labels is not None and (not self.labels or len(set(self.labels)) < len(self.labels)):
             raise UserError(f"dataset.labels=[{','.join(self.labels)}]: it is a list of columns, each once; null: all there are.")
@@ -97,7 +100,7 @@ class CsvTable(OwnData):
         stop_or_skip(problems, self.on_error, str(path), total)
         studies = studies[~studies["id"].isin(faults.studies)].reset_index(drop=True)
         if not _given(cells, "split"):
-            studies["split"] = self._hold_out(studies, labels)
+            studies["split"] = self._hold_out(studies)
         return StudyTable(
             frame=studies,
             labels=labels,
@@ -221,6 +224,8 @@ class CsvTable(OwnData):
                 images.append(image)
             if not images:
                 faults.add("studies without an image", study)
+            if arrays and len(images) > 1:
+                faults.add("studies of several .npy volumes, where one is a study", study, str(len(images)))
             bags.append(tuple(images))
         if missing and missing == len(references):
             raise UserError(
@@ -228,16 +233,15 @@ class CsvTable(OwnData):
                 "Set dataset.images_root to the folder that the paths start from."
             )
         studies["images"] = pd.Series(bags, dtype=object)
-        return NpySource(root) if arrays else FileSource(root, self.colour)
+        return NpySource(root) if arrays else FileSource(root, self.colour, self.bits)
 
-    def _hold_out(self, studies: pd.DataFrame, labels: Sequence[str]) -> np.ndarray:
-        """The split of each study: a seeded, stratified, patient-disjoint part is held out."""
-        if studies.empty:
-            return np.array([], str)
+    def _hold_out(self, studies: pd.DataFrame) -> np.ndarray:
+        """The split of each study, by a hash of its patient: the same whatever labels are chosen and studies are left out."""
         assert self.test_fraction is not None
-        place = places(studies, labels, self.split_seed)
-        chosen = np.floor((place + 1) * self.test_fraction) > np.floor(place * self.test_fraction)
-        return np.where(chosen, "heldout", "train")
+        patients = studies["patient"].where(studies["patient"] != "", studies["id"])
+        hashes = [hashlib.sha256(f"{self.split_seed}:{patient}".encode()).digest()[:8] for patient in patients]
+        drawn = np.array([int.from_bytes(h, "big") for h in hashes], np.float64) / 2**64
+        return np.where(drawn < self.test_fraction, "heldout", "train")
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`write_table`."""
@@ -280,6 +284,8 @@ def _cells(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
     cells.index = cells.index + 1
     cells = cells[(cells != "").any(axis=1)]
+    if cells.empty:
+        raise UserError(f"{path}: it is empty.")
     header = cells.iloc[0].str.strip().tolist()
     cells = cells.iloc[1:]
     if cells.empty:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.reader import Reader, is_synthetic, mark_synthetic, tree
-from xraylab.data.sources import FileSource
+from xraylab.data.sources import FileSource, check_bits, file_fault
 from xraylab.data.table import StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean, listed
 
@@ -29,7 +29,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".webp")
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
 NEGATIVES = ("normal", "negative", "no", "0", "healthy", "control")
 #: of the study table and of metrics, so no label can have them
-RESERVED = ("id", "patient", "group", "split", "images", "image", "shuffle", "macro")
+RESERVED = ("id", "patient", "group", "split", "images", "image", "published", "number", "shuffle", "macro")
 Problems = defaultdict[str, list[str]]
 
 
@@ -68,6 +68,7 @@ class Folder(OwnData):
         patient: a regular expression with one group, searched in a study's id: the patient. None: not known.
         group: the same for the study's group. None: all are of one, named as the root is.
         colour: read three channels, not one.
+        bits: how many bits the values of 16-bit files use, e.g. 12.
     """
 
     published_name = "folder_of_classes"
@@ -86,9 +87,10 @@ class Folder(OwnData):
 
     def __init__(
         self, root: str | None = None, positive: str | int | None = None, patient: str | None = None, group: str | None = None,
-        colour: bool = False, on_error: str = "stop", sample: dict[str, Any] | None = None,
+        colour: bool = False, bits: int | None = None, on_error: str = "stop", sample: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(root, on_error, sample)
+        self.bits = check_bits(bits)
         self.positive = None if positive is None else str(positive)
         self.patient, self.group = _pattern("patient", patient), _pattern("group", group)
         self.colour = colour
@@ -146,7 +148,7 @@ class Folder(OwnData):
         return StudyTable(
             frame=frame.astype(dict.fromkeys(labels, np.float32)),
             labels=labels,
-            source=FileSource(path, self.colour),
+            source=FileSource(path, self.colour, self.bits),
             name=_name(path),
             synthetic=is_synthetic(path),
             patients_known=self.patient is not None,
@@ -248,14 +250,6 @@ def check_names(labels: Collection[str], where: str) -> None:
             f"{where} is called {wrong[0]}, which cannot name a label: results use that word, or the slash, for something else. "
             "Rename it."
         )
-
-
-def file_fault(path: Path | str) -> str | None:
-    """Why an image file cannot hold an image, as a kind of problem; None if it can."""
-    try:
-        return None if os.stat(path).st_size else "empty image files"
-    except OSError:
-        return "missing image files"
 
 
 def _pattern(key: str, given: str | None) -> re.Pattern[str] | None:

@@ -8,7 +8,6 @@ several body parts.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.reader import Published, Reader, is_synthetic
-from xraylab.data.sources import FileSource
+from xraylab.data.sources import FileSource, file_fault
 from xraylab.data.table import StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean
 
@@ -108,7 +107,7 @@ class MURA(Reader):
             labels = _labels_of_images(images, listing, problems)
         bags: dict[str, list[str]] = defaultdict(list)
         for image in images:
-            fault = _missing(path / image)
+            fault = file_fault(path / image)
             if fault:
                 problems[f"{fault} of {listing}"].append(image)
             else:
@@ -263,13 +262,6 @@ def _label_fault(study: str, label: str, listing: str, where: str, problems: Pro
         problems[f"labels in {listing} that contradict the study's folder"].append(f"{study} ({label}, {where})")
         return False
     return True
-
-
-def _missing(path: Path) -> str | None:
-    try:
-        return None if os.stat(path).st_size else "empty image files"
-    except OSError:
-        return "missing image files"
 
 
 def _said(problems: Problems) -> set[str]:

@@ -1,8 +1,8 @@
 """The packed cache: prepared images of files in memory-mapped arrays, built once and shared by runs, processes and sweeps.
 
 A shard is a folder of one array and its index, for one published split and group of a dataset at one resolution:
-``<cache>/<dataset>/<split>_<group>_<size>[_rescaled]_<checksum>/{images.npy,index.json}``. The checksum covers name, size
-and time of change of every file, so a shard that is stale bears another name than the one that is looked for. A shard is
+``<cache>/<dataset>/<split>_<group>_<size>[_rescaled]_<checksum>/{images.npy,index.json}``. The checksum covers place, size
+and times of change of every file, so a shard that is stale bears another name than the one that is looked for. A shard is
 built in ``<name>.partial`` and renamed, so one that is half-built is never found.
 """
 
@@ -17,13 +17,13 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -32,17 +32,18 @@ from tqdm import tqdm
 from xraylab import __version__
 from xraylab.data.loading import prepare
 from xraylab.data.sources import ImageSource
-from xraylab.data.table import StudyTable, stop_or_skip
+from xraylab.data.table import UNREADABLE, StudyTable, stop_or_skip
 from xraylab.errors import UserError, listed
 from xraylab.run import write_text
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-FORMAT = 1  # of the folders, and of what ``prepare`` makes; a new one leaves old shards unread
+FORMAT = 2  # of the folders, and of what ``prepare`` makes; a new one leaves old shards unread
+STATS = 16  # files that are looked at together
 CHUNK = 64  # references that are read, written and marked as done together ...
 CHUNK_BYTES = 16_000_000  # ... or fewer, where they are large
 LOG_SECONDS = 10.0
-UNREADABLE = "images that cannot be read"
 ELSEWHERE = "Go on without it by cache=off, or name another folder by cache=<folder> or $XRAYLAB_CACHE."
 
 
@@ -113,7 +114,7 @@ def pack_table(
     Its images are what ``prepare(table.source.read(images), size, rescale)`` gives, one reference at a time.
 
     Args:
-        table: of files, with its splits as published.
+        table: of files; shards follow its splits as published, so that seeds and folds share them.
         folder: of the cache, shared by all datasets.
         size, rescale: see :func:`xraylab.data.loading.prepare`.
         on_error: ``stop``, or ``skip`` images that cannot be read, and studies left without any; ``problems`` names them.
@@ -124,7 +125,8 @@ def pack_table(
             cache cannot be written, or the disk is too small.
     """
     names: dict[tuple[str, str], dict[str, None]] = {}
-    for split, group, images in zip(*(table.frame[c] for c in ("split", "group", "images")), strict=True):
+    published = "published" if "published" in table.frame else "split"
+    for split, group, images in zip(*(table.frame[c] for c in (published, "group", "images")), strict=True):
         names.setdefault((str(split), str(group)), {}).update(dict.fromkeys(images))
     place = folder / _safe(table.name)
     shards = [_Shard(table, place, split, group, list(images), size, rescale) for (split, group), images in names.items()]
@@ -140,13 +142,15 @@ def pack_table(
     _require_one_size({(i["shape"][1], i["shape"][2]) for i in indexes if i and i["shape"][0]})
     faults = {name: reason for index in indexes for name, (reason, _) in index.get("unreadable", {}).items()}
     unreadable = [f"{name} ({reason})" for name, reason in faults.items()]
-    stop_or_skip({UNREADABLE: unreadable}, on_error, _root(table.source), sum(map(len, names.values())))
+    stop_or_skip({UNREADABLE: unreadable}, on_error, _root(table.source), sum(map(len, names.values())), "images")
     source = PackedSource([shard.folder for shard in shards])
     if not faults:
         return replace(table, source=source)
     left = [tuple(name for name in images if name not in faults) for images in table.frame["images"]]
     frame = table.frame.assign(images=pd.Series(left, index=table.frame.index, dtype=object))
     problems = {**table.problems, UNREADABLE: [*table.problems.get(UNREADABLE, []), *unreadable]}
+    if gone := [str(study) for study, images in zip(table.frame["id"], left, strict=True) if not images]:
+        problems["studies of whose images none can be read"] = gone
     return replace(table, frame=frame[[bool(images) for images in left]].reset_index(drop=True), source=source, problems=problems)
 
 
@@ -178,19 +182,29 @@ class _Shard:
         self.partial = self.folder.with_name(f"{self.folder.name}.partial")
 
     def sum_of(self, references: Iterable[str]) -> tuple[str, int]:
-        """SHA-256 of how images are made and of every file's reference, bytes and time of change; and all their bytes."""
-        how = [FORMAT, type(self.source).__name__, self.colour, self.size, self.rescale]
+        """SHA-256 of how images are made and of every file's place, bytes and times of change; and all their bytes."""
+        bits = getattr(self.source, "bits", None)
+        how = [FORMAT, type(self.source).__name__, _root(self.source), self.colour, bits, self.size, self.rescale]
         digest, total = hashlib.sha256(json.dumps(how).encode()), 0
-        for reference in sorted(references):
+
+        def stat(reference: str) -> os.stat_result | None:
             path = self.source.path(reference)
             if path is None:
                 raise ValueError(f"{reference}: there is no file behind it, so it cannot be told when it changes.")
             try:
-                found = os.stat(path)
-                digest.update(os.fsencode(f"\n{reference}\0{found.st_size}\0{found.st_mtime_ns}"))
-                total += found.st_size
+                return os.stat(path)
             except OSError:
-                digest.update(os.fsencode(f"\n{reference}\0missing"))
+                return None
+
+        references = sorted(references)
+        with ThreadPoolExecutor(STATS) as pool:  # over a network, one by one takes minutes
+            for reference, found in zip(references, _mapped(pool, stat, references), strict=True):
+                if found is None:
+                    digest.update(os.fsencode(f"\n{reference}\0missing"))
+                else:
+                    when = f"{found.st_mtime_ns}\0{found.st_ctime_ns}"
+                    digest.update(os.fsencode(f"\n{reference}\0{found.st_size}\0{when}"))
+                    total += found.st_size
         return digest.hexdigest(), total
 
     def index(self) -> dict[str, Any] | None:
@@ -214,10 +228,7 @@ class _Shard:
 
     def prepared(self, reference: str) -> np.ndarray:
         """uint8 (N,H,W[,3]) of one reference. Raises UserError: it cannot be read."""
-        try:
-            images = self.source.read([reference])
-        except EOFError as error:  # an empty .npy
-            raise UserError(f"{reference}: cannot be read: {error}") from error
+        images = self.source.read([reference])
         arrays, ndim = (images, 2) if isinstance(images, list) else ([images], 3)
         for array in arrays:
             if array.dtype != np.uint8 or array.ndim != ndim + self.colour or array.size == 0:
@@ -277,7 +288,7 @@ class _Building:
         self.faults: dict[str, _Fault] = {}
         self.sizes: set[tuple[int, int]] = set()
         rows = 0
-        for reference, found in zip(shard.references, pool.map(shard.measure, shard.references), strict=True):
+        for reference, found in zip(shard.references, _mapped(pool, shard.measure, shard.references), strict=True):
             if isinstance(found, _Fault):
                 self.faults[reference] = found
             else:
@@ -461,6 +472,12 @@ class _Progress:
             rate = (self.done - self.before) / (now - self.start)
             log.info("packing: %s of %s images, %.0f images/s, %s left",
                      f"{self.done:,}", f"{self.total:,}", rate, _clock((self.total - self.done) / rate))  # fmt: skip
+
+
+def _mapped(pool: ThreadPoolExecutor, function: Callable[[str], T], items: Sequence[str]) -> Iterator[T]:
+    """A function's results in order, a few thousand calls at a time: each that waits takes 2 kB."""
+    for start in range(0, len(items), 4096):
+        yield from pool.map(function, items[start : start + 4096])
 
 
 @contextmanager

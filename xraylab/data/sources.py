@@ -6,6 +6,7 @@ view, or all slices of a volume.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,15 +52,17 @@ class ImageSource(ABC):
 
 
 class FileSource(ImageSource):
-    """One image a file: PNG, JPEG and whatever else OpenCV decodes; 16-bit files keep their upper 8 bits.
+    """One image a file: PNG, JPEG and whatever else OpenCV decodes, turned as its EXIF says.
 
     Args:
         root: references are paths relative to it.
         colour: read three channels (RGB), not one.
+        bits: how many bits the values of 16-bit files use, 8 to 16; None: such files are refused, for keeping their upper 8
+            bits would leave next to nothing of 12-bit values.
     """
 
-    def __init__(self, root: Path, colour: bool = False) -> None:
-        self.root, self.colour = root, colour
+    def __init__(self, root: Path, colour: bool = False, bits: int | None = None) -> None:
+        self.root, self.colour, self.bits = root, colour, bits
 
     def path(self, image: str) -> Path:
         return self.root / image
@@ -72,29 +75,61 @@ class FileSource(ImageSource):
         return [self._decode(image) for image in images]
 
     def _decode(self, image: str) -> np.ndarray:
-        flag = cv2.IMREAD_COLOR_RGB if self.colour else cv2.IMREAD_GRAYSCALE
+        path = self.root / image
+        flag = (cv2.IMREAD_COLOR_RGB if self.colour else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_ANYDEPTH
         try:
-            data = np.fromfile(self.root / image, np.uint8)
+            data = np.fromfile(path, np.uint8)
         except OSError as error:
-            raise UserError(f"{self.root / image}: cannot be read: {error.strerror}.") from error
+            raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
         try:
             decoded = cv2.imdecode(data, flag) if len(data) else None
+            pages = cv2.imcount(str(path)) if image.lower().endswith((".tif", ".tiff")) else 1
         except cv2.error:  # e.g. more pixels than OpenCV allows
-            decoded = None
+            decoded, pages = None, 1
         if decoded is None or decoded.size == 0:
+            raise UserError(f"{path}: not a whole image ({len(data)} bytes). python -m xraylab.check lists all such files.")
+        if pages > 1:
+            raise UserError(f"{path}: a TIFF of {pages} pages, where one file is one image. Split it.")
+        if decoded.dtype == np.uint8:
+            return decoded
+        most = int(decoded.max())
+        if decoded.dtype != np.uint16 or self.bits is None or most >= 2**self.bits:
+            bits = "dataset.bits is not set" if self.bits is None else f"dataset.bits={self.bits}"
             raise UserError(
-                f"{self.root / image}: not a whole image ({len(data)} bytes). python -m xraylab.check lists all such files."
+                f"{path}: {decoded.dtype} values up to {most}, and {bits}. Say how many bits the values of 16-bit files use "
+                "(dataset.bits=12), or save them with 8."
             )
-        return decoded
+        return np.right_shift(decoded, self.bits - 8).astype(np.uint8)
 
     def shape(self, image: str) -> tuple[int, int, int]:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         try:
             with Image.open(self.root / image) as opened:
-                return 1, opened.height, opened.width
-        except (OSError, UnidentifiedImageError, ValueError) as error:
+                turned = opened.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap the sides
+                height, width = (opened.width, opened.height) if turned else (opened.height, opened.width)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:  # an unknown format is an OSError
             raise UserError(f"{self.root / image}: not a whole image.") from error
+        return 1, height, width
+
+
+def check_bits(bits: int | None) -> int | None:
+    """Refuse what is no number of bits.
+
+    Raises:
+        UserError: it is neither None nor 8 to 16.
+    """
+    if bits is not None and (not isinstance(bits, int) or isinstance(bits, bool) or not 8 <= bits <= 16):
+        raise UserError(f"dataset.bits={bits}: it is 8 to 16, or null.")
+    return bits
+
+
+def file_fault(path: Path | str) -> str | None:
+    """Why an image file cannot hold an image, as a kind of problem; None if it can."""
+    try:
+        return None if os.stat(path).st_size else "empty image files"
+    except OSError:
+        return "missing image files"
 
 
 class NpySource(ImageSource):
@@ -117,14 +152,14 @@ class NpySource(ImageSource):
         """uint8 (N,H,W), the files' slices one after another."""
         try:
             arrays = [np.load(self.root / name, allow_pickle=False) for name in images]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{self.root}: cannot read {listed(images)}: {error}") from error
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def shape(self, image: str) -> tuple[int, int, int]:
         try:
             slices, height, width = np.load(self.root / image, mmap_mode="r", allow_pickle=False).shape
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, AttributeError) as error:  # an archive has no shape
             raise UserError(f"{self.root / image}: not a whole array of slices.") from error
         return slices, height, width
 

@@ -6,6 +6,7 @@ that the table's source reads) and one column a label: 1 positive, 0 negative, -
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,7 @@ from xraylab.errors import UserError, listed
 from xraylab.settings import parse_fold
 
 SYNTHETIC = "synthetic sample"
+UNREADABLE = "images that cannot be read"  # a kind of problem
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class StudyTable:
         frame["images"] = pd.Series([(image,) for image in images], dtype=object)
         frame["image"] = np.concatenate([np.arange(n) for n in counts])
         return replace(self, frame=frame)
+
+    def split_digest(self) -> str:
+        """A checksum of which study is in which split."""
+        pairs = sorted(zip(self.frame["id"].astype(str), self.frame["split"], strict=True))
+        return hashlib.sha256("\n".join("\t".join(pair) for pair in pairs).encode()).hexdigest()[:16]
 
     def label_values(self, rows: pd.Index | None = None) -> np.ndarray:
         """Raw labels, float32 (studies, labels)."""
@@ -92,8 +99,11 @@ class StudyTable:
         return "\n".join(lines)
 
 
-def stop_or_skip(problems: dict[str, list[str]], on_error: str, where: str, total: int) -> None:
+def stop_or_skip(problems: dict[str, list[str]], on_error: str, where: str, total: int, unit: str = "studies") -> None:
     """Raise one summary of what is wrong with a dataset, unless it is to be skipped.
+
+    Args:
+        total: of so many ``unit``.
 
     Raises:
         UserError: there are problems and ``on_error`` is ``stop``.
@@ -104,16 +114,16 @@ def stop_or_skip(problems: dict[str, list[str]], on_error: str, where: str, tota
     if problems and on_error == "stop":
         lines = [f"  {len(names)} {kind}: {listed(names)}" for kind, names in problems.items()]
         raise UserError(
-            f"{where}: something is wrong with {sum(map(len, problems.values()))} of {total} studies.\n"
+            f"{where}: something is wrong with {sum(map(len, problems.values()))} of {total} {unit}.\n"
             + "\n".join(lines)
-            + "\nMend the data, or go on without these studies with dataset.on_error=skip (the results will name them)."
+            + f"\nMend the data, or go on without these {unit} with dataset.on_error=skip (the results will name them)."
         )
 
 
 def assign_splits(
     table: StudyTable, selection: str, fold: str | None, valid_fraction: float, seed: int
 ) -> StudyTable:  # fmt: skip
-    """The table with its ``split`` column set to train, valid or test, no patient in two of them.
+    """The table with its ``split`` column set to train, valid or test, no patient in two of them; ``published`` as it was.
 
     A reader leaves ``train`` and ``heldout`` (two published splits) or ``train``, ``valid`` and ``test`` (three, kept).
 
@@ -127,7 +137,7 @@ def assign_splits(
     Raises:
         UserError: the request does not fit the published splits, a split would be empty, or patients are shared.
     """
-    frame = table.frame.copy()
+    frame = table.frame.assign(published=table.frame["split"])
     published = set(frame["split"])
     three = "valid" in published
     if three and selection != "holdout":
