@@ -38,7 +38,7 @@ test: $(VENV)/.tested
 endif
 
 $(VENV)/.tested: $(STAMP) $(SOURCES) $(TESTS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8
 	@date > $@
 
 lint: $(STAMP)

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: with more threads than cores torch crawls
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra

@@ -105,7 +105,7 @@ def test_the_comparison_holds_runs_and_ensembles_by_study_and_by_image(tmp_path)
     assert found["mean of parts", "image"] == pytest.approx(cohen_kappa_score(table(10)["y_abnormal"], mean >= 0.5))
     page = (tmp_path / "report.html").read_text()
     assert "of 0, 1, 2" in page
-    assert "Too_many is not made: 4 of 9 runs are there" in page
+    assert "Too many is not made: 4 of 9 runs are there" in page
     assert "kappa by group" in page
     assert "test, by image" in page
 

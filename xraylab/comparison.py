@@ -67,7 +67,9 @@ def write_comparison(folder: Path, ensembles: Mapping[str, Mapping[str, Any]] | 
         ensemble = Ensemble(**options)
         made = write_ensemble(ensemble, name, runs, folder)
         if made is None:
-            waiting.append(f"{name} is not made: {len(ensemble.eligible(runs))} of {ensemble.members} runs are there")
+            waiting.append(
+                f"{name.replace('_', ' ')} is not made: {len(ensemble.eligible(runs))} of {ensemble.members} runs are there"
+            )
         else:
             results.append(Result(name.replace("_", " "), f"of {', '.join(made[0])}", made[1]))
     synthetic = any(r.evaluation["data"] == SYNTHETIC for r in results)
@@ -98,7 +100,8 @@ def _page(folder: Path, results: list[Result], synthetic: bool, waiting: list[st
 
     jobs = [r for r in results if "members" not in r.evaluation]
     shared = set.intersection(*({*r.overrides.split(" ")} for r in jobs)) if len(jobs) > 1 else set()
-    parts = [f"<h1>{html.escape(folder.name)} <small>{len(jobs)} runs</small></h1>"]
+    title = html.escape(folder.absolute().parents[1].name)
+    parts = [f"<h1>{title} <small>{html.escape(folder.name)}, {len(jobs)} runs</small></h1>"]
     if synthetic:
         parts.append("<p class=sample>Synthetic sample: every number below is about drawings, not patients.</p>")
     if shared:
@@ -136,7 +139,7 @@ def _groups(of: list[tuple[Result, dict[str, Any]]]) -> str:
     """AUROC and kappa by group, where a result has several and one label."""
     from xraylab.report import number
 
-    names = list(dict.fromkeys(g for _, x in of for g in x["groups"]))
+    names = sorted({g for _, x in of for g in x["groups"]})
     if len(names) < 2 or any(len(x["labels"]) > 1 for _, x in of):
         return ""
     parts = []
