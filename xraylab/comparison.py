@@ -100,8 +100,8 @@ def _page(folder: Path, results: list[Result], synthetic: bool, waiting: list[st
 
     jobs = [r for r in results if "members" not in r.evaluation]
     shared = set.intersection(*({*r.overrides.split(" ")} for r in jobs)) if len(jobs) > 1 else set()
-    title = html.escape(folder.absolute().parents[1].name)
-    parts = [f"<h1>{title} <small>{html.escape(folder.name)}, {len(jobs)} runs</small></h1>"]
+    sweep = html.escape(folder.absolute().parents[1].name)
+    parts = [f"<h1>{sweep} <small>{html.escape(folder.name)}, {len(jobs)} runs</small></h1>"]
     if synthetic:
         parts.append("<p class=sample>Synthetic sample: every number below is about drawings, not patients.</p>")
     if shared:
