@@ -241,7 +241,9 @@ def test_unfreezing_trains_what_it_names_from_its_epoch_on(train_here, tmp_path,
     changed = {}
     before = None
     for epochs in (1, 2, 3):
-        options = [*QUICK, *UNFREEZE, "backbone.pretrained=false", f"max_epochs={epochs}", f"dataset.root={mrnet_root}"]
+        places = {1: [], 2: ["2: layer4"], 3: ["2: layer4", "3: layer3"]}[epochs]
+        unfreeze = [*UNFREEZE[:3], f"callbacks.unfreeze.at={{{', '.join(places)}}}"] if places else UNFREEZE[:2]
+        options = [*QUICK, *unfreeze, "backbone.pretrained=false", f"max_epochs={epochs}", f"dataset.root={mrnet_root}"]
         after = weights(train_here(tmp_path / str(epochs), *options))
         if before is not None:
             changed[epochs] = {k.split(".")[3] for k in after if "backbone" in k and not torch.equal(after[k], before[k])}
@@ -311,7 +313,8 @@ def test_a_run_goes_on_in_its_own_directory(finished, command, tmp_path):
 
 
 def test_evaluate_refuses_the_checkpoint_of_another_model(finished, command, train_here, tmp_path, mrnet_root):
-    other = train_here(tmp_path / "other", *QUICK, "max_epochs=1", f"dataset.root={mrnet_root}", "head.hidden=[8]")
+    options = [*QUICK, "max_epochs=1", f"dataset.root={mrnet_root}", "head.hidden=[8]", "task=[acl,abnormal]"]
+    other = train_here(tmp_path / "other", *options)
     before = (finished[0] / "evaluation.json").read_text()
     done = command("evaluate", f"run={finished[0]}", f"checkpoint={other / 'checkpoints' / 'best.ckpt'}")
     assert done.returncode == 2
