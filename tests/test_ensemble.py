@@ -77,7 +77,7 @@ def test_the_best_are_those_of_lowest_validation_loss(tmp_path):
     runs = [write_run(tmp_path, str(k), table(k), loss) for k, loss in enumerate((0.5, 0.2, 0.9, 0.3))]
     assert write_ensemble(Ensemble(members=5, best=2), "best", runs, tmp_path) is None
     names, evaluation = write_ensemble(Ensemble(members=4, best=2), "best", runs, tmp_path)
-    assert names == ["1", "3"]
+    assert names == ["1 (valid/loss 0.2000)", "3 (valid/loss 0.3000)"]
     written = read_table(tmp_path / "ensembles" / "best" / "predictions" / "test.csv")
     expected = (table(1)["p_abnormal"] + table(3)["p_abnormal"]) / 2
     np.testing.assert_allclose(written["p_abnormal"], expected)
@@ -138,6 +138,20 @@ def test_a_stopped_run_is_left_out_and_a_resumed_one_is_known_by_its_own_setting
     page = (tmp_path / "report.html").read_text()
     assert "Job 1 was stopped before its end" in page
     assert "Mean is not made: 2 of 3 runs are there" in page
+
+
+def test_runs_that_differ_in_their_seed_are_averaged_and_a_failed_job_is_named(tmp_path):
+    for k in range(4):
+        run = write_run(tmp_path, str(k), table(k))
+        words = {"overrides": [f"backbone.layers={2 + k // 2}", f"seed={k % 2}", "sweep=x"], "finished": True}
+        (run / "environment.json").write_text(json.dumps(words))
+    (tmp_path / "4").mkdir()
+    write_comparison(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "Job 4 failed" in page
+    aurocs = [roc_auc_score(table(k)["y_abnormal"], table(k)["p_abnormal"]) for k in (2, 3)]
+    expected = f"<td>backbone.layers=3</td><td>2</td><td>{np.mean(aurocs):.3f} ({np.std(aurocs, ddof=1):.3f})</td>"
+    assert expected in page
 
 
 def test_an_unknown_key_of_an_ensemble_is_refused():

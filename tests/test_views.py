@@ -238,3 +238,19 @@ def test_unfreezing_that_could_not_be_is_refused_before_data_is_read(compose, mu
         options += ["max_epochs=3"] if "9" in at else []
         with pytest.raises(UserError, match=said):
             assemble(compose(*options), options)
+
+
+def test_unfreezing_never_freezes(compose, mura_root):
+    from xraylab.assemble import assemble
+
+    options = [*QUICK, f"dataset.root={mura_root}", "max_epochs=3", "callbacks=unfreeze", "callbacks.unfreeze.at={2: layer4}"]
+    with pytest.raises(UserError, match=r"epoch 2 trains no more than before .*backbone.trainable_from=head"):
+        assemble(compose(*options), options)
+
+
+def test_a_last_batch_of_one_tiny_image_is_said_in_words(train_here, tmp_path, mura_root):
+    images = len(assign_splits(MURA().read(mura_root), "holdout", None, 0.2, 0).by_image().part("train"))
+    size = next(b for b in range(2, images) if images % b == 1)
+    options = [*QUICK, f"dataset.root={mura_root}", "unit=image", "image.size=32", f"batch_size={size}"]
+    with pytest.raises(UserError, match="a batch of 1 image of 32 pixels cannot be batch-normalised"):
+        train_here(tmp_path / "run", *options)

@@ -152,6 +152,8 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
     size, rescale = settings.image.size, settings.image.rescale
     files = table.source.path(table.frame["images"].iloc[0][0]) is not None
     slow = table.source.costly(size is not None or rescale)
+    if settings.cache == "off" and files and table.source.costly(False) and on_error == "skip":
+        log.warning("cache=off: no image is looked into before training; one that cannot be read will stop it, not be skipped.")
     if settings.cache == "off" or not files or (settings.cache == "auto" and not slow):
         return table, False
     from xraylab.data.packed import pack_table

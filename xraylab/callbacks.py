@@ -292,11 +292,18 @@ class Unfreeze(Callback):
         """
         if late := [epoch for epoch in self.at if epoch > max_epochs]:
             raise UserError(f"callbacks.unfreeze.at: epoch {late[0]}, but max_epochs={max_epochs}: it would never happen.")
-        for place in self.at.values():
+        frozen = {name for name, parameter in backbone.named_parameters() if not parameter.requires_grad}
+        for epoch, place in sorted(self.at.items()):
             try:
-                backbone.check_place(place)
+                still = backbone.before(place)
             except UserError as error:
                 raise UserError(str(error).replace("backbone.trainable_from", "callbacks.unfreeze.at")) from None
+            if not still < frozen:
+                raise UserError(
+                    f"callbacks.unfreeze.at: epoch {epoch} trains no more than before it, from {place} on. "
+                    "Begin with less: backbone.trainable_from=head."
+                )
+            frozen = still
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._reached = 0

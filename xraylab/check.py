@@ -210,6 +210,10 @@ class Findings:
         if self.synthetic:
             return "synthetic sample", "drawings, which are not compared with what is published"
         judged = [c for c in self.compared if not c.note]
+        numbers = [(c, c.found, c.published) for c in self.compared if c.note]  # not certain, but not by a tenth
+        far = [str(c) for c, found, n in numbers if isinstance(found, int) and isinstance(n, int) and found < 0.9 * n]
+        if far and not judged:
+            return "partial", f"far less than published: {'; '.join(far[:3])}"
         if not judged:
             return "no published counts", "there is nothing to compare with"
         for word, why, excess in (("not this dataset", "beyond what is published", 1), ("partial", "less than published", -1)):

@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import json
-import logging
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,6 @@ from hydra.types import RunMode
 from xraylab.errors import UserError
 from xraylab.run import write_text
 
-log = logging.getLogger(__name__)
 OPTIONS = {"members", "best", "without", "own"}
 COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n"]
 
@@ -50,6 +49,29 @@ class Comparison(Callback):
         if hydra.mode == RunMode.MULTIRUN:
             write_comparison(Path(hydra.sweep.dir), self.ensembles)
 
+    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
+        """Print the comparison."""
+        folder = Path(config.hydra.sweep.dir)
+        if (folder / "comparison.csv").is_file():
+            print(f"\n{_table(folder)}\n  everything is in {folder}")
+
+
+def _table(folder: Path) -> str:
+    """The runs and ensembles of a comparison by study, on the test split if there is one, in a few lines of text."""
+    rows = list(csv.DictReader((folder / "comparison.csv").open()))
+    split = "test" if any(r["split"] == "test" for r in rows) else "valid"
+    rows = [r for r in rows if (r["split"], r["unit"], r["label"]) == (split, "study", "macro")]
+    jobs = {r["job"]: r["overrides"] for r in rows}
+    shared = set.intersection(*(set(o.split(" ")) for j, o in jobs.items() if j.isdigit()))
+    found = {(r["job"], r["metric"]): r for r in rows}
+    lines = [f"{split}, by study, n {', '.join(dict.fromkeys(r['n'] for r in rows))}; 95% intervals in report.html"]
+    for job, overrides in jobs.items():
+        own = " ".join(o for o in overrides.split(" ") if o not in shared)
+        values = [(m, found[job, m]["value"]) for m in ("auroc", "kappa", "accuracy")]
+        numbers = "  ".join(f"{m} {float(v):.3f}" if v else f"{m} -" for m, v in values)
+        lines.append(f"  {numbers}  {job}: {own}")
+    return "\n".join(lines)
+
 
 def write_comparison(folder: Path, ensembles: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Write the comparison of the finished runs that lie in a folder, and of their ensembles; nothing where there is none."""
@@ -63,6 +85,7 @@ def write_comparison(folder: Path, ensembles: Mapping[str, Mapping[str, Any]] | 
     if not results:
         return
     waiting = [f"job {run.name} was stopped before its end, and is left out" for run in evaluated if run not in runs]
+    waiting += [f"job {p.name} failed: {p / 'xraylab.log'}" for p in sorted(folder.glob("[0-9]*")) if p not in evaluated]
     for name, options in (ensembles or {}).items():
         ensemble = Ensemble(**options)
         made = write_ensemble(ensemble, name, runs, folder)
@@ -85,7 +108,6 @@ def write_comparison(folder: Path, ensembles: Mapping[str, Mapping[str, Any]] | 
                     writer.writerow([job, overrides, split, result["unit"], label, metric, *cells, *mark])
     write_text(folder / "comparison.csv", text.getvalue())
     write_text(folder / "report.html", _page(folder, results, synthetic, waiting))
-    log.info("compared %d runs: %s", len(runs), folder / "report.html")
 
 
 def _read(run: Path) -> Result:
@@ -114,7 +136,8 @@ def _page(folder: Path, results: list[Result], synthetic: bool, waiting: list[st
         of = [(r, x) for r in results for s, x in by_unit(r.evaluation) if (s, x["unit"]) == (split, unit)]
         chosen = any(x["selected_on"] for _, x in of)
         note = "choices were made on these studies" if chosen else "held out from all choices"
-        parts.append(f"<h2>{split}, by {unit} <small>{note}; 95% intervals</small></h2>{_metrics(of, shared)}{_groups(of)}")
+        parts.append(f"<h2>{split}, by {unit} <small>{note}; 95% intervals</small></h2>{_metrics(of, shared)}")
+        parts += [_over_seeds(of, shared), _groups(of, shared)]
     title = "xraylab comparison" + (" (synthetic sample)" if synthetic else "")
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"
@@ -127,7 +150,7 @@ def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
 
     rows = []
     for r, result in of:
-        own = html.escape(" ".join(o for o in r.overrides.split(" ") if o not in shared))
+        own = html.escape(_own(r, shared))
         labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
         for label, metrics in labels.items():
             cells = "".join(f"<td>{number(metrics[m])}</td>" for m in METRICS)
@@ -135,7 +158,33 @@ def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     return _rows(["job", "overrides", "label", "n", *METRICS], rows)
 
 
-def _groups(of: list[tuple[Result, dict[str, Any]]]) -> str:
+def _own(r: Result, shared: set[str]) -> str:
+    """The overrides that not all jobs have."""
+    return " ".join(o for o in r.overrides.split(" ") if o not in shared)
+
+
+def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
+    """Mean and standard deviation over the runs that differ in their seed alone; nothing where none do."""
+    from xraylab.metrics import METRICS
+
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for r, result in of:
+        if "members" not in r.evaluation:
+            kept = [o for o in _own(r, shared).split(" ") if not o.startswith("seed=")]
+            alike.setdefault(" ".join(kept), []).append(result["macro"])
+    rows = []
+    for words, results in alike.items():
+        cells = ""
+        for metric in METRICS:
+            values = [m[metric]["value"] for m in results if m[metric]["value"] is not None]
+            spread = f"{statistics.mean(values):.3f} ({statistics.stdev(values):.3f})" if len(values) > 1 else "-"
+            cells += f"<td>{spread}</td>"
+        if len(results) > 1:
+            rows.append([html.escape(words or "all"), len(results), cells])
+    return "<h3>mean (standard deviation) over seeds</h3>" + _rows(["", "runs", *METRICS], rows) if rows else ""
+
+
+def _groups(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     """AUROC and kappa by group, where a result has several and one label."""
     from xraylab.report import number
 
@@ -151,7 +200,7 @@ def _groups(of: list[tuple[Result, dict[str, Any]]]) -> str:
                 f"<td>{number(groups[g])} <span class=n>n {groups[g]['n']}</span></td>" if g in groups else "<td></td>"
                 for g in names
             ]
-            rows.append([r.job, "".join(cells)])
+            rows.append([html.escape(f"{r.job}: {_own(r, shared)}"), "".join(cells)])
         parts.append(f"<h3>{metric} by group</h3>" + _rows(["job", *names], rows))
     return "".join(parts)
 

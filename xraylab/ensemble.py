@@ -130,7 +130,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
                 splits[split] = evaluated
             elif split in splits:
                 splits[split]["images"] = evaluated
-    names = [m.name for m in members]
+    names = [f"{m.name} (valid/loss {lowest_loss(m):.4f})" if ensemble.best else m.name for m in members]
     evaluation = {
         "data": first["data"],
         "selection": first["selection"],

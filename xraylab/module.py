@@ -70,7 +70,15 @@ class StudyModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch: its share of the loss of the whole optimiser step."""
-        logits = self(batch)
+        try:
+            logits = self(batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"a batch of {len(batch.images)} image of {self.preprocessing['size']} pixels cannot be batch-normalised: "
+                "choose a batch_size that does not leave one image for the last batch, or a larger image.size."
+            ) from None
         loss = self.loss(logits, batch.labels, batch.scored, batch.group)
         if self._trainer is None:
             return loss

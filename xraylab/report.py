@@ -18,9 +18,9 @@ from xraylab.metrics import COUNTS, METRICS
 from xraylab.run import write_text
 
 STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#1b1f24}
+body{font:15px/1.45 system-ui,sans-serif;max-width:1320px;margin:2em auto;padding:0 1em;color:#1b1f24}
 table{border-collapse:collapse;margin:.6em 0 1.4em}td,th{padding:.25em .7em;border-bottom:1px solid #d8dee4;text-align:right;
-font-variant-numeric:tabular-nums}td:first-child,th:first-child{text-align:left}small,.n{color:#656d76}
+white-space:nowrap;font-variant-numeric:tabular-nums}td:first-child,th:first-child{text-align:left}small,.n{color:#656d76}
 .sample{background:#fff3cd;border:2px solid #d39e00;padding:.7em 1em;font-weight:600}figure{display:inline-block;margin:0}
 pre{background:#f6f8fa;padding:1em;overflow:auto}h2{margin-top:1.8em}svg{max-width:100%;height:auto}
 """
@@ -38,8 +38,10 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
             lines.append(
                 f"    accuracy of the likeliest class {number(result['exclusive']['accuracy'])}; by class, one against the rest:"
             )
-        rows: list[tuple[str, ...]] = [("", "AUROC", "average precision", "accuracy", "kappa", "sensitivity", "specificity")]
-        shown = ("auroc", "average_precision", "accuracy", "kappa", "sensitivity", "specificity")
+        rows: list[tuple[str, ...]] = [
+            ("", "AUROC", "average precision", "accuracy", "F1", "kappa", "sensitivity", "specificity")
+        ]
+        shown = ("auroc", "average_precision", "accuracy", "f1", "kappa", "sensitivity", "specificity")
         labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
         for name, metrics in labels.items():
             rows.append((name, *(number(metrics[m]) for m in shown)))
@@ -119,12 +121,14 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool)
     parts = [
         f"<h2>{split}, by {result['unit']} <small>{result['n']} {units(result)}, {patients}; {chosen}</small></h2>",
         f"<p class=n>By {result['unit']}, threshold {result['threshold']}. {intervals}.</p>",
-        _table({**result["labels"], "macro": result["macro"]}),
+        _table(result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}),
     ]
     if "exclusive" in result:
         accuracy = result["exclusive"]["accuracy"]
         parts.append(f"<p>Accuracy of the likeliest class: {number(accuracy)}, n {accuracy['n']}.</p>")
-    if len(result["groups"]) > 1:
+    if len(result["groups"]) > 1 and len(result["labels"]) == 1:
+        parts.append("<h3>by group</h3>" + _table({g: next(iter(p["labels"].values())) for g, p in result["groups"].items()}))
+    elif len(result["groups"]) > 1:
         for name, group in result["groups"].items():
             parts.append(f"<h3>{_e(name)} <small>{group['n']} {units(result)}</small></h3>{_table(group['labels'])}")
     undefined = [
@@ -170,7 +174,7 @@ def _roc_pr(table: pd.DataFrame, result: dict[str, Any], split: str, synthetic: 
     where = f"{split} by {result['unit']}"
     roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {where}, AUROC (95% interval)", aspect="equal")
     pr.set(xlabel="sensitivity (recall)", ylabel="positive predictive value (precision)", ylim=(0, 1.02),
-           title=f"Precision-recall, {where}, average precision (95% interval)")  # fmt: skip
+           title=f"Precision-recall, {where}, average precision")  # fmt: skip
     for axes in (roc, pr):
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=8)

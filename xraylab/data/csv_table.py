@@ -211,7 +211,7 @@ class CsvTable(OwnData):
             images = []
             for given in bag:
                 image = _inside(given, base)
-                fault = _fault(base, image) if image is not None else "image paths that leave the folder of images"
+                fault = _fault(base, image) if image is not None else "image paths that leave dataset.images_root"
                 missing += fault == "missing image files"
                 image = image or given
                 if fault:

@@ -236,6 +236,11 @@ def heldout_split(found: Collection[str], what: str) -> dict[str, str]:
         raise UserError(f"{missing}. A model is fitted on one split and judged on another: train and test, or train and valid.")
     if "heldout" in others and len(others) > 1:
         raise UserError(f"the splits are train and {listed(others)}: with heldout there is no other. Call it test.")
+    if others == ["valid"]:
+        log.warning(
+            "there is no test split: valid is held out as the test, and a part of train selects. "
+            "selection=official selects and reports on valid instead."
+        )
     return {split: split if split == "train" or len(others) > 1 else "heldout" for split in found}
 
 
@@ -262,7 +267,7 @@ def _pattern(key: str, given: str | None) -> re.Pattern[str] | None:
     if pattern.groups != 1:
         raise UserError(
             f"dataset.{key}={given}: it has {pattern.groups} groups. It needs one, round the part of a study's path that names "
-            rf"the {key}, as in {key}(\d+)."
+            rf"the {key}, as in \"dataset.{key}='{key}(\d+)'\"."
         )
     return pattern
 

@@ -176,7 +176,7 @@ def assign_splits(
         if len(shared):
             raise UserError(
                 f"{len(shared)} patients are in more than one split: {listed(shared.index)}. "
-                "Results would be too good. Mend the split column of the data."
+                "Results would be too good. Put each patient into one split."
             )
     return replace(table, frame=frame)
 

@@ -47,7 +47,7 @@ class Backbone(nn.Module, HyperparametersMixin):
         Raises:
             UserError: there is no such place, or several.
         """
-        frozen = self._before(trainable_from)
+        frozen = self.before(trainable_from)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name not in frozen)
         self._frozen_norms = [
@@ -57,16 +57,12 @@ class Backbone(nn.Module, HyperparametersMixin):
         ] if freeze_batch_stats else []  # fmt: skip
         self.train(self.training)
 
-    def check_place(self, place: str | int | None) -> None:
-        """Refuse what :meth:`freeze` would.
+    def before(self, place: str | int | None) -> set[str]:
+        """Names of the parameters that lie before a place, as :meth:`freeze` takes it.
 
         Raises:
             UserError: there is no such place, or several.
         """
-        self._before(place)
-
-    def _before(self, place: str | int | None) -> set[str]:
-        """Names of the parameters that lie before a place."""
         names = [name for name, _ in self.named_parameters()]
         if place is None:
             return set()
