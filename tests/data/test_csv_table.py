@@ -231,7 +231,7 @@ def test_everything_wrong_is_counted_and_named_in_one_summary(read, folder):
     for said in (
         "1 labels sick other than 1, 0, -1 and blank: label ('2', line 4)", "split ('tset', line 5)",
         "missing image files: missing (nowhere.png), differ (k.png)", "1 empty image files: empty (empty.png)",
-        "2 image paths that leave the folder of images: outside (../x.png), absolute (/etc/x.png)",
+        "2 image paths that leave dataset.images_root: outside (../x.png), absolute (/etc/x.png)",
         "1 studies without an image: none", "1 rows without a patient, which others have: nobody (line 11)",
         "1 rows without a group, which others have: ungrouped (line 12)", "1 images twice in a study: twice (./i.png)",
         "1 images of two studies: other (j.png, also of one)", "1 images that are neither .png, .jpg", "kind (x.dcm)",
