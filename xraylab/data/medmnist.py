@@ -50,8 +50,8 @@ SUBSETS = {
         "adipose background debris lymphocytes mucus smooth-muscle normal-colon-mucosa cancer-associated-stroma "
         "colorectal-adenocarcinoma-epithelium", (89996, 10004, 7180), colour=True),
     "chestmnist": Subset(
-        "atelectasis cardiomegaly effusion infiltration mass nodule pneumonia pneumothorax consolidation edema "
-        "emphysema fibrosis pleural hernia", (78468, 11219, 22433), "findings"),
+        "atelectasis cardiomegaly pleural_effusion infiltration mass nodule pneumonia pneumothorax consolidation edema "
+        "emphysema fibrosis pleural_thickening hernia", (78468, 11219, 22433), "findings"),
     "dermamnist": Subset(
         "actinic-keratoses basal-cell-carcinoma benign-keratosis dermatofibroma melanoma melanocytic-nevi vascular-lesions",
         (7007, 1003, 2005), colour=True),
