@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from pytorch_lightning.core.mixins import HyperparametersMixin
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
+from torch.nn.functional import log_softmax, logsigmoid
 
 from xraylab.errors import UserError, listed
+
+if TYPE_CHECKING:
+    from xraylab.data.table import StudyTable
 
 log = logging.getLogger(__name__)
 #: weights [of negatives, of positives] from counts of negatives n and positives p
@@ -43,6 +46,9 @@ class Loss(nn.Module, HyperparametersMixin):
 
     balances: tuple[str, ...] = ("none",)
     exclusive = False
+    remedy = ""  # for a label of one class, in words
+    held_back = 0.0  # of train's patients, kept from training for what the loss adapts by itself
+    lr: float | None = None  # of the loss's own parameters, if it has any
     balance_weights: Tensor
 
     def __init__(self, balance: str, label_smoothing: float) -> None:
@@ -82,22 +88,21 @@ class Loss(nn.Module, HyperparametersMixin):
         Raises:
             UserError: a label has only one class, or only one in every group, so it cannot be balanced.
         """
-        positive, negative = (labels == 1).sum(0), (labels == 0).sum(0)
+        negative, positive = self.count(labels)
         for name, p, n in zip(names, positive, negative, strict=True):
             if p == 0 or n == 0:
                 raise UserError(
-                    f"label {name} has {p} positive and {n} negative {of} in train: there is nothing to learn. "
-                    "Leave the label out, or choose another split (selection, seed, fold)."
+                    f"label {name} has {p:g} positive and {n:g} negative {of} in train: there is nothing to learn. "
+                    f"Leave the label out{self.remedy}, or choose another split (selection, seed, fold)."
                 )
         if self.balance == "group" and groups is not None:
             single: dict[str, list[str]] = {name: [] for name in names}
             for g in range(len(self.balance_weights) - 1):
-                part = labels[groups == g]
-                negative, positive = (part == 0).sum(0), (part == 1).sum(0)
+                negative, positive = self.count(labels[groups == g])
                 self.balance_weights[g] = self._weights(negative, positive)
                 for name, n, p in zip(names, negative, positive, strict=True):
                     if not (n and p):
-                        single[name].append(f"{group_names[g] if len(group_names) else g} ({n} negative, {p} positive)")
+                        single[name].append(f"{group_names[g] if len(group_names) else g} ({n:g} negative, {p:g} positive)")
             for name, found in single.items():
                 if len(found) == len(self.balance_weights) - 1:
                     raise UserError(
@@ -109,9 +114,20 @@ class Loss(nn.Module, HyperparametersMixin):
         elif self.balance != "group":
             self.balance_weights[-1] = self._weights(negative, positive)
 
+    def count(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Negatives and positives that the loss makes of raw labels (N,L), float64 (L,)."""
+        return (labels == 0).sum(0).astype(float), (labels == 1).sum(0).astype(float)
+
+    def attach(self, units: StudyTable) -> None:
+        """Take what the loss needs of each row that is trained on; called after :meth:`fit`."""
+
+    def state(self, names: Sequence[str]) -> dict[str, float]:
+        """What the loss learned or adapted so far, for ``history.csv``; a device sync."""
+        return {}
+
     def _weights(self, negative: np.ndarray, positive: np.ndarray) -> Tensor:
         """float32 (L,2) of counts (L,)."""
-        pair = BALANCES[self.balance](negative.astype(float), positive.astype(float))
+        pair = BALANCES[self.balance](negative, positive)
         return torch.from_numpy(np.stack(pair, axis=1)).float()
 
     def class_weights(self, group: Tensor | None) -> Tensor:
@@ -123,7 +139,8 @@ class Loss(nn.Module, HyperparametersMixin):
         return (labels == 0) | (labels == 1)
 
     def forward(
-        self, logits: Tensor, labels: Tensor, n: Tensor | float | None = None, group: Tensor | None = None
+        self, logits: Tensor, labels: Tensor, n: Tensor | float | None = None, group: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """The loss, a scalar; 0 with gradient 0 where nothing is scored.
 
@@ -132,11 +149,14 @@ class Loss(nn.Module, HyperparametersMixin):
             labels: raw (B,L).
             n: scored labels in the whole optimiser step; None: those of this batch.
             group: int64 (B,), the number of each study's group, -1 for one without; None: none has one.
+            rows: int64 (B,), rows of the attached table, for losses that know something of each.
         """
         n = self.scored(labels).sum() if n is None else n
-        return self.total(logits, labels, group) / torch.clamp(torch.as_tensor(n, device=logits.device), min=1)
+        return self.total(logits, labels, group, rows) / torch.clamp(torch.as_tensor(n, device=logits.device), min=1)
 
-    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None) -> Tensor:
+    def total(
+        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
         """sum(b * w * l) over the batch, a scalar."""
         raise NotImplementedError
 
@@ -174,21 +194,35 @@ class WeightedBCE(Loss):
         super().__init__(balance, label_smoothing)
         self.save_hyperparameters()
 
-    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None) -> Tensor:
-        """sum(b * l) over scored labels, with smoothed targets."""
-        return self._bce(logits, labels, group, self.label_smoothing)
+    def total(
+        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
+        """sum(b * w * l) over scored labels, with smoothed targets."""
+        target, weight = self.targets(labels, rows)
+        return self.sum(self.curves(self.difference(logits)), target, weight, group, self.label_smoothing)
 
     def certain(self, logits: Tensor, labels: Tensor, group: Tensor | None = None) -> Tensor:
-        """sum(b * l) over certain labels."""
-        return self._bce(logits, labels, group, 0.0)
+        """sum(b * l) over certain labels, l the binary cross-entropy."""
+        target, weight = WeightedBCE.targets(self, labels)
+        return self.sum(WeightedBCE.curves(self, self.difference(logits)), target, weight, group)
 
-    def _bce(self, logits: Tensor, labels: Tensor, group: Tensor | None, smoothing: float) -> Tensor:
-        scored = self.scored(labels)
-        truth = torch.where(scored, labels, torch.zeros_like(labels))
-        weights = self.class_weights(group)
-        b = torch.where(truth == 1, weights[..., 1], weights[..., 0]) * scored
-        target = truth * (1 - smoothing) + smoothing / 2
-        return (b * binary_cross_entropy_with_logits(self.difference(logits), target, reduction="none")).sum()
+    def targets(self, labels: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Target in [0,1] and weight of raw labels, both (B,L)."""
+        certain = (labels == 0) | (labels == 1)
+        return torch.where(certain, labels, torch.zeros_like(labels)), certain.to(labels.dtype)
+
+    def curves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of logits (B,L) if their labels are positive, and if they are negative."""
+        return -logsigmoid(x), -logsigmoid(-x)
+
+    def sum(
+        self, curves: tuple[Tensor, Tensor], target: Tensor, weight: Tensor, group: Tensor | None, smoothing: float = 0.0
+    ) -> Tensor:  # fmt: skip
+        """sum(w * (b1 * t * l1 + b0 * (1 - t) * l0)); smoothing s moves s/2 of each class's share to the other curve."""
+        b = self.class_weights(group)
+        positive, negative = weight * target * b[..., 1], weight * (1 - target) * b[..., 0]
+        keep, move = 1 - smoothing / 2, smoothing / 2
+        return (curves[0] * (keep * positive + move * negative) + curves[1] * (keep * negative + move * positive)).sum()
 
     def difference(self, logits: Tensor) -> Tensor:
         """(B,L), the logit of each label."""
@@ -249,7 +283,9 @@ class CrossEntropy(Loss):
         """bool (B,L): the positive label of each study that has exactly one."""
         return (labels == 1) & ((labels == 1).sum(1, keepdim=True) == 1)
 
-    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None) -> Tensor:
+    def total(
+        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
         """sum(b * l) over studies, with smoothed targets."""
         return self._ce(logits, labels, self.label_smoothing)
 

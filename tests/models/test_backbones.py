@@ -7,6 +7,7 @@ import torch
 
 from xraylab.errors import UserError
 from xraylab.models import AlexNet, MaxFeature, StudyNet, Timm
+from xraylab.models.backbones import LogSumExp
 from xraylab.models.weights import PROBE_SECONDS
 
 
@@ -92,6 +93,7 @@ def test_an_unknown_stage_lists_the_stages():
 
 def test_missing_pretrained_weights_stop_the_run(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: (_ for _ in ()).throw(OSError("unreachable")))
     for make in (lambda: AlexNet(pretrained=True), lambda: Timm("resnet18", pretrained=True)):
         with pytest.raises(UserError, match=r"(?s)cannot be fetched \(unreachable\).*backbone.pretrained=<file"):
@@ -136,3 +138,28 @@ def test_one_channel_answers_as_the_replicated_grey_image(tmp_path):
     one, three = (AlexNet(pretrained=str(tmp_path / "weights.pth"), in_chans=c).eval() for c in (1, 3))
     grey = torch.randn(2, 1, 64, 64)
     torch.testing.assert_close(one(grey), three(grey.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-4)
+
+
+def test_pooling_over_pixels_is_the_average_the_largest_or_between():
+    maps = torch.randn(2, 7, 3, 5, dtype=torch.double)
+    lse = [LogSumExp(r)(maps) for r in (1e-4, 1.0, 1e3)]
+    torch.testing.assert_close(lse[1], torch.log(maps.exp().mean((2, 3))), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(lse[0], maps.mean((2, 3)), rtol=0, atol=1e-2)
+    torch.testing.assert_close(lse[2], maps.amax((2, 3)), rtol=0, atol=1e-2)
+    images = torch.randn(2, 1, 64, 64)
+    found = {}
+    for spatial in (None, "avg", "max", "lse"):
+        torch.manual_seed(0)
+        backbone = Timm("densenet121", pretrained=False, in_chans=1, spatial=spatial).eval()
+        assert backbone.num_features == 1024
+        with torch.no_grad():
+            found[spatial] = backbone(images)
+        assert found[spatial].shape == (2, 1024)
+    torch.testing.assert_close(found[None], found["avg"])  # DenseNet's own
+    assert (found["max"] >= found["lse"] - 1e-5).all()
+    assert (found["lse"] >= found["avg"] - 1e-5).all()
+    assert (found["max"] > found["avg"] + 1e-3).any()
+    with pytest.raises(UserError, match=r"backbone\.spatial=mean: it is avg, max, lse"):
+        Timm("resnet18", pretrained=False, spatial="mean")
+    with pytest.raises(UserError, match="which is no map"):
+        Timm("vit_tiny_patch16_224", pretrained=False, spatial="max")(torch.zeros(1, 3, 224, 224))

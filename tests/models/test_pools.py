@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from xraylab.errors import UserError
 from xraylab.models.pools import Attention, MaxFeature, MaxProbability, MeanProbability, segment_logmeanexp
 
 POOLS = [MaxFeature, MeanProbability, MaxProbability, Attention]
@@ -63,8 +62,25 @@ def test_mean_probability_of_outputs_that_share_a_softmax(softmax):
     torch.testing.assert_close(pool(x, STUDY, 3, nn.Identity()).view(3, -1, softmax).softmax(2), mean)
     alone = pool(x, torch.arange(6), 6, nn.Identity()).view(6, -1, softmax).softmax(2)
     torch.testing.assert_close(alone, each, msg="a bag of one is the plain classifier")
-    with pytest.raises(UserError, match="one output a label"):
-        MaxProbability().build(4, softmax)
+
+
+@pytest.mark.parametrize("softmax", [2, 3])
+def test_max_probability_of_outputs_that_share_a_softmax_takes_those_of_the_likeliest_image(softmax):
+    pool, x = MaxProbability(), torch.randn(6, 4 * softmax, dtype=torch.double)
+    x[1, :softmax] = x[0, :softmax] = 9 * torch.eye(softmax, dtype=torch.double)[1]  # a tie
+    pool.build(5, softmax)
+    out = pool(x, STUDY, 3, nn.Identity()).view(3, 4, softmax)
+    each = x.view(6, 4, softmax)
+    positive = (each[..., 1] - each[..., 0]).sigmoid()
+    torch.testing.assert_close(
+        (out[..., 1] - out[..., 0]).sigmoid(), torch.stack([positive[s == STUDY].amax(0) for s in range(3)])
+    )
+    for study in range(3):
+        rows = each[study == STUDY]
+        for label in range(4):
+            assert any(torch.equal(out[study, label], row[label]) for row in rows)
+    torch.testing.assert_close(pool(x, torch.arange(6), 6, nn.Identity()), x, msg="a bag of one is the plain classifier")
+    assert torch.autograd.gradcheck(lambda x: pool(x, STUDY, 3, nn.Identity()), torch.randn_like(x).requires_grad_())
 
 
 def test_mean_probability_is_finite_where_the_naive_form_overflows():

@@ -12,7 +12,10 @@ from torch.utils.data import DataLoader
 
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.loading import Batch, StepSampler, StudyDataset
-from xraylab.data.table import StudyTable
+from xraylab.data.table import HELD_BACK, StudyTable
+
+
+ADAPT = 2048  # studies, at most, behind one adaptation of a loss
 
 
 def _as_is(batch: Any) -> Batch:
@@ -45,11 +48,12 @@ class StudyDataModule(pl.LightningDataModule):
         labels = table.label_values()
         counts = ((labels == 0) | (labels == 1) if scored is None else scored).sum(1)
         plain = StudyDataset(table, size, rescale)
-        self._plain = {
-            split: (StepSampler(r, counts[r], batch_size), plain)
-            for split in ("train", "valid", "test")
-            for r in [table.part(split).index.to_numpy()]
-        }
+        parts = {split: table.part(split).index.to_numpy() for split in ("train", "valid", "test", HELD_BACK)}
+        rng = np.random.default_rng(seed)
+        parts["uncertain"] = parts["train"][(labels[parts["train"]] == -1).any(1)]
+        for name in (HELD_BACK, "uncertain"):
+            parts[name] = np.sort(rng.permutation(parts[name])[:ADAPT])
+        self._plain = {name: (StepSampler(rows, counts[rows], batch_size), plain) for name, rows in parts.items()}
         if unit == "image":
             counts = np.repeat(counts, table.frame["images"].map(len))
             table = table.by_image()
@@ -60,7 +64,7 @@ class StudyDataModule(pl.LightningDataModule):
         )
 
     def loader(self, split: str, plain: bool = False) -> DataLoader[Batch]:
-        """Batches of a split.
+        """Batches of a split; or of at most ``ADAPT`` studies of ``held_back``, or of train with ``uncertain`` labels.
 
         Args:
             plain: whole studies in table order and without augmentation, whichever split it is.
@@ -72,7 +76,7 @@ class StudyDataModule(pl.LightningDataModule):
             batch_size=None,  # the sampler draws whole batches and the dataset packs them
             collate_fn=_as_is,
             num_workers=self.workers,
-            persistent_workers=self.workers > 0 and split != "test",
+            persistent_workers=self.workers > 0 and split in ("train", "valid"),
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -18,6 +18,7 @@ from xraylab.errors import UserError, listed
 from xraylab.settings import parse_fold
 
 SYNTHETIC = "synthetic sample"
+HELD_BACK = "held_back"  # a part of train that is not trained on; see :func:`hold_back`
 UNREADABLE = "images that cannot be read"  # a kind of problem
 
 
@@ -81,7 +82,7 @@ class StudyTable:
     def summary(self) -> str:
         """Studies and positives / negatives / uncertain / not mentioned by split and label, one line each."""
         lines = []
-        for split in [s for s in ("train", "valid", "test") if (self.frame["split"] == s).any()]:
+        for split in [s for s in ("train", HELD_BACK, "valid", "test") if (self.frame["split"] == s).any()]:
             part = self.part(split)
             patients = f", {part['patient'].nunique()} patients" if self.patients_known else ""
             counts = []
@@ -92,10 +93,10 @@ class StudyTable:
                 ]
                 counts.append(f"{label} {(values == 1).sum()}+/{(values == 0).sum()}-" + "".join(f" {e}" for e in extra))
             images = f" of {part['images'].map(len).sum()} images" if self.many_views else ""
-            lines.append(f"  {split:<6}{len(part)} studies{images}{patients}; {listed(counts, 14)}")
+            lines.append(f"  {split:<6}{' ' * (split == HELD_BACK)}{len(part)} studies{images}{patients}; {listed(counts, 14)}")
             groups = part["group"].value_counts().sort_index()
             if len(groups) > 1:
-                lines.append(f"        by group: {listed((f'{g} {n}' for g, n in groups.items()), 14)}")
+                lines.append(f"            by group: {listed((f'{g} {n}' for g, n in groups.items()), 14)}")
         return "\n".join(lines)
 
 
@@ -178,6 +179,26 @@ def assign_splits(
                 f"{len(shared)} patients are in more than one split: {listed(shared.index)}. "
                 "Results would be too good. Put each patient into one split."
             )
+    return replace(table, frame=frame)
+
+
+def hold_back(table: StudyTable, fraction: float, seed: int) -> StudyTable:
+    """The table with a seeded, stratified, patient-disjoint part of its train as the split ``held_back``.
+
+    Args:
+        table: with its splits assigned.
+        fraction: of train's patients.
+
+    Raises:
+        UserError: train has too few patients.
+    """
+    train = table.frame["split"] == "train"
+    place = places(table.frame[train], table.labels, seed)
+    chosen = np.floor((place + 1) * fraction) > np.floor(place * fraction)
+    if chosen.all() or not chosen.any():
+        raise UserError(f"loss.held_back={fraction}: of {train.sum()} studies in train that leaves none on one side.")
+    frame = table.frame.copy()
+    frame.loc[train, "split"] = np.where(chosen, HELD_BACK, "train")
     return replace(table, frame=frame)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -153,12 +154,14 @@ class Timm(Backbone):
         in_chans: channels; timm adapts the first convolution of pretrained weights.
         trainable_from, freeze_batch_stats: see :meth:`Backbone.freeze`; the stages are timm's coarse groups.
         stem: ``small`` replaces a ResNet's stem by a 3x3 convolution of stride 1 without pooling.
+        spatial: pooling of the last map over its pixels: ``avg``, ``max``, ``lse`` (:class:`LogSumExp`); None: the model's own.
         kwargs: further arguments of ``timm.create_model``.
     """
 
     def __init__(
         self, name: str, pretrained: bool | str = True, in_chans: int = 3, trainable_from: str | int | None = None,
         freeze_batch_stats: bool = True, stem: str = "standard", kwargs: dict[str, Any] | None = None,
+        spatial: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.save_hyperparameters()
@@ -172,7 +175,11 @@ class Timm(Backbone):
             raise UserError(
                 "backbone.stem=small has a first layer of its own, without pretrained weights: set backbone.pretrained=false."
             )
+        if spatial is not None and spatial not in SPATIAL:
+            raise UserError(f"backbone.spatial={spatial}: it is {', '.join(SPATIAL)}, or null for the model's own.")
         options: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0, **(kwargs or {})}
+        if spatial is not None:
+            options["global_pool"] = ""
         if pretrained is True:
             weights.require_timm_weights(name)
             options["pretrained"] = True
@@ -192,11 +199,43 @@ class Timm(Backbone):
         cfg = model.pretrained_cfg or {}
         self.mean, self.std = _grey(cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD), in_chans)
         self.stages = _timm_stages(self.model)
+        self.spatial = None if spatial is None else SPATIAL[spatial]()
         self.freeze(trainable_from, freeze_batch_stats)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (I,D) of images (I,C,H,W)."""
-        return self.model(images)
+        features = self.model(images)
+        if self.spatial is None:
+            return features
+        if features.ndim != 4:
+            raise UserError(
+                f"backbone.spatial: {self.hparams['name']} ends in {tuple(features.shape[1:])}, which is no map. Leave it null."
+            )
+        return self.spatial(features).flatten(1)
+
+
+class LogSumExp(nn.Module):
+    """log(mean(exp(r * x))) / r over the pixels of a map (Pinheiro and Collobert 2015; Wang et al. 2017, eq. 4).
+
+    Between the mean (r to 0) and the largest value (r to infinity).
+
+    Args:
+        r: sharpness, above 0.
+    """
+
+    def __init__(self, r: float = 10.0) -> None:
+        super().__init__()
+        self.r = r
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(I,D) of maps (I,D,H,W)."""
+        x = maps.float().flatten(2) * self.r
+        return ((torch.logsumexp(x, 2) - math.log(x.shape[2])) / self.r).to(maps.dtype)
+
+
+SPATIAL: dict[str, Callable[[], nn.Module]] = {
+    "avg": lambda: nn.AdaptiveAvgPool2d(1), "max": lambda: nn.AdaptiveMaxPool2d(1), "lse": LogSumExp,
+}  # fmt: skip
 
 
 def _timm_stages(model: nn.Module) -> dict[str, list[str]]:

@@ -57,20 +57,23 @@ class MeanProbability(Pool):
 
 
 class MaxProbability(Pool):
-    """Largest of the images' logits (Irvin et al. 2019)."""
+    """Largest of the images' probabilities (Irvin et al. 2019); of outputs that share a softmax, those of that image.
 
-    def build(self, num_features: int, softmax: int = 1) -> None:
-        """Nothing.
-
-        Raises:
-            UserError: outputs share a softmax, whose largest probabilities do not sum to 1.
-        """
-        if softmax > 1:
-            raise UserError("pool=max_probability is for losses of one output a label; use pool=mean_probability.")
+    Where a label has several outputs, the first is negative and the second positive, and the largest difference of the two is
+    the largest probability.
+    """
 
     def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
         """Logits (B,L) of features (I,D)."""
-        return segment_max(head(features), study, studies)
+        x = head(features)
+        if self.softmax == 1:
+            return segment_max(x, study, studies)
+        x = x.unflatten(1, (-1, self.softmax))
+        difference = x[..., 1] - x[..., 0]
+        top = difference == segment_max(difference.detach(), study, studies)[study]
+        place = torch.arange(len(x), 0, -1, device=x.device, dtype=x.dtype)[:, None]  # the first of equals
+        first = top & (place == segment_max(torch.where(top, place, 0), study, studies)[study])
+        return segment_sum(torch.where(first[..., None], x, 0).flatten(1), study, studies)
 
 
 class Attention(Pool):

@@ -80,6 +80,10 @@ class StudyNet(nn.Module, HyperparametersMixin):
         x = (images.to(dtype).expand(-1, self.backbone.in_chans, -1, -1) - self.mean) / self.std
         return self.backbone(x.contiguous(memory_format=torch.channels_last)).to(dtype)
 
+    def behind_features(self) -> list[nn.Parameter]:
+        """Parameters of the pool and the head."""
+        return [p for part in (self.pool, self.head) for p in part.parameters() if p.requires_grad]
+
     def pooled(self, features: Tensor, study: Tensor, studies: int) -> Tensor:
         """float32 (B,L) of features (I,D)."""
         # in full precision: bf16 probabilities would tie

@@ -1,0 +1,421 @@
+"""Policies for uncertain labels: by their formulas, by identity with plain losses, and by what they learn."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from torch.nn.functional import cross_entropy
+
+from xraylab.data.sources import ArraySource
+from xraylab.data.table import StudyTable
+from xraylab.errors import UserError
+from xraylab.losses import BALANCES, WeightedBCE, spec
+from xraylab.uncertainty import Asymmetric, Focal, MultiClass, SelfTrained, Uncertainty, derivatives
+
+NAN = float("nan")
+NAMES = ["edema", "fracture", "atelectasis"]
+
+
+def raw_labels(n=400, seed=0):
+    """(n,3) of all four values."""
+    return np.random.default_rng(seed).choice([1.0, 0.0, -1.0, NAN], p=[0.3, 0.3, 0.25, 0.15], size=(n, 3))
+
+
+LABELS = torch.from_numpy(raw_labels())
+LOGITS = torch.from_numpy(np.random.default_rng(1).normal(0, 2, (400, 3)))
+
+
+def made(kind=Uncertainty, labels=None, **options):
+    loss = kind(**options)
+    loss.build(3)
+    loss.fit(raw_labels() if labels is None else labels, NAMES)
+    return loss.double()
+
+
+def with_gradient(loss, labels=LABELS, logits=LOGITS, **more):
+    x = logits.clone().requires_grad_()
+    value = loss(x, labels, **more)
+    return value.detach(), torch.autograd.grad(value, x)[0]
+
+
+def same(a, b):
+    for found, expected in zip(a, b, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_tutorials_loss_by_its_formula():
+    """Sum of w * l(y, u) for uncertain and l(y, t) for certain labels, unmentioned ones negative, over batch x findings."""
+    x, y = LOGITS, LABELS
+    total = 0.0
+    for i in range(len(x)):
+        for k in range(3):
+            p = 1 / (1 + np.exp(-x[i, k].item()))
+            t = y[i, k].item()
+            u, w = (0.4, 0.75) if t == -1 else (0.0 if np.isnan(t) else t, 1.0)
+            total += w * -(u * np.log(p) + (1 - u) * np.log(1 - p))
+    loss = made(u=0.4, w=0.75, reduction="all")
+    assert loss(x, y).item() == pytest.approx(total / (400 * 3), rel=1e-6)  # w=.75 is exact, u=.4 is float32
+    assert loss.scored(y).sum() == 1200
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("balance", BALANCES)
+@pytest.mark.parametrize("blank", ["negative", "ignore"])
+@pytest.mark.parametrize(("u", "w", "as_label"), [(0.0, 1.0, 0.0), (1.0, 1.0, 1.0), (0.3, 0.0, NAN)])
+def test_zeros_ones_and_ignore_are_the_plain_loss_on_relabelled_data(u, w, as_label, blank, balance, smoothing):
+    relabelled = raw_labels()
+    relabelled[relabelled == -1] = as_label
+    if blank == "negative":
+        relabelled[np.isnan(raw_labels())] = 0.0
+        if np.isnan(as_label):
+            relabelled[raw_labels() == -1] = NAN
+    groups = np.arange(400) % 2
+    losses = []
+    for kind, labels, options in (
+        (Uncertainty, raw_labels(), {"u": u, "w": w, "blank": blank}), (WeightedBCE, relabelled, {})
+    ):  # fmt: skip
+        loss = kind(balance=balance, label_smoothing=smoothing, **options)
+        loss.build(3, 2)
+        loss.fit(labels, NAMES, groups)
+        losses.append((loss.double(), torch.from_numpy(labels)))
+    group = torch.from_numpy(groups)
+    same(*(with_gradient(loss, labels, group=group) for loss, labels in losses))
+
+
+def test_gradients_of_each_kind_of_label_are_their_formulas():
+    """dl/dx = p - t; an uncertain label w * (p - u), a blank one its weight * p; over the labels that weigh anything."""
+    loss = made(u={"edema": 0.2, "default": 0.9}, w={"fracture": 0.0, "default": 0.5}, blank=0.25)
+    p = torch.sigmoid(LOGITS)
+    u = torch.tensor([0.2, 0.9, 0.9]).double()
+    w = torch.tensor([0.5, 0.0, 0.5]).double()
+    uncertain, blank = LABELS == -1, torch.isnan(LABELS)
+    gradient = torch.where(uncertain, w * (p - u), torch.where(blank, 0.25 * p, p - LABELS.nan_to_num()))
+    n = 1200 - (uncertain[:, 1]).sum()
+    assert loss.scored(LABELS).sum() == n
+    _, found = with_gradient(loss)
+    torch.testing.assert_close(found, gradient / n, rtol=1e-6, atol=1e-9)  # u and w are float32
+
+
+def test_class_balance_counts_targets_and_weights():
+    labels = np.array([[1, 1, 1], [0, 0, 0], [-1, 0, 0], [-1, 1, 1], [NAN, NAN, 0]])
+    loss = made(labels=labels, u=0.25, w=0.5, blank=0.5, balance="label")
+    # edema: positives 1 + 2 * .5 * .25 = 1.25, negatives 1 + 2 * .5 * .75 + .5 = 2.25
+    assert loss.balance_weights[0].tolist() == pytest.approx(np.array([[1, 2.25 / 1.25], [1, 1.25], [1, 1.5]]))
+    x = torch.tensor([[0.3, 0, 0]]).double()
+    found = loss(x, torch.tensor([[-1.0, NAN, NAN]]).double(), n=1)
+    by_hand = 0.5 * (1.8 * 0.25 * np.log1p(np.exp(-0.3)) + 0.75 * np.log1p(np.exp(0.3))) + 2 * 0.5 * np.log(2)
+    assert found.item() == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [Uncertainty, Focal, Asymmetric, MultiClass])
+def test_a_batch_without_a_scored_label_has_loss_0_and_gradient_0(kind):
+    loss = made(kind, w=0.0, blank="ignore")
+    logits = torch.randn(4, loss.outputs(3), dtype=torch.float64)
+    labels = torch.tensor([[-1.0, NAN, -1.0]]).double().expand(4, 3)
+    value, gradient = with_gradient(loss, labels, logits)
+    assert value == 0
+    assert not gradient.any()
+
+
+def test_a_step_does_not_depend_on_how_it_is_cut():
+    for loss in (made(u=0.4, w=0.75), made(MultiClass), made(Focal, u=0.3), made(u="learned")):
+        logits = torch.from_numpy(np.random.default_rng(2).normal(size=(400, loss.outputs(3))))
+        n = loss.scored(LABELS).sum()
+        parts = [with_gradient(loss, LABELS[i : i + 50], logits[i : i + 50], n=n) for i in range(0, 400, 50)]
+        same((sum(p[0] for p in parts), torch.cat([p[1] for p in parts])), with_gradient(loss, LABELS, logits))
+
+
+# ---- ranges, and values by finding ----------------------------------------------------------------------------------
+
+
+def table_of(labels, images=None):
+    n = len(labels)
+    frame = pd.DataFrame({"id": [f"s{i}" for i in range(n)], "patient": "", "group": "ap", "split": "train"})
+    frame["images"] = [tuple(f"{i}:{k}" for k in range(1 if images is None else images[i])) for i in range(n)]
+    frame[NAMES] = labels.astype(np.float32)
+    return StudyTable(frame, tuple(NAMES), ArraySource({}, False), "chest", views=True)
+
+
+def test_a_range_is_drawn_once_a_label_and_shared_by_the_images_of_a_study():
+    labels = np.full((3000, 3), -1.0)
+    labels[:2] = [[1, 1, 1], [0, 0, 0]]
+    loss = made(labels=labels, u={"edema": [0.55, 0.85], "fracture": [0.0, 0.3], "default": 0.5}, seed=3)
+    table = table_of(labels, images=np.tile([1, 2, 3], 1000))
+    loss.attach(table)
+    raw, rows = torch.from_numpy(labels), torch.arange(3000)
+    target, weight = loss.targets(raw, rows)
+    assert (target[0] == 1).all()
+    assert (target[1] == 0).all()
+    assert (weight == 1).all()
+    drawn = target[2:].numpy()
+    for k, (low, high) in enumerate([(0.55, 0.85), (0.0, 0.3)]):
+        assert low <= drawn[:, k].min() < low + 0.01
+        assert high - 0.01 < drawn[:, k].max() <= high
+        assert drawn[:, k].mean() == pytest.approx((low + high) / 2, abs=0.01)
+        assert len(np.unique(drawn[:, k])) > 2900
+    assert (drawn[:, 2] == 0.5).all()
+    again = loss.targets(raw[100:105], rows[100:105])[0]
+    assert torch.equal(again, target[100:105])  # whatever the batch, epoch or resumption
+    images = made(labels=labels, u={"edema": [0.55, 0.85], "fracture": [0.0, 0.3], "default": 0.5}, seed=3)
+    images.attach(table.by_image())
+    by_image = images.targets(raw.repeat_interleave(torch.arange(3000) % 3 + 1, 0), torch.arange(6000))[0]
+    assert torch.equal(by_image, target.repeat_interleave(torch.arange(3000) % 3 + 1, 0))
+    with pytest.raises(UserError, match=r"call attach\(table\), and pass rows"):
+        loss(torch.zeros(5, 3).double(), raw[:5])
+
+
+def test_findings_are_named_in_any_spelling_and_mistakes_are_said():
+    loss = made(u={"Atelectasis": 1.0, "default": 0.0}, w={"edema": 0.5, "fracture": 0, "atelectasis": 2, "hernia": 9})
+    assert loss.low.tolist() == [0, 0, 1]
+    assert loss.w.tolist() == [0.5, 0, 2]  # hernia is a finding, but not one that was chosen
+    assert "u=edema 0, fracture 0, atelectasis 1, w=edema 0.5, fracture 0, atelectasis 2" in loss.describe(NAMES)
+    for options, message in (
+        ({"u": {"edemma": 1.0, "default": 0}}, "loss.u.edemma: there is no such label. Did you mean edema?"),
+        ({"w": {"edema": 1.0}}, "loss.w: no value for fracture, atelectasis. Give them, or one for all others"),
+        ({"u": 1.2}, "loss.u=1.2: targets are 0 to 1"),
+        ({"u": [0.8, 0.2]}, "targets are 0 to 1, the lower first"),
+        ({"u": "learnt"}, "loss.u=learnt: it is a number, .low, high. or learned"),
+        ({"w": "learned"}, "loss.w=learned: it is a number, a number by finding, or adapted"),
+        ({"w": -1}, "a weight is at least 0"),
+        ({"w": True}, "loss.w=True: it is a number"),
+        ({"blank": "positive"}, "loss.blank=positive: it is negative, ignore or a weight"),
+        ({"reduction": "mean"}, "loss.reduction=mean: it is scored or all"),
+        ({"u_start": 0.0}, "loss.u_start=0.0: it is above 0"),
+        ({"held_back": 1.0}, "loss.held_back=1.0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            made(**options)
+
+
+def test_a_finding_that_is_never_negative_is_refused_with_a_remedy():
+    labels = np.array([[1, 1, 0], [NAN, 0, 1]])
+    with pytest.raises(UserError, match=r"edema has 1 positive and 0 negative .* \(loss.blank=negative\)"):
+        made(labels=labels, blank="ignore")
+    made(labels=labels)
+
+
+# ---- other curves and outputs ---------------------------------------------------------------------------------------
+
+
+def test_focal_loss_is_its_formula_and_at_gamma_0_cross_entropy():
+    same(with_gradient(made(Focal, gamma=0.0, u=0.4, w=0.75)), with_gradient(made(u=0.4, w=0.75)))
+    labels = torch.from_numpy(np.random.default_rng(4).integers(0, 2, (400, 3)).astype(float))
+    loss = made(Focal, labels=labels.numpy(), gamma=2.0, alpha=0.25)
+    p = torch.sigmoid(LOGITS)
+    pt, at = torch.where(labels == 1, p, 1 - p), torch.where(labels == 1, 0.25, 0.75)
+    assert loss(LOGITS, labels).item() == pytest.approx((-at * (1 - pt) ** 2 * pt.log()).mean().item(), rel=1e-12)
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), LOGITS.clone().requires_grad_())
+
+
+def test_asymmetric_loss_is_its_formula_and_without_asymmetry_cross_entropy():
+    plain = made(Asymmetric, gamma_pos=0.0, gamma_neg=0.0, margin=0.0, u=0.4)
+    same(with_gradient(plain), with_gradient(made(u=0.4)))
+    labels = torch.from_numpy(np.random.default_rng(4).integers(0, 2, (400, 3)).astype(float))
+    loss = made(Asymmetric, labels=labels.numpy(), gamma_pos=1.0, gamma_neg=4.0, margin=0.05)
+    p = torch.sigmoid(LOGITS)
+    m = (p - 0.05).clamp(min=0)
+    by_hand = torch.where(labels == 1, -(1 - p) * p.log(), -(m**4) * (1 - m).log())
+    assert loss(LOGITS, labels).item() == pytest.approx(by_hand.mean().item(), rel=1e-12)
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), LOGITS.clone().requires_grad_())
+    _, gradient = with_gradient(made(Asymmetric, gamma_neg=0.5), torch.zeros(2, 3).double(), torch.full((2, 3), -9.0).double())
+    assert not gradient.any()  # below the margin, and not NaN
+
+
+def test_valid_loss_is_cross_entropy_of_certain_labels_under_every_policy():
+    certain = (LABELS == 0) | (LABELS == 1)
+    expected = bce(LOGITS, LABELS.nan_to_num(), reduction="none")[certain].sum()
+    for loss in (made(u=0.4, label_smoothing=0.2), made(Focal), made(Asymmetric), made(u="learned", w="adapted")):
+        torch.testing.assert_close(loss.certain(LOGITS, LABELS), expected)
+
+
+def test_multiclass_is_the_cross_entropy_of_three_classes_and_drops_the_uncertain_one():
+    loss = made(MultiClass, w=1.0)
+    x = torch.from_numpy(np.random.default_rng(5).normal(size=(400, 9)))
+    classes = torch.where(LABELS == -1, 2, LABELS.nan_to_num()).long()
+    same([loss(x, LABELS)], [cross_entropy(x.reshape(1200, 3), classes.reshape(1200))])
+    triple = x.reshape(400, 3, 3)
+    expected = triple[..., 1].exp() / (triple[..., 0].exp() + triple[..., 1].exp())
+    torch.testing.assert_close(loss.probabilities(x), expected)
+    weighted = made(MultiClass, w=0.5, blank="ignore", balance="label")
+    n = (~torch.isnan(LABELS)).sum()
+    by_hand = cross_entropy(x.reshape(1200, 3), classes.reshape(1200), reduction="none").reshape(400, 3)
+    p, q = (LABELS == 1).sum(0), (LABELS == 0).sum(0)
+    b = torch.where(LABELS == -1, 0.5, torch.where(LABELS == 1, (q / p).double(), 1.0)) * ~torch.isnan(LABELS)
+    torch.testing.assert_close(weighted(x, LABELS), (b * by_hand).sum() / n, rtol=1e-6, atol=0)
+    with pytest.raises(UserError, match="no target u"):
+        MultiClass(u=0.5)
+
+
+def test_every_loss_is_rebuilt_from_its_checkpoint():
+    options = {"blank": 0.5, "balance": "label", "reduction": "all"}
+    for loss in (
+        Uncertainty(u={"edema": [0, 0.3], "default": 1.0}, w="adapted", **options), Focal(gamma=1.0, u="learned", **options),
+        Asymmetric(margin=0.1, w=0.2, **options), MultiClass(w=0.3, **options), SelfTrained(first="somewhere", **options),
+    ):  # fmt: skip
+        saved = spec(loss)
+        module, _, name = saved["class"].rpartition(".")
+        again = getattr(importlib.import_module(module), name)(**saved["arguments"])
+        assert spec(again) == saved
+        for key, value in options.items():
+            assert saved["arguments"][key] == value
+        again.build(3)
+        loss.build(3)
+        again.load_state_dict(loss.state_dict())
+
+
+# ---- what moves: u by gradient, w every epoch -----------------------------------------------------------------------
+
+
+def planted(rates, n=4000, seed=0, flip=0.1):
+    """Features that show the truth but for a share of flips, labels of which 40% are uncertain, true at the given rates."""
+    rng = np.random.default_rng(seed)
+    shown = rng.random((n, 3)) < 0.4
+    uncertain = rng.random((n, 3)) < 0.4
+    truth = np.where(uncertain, rng.random((n, 3)) < rates, shown).astype(float)
+    seen = np.where(rng.random((n, 3)) < flip, 1 - truth, truth)
+    x = torch.from_numpy(2 * seen - 1 + rng.normal(0, 0.1, (n, 3)))
+    labels = np.where(uncertain, -1.0, truth)
+    return x, torch.from_numpy(labels), truth
+
+
+def fitted(loss, x, labels, steps=600):
+    """A logistic regression trained with the loss, its own parameters at their own rate."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3).double()
+    own = list(loss.parameters())
+    optimizer = torch.optim.Adam([{"params": model.parameters()}, *([{"params": own, "lr": loss.lr}] if own else [])], lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(model(x), labels).backward()
+        optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize(("w", "flip", "within"), [(0.1, 0.05, 0.03), (0.1, 0.2, 0.05), (0.5, 0.1, 0.06), (1.0, 0.1, 0.09)])
+def test_a_learned_u_recovers_the_planted_rate_of_each_finding(w, flip, within):
+    """Where images tell the truth of nine in ten, and certain labels are positive at another rate, .4."""
+    x, labels, truth = planted([0.2, 0.5, 0.85], flip=flip)
+    loss = made(labels=labels.numpy(), u="learned", w=w)
+    fitted(loss, x, labels)
+    u = [loss.state(NAMES)[f"u/{name}"] for name in NAMES]
+    assert u == pytest.approx([truth[labels[:, k].numpy() == -1, k].mean() for k in range(3)], abs=within)
+
+
+def test_a_learned_u_does_not_depend_on_the_balance():
+    x, labels, truth = planted([0.2, 0.5, 0.85])
+    loss = made(labels=labels.numpy(), u="learned", w=0.1, balance="label")
+    fitted(loss, x, labels)
+    u = [loss.state(NAMES)[f"u/{name}"] for name in NAMES]
+    assert u == pytest.approx([truth[labels[:, k].numpy() == -1, k].mean() for k in range(3)], abs=0.05)
+
+
+def test_the_gradient_of_a_learned_u_is_that_of_the_divergence_and_it_changes_no_value():
+    loss, fixed = made(u="learned", u_start=0.3, w=0.6), made(u=0.3, w=0.6)
+    value, gradient = with_gradient(loss)
+    torch.testing.assert_close((value, gradient), with_gradient(fixed), rtol=1e-6, atol=1e-9)
+    loss.zero_grad()
+    loss(LOGITS, LABELS).backward()
+    uncertain = LABELS == -1
+    positive = (LABELS == 1).sum(0) + 0.6 * 0.3 * uncertain.sum(0)
+    negative = (LABELS == 0).sum(0) + torch.isnan(LABELS).sum(0) + 0.6 * 0.7 * uncertain.sum(0)
+    odds = torch.exp(LOGITS) * (0.3 / 0.7) / (positive / negative)  # of the model, at the prior of uncertain labels
+    by_hand = ((0.3 - odds / (1 + odds)) * uncertain).sum(0) / 1200  # d KL(p' || u) / da = u - p'
+    torch.testing.assert_close(loss.u_logit.grad, by_hand, rtol=1e-6, atol=1e-9)
+    assert loss.scored(LABELS).sum() == 1200
+
+
+def batches(model, x, labels, cuts=1):
+    """What ``derivatives`` takes: logits and labels of batches."""
+    return lambda: ((model(a), b) for a, b in zip(x.chunk(cuts), labels.chunk(cuts), strict=True))
+
+
+def test_derivatives_are_those_of_autograd_at_the_best_offset_and_the_weights_stay():
+    x, labels, _ = planted([0.5] * 3, n=200)
+    labels[:, 1] = labels[:, 1].abs()  # a finding without uncertain labels
+    loss = made(labels=labels.numpy(), u=0.7, w="adapted")
+    model = fitted(loss, x, labels, steps=20)
+    before = [p.detach().clone() for p in model.parameters()]
+    held, train = (x[:100], labels[:100]), (x[100:], labels[100:])
+    found = derivatives(loss, list(model.parameters()), batches(model, *held, cuts=3), batches(model, *train, cuts=2))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert found.shape == (100, 3)
+    assert not found[:, 1].any()
+    certain = held[1] >= 0
+    truth = held[1].clamp(min=0)
+    offset = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([offset], max_iter=200, tolerance_grad=1e-10)
+
+    def closure():
+        optimizer.zero_grad()
+        value = (bce(model(held[0]).detach() + offset, truth, reduction="none") * certain).sum()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    parameters = list(model.parameters())
+    step = torch.autograd.grad(loss.each(model(train[0]), train[1])[:, 2].sum(), parameters)
+    length = torch.cat([g.flatten() for g in step]).norm()
+    losses = (bce(model(held[0]) + offset.detach(), truth, reduction="none") * certain).sum(1)
+    for i in (0, 7, 50):
+        gradient = torch.autograd.grad(losses[i], parameters, retain_graph=True)
+        by_hand = -sum((a * b).sum() for a, b in zip(step, gradient, strict=True)) / length
+        assert found[i, 2].item() == pytest.approx(by_hand.item(), rel=1e-4, abs=1e-6)
+
+
+def many_features(rates, certain, seed):
+    """Forty features, of which a direction for each finding tells; the certain labels are few."""
+    rng = np.random.default_rng(seed)
+    directions = np.random.default_rng(99).normal(size=(3, 40))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    n = certain + 1000
+    uncertain = np.stack([rng.permutation(n) < 1000 for _ in range(3)], axis=1)
+    truth = np.where(uncertain, rng.random((n, 3)) < rates, rng.random((n, 3)) < 0.4).astype(float)
+    x = rng.normal(size=(n, 40)) + (2 * truth - 1) @ directions
+    return torch.from_numpy(x), torch.from_numpy(np.where(uncertain, -1.0, truth))
+
+
+@pytest.mark.parametrize("certain", [200, 4000])
+def test_an_adapted_w_keeps_uncertain_labels_that_help_and_drops_those_that_mislead(certain):
+    """u=1 for findings whose uncertain labels are nearly always, half the time, and nearly never positive.
+
+    The first kind helps where certain labels are few; where they are many, anything may become of it.
+    """
+    rates = [0.97, 0.5, 0.03]
+    x, labels = many_features(rates, certain, 0)
+    held_x, held_labels = many_features(rates, 400, 1)
+    loss = made(labels=labels.numpy(), u=1.0, w="adapted")
+    assert loss.w.tolist() == [0.5] * 3
+    torch.manual_seed(0)
+    model = nn.Linear(40, 3).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(12):
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss(model(x), labels).backward()
+            optimizer.step()
+        parameters = list(model.parameters())
+        loss.adapt(derivatives(loss, parameters, batches(model, held_x, held_labels), batches(model, x, labels)))
+    w = loss.state(NAMES)
+    assert w["w/fracture"] < 0.2
+    assert w["w/atelectasis"] < 0.2
+    assert certain > 200 or w["w/edema"] > 0.8
+
+
+def test_w_moves_by_the_t_statistic_within_0_and_1():
+    loss = made(w="adapted", w_start=0.5, w_rate=0.25)
+    d = torch.tensor([[1.0, -1.0, 0.0], [3.0, -1.1, 0.0], [2.0, -0.9, 0.0]]).double()
+    loss.adapt(d)
+    # edema: mean 2, standard error 1 / sqrt(3); fracture: mean -1, .1 / sqrt(3); atelectasis says nothing
+    t = 2 * np.sqrt(3)
+    assert loss.w.tolist() == pytest.approx([0.5 - 0.25 * np.tanh(t / 2), 0.5 + 0.25 * np.tanh(5 * np.sqrt(3)), 0.5])
+    for _ in range(9):
+        loss.adapt(d)
+    assert loss.w.tolist() == [0, 1, 0.5]
+    loss.adapt(d[:0])
+    assert loss.w.tolist() == [0, 1, 0.5]

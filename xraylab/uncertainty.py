@@ -1,0 +1,534 @@
+"""Losses for labels that are not sure: what an uncertain or unmentioned label is worth is configuration.
+
+With x the logit of a finding and p its probability, a label's loss is
+
+    l(x, t) = t * l1(x) + (1 - t) * l0(x),    l1 = -log p, l0 = -log(1 - p) for cross-entropy,
+
+t its target: 1 and 0 for certain labels, **u** for uncertain ones, 0 for unmentioned ones where those count. The loss of a
+step is sum(b * w * l) / n: **w** the weight of uncertain labels (1 for certain ones), b the class balance, for a target
+between the classes b1 on t and b0 on 1 - t. So u=0 is the policy *zeros* of Irvin et al. 2019 (arXiv:1901.07031), u=1 *ones*,
+w=0 *ignore*, and u ~ U(low, high) the label smoothing of Pham et al. 2019 (arXiv:1911.06475).
+
+Learning u. Cross-entropy is linear in u: its own gradient, -sum(w * x), drives u to 0 or 1. Instead u_k = sigmoid(a_k) is the
+share of finding k's uncertain labels that are positive, as far as the model, which learns from the certain ones too, can tell.
+Its probabilities hold at the prior of what it is trained on, pi = P / (P + N) with P = b1 * (positives + w * u * uncertain)
+and N likewise; among uncertain labels the prior is u, and there they are p' = sigmoid(x + logit u - logit pi). With p' held
+fixed, u minimises sum(KL(p' || u)), whose gradient in a is u - p': at rest u is the mean of p', the maximum likelihood
+estimate of the share (the EM of Saerens et al. 2002, Neural Computation 14). Without the shift of priors the mean of p lies
+nearer to the share of certain labels; and the minimum of KL(u || p) is the sigmoid of a mean logit, which is no share.
+
+Adapting w. After an epoch, for each finding k: is a step that lowers the loss of its uncertain labels also one that lowers the
+loss of certain labels? The step is taken by the head (the layers behind the features), downhill on the mean loss of finding k's
+uncertain labels in train; d_i is the derivative along it of the loss of the certain labels of study i, from a part of train
+that was held back. To first order, minus the mean of d is the fall of the held-back loss for a larger w_k (the hypergradient,
+as in Ren et al. 2018, arXiv:1803.09050). Then w_k grows by rate * tanh(-mean(d) / se(d) / 2), within [0, 1]: little where the
+held-back studies do not agree. That loss is taken at the offset of each finding's logits that suits it best: calling uncertain
+labels positive shifts every probability, which a threshold undoes, and would else hide whether they help to tell cases apart.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, logsigmoid
+
+from xraylab.data.findings import CHEXPERT, NIH, finding
+from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.losses import WeightedBCE
+
+if TYPE_CHECKING:
+    from xraylab.data.table import StudyTable
+
+log = logging.getLogger(__name__)
+
+Range = tuple[float, float]
+LEARNED, ADAPTED = "learned", "adapted"
+REDUCTIONS = ("scored", "all")
+
+
+class Uncertainty(WeightedBCE):
+    """Binary cross-entropy in which an uncertain label weighs w and has the target u.
+
+    Args:
+        u: target of uncertain labels, 0 to 1; or [low, high], drawn evenly for each label, once; or one of the two by finding,
+            ``default`` for the others; or ``learned`` by finding.
+        w: weight of uncertain labels, at least 0; or by finding, ``default`` for the others; or ``adapted`` by finding.
+        blank: what unmentioned labels count: ``negative``, ``ignore``, or a weight as negatives, at least 0.
+        balance, label_smoothing: as of WeightedBCE; the balance counts targets and weights, not labels.
+        reduction: ``scored`` divides by the labels that weigh anything; ``all`` by studies times findings.
+        u_start, u_lr: of a learned u: its first value, and the learning rate of its logit.
+        w_start, w_rate: of an adapted w: its first value, and the largest change in an epoch.
+        held_back: of train's patients, not trained on but used to adapt w.
+        seed: of the draws of a range.
+    """
+
+    def __init__(
+        self, u: float | str | Sequence[float] | Mapping[str, Any] = 0.5, w: float | str | Mapping[str, Any] = 1.0,
+        blank: str | float = "negative", balance: str = "none", label_smoothing: float = 0.0, reduction: str = "scored",
+        u_start: float = 0.5, u_lr: float = 0.02, w_start: float = 0.5, w_rate: float = 0.25, held_back: float = 0.1,
+        seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(balance, label_smoothing)
+        self.save_hyperparameters()
+        self.learns, self.adapts = u == LEARNED, w == ADAPTED
+        if reduction not in REDUCTIONS:
+            raise UserError(f"loss.reduction={reduction}: it is {' or '.join(REDUCTIONS)}.")
+        for name, value, most in (("u_start", u_start, 1), ("w_start", w_start, 1), ("w_rate", w_rate, 1)):
+            if not 0 < _number(f"loss.{name}", value) <= most or (name == "u_start" and value == 1):
+                raise UserError(f"loss.{name}={value}: it is above 0 and {'below' if name == 'u_start' else 'at most'} 1.")
+        if not 0 < _number("loss.held_back", held_back) < 1:
+            raise UserError(f"loss.held_back={held_back}: it is above 0 and below 1.")
+        if _number("loss.u_lr", u_lr) <= 0:
+            raise UserError(f"loss.u_lr={u_lr}: it is above 0.")
+        named = {"negative": 1.0, "ignore": 0.0}
+        self.blank_weight = (
+            named[str(blank)] if str(blank) in named else _number("loss.blank", blank, "negative, ignore or a weight")
+        )
+        if self.blank_weight < 0:
+            raise UserError(f"loss.blank={blank}: a weight is at least 0.")
+        self.ranges = {} if self.learns else _by_finding("loss.u", u, _range)
+        self.weights = {} if self.adapts else _by_finding("loss.w", w, _weight)
+        self.remedy = "" if self.blank_weight else ", count unmentioned labels as negative (loss.blank=negative)"
+        self.reduction, self.u_start, self.w_start, self.w_rate, self.seed = reduction, u_start, w_start, w_rate, seed
+        self.held_back = held_back if self.adapts else 0.0
+        self.lr = u_lr if self.learns else None
+        self._rows: Tensor | None = None
+
+    def build(self, num_labels: int, num_groups: int = 0) -> None:
+        """Make the buffers of the balance, of u's range and of w, and a learned u's parameter."""
+        super().build(num_labels, num_groups)
+        self.register_buffer("w", torch.full((num_labels,), self.w_start if self.adapts else 1.0))
+        self.register_buffer("low", torch.full((num_labels,), self.u_start))
+        self.register_buffer("high", torch.full((num_labels,), self.u_start))
+        if self.learns:
+            self.register_buffer("counts", torch.ones(3, num_labels))  # negatives, positives, uncertain
+            start = float(np.log(self.u_start / (1 - self.u_start)))
+            self.u_logit = nn.Parameter(torch.full((num_labels,), start))
+
+    def fit(
+        self, labels: np.ndarray, names: Sequence[str], groups: np.ndarray | None = None, of: str = "studies",
+        group_names: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Resolve u and w by finding, and count the class balance.
+
+        Raises:
+            UserError: a finding that there is not; or a label with nothing to learn.
+        """
+        if not self.learns:
+            ranges = _of_each("loss.u", self.ranges, names)
+            self.low, self.high = (torch.tensor([r[side] for r in ranges], dtype=torch.float32) for side in (0, 1))
+        if not self.adapts:
+            self.w = torch.tensor(_of_each("loss.w", self.weights, names), dtype=torch.float32)
+        uncertain, blank = (labels == -1).sum(0), np.isnan(labels).sum(0)
+        if self.learns:
+            self.counts = torch.from_numpy(np.stack([*WeightedBCE.count(self, labels), uncertain])).float()
+            self.counts[0] += self.blank_weight * torch.from_numpy(blank)
+        counts = [f"{n} {a}/{b}" for n, a, b in zip(names, uncertain.tolist(), blank.tolist(), strict=True)]
+        log.info("uncertain/unmentioned %s of train: %s", of, listed(counts, 20))
+        super().fit(labels, names, groups, of, group_names)
+
+    def count(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Negatives and positives, targets and weights counted, float64 (L,); of a range its middle."""
+        target, weight = self._plain(torch.from_numpy(labels))
+        positive = (target * weight).double().sum(0)
+        return (weight.double().sum(0) - positive).numpy(), positive.numpy()
+
+    def attach(self, units: StudyTable) -> None:
+        """Draw u for every label of every study, once; images of a study share it."""
+        if bool((self.low < self.high).any()):
+            studies = units.frame["id"].factorize()[0]
+            drawn = np.random.default_rng([self.seed, 0x75]).random((int(studies.max()) + 1, len(self.low)), np.float32)
+            self._rows = self.low + torch.from_numpy(drawn[studies]) * (self.high - self.low)
+
+    def scored(self, labels: Tensor) -> Tensor:
+        """bool (B,L): certain labels, and others that can weigh anything."""
+        if self.reduction == "all":
+            return torch.ones_like(labels, dtype=torch.bool)
+        return (labels == 0) | (labels == 1) | ((labels == -1) & self._can_weigh()) | (torch.isnan(labels) & self._blank_counts())
+
+    def _can_weigh(self) -> Tensor:
+        """bool (L,); an adapted w may be 0 now and not later, and n was counted before training."""
+        return torch.ones_like(self.w, dtype=torch.bool) if self.adapts else self.w > 0
+
+    def _blank_counts(self) -> bool:
+        return bool(self.blank_weight)
+
+    def targets(self, labels: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Target in [0,1] and weight of raw labels, both (B,L).
+
+        Raises:
+            UserError: the targets of uncertain labels are not the same for all, and rows, or :meth:`attach`, are missing.
+        """
+        if self._rows is None or rows is None:
+            if self._needs_rows():
+                raise UserError("this loss has a target for each study: call attach(table), and pass rows.")
+            return self._plain(labels)
+        if self._rows.device != labels.device:
+            self._rows = self._rows.to(labels.device)
+        return self._plain(labels, self._rows[rows])
+
+    def _needs_rows(self) -> bool:
+        return self._rows is not None
+
+    def _plain(self, labels: Tensor, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Target and weight with u (L,) or (B,L), else with the middle of its range or what was learned."""
+        if u is None:
+            u = torch.sigmoid(self.u_logit.detach()) if self.learns else (self.low + self.high) / 2
+        uncertain, blank = labels == -1, torch.isnan(labels)
+        zero = labels.new_zeros(())
+        target = torch.where(uncertain, u.to(labels.dtype), torch.where(blank, zero, labels))
+        weight = torch.where(uncertain, self.w.to(labels.dtype), torch.where(blank, zero + self.blank_weight, zero + 1))
+        return target, weight
+
+    def total(
+        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
+        """sum(b * w * l); a learned u adds its gradient, and nothing to the value."""
+        total = super().total(logits, labels, group, rows)
+        if not self.learns:
+            return total
+        p = torch.sigmoid(self.difference(logits).detach() + self._shift())
+        # cross-entropy of p and u: KL(p || u) and a constant
+        divergence = binary_cross_entropy_with_logits(self.u_logit.to(p.dtype).expand_as(p), p, reduction="none")
+        learning = (divergence * (labels == -1)).sum()
+        return total + learning - learning.detach()
+
+    def _shift(self) -> Tensor:
+        """logit u - logit pi (L,), from the prior that is trained on to that of uncertain labels."""
+        a, b = self.u_logit.detach(), self.balance_weights[-1]
+        u, (negative, positive, uncertain) = torch.sigmoid(a), self.counts
+        return (
+            a
+            - (b[:, 1] * (positive + self.w * u * uncertain)).log()
+            + (b[:, 0] * (negative + self.w * (1 - u) * uncertain)).log()
+        )
+
+    def state(self, names: Sequence[str]) -> dict[str, float]:
+        """u and w by finding, those that move."""
+        values: dict[str, Tensor] = {}
+        if self.learns:
+            values["u"] = torch.sigmoid(self.u_logit.detach())
+        if self.adapts:
+            values["w"] = self.w
+        return {f"{key}/{name}": v for key, of in values.items() for name, v in zip(names, of.tolist(), strict=True)}
+
+    def describe(self, names: Sequence[str], groups: Sequence[str] = ()) -> str:
+        """The policy and the balance in force, in words."""
+        u = LEARNED if self.learns else _shown(names, list(zip(self.low.tolist(), self.high.tolist(), strict=True)))
+        w = ADAPTED if self.adapts else _shown(names, [(v, v) for v in self.w.tolist()])
+        policy = f"uncertain labels: u={u}, w={w}; unmentioned ones weigh {self.blank_weight:g} as negatives"
+        return policy if self.balance == "none" else f"{policy}; {super().describe(names, groups)}"
+
+    @torch.no_grad()
+    def adapt(self, derivatives: Tensor) -> None:
+        """Move w; see the head of this module.
+
+        Args:
+            derivatives: (N,L), of each held-back study's loss along a step that lowers that of a finding's uncertain labels.
+        """
+        n = max(len(derivatives), 1)
+        mean = derivatives.sum(0) / n
+        error = ((derivatives - mean).square().sum(0) / max(n - 1, 1) / n).sqrt()
+        change = torch.where(error > 0, torch.tanh(-mean / error.clamp(min=torch.finfo(mean.dtype).tiny) / 2), 0)
+        self.w = (self.w + self.w_rate * change.to(self.w.dtype)).clamp(0, 1)
+
+    def each(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(B,L), the loss of uncertain labels without weight and balance; 0 for others."""
+        target, _ = self._plain(labels)
+        positive, negative = self.curves(self.difference(logits))
+        return torch.where(labels == -1, target * positive + (1 - target) * negative, 0)
+
+
+class Focal(Uncertainty):
+    """Focal loss (Lin et al. 2017, arXiv:1708.02002, eq. 5): l1 = alpha (1-p)^gamma * -log p, l0 = (1-alpha) p^gamma * -log(1-p).
+
+    Args:
+        gamma: at least 0; 0 is cross-entropy.
+        alpha: weight of positives, between 0 and 1; None: 1 for both classes.
+        options: of :class:`Uncertainty`.
+    """
+
+    def __init__(self, gamma: float = 2.0, alpha: float | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.save_hyperparameters()
+        if _number("loss.gamma", gamma) < 0:
+            raise UserError(f"loss.gamma={gamma}: it is at least 0.")
+        if alpha is not None and not 0 < _number("loss.alpha", alpha) < 1:
+            raise UserError(f"loss.alpha={alpha}: it is above 0 and below 1, or null.")
+        self.gamma = gamma
+        self.sides = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+
+    def curves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of logits (B,L) if their labels are positive, and if they are negative."""
+        p, q = torch.sigmoid(x), torch.sigmoid(-x)
+        return self.sides[0] * q**self.gamma * -logsigmoid(x), self.sides[1] * p**self.gamma * -logsigmoid(-x)
+
+
+class Asymmetric(Uncertainty):
+    """Asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119, eq. 7).
+
+    l1 = (1-p)^gamma_pos * -log p; l0 = m^gamma_neg * -log(1-m) with m = max(p - margin, 0): negatives that are easy enough weigh
+    nothing.
+
+    Args:
+        gamma_pos, gamma_neg: at least 0.
+        margin: probability shift of negatives, at least 0 and below 1.
+        options: of :class:`Uncertainty`.
+    """
+
+    def __init__(self, gamma_pos: float = 0.0, gamma_neg: float = 4.0, margin: float = 0.05, **options: Any) -> None:
+        super().__init__(**options)
+        self.save_hyperparameters()
+        for name, value in (("gamma_pos", gamma_pos), ("gamma_neg", gamma_neg)):
+            if _number(f"loss.{name}", value) < 0:
+                raise UserError(f"loss.{name}={value}: it is at least 0.")
+        if not 0 <= _number("loss.margin", margin) < 1:
+            raise UserError(f"loss.margin={margin}: it is at least 0 and below 1.")
+        self.gamma_pos, self.gamma_neg, self.margin = gamma_pos, gamma_neg, margin
+
+    def curves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of logits (B,L) if their labels are positive, and if they are negative."""
+        positive = torch.sigmoid(-x) ** self.gamma_pos * -logsigmoid(x)
+        if self.margin == 0:
+            return positive, torch.sigmoid(x) ** self.gamma_neg * -logsigmoid(-x)
+        shifted = (torch.sigmoid(x) - self.margin).clamp(min=0)
+        # the power of 0 has no gradient at exponents below 1
+        focus = torch.where(shifted > 0, shifted, 1) ** self.gamma_neg
+        return positive, torch.where(shifted > 0, focus * -torch.log1p(-shifted), 0)
+
+
+class SelfTrained(Uncertainty):
+    """Uncertain labels have the probabilities of a first model as targets (Irvin et al. 2019, section 3.1).
+
+    Args:
+        first: the first model's run, with ``predictions/train.csv``; None: it is trained first, ignoring uncertain labels, in
+            ``first/`` of the run.
+        options: of :class:`Uncertainty`, but u.
+    """
+
+    def __init__(self, first: str | None = None, **options: Any) -> None:
+        if "u" in options:
+            raise UserError("loss.u: the first model gives the targets; weigh them with loss.w.")
+        super().__init__(**options)
+        self.save_hyperparameters()
+        self.hparams.pop("u")
+        self.first = first
+
+    def _needs_rows(self) -> bool:
+        return True
+
+    def attach(self, units: StudyTable) -> None:
+        """Read the first model's probabilities of the training studies.
+
+        Raises:
+            UserError: they are missing, of other findings, or do not have every study with an uncertain label.
+        """
+        from xraylab.evaluation import read_table
+
+        if self.first is None:
+            return
+        path = Path(self.first) / "predictions" / "train.csv"
+        if not path.is_file():
+            raise UserError(
+                f"loss.first={self.first}: there is no {path}. Train that run with save_train_predictions=true, or leave "
+                "loss.first=null, and it is trained first."
+            )
+        table = read_table(path).set_index("id")
+        columns = [f"p_{label}" for label in units.labels]
+        if missing := [c for c in columns if c not in table]:
+            raise UserError(f"{path}: no column {listed(missing)}: the first model was trained for other findings.")
+        ids = units.frame["id"]
+        needed = (units.label_values() == -1).any(1) & (units.frame["split"] == "train").to_numpy() & ~ids.isin(table.index)
+        if needed.any():
+            raise UserError(
+                f"{path}: {int(needed.sum())} training studies with uncertain labels are not in it: {listed(ids[needed])}. "
+                "The first model must be trained on the same split."
+            )
+        self._rows = torch.from_numpy(table[columns].reindex(ids).to_numpy(np.float32)).nan_to_num(0.5)
+
+
+class MultiClass(Uncertainty):
+    """Three softmax outputs a finding: negative, positive, uncertain; the last is dropped for the probability.
+
+    Irvin et al. 2019, section 3.1. The balance weighs negatives and positives; uncertain labels weigh w.
+
+    Args:
+        options: of :class:`Uncertainty`, but u.
+    """
+
+    def __init__(self, w: float | str | Mapping[str, Any] = 1.0, **options: Any) -> None:
+        if "u" in options or w == ADAPTED:
+            raise UserError("loss=multiclass: uncertain labels are a class, which has no target u and no adapted w.")
+        super().__init__(w=w, **options)
+        self.save_hyperparameters()
+        self.hparams.pop("u")
+
+    def outputs(self, num_labels: int) -> int:
+        """Three a finding."""
+        return 3 * num_labels
+
+    def softmax(self, num_labels: int) -> int:
+        """Three."""
+        return 3
+
+    def difference(self, logits: Tensor) -> Tensor:
+        """(B,L), positive minus negative of (B,3L): the logit of positive, given that it is certain."""
+        return logits[:, 1::3] - logits[:, 0::3]
+
+    def count(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Negatives and positives, unmentioned ones by their weight, float64 (L,)."""
+        negative, positive = WeightedBCE.count(self, labels)
+        return negative + self.blank_weight * np.isnan(labels).sum(0), positive
+
+    def total(
+        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
+        """sum(b * w * l), l the cross-entropy of three classes."""
+        uncertain = labels == -1
+        target, weight = self._plain(labels)
+        b = self.class_weights(group)
+        log_p = log_softmax(logits.unflatten(1, (-1, 3)), 2)
+        keep, move = 1 - self.label_smoothing / 2, self.label_smoothing / 2
+        t = keep * target + move * (1 - target)
+        certain = torch.where(target == 1, b[..., 1], b[..., 0]) * (t * log_p[..., 1] + (1 - t) * log_p[..., 0])
+        return -(weight * torch.where(uncertain, log_p[..., 2], certain)).sum()
+
+    def describe(self, names: Sequence[str], groups: Sequence[str] = ()) -> str:
+        """The policy and the balance in force, in words."""
+        w = _shown(names, [(v, v) for v in self.w.tolist()])
+        policy = f"uncertain labels: a class of their own, w={w}; unmentioned ones weigh {self.blank_weight:g} as negatives"
+        return policy if self.balance == "none" else f"{policy}; {WeightedBCE.describe(self, names, groups)}"
+
+
+Logits = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # of batches: logits (B, outputs), raw labels (B,L)
+
+
+def derivatives(loss: Uncertainty, parameters: Sequence[Tensor], held_back: Logits, uncertain: Logits) -> Tensor:
+    """Derivatives of held-back studies' losses along steps that lower those of each finding's uncertain labels.
+
+    By a central difference over a thousandth of the parameters' length, which are as before afterwards, bit for bit.
+
+    Args:
+        parameters: that are stepped; the logits depend on them.
+        held_back: studies whose certain labels count.
+        uncertain: training studies with uncertain labels.
+
+    Returns:
+        (N,L), of N held-back studies; 0 for findings without uncertain labels.
+    """
+    gradients = [[torch.zeros_like(p) for p in parameters] for _ in loss.w]
+    for logits, labels in uncertain():
+        sums = loss.each(logits, labels).sum(0)
+        for of, total in zip(gradients, sums, strict=True):
+            for g, part in zip(of, torch.autograd.grad(total, parameters, retain_graph=True), strict=True):
+                g += part
+    with torch.no_grad():
+        parts = [(loss.difference(logits), labels) for logits, labels in held_back()]
+        x, labels = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+        offset = _offset(x, labels)
+        before = [p.detach().clone() for p in parameters]
+        step = 1e-3 * _length(before)
+        out = torch.zeros(len(x), len(gradients), dtype=x.dtype, device=x.device)
+        for k, of in enumerate(gradients):
+            length = _length(of)
+            if length == 0:
+                continue
+            for sign in (1, -1):
+                for p, old, g in zip(parameters, before, of, strict=True):
+                    p.copy_(old - (sign * step / length) * g)
+                moved = torch.cat([loss.difference(logits) for logits, _ in held_back()])
+                out[:, k] += sign * _certain(moved + offset, labels).sum(1) / (2 * step)
+        for p, old in zip(parameters, before, strict=True):
+            p.copy_(old)
+    return out
+
+
+def _length(tensors: Sequence[Tensor]) -> float:
+    return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
+
+
+def _certain(x: Tensor, labels: Tensor) -> Tensor:
+    """(B,L), cross-entropy of certain labels; 0 for others."""
+    certain = (labels == 0) | (labels == 1)
+    target = torch.where(certain, labels, 0).to(x.dtype)
+    return binary_cross_entropy_with_logits(x, target, reduction="none") * certain
+
+
+def _offset(x: Tensor, labels: Tensor, steps: int = 30) -> Tensor:
+    """(L,), what is added to logits (N,L) for the lowest cross-entropy of certain labels, by Newton's method, within +-10."""
+    certain = (labels == 0) | (labels == 1)
+    target = torch.where(certain, labels, 0).to(x.dtype)
+    offset = x.new_zeros(x.shape[1])
+    for _ in range(steps):
+        p = torch.sigmoid(x + offset)
+        slope, curvature = ((p - target) * certain).sum(0), (p * (1 - p) * certain).sum(0)
+        offset = (offset - (slope / curvature.clamp(min=1e-6)).clamp(-1, 1)).clamp(-10, 10)
+    return offset
+
+
+# ---- values by finding ----------------------------------------------------------------------------------------------
+
+
+def _number(where: str, value: Any, what: str = "a number") -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        raise UserError(f"{where}={value}: it is {what}.")
+    return float(value)
+
+
+def _range(where: str, value: Any) -> Range:
+    """A target, or the two ends of its range."""
+    ends = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
+    if len(ends) != 2:
+        raise UserError(f"{where}={value}: it is a number, or [low, high].")
+    what = (
+        f"a number, [low, high] or {LEARNED}, or one of the first two by finding"
+        if where == "loss.u"
+        else "a number, or [low, high]"
+    )
+    low, high = (_number(where, end, what) for end in ends)
+    if not 0 <= low <= high <= 1:
+        raise UserError(f"{where}={value}: targets are 0 to 1, the lower first.")
+    return low, high
+
+
+def _weight(where: str, value: Any) -> float:
+    what = f"a number, a number by finding, or {ADAPTED}" if where == "loss.w" else "a number"
+    if _number(where, value, what) < 0:
+        raise UserError(f"{where}={value}: a weight is at least 0.")
+    return float(value)
+
+
+def _by_finding(where: str, value: Any, check: Any) -> dict[str, Any]:
+    """Checked values by name; ``default`` for all that are not named."""
+    if isinstance(value, Mapping):
+        return {str(name): check(f"{where}.{name}", v) for name, v in value.items()}
+    return {"default": check(where, value)}
+
+
+def _of_each(where: str, values: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """The value of each label.
+
+    Raises:
+        UserError: one has none, or a value is for a label that there is not.
+    """
+    given = {finding(name): v for name, v in values.items()}
+    known = {finding(name): name for name in names}
+    for name in given:
+        if name not in (*known, "default", *CHEXPERT, *NIH):
+            raise UserError(f"{where}.{name}: there is no such label.{did_you_mean(name, known)} There are: {listed(names, 20)}.")
+    missing = [name for key, name in known.items() if key not in given and "default" not in given]
+    if missing:
+        raise UserError(f"{where}: no value for {listed(missing, 20)}. Give them, or one for all others: {where}.default=...")
+    return [given.get(key, given.get("default")) for key in known]
+
+
+def _shown(names: Sequence[str], ranges: Sequence[Range]) -> str:
+    """One value, or one a finding."""
+    words = [f"{low:g}" if low == high else f"U({low:g}, {high:g})" for low, high in ranges]
+    return words[0] if len(set(words)) == 1 else ", ".join(f"{n} {word}" for n, word in zip(names, words, strict=True))
