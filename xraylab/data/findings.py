@@ -37,27 +37,27 @@ def finding(name: str) -> str:
     return SAME.get(name, name)
 
 
-def chosen(findings: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+def chosen(findings: str | Sequence[str], known: Sequence[str], on_request: Sequence[str] = ()) -> tuple[str, ...]:
     """The findings that a key stands for, in the order given.
 
     Args:
         findings: ``all``, ``competition``, one name or a list of names, in any spelling.
         known: names that the dataset has.
+        on_request: others that it has, which ``all`` does not stand for.
 
     Raises:
         UserError: one that it does not have, or one twice.
     """
-    names = [findings] if isinstance(findings, str) else list(findings)
+    names = list(findings) if isinstance(findings, list | tuple) else [str(findings)]
     if names == ["all"]:
         return tuple(known)
     names = list(COMPETITION) if names == ["competition"] else [finding(str(name)) for name in names]
+    known = [*known, *on_request]
     unknown = [name for name in names if name not in known]
     if unknown or not names or len(set(names)) < len(names):
-        shown = findings if isinstance(findings, str) else ",".join(map(str, findings))
+        shown = ",".join(map(str, findings)) if isinstance(findings, list | tuple) else findings
         hint = did_you_mean(unknown[0], known) if unknown else ""
-        raise UserError(
-            f"findings={shown}: it is all, competition, or some of these, each once: {', '.join(known)}.{hint}"
-        )
+        raise UserError(f"findings={shown}: it is all, competition, or some of these, each once: {', '.join(known)}.{hint}")
     return tuple(names)
 
 
@@ -70,9 +70,9 @@ def wanted_views(view: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         UserError: it is none of these.
     """
-    names = [view] if isinstance(view, str) else list(view)
+    names = [str(name) for name in view] if isinstance(view, list | tuple) else [str(view)]
     unknown = [name for name in names if name not in VIEWS]
     if unknown or not names:
-        hint = did_you_mean(str(unknown[0]), VIEWS) if unknown else ""
-        raise UserError(f"view={view if isinstance(view, str) else list(view)}: it is {', '.join(VIEWS)}, or a list of them.{hint}")
+        hint = did_you_mean(unknown[0], VIEWS) if unknown else ""
+        raise UserError(f"view={','.join(names)}: it is {', '.join(VIEWS)}, or a list of them.{hint}")
     return tuple(dict.fromkeys(kind for name in names for kind in VIEWS[name]))

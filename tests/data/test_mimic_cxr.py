@@ -1,0 +1,414 @@
+"""MIMIC-CXR-JPG: its lists joined, its two kinds of labels, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import logging
+import re
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from xraylab.check import _found, examine
+from xraylab.data import radiographs
+from xraylab.data.findings import CHEXPERT, COMPETITION
+from xraylab.data.mimic_cxr import MIMIC
+from xraylab.data.table import assign_splits
+from xraylab.errors import UserError
+
+NAMES = [
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture", "Lung Lesion",
+    "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia", "Pneumothorax", "Support Devices",
+]  # fmt: skip
+# subject, study, split, ViewPosition of each image, findings by chexpert; negbio says the same but of edema
+STUDIES = [
+    (10000032, 50414267, "train", ["PA", "LATERAL"], {"Edema": "1.0", "Fracture": "0.0"}),
+    (10000032, 53189527, "train", ["AP"], {"Edema": "-1.0", "Lung Opacity": "1.0"}),
+    (10000764, 57375967, "train", ["LL", "", "AP"], {"No Finding": "1.0"}),
+    (10000898, 50771383, "validate", ["PA"], {"Edema": "0.0"}),
+    (10000935, 50578979, "test", ["AP", "AP"], {"Edema": "1.0"}),
+    (10000935, 51178377, "test", ["LAO", "PA"], {"Edema": "0.0"}),
+    (10000980, 50985099, "test", ["AP"], {}),
+]
+NEGBIO = {"1.0": "-1.0", "0.0": "0.0", "-1.0": ""}
+SPLITS = {"train": "train", "validate": "valid", "test": "test"}
+
+
+def dicom(study, k):
+    return f"{study:08x}-{k:08x}-aaaa0000-bbbb1111-cccc2222"
+
+
+def image_of(study, k):
+    return f"files/p{str(study[0])[:2]}/p{study[0]}/s{study[1]}/{dicom(study[1], k)}.jpg"
+
+
+def lists_of(studies):
+    """The rows of each list, its header first."""
+    images = [(s, k, view) for s in studies for k, view in enumerate(s[3])]
+    labels = {"chexpert": lambda c: c, "negbio": lambda c: {**c, **({"Edema": NEGBIO[c["Edema"]]} if "Edema" in c else {})}}
+    about = ["PerformedProcedureStepDescription", "ViewPosition", "Rows"]
+    return {
+        "split": [["dicom_id", "study_id", "subject_id", "split"]] + [[dicom(s[1], k), s[1], s[0], s[2]] for s, k, _ in images],
+        "metadata": [["dicom_id", "subject_id", "study_id", *about]]
+        + [[dicom(s[1], k), s[0], s[1], "CHEST (PA AND LAT)", view, "8"] for s, k, view in images[::-1]],
+        **{
+            kind: [["subject_id", "study_id", *NAMES]]
+            + [[s[0], s[1], *(of(s[4]).get(n, "") for n in NAMES)] for s in studies[::-1]]
+            for kind, of in labels.items()
+        },
+    }
+
+
+def write_list(path, rows):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    data = text.getvalue().encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def write(root, studies=STUDIES, version="2.0.0", suffix=".csv.gz", change=lambda lists: None):
+    for study in studies:
+        for k in range(len(study[3])):
+            path = root / image_of(study, k)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), np.full((8, 10), 40 * (k + 1), np.uint8))
+    lists = lists_of(studies)
+    change(lists)
+    for kind, rows in lists.items():
+        if kind == "test-set-labeled":
+            write_list(root / "mimic-cxr-2.1.0-test-set-labeled.csv", rows)
+        else:
+            write_list(root / f"mimic-cxr-{version}-{kind}{suffix}", rows)
+    return root
+
+
+def radiologists(lists, *more):
+    """Adds the radiologists' labels of the first and the third study of test."""
+    names = ["Airspace Opacity" if n == "Lung Opacity" else n for n in NAMES]
+    cells = {50578979: {"Edema": "0.0", "Airspace Opacity": "1.0"}, 50985099: {"Edema": "1.0"}}
+    rows = [[study, *(of.get(n, "") for n in names)] for study, of in cells.items()]
+    lists["test-set-labeled"] = [["study_id", *names], *rows, *more]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write(tmp_path / "MIMIC-CXR-JPG")
+
+
+@pytest.fixture
+def root_with_test_labels(tmp_path):
+    return write(tmp_path / "MIMIC-CXR-JPG", change=radiologists)
+
+
+def read(root, **options):
+    reader = MIMIC(str(root), **options)
+    return reader.read(reader.find())
+
+
+def test_splits_views_and_labels_are_joined(root):
+    table = read(root, view="all")
+    frame = table.frame.set_index("id")
+    assert frame.index.tolist() == [f"s{s[1]}" for s in STUDIES]
+    assert frame["patient"].tolist() == [str(s[0]) for s in STUDIES]
+    assert frame["split"].tolist() == [SPLITS[s[2]] for s in STUDIES]
+    assert frame["group"].tolist() == ["lateral+pa", "ap", "ap+lateral+other", "pa", "ap", "other+pa", "ap"]
+    for study in STUDIES:
+        expected = {radiographs.finding(name): float(study[4].get(name, "nan")) for name in NAMES}
+        np.testing.assert_array_equal(
+            frame.loc[f"s{study[1]}", list(CHEXPERT)].to_numpy(np.float32), [expected[label] for label in CHEXPERT]
+        )
+    third = STUDIES[2]
+    assert frame.loc["s57375967", "images"] == tuple(image_of(third, k) for k in (2, 0, 1)), "frontal, lateral, other"
+    assert [int(view.mean()) for view in table.source.read(frame.loc["s57375967", "images"])] == [120, 40, 80]
+    assert table.labels == CHEXPERT
+    assert table.name == "MIMIC-CXR-JPG"
+    assert table.views
+    assert table.patients_known
+    assert not table.problems
+    assert (assign_splits(table, "holdout", None, 0.2, 0).frame["split"] == table.frame["split"]).all()
+
+
+@pytest.mark.parametrize(
+    ("view", "studies", "groups", "left"),
+    [
+        ("frontal", (0, 1, 2, 3, 4, 5, 6), ["pa", "ap", "ap", "pa", "ap", "pa", "ap"], "4 of 12 images .*: lateral 2, other 2"),
+        ("lateral", (0, 2), ["lateral", "lateral"], "10 of 12 images .*: pa 3, ap 5, other 2"),
+        ("pa", (0, 3, 5), ["pa", "pa", "pa"], "9 of 12"),
+        (["ap", "lateral"], (0, 1, 2, 4, 6), ["lateral", "ap", "ap+lateral", "ap", "ap"], "5 of 12 images .*: pa 3, other 2"),
+    ],
+)
+def test_views_are_chosen(root, caplog, view, studies, groups, left):
+    with caplog.at_level(logging.INFO):
+        frame = read(root, view=view).frame
+    assert frame["id"].tolist() == [f"s{STUDIES[i][1]}" for i in studies]
+    assert frame["group"].tolist() == groups
+    assert re.search(left, caplog.text), caplog.text
+
+
+def test_either_reading_of_the_reports_is_taken(root):
+    by = {labels: read(root, labels=labels, findings="edema").frame.set_index("id")["edema"] for labels in ("chexpert", "negbio")}
+    np.testing.assert_array_equal(by["chexpert"].to_numpy(), [1, -1, np.nan, 0, 1, 0, np.nan])
+    np.testing.assert_array_equal(by["negbio"].to_numpy(), [-1, np.nan, np.nan, 0, -1, 0, np.nan])
+    assert by["chexpert"].index.equals(by["negbio"].index)
+
+
+def test_findings_are_chosen_in_any_spelling(root):
+    assert read(root, findings="competition").labels == COMPETITION
+    assert read(root, findings=["Airspace Opacity", "edema"]).frame["lung_opacity"].tolist()[1] == 1
+
+
+@pytest.mark.parametrize("version", ["2.0.0", "2.1.0"])
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_lists_of_any_version_gzipped_or_not(tmp_path, version, suffix):
+    root = write(tmp_path / "mimic-cxr-jpg" / "2.1.0", version=version, suffix=suffix)
+    assert MIMIC(str(tmp_path)).find() == root
+    assert len(read(tmp_path / "mimic-cxr-jpg").frame) == 7
+    assert MIMIC(str(root)).lists(root) == tuple(
+        f"mimic-cxr-{version}-{kind}{suffix}" for kind in ("split", "metadata", "chexpert", "negbio")
+    )
+
+
+# ---- the radiologists' labels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("test_labels", ["auto", "radiologists"])
+@pytest.mark.parametrize("labels", ["chexpert", "negbio"])
+def test_radiologists_labels_are_the_test_and_nothing_else_is(root_with_test_labels, caplog, test_labels, labels):
+    with caplog.at_level(logging.INFO):
+        frame = read(root_with_test_labels, test_labels=test_labels, labels=labels, findings=["edema", "lung_opacity"]).frame
+    test = frame[frame["split"] == "test"].set_index("id")
+    assert test["edema"].to_dict() == {"s50578979": 0, "s50985099": 1}
+    assert test["lung_opacity"]["s50578979"] == 1
+    assert test["lung_opacity"].isna()["s50985099"]
+    assert "test: the 2 studies that radiologists labelled, by their labels; 1 of 3 are left out" in caplog.text
+    others = frame[frame["split"] != "test"]["edema"]
+    np.testing.assert_array_equal(others, [1, -1, np.nan, 0] if labels == "chexpert" else [-1, np.nan, np.nan, 0])
+
+
+def test_the_reports_labels_of_test_can_be_asked_for(root_with_test_labels):
+    table = read(root_with_test_labels, test_labels="report")
+    (root_with_test_labels / "mimic-cxr-2.1.0-test-set-labeled.csv").unlink()
+    assert table.frame.equals(read(root_with_test_labels).frame)
+    assert table.frame["split"].tolist().count("test") == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"test_labels": "radiologists"},
+            "dataset.test_labels=radiologists: there is no mimic-cxr-2.1.0-test-set-labeled.csv in",
+        ),
+        ({"test_labels": "radiologist"}, r"dataset\.test_labels=radiologist: it is auto or .* Did you mean radiologists\?"),
+        ({"labels": "chexbert"}, r"labels=chexbert: it is chexpert or negbio\. Did you mean chexpert\?"),
+    ],
+)
+def test_wrong_labels_are_refused(root, options, said):
+    (root / "mimic-cxr-2.1.0-test-set-labeled.csv").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=said):
+        read(root, **options)
+
+
+def test_labels_that_were_not_downloaded_are_named_with_those_that_were(root):
+    (root / "mimic-cxr-2.0.0-negbio.csv.gz").unlink()
+    with pytest.raises(UserError, match=r"labels=negbio: there is no mimic-cxr-2\.0\.0-negbio.* choose labels=chexpert\."):
+        read(root, labels="negbio")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "name"),
+    [
+        ([59999999], "studies of {} of which there are no images", "s59999999"),
+        ([50414267], "studies of {} that are not of test", "s50414267 (train)"),
+        ([50985099], "studies twice in {}", "s50985099 (line 4)"),
+        (["x12"], "rows of {} that are not of a study", "line 4: x12"),
+        ([51178377, "3"], "labels in {} other than 1, 0, -1 and blank", "line 4 (Atelectasis '3')"),
+    ],
+)
+def test_faults_of_the_radiologists_list_are_named(tmp_path, row, kind, name):
+    row = row + [""] * (15 - len(row))
+    root = write(tmp_path / "MIMIC-CXR-JPG", change=lambda lists: radiologists(lists, row))
+    file = "mimic-cxr-2.1.0-test-set-labeled.csv"
+    table = read(root, on_error="skip")
+    assert table.problems == {kind.format(file): [name]}
+    test = table.frame[table.frame["split"] == "test"]["id"].tolist()
+    assert test == ["s50578979"] + ["s50985099"] * ("twice" not in kind), "one labelled twice is not known"
+    with pytest.raises(UserError, match=f"1 {kind.format(file)}"):
+        read(root)
+    assert not read(root, test_labels="report").problems
+
+
+# ---- faults ---------------------------------------------------------------------------------------------------------
+
+
+FAULTY = [(11000000 + i, 55000000 + i, "train", ["AP", "LATERAL"], {"Edema": "1.0"}) for i in range(14)]
+ID = {i: f"s{55000000 + i}" for i in range(14)}
+
+
+def breaking(lists):
+    """One fault of every kind, each in a study of its own."""
+
+    def at(kind, i, k=0):
+        """Row number of an image or a study."""
+        image = kind in ("split", "metadata")
+        key = dicom(55000000 + i, k) if image else 55000000 + i
+        return next(n for n, row in enumerate(lists[kind]) if key in row)
+
+    lists["split"][at("split", 0, 1)][3] = "tset"
+    lists["split"][at("split", 1, 1)][3] = "test"
+    lists["split"][at("split", 2, 1)][2] = 11999999
+    lists["metadata"][at("metadata", 2, 1)][1] = 11999999
+    lists["metadata"][at("metadata", 3, 1)][1] = 11999999
+    lists["metadata"][at("metadata", 4, 1)][2] = 55999999
+    del lists["metadata"][at("metadata", 5, 1)]
+    del lists["split"][at("split", 6, 1)]
+    del lists["chexpert"][at("chexpert", 7)]
+    lists["chexpert"][at("chexpert", 8)][0] = 11999999
+    lists["chexpert"][at("chexpert", 9)][2 + NAMES.index("Edema")] = "uncertain"
+    lists["chexpert"] += [[11000010, 55000010, *[""] * 14], [1, 56000000, *[""] * 14], [1, "", *[""] * 14]]
+    lists["split"] += [
+        lists["split"][at("split", 11)], ["../x", 55000011, 11000011, "train"], ["x/y", 55000011, 11000011, "train"],
+        [dicom(1, 1), "55000011.0", 11000011, "train"],
+    ]  # fmt: skip
+    lists["metadata"] += [lists["metadata"][at("metadata", 11)]]
+
+
+def broken(tmp_path):
+    """What ``breaking`` makes, and what each fault must be reported as."""
+    kept = {}
+
+    def change(lists):
+        breaking(lists)
+        kept.update(lists)
+
+    root = write(tmp_path / "MIMIC-CXR-JPG", [*STUDIES, *FAULTY], change=change)
+    (root / image_of(FAULTY[12], 0)).unlink()
+    (root / image_of(FAULTY[13], 1)).write_bytes(b"")
+
+    def line(kind, *cells):
+        return next(n for n, row in reversed(list(enumerate(kept[kind], start=1))) if all(c in row for c in cells))
+
+    split, metadata, labels = (f"mimic-cxr-2.0.0-{kind}.csv.gz" for kind in ("split", "metadata", "chexpert"))
+    end = len(kept["split"])
+    d = {i: dicom(55000000 + i, 1) for i in range(14)}
+    again = dicom(55000011, 0)
+    return root, {
+        f"paths of {split} that lead out of the dataset's folder": [f"line {end - 2}: ../x,55000011,11000011"],
+        f"rows of {split} that are not an image": [
+            f"line {end - 1}: x/y,55000011,11000011", f"line {end}: {dicom(1, 1)},55000011.0,11000011",
+        ],
+        f"images twice in {split}": [f"{again} (line {end - 3})"],
+        f"images twice in {metadata}": [f"{again} (line {len(kept['metadata'])})"],
+        f"splits in {split} other than train, validate, test": [f"{d[0]} ('tset', line {line('split', 'tset')})"],
+        f"images of {metadata} that are not in {split}": [d[6]],
+        f"images of {split} that are not in {metadata}": [d[5]],
+        f"images of another study or subject in {metadata} than in {split}": [d[3], d[4]],
+        f"studies of {split} of more than one subject or split": [f"{ID[1]} (split)", f"{ID[2]} (subject_id)"],
+        f"labels in {labels} other than 1, 0, -1 and blank": [f"line {line('chexpert', 55000009)} (Edema 'uncertain')"],
+        f"studies twice in {labels}": [f"{ID[10]} (line {len(kept['chexpert']) - 2})"],
+        f"rows of {labels} that are not of a study": [f"line {len(kept['chexpert'])}: "],
+        f"studies of {labels} of which there are no images": ["s56000000"],
+        f"studies without a row in {labels}": [ID[7]],
+        f"studies of another subject in {labels}": [ID[8]],
+        "missing image files": [image_of(FAULTY[12], 0)],
+        "empty image files": [image_of(FAULTY[13], 1)],
+    }  # fmt: skip
+
+
+def test_everything_wrong_is_counted_and_named_in_one_summary(tmp_path):
+    root, faults = broken(tmp_path)
+    with pytest.raises(UserError) as stop:
+        read(root, view="all")
+    for kind, names in faults.items():
+        assert f"\n  {len(names)} {kind}: {', '.join(names)}\n" in str(stop.value), kind
+    assert str(stop.value).count("\n") == len(faults) + 1
+
+
+def test_skip_goes_on_without_them_and_remembers(tmp_path):
+    root, faults = broken(tmp_path)
+    table = read(root, view="all", on_error="skip")
+    assert table.problems == faults
+    images = dict(zip(table.frame["id"], table.frame["images"], strict=True))
+    assert set(images) == {f"s{s[1]}" for s in STUDIES} | {ID[i] for i in (0, 3, 4, 5, 6, 11, 12, 13)}
+    for i in (0, 3, 4, 5, 6, 13):
+        assert images[ID[i]] == (image_of(FAULTY[i], 0),), "the images that are right"
+    assert len(images[ID[11]]) == 2
+    assert all(view.size for study in images.values() for view in table.source.read(study))
+
+
+def test_a_subject_in_two_splits_is_refused(tmp_path):
+    study = (10000032, 58888888, "test", ["AP"], {"Edema": "1.0"})
+    with pytest.raises(UserError, match="1 patients are in more than one split: 10000032"):
+        assign_splits(read(write(tmp_path / "MIMIC-CXR-JPG", [*STUDIES, study])), "holdout", None, 0.2, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "said"),
+    [
+        ("metadata", "ViewPosition", "View", r"ViewPosition\..*expected: dicom_id, study_id, subject_id, ViewPosition"),
+        ("split", "subject_id", "subject", r"subject_id: Did you mean subject\?"),
+        ("chexpert", "Lung Opacity", "Opacity", "columns that are not there: Lung Opacity"),
+    ],
+)  # fmt: skip
+def test_columns_that_are_not_there_are_named(tmp_path, kind, old, new, said):
+    def change(lists):
+        lists[kind][0] = [new if name == old else name for name in lists[kind][0]]
+
+    with pytest.raises(UserError, match=rf"(?s)mimic-cxr-2\.0\.0-{kind}\.csv\.gz: .*{said}"):
+        read(write(tmp_path / "MIMIC-CXR-JPG", change=change))
+
+
+def test_columns_may_be_spelled_otherwise(tmp_path):
+    def change(lists):
+        lists["metadata"][0][4] = "view_position"
+        lists["chexpert"][0] = [name.lower().replace(" ", "_").replace("lung_op", "airspace_op") for name in lists["chexpert"][0]]
+
+    assert read(write(tmp_path / "MIMIC-CXR-JPG", change=change)).frame["lung_opacity"].tolist()[1] == 1
+
+
+def test_half_a_dataset_is_shown_beside_the_whole(root):
+    (root / "mimic-cxr-2.0.0-metadata.csv.gz").unlink()
+    with pytest.raises(UserError) as stop:
+        MIMIC(str(root)).find()
+    for said in ("MIMIC-CXR-JPG is not there", "files/p10/p10000032/s50414267/", "physionet.org", "mimic-cxr-2.0.0-split.csv.gz"):
+        assert said in str(stop.value)
+
+
+# ---- the download as published --------------------------------------------------------------------------------------
+
+
+def test_the_published_numbers_are_found(root):
+    table = read(root)  # CheXpert's test reads as much as is published; here the counts alone are of that size
+    of = {"train": (64586, 225000, 368960), "valid": (500, 1400, 2991), "test": (293, 1427, 5159)}
+    parts = []
+    for first, (split, (patients, studies, images)) in enumerate(of.items()):
+        number = np.full(studies, images // studies)
+        number[: images % studies] += 1
+        rows = np.arange(studies)
+        ids = {"id": rows + 1_000_000 * first, "patient": rows % patients + 1_000_000 * first}
+        parts.append(pd.DataFrame({**ids, "split": split, "number": number}))
+    published = MIMIC().published(table)
+    assert len(published) == 9
+    assert [(p, n) for p in published if (n := _found(p, pd.concat(parts))) != p.number] == []
+
+
+def test_check_looks_into_every_list_and_all_of_test(tmp_path):
+    def change(lists):
+        radiologists(lists, [59999999, *[""] * 14])
+        lists["negbio"][3][5] = "7"
+
+    root = write(tmp_path / "MIMIC-CXR-JPG", change=change)
+    found = examine(MIMIC(str(root), labels="chexpert", on_error="skip"), root)
+    assert found.faults == {
+        "labels in mimic-cxr-2.0.0-negbio.csv.gz other than 1, 0, -1 and blank": ["line 4 (Edema '7')"],
+        "studies of mimic-cxr-2.1.0-test-set-labeled.csv of which there are no images": ["s59999999"],
+    }
+    assert found.read == 12
+    assert found.counts.set_index(["split", "group"])["studies"].groupby("split").sum().to_dict() == {
+        "train": 3, "valid": 1, "test": 3
+    }  # fmt: skip
+    assert not found.strays
