@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from xraylab.comparison import Comparison, write_comparison
-from xraylab.ensemble import Ensemble, mean_table, own_table, write_ensemble
+from xraylab.ensemble import Ensemble, mean_table, own_table, union_table, write_ensemble
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split, read_table, write_table
 
@@ -157,3 +158,132 @@ def test_runs_that_differ_in_their_seed_are_averaged_and_a_failed_job_is_named(t
 def test_an_unknown_key_of_an_ensemble_is_refused():
     with pytest.raises(UserError, match=r"ensembles.mean.member: there is no such key"):
         Comparison({"mean": {"member": 3}})
+
+
+def two_findings(ids, edema, mass, truth, split="test"):
+    """A prediction table of few studies, by hand."""
+    frame = pd.DataFrame({"id": list(ids), "patient": [f"p{i}" for i in ids], "group": "chest", "split": split})
+    frame["p_edema"], frame["p_mass"] = edema, mass
+    frame["y_edema"], frame["y_mass"] = truth, [1 - t for t in truth]
+    return frame
+
+
+def write_views(folder, name, test, valid, config, loss=0.5, scored=None):
+    run = write_run(folder, name, test, loss)
+    splits = {}
+    for split, found in (("valid", valid), ("test", test)):
+        write_table(found, run / "predictions" / f"{split}.csv")
+        splits[split] = evaluate_split(found, split == "valid", 20, 0)
+    content = {"data": "CheXpert-v1.0", "selection": "holdout", "splits": splits}
+    (run / "evaluation.json").write_text(json.dumps(content | ({"scored": scored} if scored else {})))
+    (run / "config.yaml").write_text(config)
+    return run
+
+
+TRUTH = [1.0, 0.0, 1.0, 0.0]
+GOOD, BAD = [0.9, 0.1, 0.8, 0.2], [0.1, 0.6, 0.7, 0.4]
+
+
+def test_each_finding_comes_from_the_member_that_is_best_at_it_in_valid(tmp_path):
+    turned = [1 - p for p in GOOD]  # mass is there where edema is not
+    valid = {"0": (GOOD, BAD), "1": (BAD, turned)}
+    test = {"0": ([0.11, 0.12, 0.13, 0.14], [0.15, 0.16, 0.17, 0.18]), "1": ([0.21, 0.22, 0.23, 0.24], [0.25, 0.26, 0.27, 0.28])}
+    runs = [
+        write_views(tmp_path, k, two_findings("abcd", *test[k], TRUTH), two_findings("efgh", *valid[k], TRUTH, "valid"), "a: 1\n")
+        for k in "01"
+    ]
+    _, evaluation = write_ensemble(Ensemble(members=2, best_by="label"), "mixed", runs, tmp_path)
+    assert evaluation["chosen"] == {"edema": {"member": "0", "auroc": 1.0}, "mass": {"member": "1", "auroc": 1.0}}
+    for split, edema, mass in (("test", test["0"][0], test["1"][1]), ("valid", GOOD, turned)):
+        written = read_table(tmp_path / "ensembles" / "mixed" / "predictions" / f"{split}.csv")
+        assert written["p_edema"].tolist() == edema
+        assert written["p_mass"].tolist() == mass
+    assert evaluation["splits"]["valid"]["macro"]["auroc"]["value"] == 1
+    assert evaluation["splits"]["valid"]["selected_on"]
+    write_comparison(tmp_path, {"mixed": {"members": 2, "best_by": "label"}})
+    said = "mixed: each finding by the member of highest AUROC in valid: edema by 0 (1.000), mass by 1 (1.000)."
+    assert said in (tmp_path / "report.html").read_text()
+
+
+def test_a_finding_that_no_member_can_be_judged_by_comes_from_that_of_lowest_loss(tmp_path):
+    for name, loss in (("0", 0.5), ("1", 0.2)):
+        valid = two_findings("efgh", GOOD, GOOD, TRUTH, "valid").assign(y_mass=np.nan)
+        write_views(tmp_path, name, two_findings("abcd", GOOD, BAD, TRUTH), valid, "a: 1\n", loss)
+    runs = [tmp_path / "0", tmp_path / "1"]
+    _, evaluation = write_ensemble(Ensemble(members=2, best_by="label"), "mixed", runs, tmp_path)
+    assert evaluation["chosen"]["mass"] == {"member": "1", "auroc": None}
+
+
+def test_the_union_is_the_mean_of_those_that_have_the_study():
+    frontal = two_findings("abc", [0.2, 0.4, 0.6], [0.1, 0.1, 0.1], [1.0, 0.0, 1.0]).assign(group="frontal")
+    lateral = two_findings("cbd", [0.8, 0.8, 0.8], [0.3, 0.3, 0.3], [1.0, 0.0, 0.0]).assign(group="lateral")
+    joined = union_table([frontal, lateral], ["0", "1"]).set_index("id")
+    assert joined["p_edema"].round(6).to_dict() == {"a": 0.2, "b": 0.6, "c": 0.7, "d": 0.8}
+    assert joined["p_mass"].round(6).to_dict() == {"a": 0.1, "b": 0.2, "c": 0.2, "d": 0.3}
+    assert joined["y_edema"].to_dict() == {"a": 1, "b": 0, "c": 1, "d": 0}
+    assert joined["members"].to_dict() == {"a": 1, "b": 2, "c": 2, "d": 1}
+    assert joined["group"].to_dict() == {"a": "frontal", "b": "frontal", "c": "frontal", "d": "lateral"}
+    for other, said in (
+        (lateral.assign(y_edema=1.0), "runs 0 and 1 have other labels"),
+        (lateral.assign(patient="x"), "runs 0 and 1 have other patients"),
+        (lateral.rename(columns={"p_mass": "p_x"}), "runs 0 and 1 have other columns"),
+        (pd.concat([lateral, lateral.head(1)]), "run 1 has a study twice: c"),
+        (lateral.assign(split="valid"), "runs 0 and 1 have other splits"),
+    ):
+        with pytest.raises(UserError, match=said):
+            union_table([frontal, other], ["0", "1"])
+    with pytest.raises(UserError, match="a union is of studies, and not of images"):
+        union_table([frontal.assign(image=0), lateral.assign(image=0)], ["0", "1"])
+
+
+def test_a_union_says_how_many_members_each_study_had_and_refuses_mixed_splits(tmp_path):
+    frontal, lateral = two_findings("abcd", GOOD, BAD, TRUTH), two_findings("cdxy", BAD, GOOD, TRUTH)
+    valid = two_findings("efgh", GOOD, GOOD, TRUTH, "valid")
+    write_views(tmp_path, "0", frontal, valid, "view: frontal\n")
+    write_views(tmp_path, "1", lateral, valid, "view: lateral\n")
+    write_comparison(tmp_path, {"both_views": {"members": 2, "union": True}})
+    evaluation = json.loads((tmp_path / "ensembles" / "both_views" / "evaluation.json").read_text())
+    assert evaluation["members_of_studies"] == {"valid": {"2": 4}, "test": {"1": 4, "2": 2}}
+    assert evaluation["splits"]["test"]["n"] == 6
+    written = (tmp_path / "ensembles" / "both_views" / "predictions" / "test.csv").read_text().splitlines()
+    assert written[0] == "id,patient,group,split,p_edema,p_mass,y_edema,y_mass"
+    assert "both views: test: 4 studies of 1 member, 2 studies of 2 members." in (tmp_path / "report.html").read_text()
+    mixed = two_findings("aefg", GOOD, GOOD, TRUTH, "valid")
+    write_views(tmp_path, "1", two_findings("cdxy", BAD, GOOD, TRUTH), mixed, "view: lateral\n")
+    write_comparison(tmp_path, {"both_views": {"members": 2, "union": True}})
+    evaluation = json.loads((tmp_path / "ensembles" / "both_views" / "evaluation.json").read_text())
+    said = "study a is in test of run 0 and in valid of run 1"
+    assert evaluation["left_out"] == {"valid.csv": said, "test.csv": said}
+
+
+def test_members_are_those_of_these_values_or_without_those(tmp_path):
+    configs = {"0": "view: frontal\nimage: {size: 320}\n", "1": "view: lateral\nimage: {size: 320}\n"}
+    configs |= {"2": "view: [frontal, lateral]\nimage: {size: 224}\n", "3": "view: frontal\nimage: {size: 224}\n"}
+    for name, config in configs.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(config)
+    runs = [tmp_path / name for name in configs]
+
+    def names(**options):
+        return "".join(r.name for r in Ensemble(members=1, **options).eligible(runs))
+
+    assert names(only={"view": "frontal"}) == "03"
+    assert names(only={"view": "frontal", "image.size": 224}) == "3"
+    assert names(only={"image.size": 224.0}) == "23"
+    assert names(only={"view": ["frontal", "lateral"]}) == "2"
+    assert names(without={"view": OmegaConf.create(["frontal", "lateral"])}) == "013"
+    assert names(only={"image.size": 320}, without={"view": "lateral"}) == "0"
+
+
+def test_members_are_scored_as_they_were_and_those_that_differ_are_named(tmp_path):
+    found, valid = two_findings("abcd", GOOD, BAD, TRUTH), two_findings("efgh", GOOD, BAD, TRUTH, "valid")
+    found.loc[3, "y_edema"] = np.nan
+    negative = {"blank": "negative", "uncertain": "ignore"}
+    runs = [write_views(tmp_path, k, found, valid, "a: 1\n", scored=negative) for k in "01"]
+    _, evaluation = write_ensemble(Ensemble(members=2), "mean", runs, tmp_path)
+    assert evaluation["scored"] == negative
+    assert evaluation["splits"]["test"]["labels"]["edema"]["auroc"]["n"] == 4
+    write_views(tmp_path, "1", found, valid, "a: 1\n")
+    write_comparison(tmp_path, {"mean": {"members": 2}})
+    said = "runs 0 and 1 score labels otherwise: blank negative, uncertain ignore; blank ignore, uncertain ignore"
+    assert f"Mean is not made: {said}." in (tmp_path / "report.html").read_text()

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import cv2
+import hydra
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
+import torch
+from conftest import TINY, compose_config
+from sklearn.metrics import log_loss, roc_auc_score
 
+from xraylab import conf_dir, evaluate
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split, labels_of, prediction_table, quick_metrics, read_table, write_table
+from xraylab.evaluation import (
+    evaluate_split,
+    labels_of,
+    prediction_table,
+    quick_metrics,
+    read_table,
+    scored_labels,
+    write_table,
+)
 from xraylab.metrics import COUNTS, METRICS
+from xraylab.report import closing_table, macro_notes
+from xraylab.training import train
 
 
 @pytest.fixture
@@ -58,6 +74,29 @@ def test_uncertain_and_blank_labels_are_not_scored(table):
     assert out["auroc"]["n"] == certain.sum() < 60
     assert out["auroc"]["value"] == pytest.approx(roc_auc_score(table["y_other"][certain], table["p_other"][certain]))
     assert out["uncertain"]["value"] == (table["y_other"] == -1).sum()
+    assert out["blank"]["value"] == 5
+
+
+def test_what_uncertain_and_blank_labels_count_as():
+    raw = np.array([1, 0, -1, np.nan], np.float32)
+    np.testing.assert_array_equal(scored_labels(raw), [1, 0, np.nan, np.nan])
+    np.testing.assert_array_equal(scored_labels(raw, "negative"), [1, 0, np.nan, 0])
+    np.testing.assert_array_equal(scored_labels(raw, "ignore", "positive"), [1, 0, 1, np.nan])
+    np.testing.assert_array_equal(scored_labels(torch.from_numpy(raw), "negative", "negative").numpy(), [1, 0, 0, 0])
+    np.testing.assert_array_equal(raw, [1, 0, -1, np.nan], "the labels themselves stay")
+
+
+@pytest.mark.parametrize("uncertain", ["ignore", "negative", "positive"])
+@pytest.mark.parametrize("blank", ["ignore", "negative"])
+def test_an_evaluation_scores_what_it_is_told_to(table, blank, uncertain):
+    values = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
+    truth = table["y_other"].replace(-1, values[uncertain]).where(table["y_other"].notna(), values[blank])
+    kept = truth.notna()
+    out = evaluate_split(table, False, 20, blank=blank, uncertain=uncertain)["labels"]["other"]
+    assert out["auroc"]["n"] == kept.sum()
+    assert out["auroc"]["value"] == pytest.approx(roc_auc_score(truth[kept], table["p_other"][kept]))
+    raw = evaluate_split(table, False, 0)["labels"]["other"]
+    assert all(out[c]["value"] == raw[c]["value"] for c in COUNTS), "labels are counted as they are"
 
 
 def test_an_undefined_metric_is_null_with_its_reason_and_left_out_of_the_mean(table):
@@ -106,3 +145,70 @@ def test_a_file_that_is_no_table_is_refused(tmp_path):
         read_table(tmp_path / "x.csv")
     with pytest.raises(UserError, match="cannot be read"):
         read_table(tmp_path / "none.csv")
+
+
+@pytest.fixture(scope="module")
+def unsure(tmp_path_factory):
+    """A run on a CSV whose second finding is often uncertain or blank, scored as positive and as negative."""
+    folder = tmp_path_factory.mktemp("unsure")
+    rng = np.random.default_rng(0)
+    lines = ["id,patient,split,images,sick,shadow"]
+    for i in range(72):
+        raw = ("1", "0", "-1", "")[i % 4]
+        cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 120, (16, 16)).astype(np.uint8) + 60 * (i % 2))
+        lines.append(f"s{i},p{i},{('train', 'valid', 'test')[i // 4 % 3]},{i}.png,{i % 2},{raw}")
+    (folder / "mine.csv").write_text("\n".join(lines) + "\n")
+    options = [
+        *TINY, "dataset=table", f"dataset.root={folder / 'mine.csv'}", "backbone=cnn", "backbone.layers=2", "image.size=16",
+        "max_epochs=1", "loss.balance=none", "evaluate.blank=negative", "evaluate.uncertain=positive",
+    ]  # fmt: skip
+    run = folder / "run"
+    run.mkdir()
+    train(compose_config(*options), run, options)
+    return run
+
+
+def test_a_run_scores_labels_as_its_settings_say(unsure):
+    evaluation = json.loads((unsure / "evaluation.json").read_text())
+    assert evaluation["scored"] == {"blank": "negative", "uncertain": "positive"}
+    table = read_table(unsure / "predictions" / "valid.csv")
+    shadow = evaluation["splits"]["valid"]["labels"]["shadow"]
+    assert {c: shadow[c]["value"] for c in COUNTS} == {"positives": 6, "negatives": 6, "uncertain": 6, "blank": 6}
+    assert table["y_shadow"].isna().sum() == 6, "the table keeps the labels as they are"
+    truth = scored_labels(table[["y_sick", "y_shadow"]].to_numpy(), "negative", "positive")
+    p = table[["p_sick", "p_shadow"]].to_numpy()
+    assert shadow["auroc"]["n"] == 24
+    assert shadow["auroc"]["value"] == pytest.approx(roc_auc_score(truth[:, 1], p[:, 1]))
+    history = pd.read_csv(unsure / "history.csv").iloc[0]
+    assert history["valid/shadow/auroc"] == pytest.approx(shadow["auroc"]["value"])
+    assert history["valid/loss"] == pytest.approx(log_loss(truth.ravel(), p.ravel()), rel=1e-5)
+    said = "labels that are not mentioned are scored as negative and uncertain labels are scored as positive"
+    assert said in closing_table(evaluation, unsure, "1 s")
+    assert said[1:] in (unsure / "report.html").read_text()
+
+
+def test_a_run_can_be_scored_anew(unsure, tmp_path):
+    run = shutil.copytree(unsure, tmp_path / "run")
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        evaluate.job(hydra.compose("evaluate", [f"run={run}", "blank=ignore", "num_workers=0"]))
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["scored"] == {"blank": "ignore", "uncertain": "positive"}
+    assert evaluation["splits"]["test"]["labels"]["shadow"]["auroc"]["n"] == 18
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(UserError) as stop:
+        evaluate.job(hydra.compose("evaluate", [f"run={run}", "uncertain=maybe"]))
+    assert str(stop.value) == "evaluate.uncertain=maybe: it should be 'ignore', 'negative' or 'positive'."
+
+
+def test_a_finding_without_positives_and_one_that_is_all_blank_are_left_out_of_the_mean_and_named(table, tmp_path):
+    table["y_empty"], table["p_empty"] = np.nan, 0.5
+    out = evaluate_split(table, False, 20)
+    assert out["labels"]["empty"]["auroc"]["reason"] == "no study has a label that is scored"
+    left_out = "without never (no positive study), empty (no study has a label that is scored)"
+    assert macro_notes(out) == [
+        f"macro of auroc, average precision, f1, kappa, sensitivity over 2 of 4 findings, {left_out}",
+        "macro of accuracy, specificity over 3 of 4 findings, without empty (no study has a label that is scored)",
+    ]
+    evaluation = {"data": "x", "checkpoint": {"file": "best.ckpt", "epoch": 0}, "splits": {"test": out}}
+    assert f"sensitivity over 2 of 4 findings, {left_out}" in closing_table(evaluation, tmp_path, "1 s")
+    whole = evaluate_split(table[["id", "patient", "group", "split", "p_acl", "p_other", "y_acl", "y_other"]], False, 0)
+    assert macro_notes(whole) == ["macro over 2 of 2 findings"]

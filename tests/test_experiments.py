@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from xraylab.settings import check_config
 SWEEPS = sorted(p.stem for p in (conf_dir() / "sweep").glob("*.yaml") if p.stem != "none")
 RECIPES = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml") if p.stem != "none")
 ALEXNET_FEATURES = 2_469_696  # torchvision's AlexNet, its five convolutions
+DENSENET121_FEATURES = 7_978_856 - 1_025_000  # torchvision's without its classifier of 1,000 classes
 DENSENET169_FEATURES = 14_149_480 - 1_665_000  # torchvision's without its classifier of 1,000 classes
 RESNET50_STAGE4, RESNET50_BLOCK3 = 14_964_736, 4_462_592  # of torchvision's
 
@@ -102,6 +104,31 @@ CNN2 = {k: v for k, v in CNN.items() if k not in (*PLAIN, "augmentation.per")} |
 DENSENET201 = KERAS | {"backbone.name": "densenet201", "backbone.pretrained": True, "head.hidden": []}
 RESNET50 = KERAS | {"backbone.name": "resnet50", "backbone.pretrained": True, "head.hidden": []}
 
+TUTORIAL = {
+    "backbone.name": "densenet121",
+    "backbone.pretrained": False,
+    "backbone.in_chans": 1,
+    "backbone.spatial": "max",
+    "head.hidden": [],
+    "image.size": 320,
+    "image.mean": 0.0,
+    "image.std": 255.0,
+    "dataset.view": "frontal",
+    "dataset.findings": "all",
+    "loss._target_": "xraylab.uncertainty.Uncertainty",
+    "loss.u": 0.4,
+    "loss.w": 0.75,
+    "loss.blank": "negative",
+    "loss.reduction": "all",
+    "loss.balance": "none",
+    "evaluate.blank": "negative",
+    "batch_size": 32,
+    "max_epochs": 3,
+    "optimizer._target_": "torch.optim.Adam",
+    "optimizer.lr": 1e-3,
+    "trainable": DENSENET121_FEATURES - 2 * 64 * 49 + 14 * 1025,  # of one channel
+}
+
 # Figures of the publications, copied; None where the publication does not say.
 PUBLISHED = {
     "mrnet_blog": {
@@ -180,6 +207,21 @@ PUBLISHED = {
     "mura_resnet50_block3": RESNET50 | {"trainable": RESNET50_BLOCK3 + 2049},
     "mura_resnet50_stage4": RESNET50 | {"trainable": RESNET50_STAGE4 + 2049},
     "mura_resnet50_mlp": RESNET50 | {"head.hidden": [512, 512], "head.dropout": 0.25, "trainable": RESNET50_STAGE4 + mlp(2048)},
+    "chexpert_paper": {
+        "backbone.name": "densenet121",
+        "pool._target_": "xraylab.models.MaxProbability",  # study = max over views
+        "dataset.findings": "competition",
+        "unit": "image",
+        "selection": "official",
+        "image.size": 320,
+        "optimizer._target_": "torch.optim.Adam",
+        "optimizer.lr": 1e-4,
+        "batch_size": 16,
+        "max_epochs": 3,
+        "trainable": DENSENET121_FEATURES + 5 * 1025,
+    },
+    "chest_tutorial": TUTORIAL | {"dataset._target_": "xraylab.data.mimic_tutorial.MimicTutorial"},
+    "chest_mimic": TUTORIAL | {"dataset._target_": "xraylab.data.mimic_cxr.MIMIC"},
     # the published ResNet-18 of 28 pixels: a stem of 3x3, stride 1, no pooling
     "pneumoniamnist": {"backbone.name": "resnet18", "backbone.stem": "small", "resolution": 28, "trainable": 11_168_193},
 }
@@ -195,7 +237,7 @@ def stand_ins(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     (folder / "torch" / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(torchvision.models.alexnet().state_dict(), folder / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth")
-    for name in ("densenet169", "densenet201", "resnet50"):
+    for name in ("densenet121", "densenet169", "densenet201", "resnet50"):
         model = timm.create_model(name)
         repository = folder / "hub" / f"models--{model.pretrained_cfg['hf_hub_id'].replace('/', '--')}"
         (repository / "snapshots" / "0").mkdir(parents=True)
@@ -213,8 +255,9 @@ def weights(monkeypatch, stand_ins):
 
 
 @pytest.fixture
-def trees(mrnet_root, pneumonia_file, mura_root):
+def trees(mrnet_root, pneumonia_file, mura_root, chexpert_root, mimic_root, tutorial_root):
     return {name: mura_root for name in RECIPES if name.startswith("mura")} | {
+        "chexpert_paper": chexpert_root, "chest_mimic": mimic_root, "chest_tutorial": tutorial_root,
         "mrnet_blog": mrnet_root, "mrnet_paper": mrnet_root, "pneumoniamnist": pneumonia_file,
     }  # fmt: skip
 
@@ -224,6 +267,8 @@ def small(name: str) -> list[str]:
     if name.startswith(("mrnet", "mura_cnn")):
         return ["max_epochs=1", "bootstrap=20", "image.size=64"]
     size = ["+backbone.kwargs.channels=[8,8,16,16]"] if name == "pneumoniamnist" else ["image.size=32"]
+    if name in ("uncertainty_policies", "chest_eight"):
+        size = ["image.size=64", "backbone=resnet18", "backbone.pretrained=false", "+backbone.kwargs.channels=[8,8,16,16]"]
     return ["max_epochs=1", "bootstrap=20", *size]
 
 
@@ -254,7 +299,7 @@ def test_every_recipe_runs_on_its_tree(name, train_here, tmp_path, trees, weight
     run = train_here(tmp_path / name, f"experiment={name}", f"dataset.root={trees[name]}", *small(name))
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert evaluation["data"] == "synthetic sample"
-    official = name.startswith("mrnet")
+    official = name.startswith("mrnet") or name == "chexpert_paper"
     assert set(evaluation["splits"]) == ({"valid"} if official else {"valid", "test"})
     assert evaluation["splits"]["valid"]["selected_on"]
     assert (run / "report.html").exists()
@@ -271,23 +316,28 @@ RUNS = {
     "mura_regularisation": (5, ["seed=0"]),
     "mura_cnn_ladder": (8, ["backbone.layers=2,6"]),
     "mura_body_parts": (8, []),
+    "uncertainty_policies": (8, []),
+    "chest_eight": (4, ["loss=ignore,hedged"]),
     "mura_transfer": (2, ["experiment=mura_densenet201_mlp,mura_resnet50_block3"]),
 }
 ENSEMBLES = {
     "mura_ensemble": {"mean of best 5"},
     "mura_body_parts": {"mean of body parts", "each on its own part"},
+    "uncertainty_policies": {"mixed"},
+    "chest_eight": {f"frontal and lateral {policy}" for policy in ("ignore", "hedged")},
 }
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_sweep_ends_with_its_comparison(name, command, tmp_path, mura_root, stand_ins):
+def test_every_sweep_ends_with_its_comparison(name, command, tmp_path, mura_root, chexpert_root, mimic_root, stand_ins):
     """By the command of its record, with sizes and epochs changed."""
+    root = {"uncertainty_policies": chexpert_root, "chest_eight": mimic_root}.get(name, mura_root)
     if name == "mura_body_parts":  # every part needs both classes in train
-        mura_root = write_mura(tmp_path / "MURA-v1.1", train=170, valid=40)
+        root = write_mura(tmp_path / "MURA-v1.1", train=170, valid=40)
     jobs, fewer = RUNS[name]
     options = small("mura_cnn" if name in ("mura_regularisation", "mura_cnn_ladder", "mura_body_parts") else name)
     environment = {"HF_HUB_CACHE": str(stand_ins / "hub"), "TORCH_HOME": str(stand_ins / "torch")}
-    done = command("train", *(["-m"] if fewer else []), f"sweep={name}", f"dataset.root={mura_root}", *options, *fewer,
+    done = command("train", *(["-m"] if fewer else []), f"sweep={name}", f"dataset.root={root}", *options, *fewer,
                    cwd=tmp_path, **environment)  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     (folder,) = (tmp_path / "outputs" / name / "multirun").iterdir()
@@ -299,4 +349,8 @@ def test_every_sweep_ends_with_its_comparison(name, command, tmp_path, mura_root
     assert rows[rows["job"].astype(str).isin(members)]["overrides"].nunique() == jobs
     page = (folder / "report.html").read_text()
     assert "Synthetic sample" in page
-    assert "kappa by group" in page
+    if root == chexpert_root:
+        assert "Irvin et al. 2019, table 3" in page
+        assert {"mixed", "selftrained"} <= set(re.findall(r"\w+", page))
+    elif root != mimic_root:
+        assert "kappa by group" in page

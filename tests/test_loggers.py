@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+
+import numpy as np
 import pandas as pd
+import pytest
 from conftest import TINY
+from matplotlib.image import imread
 
 QUICK = [*TINY, "max_epochs=2", "batch_size=4", "log_every=2"]
 
@@ -19,15 +25,34 @@ def test_tensorboard_gets_losses_metrics_and_the_learning_rate(train_here, tmp_p
     assert [e.step for e in events.Scalars("train/running_loss")] == [2, 4, 6, 8, 10, 12, 14, 16]
     history = pd.read_csv(run / "history.csv")
     assert [round(e.value, 4) for e in events.Scalars("train/loss")] == history["train/loss"].round(4).tolist()
+    # after the evaluation
+    assert set(events.Tags()["images"]) == {"valid/roc", "valid/pr", "test/roc", "test/pr"}
+    height, width, _ = imread(run / "figures" / "test_roc.png").shape
+    (picture,) = events.Images("test/roc")
+    assert (picture.height, picture.width) == (height, width)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    (sent,) = events.Scalars("test/macro/auroc")
+    assert sent.value == pytest.approx(evaluation["splits"]["test"]["macro"]["auroc"]["value"])
+    assert sent.step == picture.step == evaluation["checkpoint"]["step"]
 
 
 def test_wandb_records_offline_in_the_run_directory(train_here, tmp_path, mrnet_root, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=wandb")
     (record,) = run.glob("wandb/offline-run-*/run-*.wandb")
-    assert b"running_loss" in record.read_bytes()
     import wandb
 
+    recorded = record.read_bytes()
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    for sent in ("test/acl/auroc", "best/valid/macro/auroc"):
+        split, name, metric = sent.removeprefix("best/").split("/")
+        result = evaluation["splits"][split]
+        value = {**result["labels"], "macro": result["macro"]}[name][metric]["value"]
+        assert re.search(rf"{sent}.{{1,8}}{re.escape(json.dumps(value))}".encode(), recorded, re.S), sent
+    for key in ("valid/roc", "valid/pr", "test/roc", "test/pr"):
+        (file,) = record.parent.glob(f"files/media/images/{key}_*.png")
+        np.testing.assert_array_equal(imread(file), imread(run / "figures" / f"{key.replace('/', '_')}.png"))
+        assert f"media/images/{key}_".encode() in recorded
     assert wandb.run is None, "the next job of a sweep gets a run of its own"
 
 
@@ -41,3 +66,18 @@ def test_a_failing_dashboard_does_not_stop_a_run(train_here, tmp_path, mrnet_roo
     run = train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=wandb")
     assert len(pd.read_csv(run / "history.csv")) == 2
     assert caplog.text.count("W&B is off for the rest of this run: no network, no key") == 1
+
+
+def test_a_run_that_fails_leaves_no_dashboard_open(train_here, tmp_path, mrnet_root, monkeypatch):
+    import wandb
+
+    from xraylab import training
+
+    def fail(*_, **__):
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(training, "evaluate_run", fail)
+    with pytest.raises(RuntimeError, match="no more"):
+        train_here(tmp_path / "run", *QUICK, "max_epochs=1", f"dataset.root={mrnet_root}", "logger=wandb")
+    assert list(tmp_path.glob("run/wandb/offline-run-*"))
+    assert wandb.run is None

@@ -75,6 +75,9 @@ def test_memory_is_bounded_by_chunks(monkeypatch):
     monkeypatch.setattr("xraylab.metrics.CHUNK", 200)
     cut = Resamples(np.arange(50), 64, 3).replicates(np.arange(50), y, p, 0.5)
     assert all(np.array_equal(whole[m], cut[m]) for m in METRICS)
+    monkeypatch.setattr("xraylab.metrics.KEPT", 0)
+    drawn_anew = Resamples(np.arange(50), 64, 3).replicates(np.arange(50), y, p, 0.5)
+    assert all(np.array_equal(whole[m], drawn_anew[m]) for m in METRICS)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():

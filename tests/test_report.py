@@ -6,10 +6,15 @@ import json
 import re
 import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import TINY, compose_config
+from PIL import Image
 
-from xraylab.report import number, write_report
+from xraylab.evaluation import evaluate_split, write_table
+from xraylab.metrics import number
+from xraylab.report import closing_table, write_report
 from xraylab.training import train
 
 
@@ -58,10 +63,43 @@ def test_real_data_is_not_called_synthetic_and_undefined_is_said(run, tmp_path):
     write_report(copy)
     page = (copy / "report.html").read_text()
     assert "Synthetic" not in page
-    assert "acl auroc: no positive study" in page
+    assert "acl auroc, average precision: no positive study" in page
 
 
 def test_numbers():
     assert number({"value": 0.91234, "low": 0.9, "high": 1.0}) == "0.912 (0.900-1.000)"
     assert number({"value": None, "low": None, "high": None}) == "-"
     assert number({"value": 12, "low": None, "high": None}) == "12"
+
+
+def test_the_curves_are_files_too_and_marked(run):
+    for name in ("valid_roc", "valid_pr", "test_roc", "test_pr"):
+        with Image.open(run / "figures" / f"{name}.png") as picture:
+            assert picture.info["Description"] == "synthetic sample"
+    assert "uncertain" not in (run / "report.html").read_text().split("<h2>Configuration")[0], "a column of zeros says nothing"
+
+
+def test_a_page_of_fourteen_findings(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    rng = np.random.default_rng(0)
+    n, labels = 4000, [f"finding {k}" for k in range(14)]
+    frame = pd.DataFrame({"id": [f"s{i}" for i in range(n)], "patient": [f"p{i // 2}" for i in range(n)]})
+    frame["group"], frame["split"] = "frontal", "test"
+    for k, label in enumerate(labels):
+        truth = (rng.random(n) < 0.03 * k).astype(float)
+        frame[f"p_{label}"] = 1 / (1 + np.exp(-rng.normal(truth * 1.5, 1)))
+        frame[f"y_{label}"] = np.where(rng.random(n) < 0.1, -1, np.where(rng.random(n) < 0.2, np.nan, truth))
+    evaluation = json.loads((copy / "evaluation.json").read_text())
+    evaluation |= {"splits": {"test": evaluate_split(frame, False, 10)}, "data": "CheXpert-v1.0"}
+    (copy / "evaluation.json").write_text(json.dumps(evaluation))
+    write_table(frame, copy / "predictions" / "test.csv")
+    page = write_report(copy).read_text()
+    assert len(page) < 3_000_000
+    assert page.count("<svg") == 3, "two pictures of small panels, and the training's"
+    assert "<th>uncertain</th><th>blank</th>" in page
+    assert "over 13 of 14 findings, without finding 0 (no positive study)." in page
+    with Image.open(copy / "figures" / "test_roc.png") as picture:
+        assert picture.info.get("Description", "") == ""
+        assert picture.height > 1000
+    closing = closing_table(evaluation, copy, "1 s").splitlines()
+    assert sum(line.split()[:1] == ["finding"] for line in closing) == 14

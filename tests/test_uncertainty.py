@@ -193,11 +193,15 @@ def test_findings_are_named_in_any_spelling_and_mistakes_are_said():
             made(**options)
 
 
-def test_a_finding_that_is_never_negative_is_refused_with_a_remedy():
+def test_a_finding_of_one_class_is_named_and_refused_where_it_is_all_or_must_be_balanced(caplog):
     labels = np.array([[1, 1, 0], [NAN, 0, 1]])
-    with pytest.raises(UserError, match=r"edema has 1 positive and 0 negative .* \(loss.blank=negative\)"):
-        made(labels=labels, blank="ignore")
-    made(labels=labels)
+    made(labels=labels, blank="ignore")
+    assert "of studies in train, there is only one class of edema (1 positive, 0 negative)" in caplog.text
+    with pytest.raises(UserError, match=r"only one class of edema .* \(loss.blank=negative\), or choose another split"):
+        made(labels=labels, blank="ignore", balance="label")
+    with pytest.raises(UserError, match="there is nothing to learn"):
+        made(labels=np.ones((5, 3)))
+    made(labels=labels, balance="label")
 
 
 # ---- other curves and outputs ---------------------------------------------------------------------------------------

@@ -20,16 +20,18 @@ from xraylab.build import build, find_data, plain, read
 from xraylab.callbacks import Unfreeze
 from xraylab.data.module import StudyDataModule, worker_count
 from xraylab.data.reader import cache_dir
-from xraylab.data.table import StudyTable, assign_splits
+from xraylab.data.table import StudyTable, assign_splits, hold_back
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
+from xraylab.evaluation import scored_labels
 from xraylab.metrics import METRICS
-from xraylab.models import StudyNet
+from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.studynet import per_channel
 from xraylab.module import StudyModule
-from xraylab.settings import Settings, check_config, existing_run
+from xraylab.remote import is_url
+from xraylab.settings import Evaluate, Settings, check_config, existing_run
 
 log = logging.getLogger(__name__)
-RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache")
+RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload")
 
 
 @dataclass
@@ -97,19 +99,23 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     if path is None:
         path = reader.embedded(embedded)
     log.info("reading %s", path)
-    cfg.dataset.root = str(path.absolute())
+    cfg.dataset.root = reader.root if is_url(reader.root) else str(path.absolute())
     split_seed = settings.seed if settings.split_seed is None else settings.split_seed
     table = assign_splits(read(reader, path), settings.selection, settings.fold, settings.valid_fraction, split_seed)
+    if loss.held_back:
+        table = hold_back(table, loss.held_back, split_seed)
     digest = table.split_digest()
     table, packed = with_cache(table, settings, reader.on_error)
     if settings.unit == "image" and not table.views:
         raise UserError(f"unit=image: the images of {table.name} are slices, whose labels are their volume's. Leave unit=study.")
     _announce(table, settings)
-    _check_labels(table, _monitors(settings, monitor if schedule else None))
+    _check_labels(table, _monitors(settings, monitor if schedule else None), settings.evaluate)
     if table.channels not in (1, backbone.in_chans):
         raise UserError(f"{table.name} has colour images: backbone.in_chans={backbone.in_chans} must be {table.channels}.")
     if loss.exclusive and not table.exclusive:
         raise UserError(f"loss=cross_entropy is for exclusive labels; those of {table.name} are not. Use loss=weighted_bce.")
+    if loss.exclusive and isinstance(pool, MaxProbability):
+        raise UserError("pool=max_probability: largest probabilities of exclusive classes do not sum to 1. Use mean_probability.")
     if table.exclusive and not loss.exclusive:
         log.warning(
             "%s has %d exclusive classes: trained as labels on their own; loss=cross_entropy treats them as exclusive.",
@@ -122,6 +128,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     loss.build(len(table.labels), len(groups))
     counted = "images" if settings.unit == "image" else "studies"
     loss.fit(units.label_values(rows), table.labels, units.group_numbers()[rows], counted, groups)
+    loss.attach(units)
     if loss.balance == "group" and (strange := sorted(set(table.part("valid")["group"]) - set(groups))):
         log.warning("loss.balance=group: valid has groups that train has not, whose studies weigh 1: %s.", listed(strange))
     log.info("loss: %s, counted on %d %s of train", loss.describe(table.labels, groups), len(rows), counted)
@@ -139,6 +146,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     module = StudyModule(
         net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), optimizer,
         _scheduler(schedule, steps), interval, monitor, settings.seed, table.data, groups, settings.unit, digest,
+        settings.evaluate.blank, settings.evaluate.uncertain,
     )  # fmt: skip
     return Job(OmegaConf.create(plain(cfg)), settings, table, digest, data, module, callbacks, accelerator, precision)
 
@@ -253,11 +261,11 @@ def _monitors(settings: Settings, scheduler: str | None) -> dict[str, str]:
     return {key: metric for key, metric in keys.items() if metric is not None}
 
 
-def _check_labels(table: StudyTable, monitors: dict[str, str]) -> None:
+def _check_labels(table: StudyTable, monitors: dict[str, str], counts_as: Evaluate) -> None:
     """Say where metrics will be undefined; refuse to monitor one that will be, or that does not exist."""
     single = []
     for split in ("valid", "test"):
-        values = table.label_values(table.part(split).index)
+        values = scored_labels(table.label_values(table.part(split).index), counts_as.blank, counts_as.uncertain)
         for i, label in enumerate(table.labels):
             positives, negatives = int((values[:, i] == 1).sum()), int((values[:, i] == 0).sum())
             if len(values) and not (positives and negatives):

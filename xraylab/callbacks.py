@@ -90,6 +90,7 @@ class History(Callback):
             **metrics,
             "seconds": round(seconds, 3),
             **{f"{unit}_per_s": round(count / max(self._trained - self._start, 1e-9), 3) for unit, count in counts.items()},
+            **pl_module.loss.state(self.labels),
         }
         self.rows.append(row)
         self._write()

@@ -21,6 +21,7 @@ xraylab.evaluate: predict again with a run's checkpoint, and write its tables, e
   python -m xraylab.evaluate run=outputs/mrnet/<date_time>
   python -m xraylab.evaluate run=outputs/mrnet/<date_time> checkpoint=last
   python -m xraylab.evaluate run=outputs/mrnet/<date_time> root=/new/place/MRNet-v1.0
+  python -m xraylab.evaluate run=outputs/chexpert/<date_time> blank=negative
 """
 
 
@@ -50,6 +51,11 @@ def job(cfg: DictConfig) -> None:
             config.cache = cfg.cache
         if cfg.bootstrap is not None:
             config.bootstrap = cfg.bootstrap
+        if "first" in config.loss:
+            config.loss.first = None  # for training only
+        for key in ("blank", "uncertain"):
+            if cfg[key] is not None:
+                OmegaConf.update(config, f"evaluate.{key}", cfg[key], force_add=True)
         if OmegaConf.select(cfg, "accelerator.accelerator") != "auto":
             config.accelerator = cfg.accelerator
     try:

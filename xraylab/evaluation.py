@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,14 @@ from xraylab.errors import UserError, listed
 from xraylab.metrics import COUNTS, LEVEL, METRICS, Resamples, point, result, undefined
 from xraylab.run import beside
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 KEYS = ["id", "patient", "group", "split"]
 THRESHOLD = 0.5
+CERTAIN = {"blank": "ignore", "uncertain": "ignore"}  # what is scored unless told: certain labels
+VALUES = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
+Labels = TypeVar("Labels", np.ndarray, "Tensor")
 
 
 def prediction_table(
@@ -79,9 +85,23 @@ def labels_of(table: pd.DataFrame) -> list[str]:
     return [c[2:] for c in table.columns if c.startswith("p_") and f"y_{c[2:]}" in table.columns]
 
 
+def scored_labels(raw: Labels, blank: str = "ignore", uncertain: str = "ignore") -> Labels:
+    """What labels count as in an evaluation: 1, 0, or NaN where not scored.
+
+    Args:
+        raw: floating, of any shape: 1, 0, -1 uncertain, NaN not mentioned.
+        blank, uncertain: what such labels count as: ``ignore``, ``negative``, or ``positive``.
+    """
+    truth = raw.copy() if isinstance(raw, np.ndarray) else raw.clone()
+    truth[raw == -1] = VALUES[uncertain]
+    truth[raw != raw] = VALUES[blank]
+    return truth
+
+
 def evaluate_split(
-    table: pd.DataFrame, selected_on: bool, resamples: int = 1000, seed: int = 0, exclusive: bool = False
-) -> dict[str, Any]:
+    table: pd.DataFrame, selected_on: bool, resamples: int = 1000, seed: int = 0, exclusive: bool = False,
+    blank: str = "ignore", uncertain: str = "ignore",
+) -> dict[str, Any]:  # fmt: skip
     """Every metric of one split, by label, as the mean over labels, and by group.
 
     Args:
@@ -89,19 +109,20 @@ def evaluate_split(
         selected_on: whether choices were made on these studies.
         resamples: bootstrap resamples behind each interval, over patients where known, else over studies.
         exclusive: exactly one label of a study is true; adds the accuracy and kappa of the likeliest label.
+        blank, uncertain: what such labels count as, see :func:`scored_labels`; the counts of labels are raw.
 
     Returns:
         ``n, patients, unit, selected_on, bootstrap, threshold, labels, macro, groups[, exclusive]``; every metric is
         ``{"value", "low", "high", "n", "reason"}``, value null with a reason where it is undefined.
     """
-    known = bool((table["patient"].fillna("") != "").all()) and len(table) > 0
-    clusters = pd.factorize(table["patient"] if known else table["id"])[0]
-    draws = Resamples(clusters, resamples, seed)
-    everything = _evaluate(table, np.arange(len(table)), draws)
+    known = _patients_known(table)
+    draws = Resamples(_clusters(table), resamples, seed)
+    truth = scored_labels(table[[f"y_{label}" for label in labels_of(table)]].to_numpy(np.float64), blank, uncertain)
+    everything = _evaluate(table, truth, np.arange(len(table)), draws)
     groups = {}
     for name in sorted(table["group"].unique()):
         rows = np.flatnonzero((table["group"] == name).to_numpy())
-        part = everything if len(rows) == len(table) else _evaluate(table, rows, draws)
+        part = everything if len(rows) == len(table) else _evaluate(table, truth, rows, draws)
         groups[str(name)] = {"n": len(rows), "patients": int(table["patient"].iloc[rows].nunique()) if known else None, **part}
     out = {
         "n": len(table),
@@ -126,17 +147,25 @@ def by_unit(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
             yield split, by_study["images"]
 
 
-def _evaluate(table: pd.DataFrame, rows: np.ndarray, draws: Resamples) -> dict[str, Any]:
+def _patients_known(table: pd.DataFrame) -> bool:
+    return bool((table["patient"].fillna("") != "").all()) and len(table) > 0
+
+
+def _clusters(table: pd.DataFrame) -> np.ndarray:
+    """The number of each row's patient, or study where patients are not known: int64 (N,)."""
+    return pd.factorize(table["patient"] if _patients_known(table) else table["id"])[0]
+
+
+def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, draws: Resamples) -> dict[str, Any]:
     labels: dict[str, Any] = {}
     replicates: dict[str, list[np.ndarray]] = {m: [] for m in METRICS}
     names: dict[str, list[str]] = {m: [] for m in METRICS}
-    scored = np.zeros(len(rows), bool)
-    for label in labels_of(table):
+    certain = (scored[rows] == 0) | (scored[rows] == 1)
+    for i, label in enumerate(labels_of(table)):
         raw, probability = table[f"y_{label}"].to_numpy()[rows], table[f"p_{label}"].to_numpy()[rows]
-        certain = (raw == 0) | (raw == 1)
-        scored |= certain
-        truth, called = raw[certain].astype(int), probability[certain]
-        samples = draws.replicates(rows[certain], truth, called, THRESHOLD)
+        known = certain[:, i]
+        truth, called = scored[rows[known], i].astype(int), probability[known]
+        samples = draws.replicates(rows[known], truth, called, THRESHOLD)
         labels[label] = {}
         for metric in METRICS:
             value, reason = point(metric, truth, called, THRESHOLD), undefined(metric, truth)
@@ -144,15 +173,15 @@ def _evaluate(table: pd.DataFrame, rows: np.ndarray, draws: Resamples) -> dict[s
             if value is not None:
                 replicates[metric].append(samples[metric])
                 names[metric].append(label)
-        counts = {"positives": (raw == 1).sum(), "negatives": (raw == 0).sum(), "uncertain": (raw == -1).sum()}
-        labels[label] |= {c: result(int(counts[c]), len(raw)) for c in COUNTS}
+        counts = {"positives": raw == 1, "negatives": raw == 0, "uncertain": raw == -1, "blank": np.isnan(raw)}
+        labels[label] |= {c: result(int(counts[c].sum()), len(raw)) for c in COUNTS}
     macro = {}
     for metric in METRICS:
         values = [labels[name][metric]["value"] for name in names[metric]]
         mean = float(np.mean(values)) if values else None
         reason = None if values else "undefined for every label"
         spread = np.mean(replicates[metric], axis=0) if values else None
-        macro[metric] = {**result(mean, int(scored.sum()), spread, reason), "labels": names[metric]}
+        macro[metric] = {**result(mean, int(certain.any(1).sum()), spread, reason), "labels": names[metric]}
     return {"labels": labels, "macro": macro}
 
 
@@ -175,11 +204,43 @@ def _exclusive(table: pd.DataFrame, draws: Resamples) -> dict[str, Any]:
     }
 
 
+def paired_difference(
+    table: pd.DataFrame, other: pd.DataFrame, resamples: int, seed: int, blank: str = "ignore", uncertain: str = "ignore"
+) -> dict[str, Any]:  # fmt: skip
+    """The macro AUROC of one prediction table minus that of another, with a paired bootstrap interval.
+
+    Args:
+        table, other: of the same studies and raw labels, row by row; both are resampled by the same draws.
+        resamples, seed: of the bootstrap, over patients where known, else over studies.
+        blank, uncertain: what such labels count as, see :func:`scored_labels`.
+
+    Returns:
+        ``{"value", "low", "high", "n", "reason"}``; n is the number of studies.
+    """
+    draws = Resamples(_clusters(table), resamples, seed)
+    values, replicates = [], []
+    for label in labels_of(table):
+        truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
+        rows = np.flatnonzero((truth == 0) | (truth == 1))
+        called = truth[rows].astype(int)
+        if undefined("auroc", called):
+            continue
+        pair = [t[f"p_{label}"].to_numpy()[rows] for t in (table, other)]
+        ours, theirs = (point("auroc", called, p) or 0.0 for p in pair)
+        values.append(ours - theirs)
+        a, b = (draws.replicates(rows, called, p, THRESHOLD)["auroc"] for p in pair)
+        replicates.append(a - b)
+    if not values:
+        return result(None, len(table), None, "undefined for every label")
+    return result(float(np.mean(values)), len(table), np.mean(replicates, axis=0))
+
+
 def quick_metrics(labels: Sequence[str], probabilities: np.ndarray, raw: np.ndarray) -> dict[str, float]:
     """Point values by label and their means, for the end of an epoch: ``<label>/auroc`` ... ``macro/auroc`` ...
 
     Args:
-        probabilities, raw: (N,L).
+        probabilities: (N,L).
+        raw: (N,L); what is neither 0 nor 1 is not scored, see :func:`scored_labels`.
 
     Returns:
         NaN where undefined.

@@ -86,15 +86,21 @@ class Loss(nn.Module, HyperparametersMixin):
             group_names: for messages.
 
         Raises:
-            UserError: a label has only one class, or only one in every group, so it cannot be balanced.
+            UserError: every label has only one class; or one has, or has in every group, so it cannot be balanced.
         """
         negative, positive = self.count(labels)
-        for name, p, n in zip(names, positive, negative, strict=True):
-            if p == 0 or n == 0:
-                raise UserError(
-                    f"label {name} has {p:g} positive and {n:g} negative {of} in train: there is nothing to learn. "
-                    f"Leave the label out{self.remedy}, or choose another split (selection, seed, fold)."
-                )
+        one_class = [
+            f"{name} ({p:g} positive, {n:g} negative)"
+            for name, p, n in zip(names, positive, negative, strict=True)
+            if not (p and n)
+        ]
+        if one_class and (self.balance != "none" or len(one_class) == len(names)):
+            raise UserError(
+                f"of {of} in train, there is only one class of {listed(one_class)}: there is nothing to learn, and no balance. "
+                f"Leave the label out{self.remedy}, or choose another split (selection, seed, fold)."
+            )
+        if one_class:
+            log.warning("of %s in train, there is only one class of %s: nothing is learned there.", of, listed(one_class, 20))
         if self.balance == "group" and groups is not None:
             single: dict[str, list[str]] = {name: [] for name in names}
             for g in range(len(self.balance_weights) - 1):

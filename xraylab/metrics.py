@@ -9,7 +9,9 @@ Shapes: N rows, R resamples.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,10 @@ import numpy as np
 RANKED = ("auroc", "average_precision")
 THRESHOLDED = ("accuracy", "f1", "kappa", "sensitivity", "specificity")
 METRICS = RANKED + THRESHOLDED
-COUNTS = ("positives", "negatives", "uncertain")
+COUNTS = ("positives", "negatives", "uncertain", "blank")
 LEVEL = 0.95
 CHUNK = 2_000_000  # weights held at a time
+KEPT = 300_000_000  # bytes of resamples that are kept, for all labels and groups of a split
 
 
 def undefined(metric: str, truth: np.ndarray) -> str | None:
@@ -30,7 +33,7 @@ def undefined(metric: str, truth: np.ndarray) -> str | None:
     """
     positives, negatives = int(truth.sum()), int(len(truth) - truth.sum())
     if len(truth) == 0:
-        return "no study has a certain label"
+        return "no study has a label that is scored"
     needs_positive = metric in (*RANKED, "f1", "kappa", "sensitivity")
     needs_negative = metric in (*RANKED, "kappa", "specificity")
     if needs_positive and positives == 0:
@@ -78,20 +81,36 @@ def weighted(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray, th
         metric -> float64 (R,).
     """
     order = np.argsort(-probability, kind="stable")
-    truth, probability, weights = truth[order], probability[order], weights[:, order]
-    starts = np.flatnonzero(np.r_[True, np.diff(probability) != 0][: len(probability)])  # ties share a step
-    called = probability >= threshold
-    positive = truth == 1
+    return _weighted(truth[order], probability[order], weights[:, order], threshold)
+
+
+def _weighted(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
+    """See :func:`weighted`; rows come by falling probability.
+
+    Both ranked metrics are sums over positives, of which there are few: all else that they need of the rows is the
+    weight of those up to a row.
+    """
+    positive = np.flatnonzero(truth == 1)
+    edges = np.r_[0, np.flatnonzero(np.diff(probability)) + 1, len(truth)]  # ties share a step, from edge to edge
+    step = np.searchsorted(edges, positive, side="right")
+    start, end = edges[step - 1], edges[step]
+    called = int((probability >= threshold).sum())
+    rows, tps = _running(weights), _running(np.take(weights, positive, axis=1))  # weight of the first k rows, and positives
+
+    def up_to(k: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+        """Weight of positives and of negatives among the first k rows."""
+        tp = np.take(tps, np.searchsorted(positive, k), axis=1).astype(float)
+        return tp, np.take(rows, k, axis=1) - tp
+
+    total_p, total_n = up_to(len(truth))
+    p = np.diff(tps, axis=1)
+    (tp_end, fp_end), (_, fp_start) = up_to(end), up_to(start)
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = np.add.reduceat(weights * positive, starts, axis=1)
-        n = np.add.reduceat(weights * ~positive, starts, axis=1)
-        tps, fps = np.cumsum(p, axis=1), np.cumsum(n, axis=1)
-        total_p, total_n = tps[:, -1], fps[:, -1]
-        auroc = (n * (tps - p / 2)).sum(1) / (total_p * total_n)
-        precision = tps / np.maximum(tps + fps, np.finfo(float).tiny)
+        auroc = (p * (total_n[:, None] - (fp_start + fp_end) / 2)).sum(1) / (total_p * total_n)
+        precision = tp_end / np.maximum(tp_end + fp_end, np.finfo(float).tiny)
         ap = (p * precision).sum(1) / total_p
         ap = np.where(total_n > 0, ap, np.nan)
-        tp, fp = weights @ (positive & called), weights @ (~positive & called)
+        tp, fp = up_to(called)
         fn, tn = total_p - tp, total_n - fp
         total = total_p + total_n
         agree = (tp + tn) / total
@@ -105,6 +124,13 @@ def weighted(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray, th
             "sensitivity": tp / total_p,
             "specificity": tn / total_n,
         }
+
+
+def _running(weights: np.ndarray) -> np.ndarray:
+    """(R,N+1), the sum of the first k columns of (R,N)."""
+    out = np.zeros((len(weights), weights.shape[1] + 1), np.int32 if weights.dtype.kind in "iu" else float)
+    np.cumsum(weights, axis=1, out=out[:, 1:])
+    return out
 
 
 @dataclass(frozen=True)
@@ -129,14 +155,34 @@ class Resamples:
         """
         if len(rows) == 0 or self.number == 0:
             return {m: np.full(self.number, np.nan) for m in METRICS}
-        size = int(self.clusters.max()) + 1
-        rng = np.random.default_rng(self.seed)
-        chunk = max(1, CHUNK // max(size, len(rows)))
-        parts: list[dict[str, np.ndarray]] = []
-        for start in range(0, self.number, chunk):
-            drawn = rng.multinomial(size, np.full(size, 1 / size), size=min(chunk, self.number - start))
-            parts.append(weighted(truth, probability, drawn[:, self.clusters[rows]].astype(float), threshold))
+        order = np.argsort(-probability, kind="stable")
+        of = self.clusters[rows[order]]
+        parts = [
+            _weighted(truth[order], probability[order], np.take(drawn, of, axis=1), threshold)
+            for drawn in self._drawn(max(1, CHUNK // len(rows)))
+        ]
         return {m: np.concatenate([part[m] for part in parts]) for m in METRICS}
+
+    def _drawn(self, chunk: int) -> Iterator[np.ndarray]:
+        """How often each cluster is drawn, uint8 (at most ``chunk``, K), resample by resample; drawn once if memory allows."""
+        if self._size * self.number <= KEPT:
+            yield from (self._all[start : start + chunk] for start in range(0, self.number, chunk))
+        else:
+            yield from self._draw(min(chunk, max(1, CHUNK // self._size)))
+
+    @cached_property
+    def _size(self) -> int:
+        return int(self.clusters.max()) + 1
+
+    @cached_property
+    def _all(self) -> np.ndarray:
+        return np.concatenate(list(self._draw(max(1, CHUNK // self._size))))
+
+    def _draw(self, chunk: int) -> Iterator[np.ndarray]:
+        rng = np.random.default_rng(self.seed)
+        for start in range(0, self.number, chunk):
+            drawn = rng.multinomial(self._size, np.full(self._size, 1 / self._size), size=min(chunk, self.number - start))
+            yield drawn.astype(np.uint8)  # each is about 1
 
 
 def interval(values: np.ndarray) -> tuple[float, float] | None:
@@ -155,3 +201,13 @@ def result(value: float | None, n: int, replicates: np.ndarray | None = None, re
         reason = "no interval: undefined in most resamples"
     low, high = bounds if bounds else (None, None)
     return {"value": value, "low": low, "high": high, "n": n, "reason": reason}
+
+
+def number(metric: dict[str, Any]) -> str:
+    """A result in words: ``0.912 (0.871-0.944)``, or a dash where undefined."""
+    if metric["value"] is None:
+        return "-"
+    if isinstance(metric["value"], int):
+        return str(metric["value"])
+    bounds = "" if metric["low"] is None else f" ({metric['low']:.3f}-{metric['high']:.3f})"
+    return f"{metric['value']:.3f}{bounds}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from xraylab.data.loading import Batch, pack, prepare
 from xraylab.data.module import batches_done
 from xraylab.data.sources import Images
+from xraylab.data.table import HELD_BACK
 from xraylab.errors import UserError
-from xraylab.evaluation import quick_metrics
+from xraylab.evaluation import quick_metrics, scored_labels
 from xraylab.losses import Loss, spec
 from xraylab.models.studynet import StudyNet
+from xraylab.uncertainty import Uncertainty, derivatives
 
 FORMAT = 2  # of the "xraylab" entry of a checkpoint
 
@@ -42,6 +44,7 @@ class StudyModule(pl.LightningModule):
         groups: names of the groups that the loss's balance was counted by.
         unit: ``image`` scores ``valid/loss`` on single images, as such a model is trained; every metric is by study.
         split_digest: of the studies and their splits, for checkpoints.
+        blank, uncertain: what such labels count as in validation, see :func:`xraylab.evaluation.scored_labels`.
     """
 
     def __init__(
@@ -49,11 +52,12 @@ class StudyModule(pl.LightningModule):
         optimizer: Callable[..., Optimizer] | None = None,
         scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None, interval: str = "epoch",
         scheduler_monitor: str = "valid/loss", seed: int = 0, data: str = "", groups: Sequence[str] = (), unit: str = "study",
-        split_digest: str = "",
+        split_digest: str = "", blank: str = "ignore", uncertain: str = "ignore",
     ) -> None:  # fmt: skip
         super().__init__()
         self.net, self.loss, self.labels = net, loss, tuple(labels)
         self.groups, self.unit, self.split_digest = tuple(groups), unit, split_digest
+        self.blank, self.uncertain = blank, uncertain
         if not hasattr(loss, "balance_weights"):
             loss.build(len(self.labels), len(self.groups))
         self.preprocessing = {"size": None, "rescale": False, **(preprocessing or {})}
@@ -79,7 +83,7 @@ class StudyModule(pl.LightningModule):
                 f"a batch of {len(batch.images)} image of {self.preprocessing['size']} pixels cannot be batch-normalised: "
                 "choose a batch_size that does not leave one image for the last batch, or a larger image.size."
             ) from None
-        loss = self.loss(logits, batch.labels, batch.scored, batch.group)
+        loss = self.loss(logits, batch.labels, batch.scored, batch.group, batch.rows)
         if self._trainer is None:
             return loss
         with torch.no_grad():
@@ -97,15 +101,16 @@ class StudyModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep logits, labels and the loss on the device until the epoch's end."""
+        truth = scored_labels(batch.labels, self.blank, self.uncertain)
         if self.unit == "image":
             logits, scored = self.net.both(batch.images, batch.study, len(batch.labels))
-            labels, group = batch.labels[batch.study], batch.group[batch.study]
+            labels, group = truth[batch.study], batch.group[batch.study]
         else:
-            logits, labels, group = self(batch), batch.labels, batch.group
+            logits, labels, group = self(batch), truth, batch.group
             scored = logits
         certain = self.loss.scored(labels) if self.loss.exclusive else (labels == 0) | (labels == 1)
         loss = torch.stack([self.loss.certain(scored, labels, group).double(), certain.sum().double()])
-        self._seen.append((logits, batch.labels, loss[None]))
+        self._seen.append((logits, truth, loss[None]))
 
     test_step = validation_step
 
@@ -115,7 +120,7 @@ class StudyModule(pl.LightningModule):
         return batch.rows, self.loss.probabilities(by_study), self.loss.probabilities(by_image)
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``valid/loss`` (certain labels, the balance of train, no policy) and the metrics of the design."""
+        """Log ``valid/loss`` (scored labels, the balance of train, no policy) and the metrics of the design."""
         self._finish("valid")
 
     def on_test_epoch_end(self) -> None:
@@ -141,7 +146,10 @@ class StudyModule(pl.LightningModule):
             raise UserError(
                 "this StudyModule was made without an optimizer: pass optimizer=functools.partial(torch.optim.Adam, lr=...)."
             )
-        optimizer = self.make_optimizer(self.parameters())
+        own = list(self.loss.parameters())
+        others = [p for p in self.parameters() if all(p is not q for q in own)]
+        groups = [{"params": others}, {"params": own, "lr": self.loss.lr, "weight_decay": 0.0}]
+        optimizer = self.make_optimizer(groups if own else others)
         self._scheduler = self.make_scheduler(optimizer) if self.make_scheduler else None
         if self._scheduler is not None and self._scheduler_state is not None:
             self._scheduler.load_state_dict(self._scheduler_state)
@@ -154,6 +162,10 @@ class StudyModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         whole = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if whole and isinstance(self.loss, Uncertainty) and self.loss.adapts:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            of_parts = (self._head_logits(data.loader(part)) for part in (HELD_BACK, "uncertain"))
+            self.loss.adapt(derivatives(self.loss, self.net.behind_features(), *of_parts))
         if self._scheduler is None or self.interval != "epoch" or not whole:
             return
         if isinstance(self._scheduler, ReduceLROnPlateau):
@@ -164,6 +176,27 @@ class StudyModule(pl.LightningModule):
             self._scheduler.step(metric)
         else:
             self._scheduler.step()
+
+    @torch.no_grad()
+    def _head_logits(self, loader: Iterable[Batch]) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+        """What gives logits and raw labels of what is trained on, batch by batch, of features that are computed here, once."""
+        kept = []
+        was_training = self.net.training
+        self.net.eval()
+        for batch in loader:
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            features, study, labels = self.net.features(batch.images), batch.study, batch.labels
+            if self.unit == "image":
+                study, labels = torch.arange(len(features), device=self.device), labels[study]
+            kept.append((features, study, labels))
+        self.net.train(was_training)
+
+        def logits() -> Iterator[tuple[Tensor, Tensor]]:
+            self.net.eval()
+            yield from ((self.net.pooled(features, study, len(labels)), labels) for features, study, labels in kept)
+            self.net.train(was_training)
+
+        return logits
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the model and its preprocessing."""

@@ -12,23 +12,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xraylab.curves import KINDS, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
-from xraylab.evaluation import by_unit, labels_of, read_table
-from xraylab.metrics import COUNTS, METRICS
-from xraylab.run import write_text
+from xraylab.evaluation import CERTAIN, by_unit, read_table
+from xraylab.metrics import COUNTS, METRICS, number
+from xraylab.run import beside, write_text
 
+NONE = {"value": 0}
+OVERLAID = 3  # findings whose curves share one picture in the report
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;max-width:1320px;margin:2em auto;padding:0 1em;color:#1b1f24}
 table{border-collapse:collapse;margin:.6em 0 1.4em}td,th{padding:.25em .7em;border-bottom:1px solid #d8dee4;text-align:right;
 white-space:nowrap;font-variant-numeric:tabular-nums}td:first-child,th:first-child{text-align:left}small,.n{color:#656d76}
 .sample{background:#fff3cd;border:2px solid #d39e00;padding:.7em 1em;font-weight:600}figure{display:inline-block;margin:0}
 pre{background:#f6f8fa;padding:1em;overflow:auto}h2{margin-top:1.8em}svg{max-width:100%;height:auto}
+.pivot td,.pivot th{white-space:normal;padding:.25em .3em;font-size:12px;vertical-align:top}.pivot td:nth-child(2){min-width:9em}
 """
 
 
 def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str:
     """The result in a few lines of text, and where everything lies."""
     lines = ["", f"{evaluation['data']}: {evaluation['checkpoint']['file']}, epoch {evaluation['checkpoint']['epoch'] + 1}"]
+    lines += [f"  {line}" for line in scoring(evaluation)]
     for split, result in by_unit(evaluation):
         b = result["bootstrap"]
         intervals = f"; 95% intervals by bootstrap over {b['over']}" if b["resamples"] else ""
@@ -54,6 +59,7 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
             "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
             for r in rows
         ]
+        lines += [f"    {line}" for line in macro_notes(result)]
     skipped = sum(map(len, evaluation.get("skipped", {}).values()))
     if skipped:
         lines.append(f"  skipped: {skipped} faults, named in evaluation.json")
@@ -66,14 +72,28 @@ def units(result: dict[str, Any]) -> str:
     return "images" if result["unit"] == "image" else "studies"
 
 
-def number(metric: dict[str, Any]) -> str:
-    """``0.912 (0.871-0.944)``, or a dash where undefined."""
-    if metric["value"] is None:
-        return "-"
-    if isinstance(metric["value"], int):
-        return str(metric["value"])
-    bounds = "" if metric["low"] is None else f" ({metric['low']:.3f}-{metric['high']:.3f})"
-    return f"{metric['value']:.3f}{bounds}"
+def scoring(evaluation: dict[str, Any]) -> list[str]:
+    """What labels that are not certain count as, in words; nothing where they are ignored."""
+    words = {"blank": "labels that are not mentioned", "uncertain": "uncertain labels"}
+    scored = {**CERTAIN, **evaluation.get("scored", {})}
+    said = [f"{words[kind]} are scored as {value}" for kind, value in scored.items() if value != CERTAIN[kind]]
+    return [" and ".join(said)] if said else []
+
+
+def macro_notes(result: dict[str, Any]) -> list[str]:
+    """Which findings each mean is over, and why others are not; nothing of a single one."""
+    labels, macro = result["labels"], result["macro"]
+    if len(labels) == 1:
+        return []
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for metric in METRICS:
+        alike.setdefault(tuple(macro[metric]["labels"]), []).append(metric)
+    notes = []
+    for kept, metrics in alike.items():
+        which = "" if len(alike) == 1 else f" of {', '.join(m.replace('_', ' ') for m in metrics)}"
+        out = [f"{name} ({labels[name][metrics[0]]['reason']})" for name in labels if name not in kept]
+        notes.append(f"macro{which} over {len(kept)} of {len(labels)} findings" + f", without {', '.join(out)}" * bool(out))
+    return notes
 
 
 def write_report(directory: Path) -> Path:
@@ -93,8 +113,9 @@ def write_report(directory: Path) -> Path:
         f"<p>Evaluated: {_e(checkpoint['file'])}, epoch {checkpoint['epoch'] + 1}, step {checkpoint['step']}, "
         f"chosen by {_e(checkpoint['monitor'])}.</p>"
     )
+    parts += [f"<p><b>{_e(line[0].upper() + line[1:])}.</b></p>" for line in scoring(evaluation)]
     for split, result in by_unit(evaluation):
-        parts += _split(directory, split, result, synthetic)
+        parts += _split(directory, split, result, synthetic, {**CERTAIN, **evaluation.get("scored", {})})
     if evaluation.get("skipped"):
         parts.append("<h2>Skipped</h2><ul>")
         parts += [f"<li>{len(v)} {_e(k)}: {_e(', '.join(v[:50]))}</li>" for k, v in evaluation["skipped"].items()]
@@ -109,7 +130,7 @@ def write_report(directory: Path) -> Path:
     return directory / "report.html"
 
 
-def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool) -> list[str]:
+def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool, scored: dict[str, str]) -> list[str]:
     b = result["bootstrap"]
     chosen = "choices were made on these studies" if result["selected_on"] else "held out from all choices"
     intervals = (
@@ -123,6 +144,7 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool)
         f"<p class=n>By {result['unit']}, threshold {result['threshold']}. {intervals}.</p>",
         _table(result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}),
     ]
+    parts += [f"<p class=n>{_e(note[0].upper() + note[1:])}.</p>" for note in macro_notes(result)]
     if "exclusive" in result:
         accuracy = result["exclusive"]["accuracy"]
         parts.append(f"<p>Accuracy of the likeliest class: {number(accuracy)}, n {accuracy['n']}.</p>")
@@ -131,19 +153,23 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool)
     elif len(result["groups"]) > 1:
         for name, group in result["groups"].items():
             parts.append(f"<h3>{_e(name)} <small>{group['n']} {units(result)}</small></h3>{_table(group['labels'])}")
-    undefined = [
-        f"{name} {m}: {v['reason']}" for name, ms in result["labels"].items() for m, v in ms.items() if v["value"] is None
-    ]
+    undefined: dict[tuple[str, str], list[str]] = {}
+    for name, metrics in result["labels"].items():
+        for metric, m in metrics.items():
+            if m["value"] is None:
+                undefined.setdefault((name, m["reason"]), []).append(metric.replace("_", " "))
     if undefined:
-        parts.append(f"<p>Undefined: {_e('; '.join(undefined))}.</p>")
+        said = [f"{name} {', '.join(metrics)}: {reason}" for (name, reason), metrics in undefined.items()]
+        parts.append(f"<p>Undefined: {_e('; '.join(said))}.</p>")
     path = directory / "predictions" / f"{split}{'_images' * (result['unit'] == 'image')}.csv"
     if path.is_file():
-        parts.append(_roc_pr(read_table(path), result, split, synthetic))
+        parts.append(_figures(directory, read_table(path), split, result, synthetic, scored))
     return parts
 
 
 def _table(labels: dict[str, Any]) -> str:
-    columns = [*METRICS, *COUNTS]
+    told = [c for c in COUNTS if c in ("positives", "negatives") or any(m.get(c, NONE)["value"] for m in labels.values())]
+    columns = [*METRICS, *told]
     head = "".join(f"<th>{c.replace('_', ' ')}</th>" for c in ["", *columns, "n"])
     rows = []
     for name, metrics in labels.items():
@@ -152,33 +178,20 @@ def _table(labels: dict[str, Any]) -> str:
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
-def _roc_pr(table: pd.DataFrame, result: dict[str, Any], split: str, synthetic: bool) -> str:
-    from matplotlib.figure import Figure
-    from sklearn.metrics import precision_recall_curve, roc_curve
-
-    figure = Figure(figsize=(10.5, 4.8), layout="constrained")
-    roc, pr = figure.subplots(1, 2)
-    for label in labels_of(table):
-        metrics = result["labels"][label]
-        certain = table[f"y_{label}"].isin([0, 1]).to_numpy()
-        truth, p = table[f"y_{label}"].to_numpy()[certain], table[f"p_{label}"].to_numpy()[certain]
-        if metrics["auroc"]["value"] is None:
-            continue
-        fpr, tpr, _ = roc_curve(truth, p)
-        precision, recall, _ = precision_recall_curve(truth, p)
-        roc.plot(fpr, tpr, label=f"{label} {number(metrics['auroc'])}, n {len(truth)}")
-        pr.step(
-            recall, precision, where="post", label=f"{label} {number(metrics['average_precision'])}, {truth.mean():.0%} positive"
-        )
-    roc.plot([0, 1], [0, 1], ":", color="grey")
+def _figures(
+    directory: Path, table: pd.DataFrame, split: str, result: dict[str, Any], synthetic: bool, scored: dict[str, str]
+) -> str:  # fmt: skip
+    """Write ``figures/<split>_roc.png`` and ``_pr.png``, and return the curves for the page."""
     where = f"{split} by {result['unit']}"
-    roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {where}, AUROC (95% interval)", aspect="equal")
-    pr.set(xlabel="sensitivity (recall)", ylabel="positive predictive value (precision)", ylim=(0, 1.02),
-           title=f"Precision-recall, {where}, average precision")  # fmt: skip
-    for axes in (roc, pr):
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize=8)
-    return svg(figure, synthetic)
+    drawn = []
+    for kind in KINDS:
+        figure = panels(kind, table, result, where, **scored)
+        drawn.append(svg(figure, synthetic) if len(result["labels"]) > OVERLAID else "")
+        if synthetic and not drawn[-1]:
+            mark(figure)
+        with beside(directory / "figures" / f"{split}_{kind}{'_images' * (result['unit'] == 'image')}.png") as partial:
+            figure.savefig(partial, format="png", metadata={"Description": SYNTHETIC if synthetic else ""})
+    return "".join(drawn) or svg(side_by_side(table, result, where, **scored), synthetic)
 
 
 def _curves(history: pd.DataFrame, synthetic: bool) -> str:
@@ -204,7 +217,7 @@ def _curves(history: pd.DataFrame, synthetic: bool) -> str:
 def svg(figure: Any, synthetic: bool) -> str:
     """A matplotlib figure as an HTML element of its own."""
     if synthetic:
-        figure.suptitle(SYNTHETIC, color="#b07d00")
+        mark(figure)
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     markup = re.sub(r"^.*?(?=<svg)", "", text.getvalue(), count=1, flags=re.S)

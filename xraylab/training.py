@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shlex
+import shutil
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,18 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
 
-from xraylab.assemble import Job, assemble, mode_of
+from xraylab import conf_dir
+from xraylab.assemble import Job, assemble, mode_of, resumed_config
 from xraylab.build import build
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
 from xraylab.errors import Stopped, UserError
 from xraylab.evaluation import evaluate_split, prediction_table, write_table
+from xraylab.loggers import finish, send_results
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite
+from xraylab.remote import RunUpload
 from xraylab.report import closing_table, write_report
 from xraylab.run import environment, write_json, write_text
 
@@ -48,6 +55,17 @@ class Last(Best):
     """``last.ckpt``, not by ``save_last``: that leaves an old one after an epoch that is no best (pytorch-lightning 2.6)."""
 
 
+class Upload(Checkpoint):
+    """Copies the run elsewhere after every epoch. A Checkpoint, for Lightning calls those last, in their order."""
+
+    def __init__(self, upload: RunUpload) -> None:
+        self.upload = upload
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.upload.sync()
+
+
 def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
     """One run, from a composed configuration to a finished run directory.
 
@@ -55,6 +73,15 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
         UserError: a mistake in the configuration or the data.
         Stopped: interrupted; the directory holds what there is and can be resumed.
     """
+    upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if cfg.get("upload") else None
+    try:
+        _train(cfg, directory, typed, upload)
+    finally:
+        if upload:
+            upload.finish()
+
+
+def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None) -> None:
     started = time.monotonic()
     quiet()
     resume = bool(cfg.get("resume"))
@@ -62,7 +89,7 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
         raise UserError(f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir.")
     if resume:
         _check_resumable(directory, int(cfg.max_epochs))
-    job = assemble(cfg, typed, fresh=not resume)
+    job = assemble(_with_first(cfg, directory, typed), typed, fresh=not resume)
     if resume:
         require_same_splits(job, read_checkpoint(directory / "checkpoints" / "last.ckpt"), directory)
     job.config.resume = None
@@ -79,20 +106,67 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
     write_json(directory / "environment.json", record)
     _summarise(job, directory)
     go_on = f"Go on with:\n  python -m xraylab.train {shlex.quote(f'resume={directory}')}"
+    loggers = make_loggers(job, directory)
     try:
-        stopped = fit(job, directory, resume)
+        stopped = fit(job, directory, loggers, resume, upload)
         evaluation = evaluate_run(job, directory, checkpoint_of(directory))
+        write_json(directory / "evaluation.json", evaluation)
+        write_report(directory)
+        send_results(loggers, evaluation, directory)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
         if not (directory / "checkpoints" / "last.ckpt").exists():
             raise KeyboardInterrupt from error
         raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
-    write_json(directory / "evaluation.json", evaluation)
-    write_report(directory)
+    finally:
+        finish(loggers)
     seconds = round(time.monotonic() - started, 1)
     write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
         raise Stopped(f"stopped before the end. {go_on}")
+
+
+def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> DictConfig:
+    """The configuration with the first model's run of a self-trained loss, trained here unless another is named.
+
+    Raises:
+        UserError, Stopped: as of :func:`train`.
+    """
+    first = directory / "first"
+    if "first" not in cfg.loss or (cfg.loss.first is not None and not (cfg.get("resume") and first.is_dir())):
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    OmegaConf.set_struct(cfg, False)
+    record = first / "environment.json"
+    if not (record.is_file() and json.loads(record.read_text())["finished"]):
+        begun = (first / "checkpoints" / "last.ckpt").is_file()
+        if first.is_dir() and not begun:
+            shutil.rmtree(first)  # of a run that ended before its first epoch
+        log.info(
+            "loss=selftrained: a first model, which ignores uncertain labels, is %s in %s",
+            "resumed" if begun else "trained",
+            first,
+        )
+        if begun:
+            teacher = resumed_config(str(first), [])
+        else:
+            teacher = copy.deepcopy(cfg)
+            ignore = OmegaConf.load(conf_dir() / "loss" / "ignore.yaml")
+            teacher.loss = OmegaConf.merge(
+                ignore, {k: v for k, v in cfg.loss.items() if k in ignore and k not in ("_target_", "w")}
+            )
+            teacher.save_train_predictions, teacher.logger, teacher.upload = True, {}, None  # copied with this run
+        try:
+            train(teacher, first, typed)
+        except Stopped:
+            words = [word for word in typed if not word.startswith("hydra.run.dir=")]
+            command = shlex.join([*words, f"hydra.run.dir={directory}"])
+            raise Stopped(
+                f"stopped while the first model was trained. Go on with:\n  python -m xraylab.train {command}"
+            ) from None
+        log.info("loss=selftrained: the first model is trained; now the second")
+    cfg.loss.first = str(first)
+    return cfg
 
 
 def _check_resumable(directory: Path, max_epochs: int) -> None:
@@ -105,7 +179,15 @@ def _check_resumable(directory: Path, max_epochs: int) -> None:
         )
 
 
-def fit(job: Job, directory: Path, resume: bool = False) -> bool:
+def make_loggers(job: Job, directory: Path) -> list[Logger]:
+    """The loggers of a job's configuration, which write into its directory unless told otherwise."""
+    nodes = job.config.logger.items()
+    return [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+
+
+def fit(
+    job: Job, directory: Path, loggers: Sequence[Logger] = (), resume: bool = False, upload: RunUpload | None = None
+) -> bool:  # fmt: skip
     """Train until done, stopped early or interrupted; True if interrupted.
 
     Leaves ``history.csv`` and ``checkpoints/{best,last}.ckpt``.
@@ -130,26 +212,17 @@ def fit(job: Job, directory: Path, resume: bool = False) -> bool:
         keep(Best, "best", **chosen),
         *([keep(Top, "epoch{epoch:03d}", save_top_k=s.save_top_k, **chosen)] if s.save_top_k > 1 else []),
         keep(Last, "last"),
+        *([Upload(upload)] if upload else []),
     ]
     if s.early_stopping:
         e = s.early_stopping
         early = EarlyStopping(e.monitor, e.min_delta, e.patience, mode=mode_of(e.monitor), check_on_train_epoch_end=False)
         callbacks.append(early)
-    loggers = []
-    for name, node in job.config.logger.items():
-        save_dir = node.get("save_dir") or str(directory)
-        loggers.append(build({**node, "save_dir": save_dir}, f"logger.{name}"))
     for logger in loggers:
         logger.log_hyperparams({"data": job.table.data, **OmegaConf.to_container(job.config)})  # type: ignore[dict-item]
-    trainer = make_trainer(job, callbacks=callbacks, logger=loggers or False, max_epochs=s.max_epochs)
-    try:
+    trainer = make_trainer(job, callbacks=callbacks, logger=list(loggers) or False, max_epochs=s.max_epochs)
+    with suppress(Interrupted):
         trainer.fit(job.module, datamodule=job.data, ckpt_path=folder / "last.ckpt" if resume else None, weights_only=True)
-    except Interrupted:
-        pass
-    finally:
-        for logger in loggers:
-            if hasattr(logger, "finish"):
-                logger.finish()
     if trainer.should_stop and not stop.stopped and s.early_stopping:
         log.info("stopped early: no better %s for %d epochs", s.early_stopping.monitor, s.early_stopping.patience)
     return stop.stopped
@@ -201,7 +274,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         rows, probabilities, by_image = predict_split(job, split)
         predictions = prediction_table(table.frame, table.labels, split, rows, probabilities)
         write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
-        options = (split == "valid", s.bootstrap, s.seed, table.exclusive)
+        options = (split == "valid", s.bootstrap, s.seed, table.exclusive, s.evaluate.blank, s.evaluate.uncertain)
         if split != "train":
             splits[split] = evaluate_split(predictions, *options)
         if table.many_views:
@@ -215,6 +288,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         "selection": s.selection if s.fold is None else f"fold {s.fold}",
         "checkpoint": {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor},
         "skipped": table.problems,
+        "scored": s.evaluate.model_dump(),
         "splits": splits,
     }
 

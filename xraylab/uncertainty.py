@@ -98,6 +98,7 @@ class Uncertainty(WeightedBCE):
         self.reduction, self.u_start, self.w_start, self.w_rate, self.seed = reduction, u_start, w_start, w_rate, seed
         self.held_back = held_back if self.adapts else 0.0
         self.lr = u_lr if self.learns else None
+        self.given = LEARNED if self.learns else ""  # where u comes from, if not from the configuration
         self._rows: Tensor | None = None
 
     def build(self, num_labels: int, num_groups: int = 0) -> None:
@@ -220,7 +221,7 @@ class Uncertainty(WeightedBCE):
 
     def describe(self, names: Sequence[str], groups: Sequence[str] = ()) -> str:
         """The policy and the balance in force, in words."""
-        u = LEARNED if self.learns else _shown(names, list(zip(self.low.tolist(), self.high.tolist(), strict=True)))
+        u = self.given or _shown(names, list(zip(self.low.tolist(), self.high.tolist(), strict=True)))
         w = ADAPTED if self.adapts else _shown(names, [(v, v) for v in self.w.tolist()])
         policy = f"uncertain labels: u={u}, w={w}; unmentioned ones weigh {self.blank_weight:g} as negatives"
         return policy if self.balance == "none" else f"{policy}; {super().describe(names, groups)}"
@@ -318,7 +319,7 @@ class SelfTrained(Uncertainty):
         super().__init__(**options)
         self.save_hyperparameters()
         self.hparams.pop("u")
-        self.first = first
+        self.first, self.given = first, "the first model's probability"
 
     def _needs_rows(self) -> bool:
         return True

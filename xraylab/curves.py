@@ -1,0 +1,141 @@
+"""ROC and precision-recall curves of a prediction table: side by side for a few findings, a panel each for many.
+
+Curves hold every study that is scored; they are drawn with so few points that no difference can be seen.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from xraylab.data.table import SYNTHETIC
+from xraylab.evaluation import labels_of, scored_labels
+from xraylab.metrics import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+POINTS = 500  # at most, of a drawn curve
+COLUMNS = 4  # of panels
+KINDS = {"roc": ("auroc", "ROC", "AUROC"), "pr": ("average_precision", "Precision-recall", "average precision")}
+
+
+def curve(kind: str, truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points of a curve by scikit-learn, x and y (P,), thinned to at most ``POINTS``.
+
+    Args:
+        kind: ``roc``: 1 - specificity and sensitivity; ``pr``: recall and precision, from recall 1 to 0.
+        truth: 0/1 (N,), of both classes.
+        probability: (N,).
+    """
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    if kind == "roc":
+        x, y, _ = roc_curve(truth, probability)
+    else:
+        y, x, _ = precision_recall_curve(truth, probability)
+    return thinned(x, y)
+
+
+def thinned(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """A line (P,) in the unit square with few enough points; the rest lie within one cell of a grid from those kept.
+
+    Of each stretch inside one cell the first and the last point stay, so no end, step or slope is lost.
+    """
+    kept = np.arange(len(x))
+    cells = 1024
+    while len(kept) > points:
+        cell = np.floor(np.stack([x, y]) * cells)
+        new = (np.diff(cell) != 0).any(0)
+        kept = np.flatnonzero(np.r_[True, new] | np.r_[new, True])
+        cells = cells * 3 // 4
+    return x[kept], y[kept]
+
+
+def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, blank: str, uncertain: str) -> Figure:
+    """A figure of one panel a finding; one whose curve is undefined stays empty and says why.
+
+    Args:
+        kind: ``roc`` or ``pr``.
+        table: a prediction table.
+        result: its evaluation, see :func:`xraylab.evaluation.evaluate_split`.
+        where: what the title says of the data.
+        blank, uncertain: as in the evaluation.
+    """
+    from matplotlib.figure import Figure
+
+    labels = labels_of(table)
+    columns = min(COLUMNS, len(labels))
+    rows = math.ceil(len(labels) / columns)
+    figure = Figure(figsize=(max(2.75 * columns, 4.5), 3.05 * rows + 0.9), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    metric, name, value = KINDS[kind]
+    interval = ", 95% interval" if result["bootstrap"]["resamples"] else ""
+    figure.suptitle(f"{name}, {where}; {value}{interval}")
+    for axes, label in zip(grid, labels, strict=False):
+        m = result["labels"][label][metric]
+        truth, probability = scored(table, label, blank, uncertain)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        axes.set_title(f"{label}\nn {len(truth)}, {int(truth.sum())} positive\n{number(m)}", fontsize=9)
+        axes.tick_params(labelsize=8)
+        if m["value"] is None:
+            axes.text(0.5, 0.5, m["reason"].replace(" that ", "\nthat "), ha="center", va="center", fontsize=8, color="#656d76")
+            continue
+        _draw(axes, kind, truth, probability, color="C0")
+        if kind == "pr":
+            axes.axhline(truth.mean(), ls=":", color="grey", lw=1)
+    for axes in grid[len(labels) - columns : len(labels)]:
+        axes.tick_params(labelbottom=True)
+    for axes in grid[len(labels) :]:
+        axes.set_axis_off()
+    x, y = ("1 - specificity", "sensitivity") if kind == "roc" else ("sensitivity (recall)", "precision")
+    figure.supxlabel(x, fontsize=10)
+    figure.supylabel(y, fontsize=10)
+    return figure
+
+
+def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank: str, uncertain: str) -> Figure:
+    """A figure of all findings' ROC curves, and beside them the precision-recall curves. Arguments as of :func:`panels`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 4.8), layout="constrained")
+    roc, pr = figure.subplots(1, 2)
+    for label in labels_of(table):
+        metrics = result["labels"][label]
+        truth, probability = scored(table, label, blank, uncertain)
+        if metrics["auroc"]["value"] is None:
+            continue
+        _draw(roc, "roc", truth, probability, label=f"{label} {number(metrics['auroc'])}, n {len(truth)}")
+        _draw(pr, "pr", truth, probability, label=f"{label} {number(metrics['average_precision'])}, {truth.mean():.0%} positive")
+    roc.plot([0, 1], [0, 1], ":", color="grey")
+    interval = " (95% interval)" if result["bootstrap"]["resamples"] else ""
+    roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {where}, AUROC{interval}", aspect="equal")
+    pr.set(xlabel="sensitivity (recall)", ylabel="positive predictive value (precision)", ylim=(0, 1.02),
+           title=f"Precision-recall, {where}, average precision")  # fmt: skip
+    for axes in (roc, pr):
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize=8)
+    return figure
+
+
+def scored(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
+    """Truth, 0/1, and probability of the rows whose label is scored, (M,)."""
+    truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
+    rows = (truth == 0) | (truth == 1)
+    return truth[rows].astype(int), table[f"p_{label}"].to_numpy()[rows]
+
+
+def mark(figure: Figure) -> None:
+    """Say on a figure that it is of synthetic data."""
+    title = figure.get_suptitle()
+    figure.suptitle(f"{SYNTHETIC}: {title}" if title else SYNTHETIC, color="#b07d00")
+
+
+def _draw(axes: Axes, kind: str, truth: np.ndarray, probability: np.ndarray, **options: Any) -> None:
+    axes.plot(*curve(kind, truth, probability), drawstyle="steps-post" if kind == "pr" else "default", **options)
+    if kind == "roc" and "label" not in options:
+        axes.plot([0, 1], [0, 1], ":", color="grey", lw=1)
