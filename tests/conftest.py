@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from xraylab import conf_dir
 from xraylab.data.bone import write_mura
+from xraylab.data.chest import write_chexpert, write_mimic, write_tutorial
 from xraylab.data.knee import write_mrnet
 from xraylab.data.medmnist import write_medmnist
 
@@ -43,6 +44,24 @@ def mrnet_root(tmp_path_factory) -> Path:
 def mura_root(tmp_path_factory) -> Path:
     """A small MURA-v1.1: 70 + 40 studies of 1-4 views of seven body parts. Do not change it."""
     return write_mura(tmp_path_factory.mktemp("mura") / "MURA-v1.1", train=70, valid=40)
+
+
+@pytest.fixture(scope="session")
+def chexpert_root(tmp_path_factory) -> Path:
+    """A small CheXpert-v1.0-small: 120 + 40 studies of one to three views. Do not change it."""
+    return write_chexpert(tmp_path_factory.mktemp("chexpert") / "CheXpert-v1.0-small", train=120, valid=40, size=64)
+
+
+@pytest.fixture(scope="session")
+def mimic_root(tmp_path_factory) -> Path:
+    """A small MIMIC-CXR-JPG: 120 + 40 + 40 studies. Do not change it."""
+    return write_mimic(tmp_path_factory.mktemp("mimic") / "mimic-cxr-jpg", train=120, valid=40, test=40, size=64)
+
+
+@pytest.fixture(scope="session")
+def tutorial_root(tmp_path_factory) -> Path:
+    """The tutorial's shards: 120 + 40 + 40 studies. Do not change it."""
+    return write_tutorial(tmp_path_factory.mktemp("tutorial") / "mimic-tutorial", train=120, valid=40, test=40, size=64)
 
 
 @pytest.fixture(scope="session")

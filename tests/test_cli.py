@@ -43,7 +43,7 @@ def test_answers_without_importing_torch(flag, tmp_path):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["plan=axial"], "Did you mean plane?"),
+        (["plan=axial"], "Did you mean plane"),
         (["backbone=resnet19"], "Did you mean resnet18"),
         (["backbonn=resnet18"], "Did you mean backbone"),
         (["dataset=medmnist", "plane=axial"], "plane is a key of dataset=mrnet; the dataset here is medmnist"),

@@ -42,12 +42,14 @@ def new_run_dir(name: str, resume: str | None = None) -> str:
 
 
 def run_of(path: str | Path) -> Path:
-    """The run directory that ``path`` names: itself, or the one a checkpoint lies in.
+    """The run directory that ``path`` names: itself, the one a checkpoint lies in, or a copy of the one at a URL.
 
     Raises:
         UserError: there is none.
     """
-    given = Path(path)
+    from xraylab.remote import fetch_run, is_url
+
+    given = fetch_run(str(path)) if is_url(path) else Path(path)
     for candidate in (given, *list(given.parents)[:2]) if given.is_file() else (given,):
         if (candidate / "config.yaml").is_file():
             return candidate

@@ -45,6 +45,13 @@ class Head(_Strict):
     dropout: float = Field(ge=0, lt=1)
 
 
+class Evaluate(_Strict):
+    """What labels that are neither positive nor negative count as in validation and test."""
+
+    blank: Literal["ignore", "negative"] = "ignore"
+    uncertain: Literal["ignore", "negative", "positive"] = "ignore"
+
+
 class Settings(_Strict):
     """The top-level keys of ``conf/config.yaml``; the comments there explain them."""
 
@@ -69,6 +76,8 @@ class Settings(_Strict):
     log_every: int = Field(ge=1)
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
     resume: str | None
+    upload: str | None = None  # runs of before this key have none
+    evaluate: Evaluate = Evaluate()  # runs of before this key have none
     image: Image
     head: Head
 

@@ -14,7 +14,6 @@ from xraylab.data.augmentation import Augmentation
 from xraylab.data.loading import Batch, StepSampler, StudyDataset
 from xraylab.data.table import HELD_BACK, StudyTable
 
-
 ADAPT = 2048  # studies, at most, behind one adaptation of a loss
 
 
@@ -52,7 +51,7 @@ class StudyDataModule(pl.LightningDataModule):
         rng = np.random.default_rng(seed)
         parts["uncertain"] = parts["train"][(labels[parts["train"]] == -1).any(1)]
         for name in (HELD_BACK, "uncertain"):
-            parts[name] = np.sort(rng.permutation(parts[name])[:ADAPT])
+            parts[name] = np.sort(rng.permutation(parts[name].copy())[:ADAPT])
         self._plain = {name: (StepSampler(rows, counts[rows], batch_size), plain) for name, rows in parts.items()}
         if unit == "image":
             counts = np.repeat(counts, table.frame["images"].map(len))

@@ -185,27 +185,33 @@ class _Shard:
         """SHA-256 of how images are made and of every file's place, bytes and times of change; and all their bytes."""
         bits = getattr(self.source, "bits", None)
         how = [FORMAT, type(self.source).__name__, _root(self.source), self.colour, bits, self.size, self.rescale]
-        digest, total = hashlib.sha256(json.dumps(how).encode()), 0
+        digest = hashlib.sha256(json.dumps(how).encode())
 
-        def stat(reference: str) -> os.stat_result | None:
-            path = self.source.path(reference)
-            if path is None:
-                raise ValueError(f"{reference}: there is no file behind it, so it cannot be told when it changes.")
+        def stat(path: str) -> os.stat_result | None:
             try:
                 return os.stat(path)
             except OSError:
                 return None
 
         references = sorted(references)
+        paths = [self._behind(reference) for reference in references]
+        files = list(dict.fromkeys(paths))  # a file may hold many references
         with ThreadPoolExecutor(STATS) as pool:  # over a network, one by one takes minutes
-            for reference, found in zip(references, _mapped(pool, stat, references), strict=True):
-                if found is None:
-                    digest.update(os.fsencode(f"\n{reference}\0missing"))
-                else:
-                    when = f"{found.st_mtime_ns}\0{found.st_ctime_ns}"
-                    digest.update(os.fsencode(f"\n{reference}\0{found.st_size}\0{when}"))
-                    total += found.st_size
+            stats = dict(zip(files, _mapped(pool, stat, files), strict=True))
+        for reference, path in zip(references, paths, strict=True):
+            if (found := stats[path]) is None:
+                digest.update(os.fsencode(f"\n{reference}\0missing"))
+            else:
+                when = f"{found.st_mtime_ns}\0{found.st_ctime_ns}"
+                digest.update(os.fsencode(f"\n{reference}\0{found.st_size}\0{when}"))
+        total = sum(found.st_size for found in stats.values() if found is not None)
         return digest.hexdigest(), total
+
+    def _behind(self, reference: str) -> str:
+        path = self.source.path(reference)
+        if path is None:
+            raise ValueError(f"{reference}: there is no file behind it, so it cannot be told when it changes.")
+        return str(path)
 
     def index(self) -> dict[str, Any] | None:
         """What ``index.json`` says; None where the shard is not there, or not whole."""

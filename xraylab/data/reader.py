@@ -46,7 +46,8 @@ class Reader(ABC):
     """Turns a downloaded tree into a study table. A dataset is one subclass, one YAML and one test.
 
     Args:
-        root: the published folder, its parent, ``sample`` for the embedded synthetic sample, or None to look for it.
+        root: the published folder or its parent, as a path or a URL of fsspec; ``sample`` for the embedded synthetic sample,
+            or None to look for it.
         on_error: ``stop`` or ``skip`` studies that are wrong.
         sample: arguments of :meth:`write_sample`.
     """
@@ -105,7 +106,7 @@ class Reader(ABC):
         if self.root == "sample":
             return None
         if self.root is not None:
-            given = Path(self.root).expanduser()
+            given = local(self.root)
             found = self._within(given)
             if found is None:
                 raise UserError(self._no_match(given))
@@ -162,6 +163,13 @@ class Reader(ABC):
             f"The data: {self.register}\n"
             "Without dataset.root, $XRAYLAB_DATA, then ./data, are searched, and else a synthetic sample is used."
         )
+
+
+def local(root: str) -> Path:
+    """The path that ``root`` names; what lies at a URL is copied to the cache, see :func:`xraylab.remote.mirror`."""
+    from xraylab.remote import is_url, mirror
+
+    return mirror(root) if is_url(root) else Path(root).expanduser()
 
 
 def is_synthetic(path: Path) -> bool:

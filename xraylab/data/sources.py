@@ -10,7 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import cv2
 import numpy as np
@@ -76,41 +76,68 @@ class FileSource(ImageSource):
 
     def _decode(self, image: str) -> np.ndarray:
         path = self.root / image
-        flag = (cv2.IMREAD_COLOR_RGB if self.colour else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_ANYDEPTH
         try:
             data = np.fromfile(path, np.uint8)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
-        try:
-            decoded = cv2.imdecode(data, flag) if len(data) else None
-            pages = cv2.imcount(str(path)) if image.lower().endswith((".tif", ".tiff")) else 1
-        except cv2.error:  # e.g. more pixels than OpenCV allows
-            decoded, pages = None, 1
-        if decoded is None or decoded.size == 0:
-            raise UserError(f"{path}: not a whole image ({len(data)} bytes). python -m xraylab.check lists all such files.")
+        decoded = decode(data, path, self.colour, self.bits)
+        pages = cv2.imcount(str(path)) if image.lower().endswith((".tif", ".tiff")) else 1
         if pages > 1:
             raise UserError(f"{path}: a TIFF of {pages} pages, where one file is one image. Split it.")
-        if decoded.dtype == np.uint8:
-            return decoded
-        most = int(decoded.max())
-        if decoded.dtype != np.uint16 or self.bits is None or most >= 2**self.bits:
-            bits = "dataset.bits is not set" if self.bits is None else f"dataset.bits={self.bits}"
-            raise UserError(
-                f"{path}: {decoded.dtype} values up to {most}, and {bits}. Say how many bits the values of 16-bit files use "
-                "(dataset.bits=12), or save them with 8."
-            )
-        return np.right_shift(decoded, self.bits - 8).astype(np.uint8)
+        return decoded
 
     def shape(self, image: str) -> tuple[int, int, int]:
-        from PIL import Image
+        return header_shape(self.root / image, self.root / image)
 
-        try:
-            with Image.open(self.root / image) as opened:
-                turned = opened.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap the sides
-                height, width = (opened.width, opened.height) if turned else (opened.height, opened.width)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:  # an unknown format is an OSError
-            raise UserError(f"{self.root / image}: not a whole image.") from error
-        return 1, height, width
+
+def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | None = None) -> np.ndarray:
+    """An encoded image, PNG, JPEG or whatever else OpenCV decodes, turned as its EXIF says.
+
+    Args:
+        data: uint8 (bytes,), the whole file.
+        where: names it in errors.
+        colour, bits: see :class:`FileSource`.
+
+    Returns:
+        uint8 (H,W), or (H,W,3) in colour.
+
+    Raises:
+        UserError: it is not a whole image, or has more bits than are known.
+    """
+    flag = (cv2.IMREAD_COLOR_RGB if colour else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_ANYDEPTH
+    try:
+        decoded = cv2.imdecode(data, flag) if len(data) else None
+    except cv2.error:  # e.g. more pixels than OpenCV allows
+        decoded = None
+    if decoded is None or decoded.size == 0:
+        raise UserError(f"{where}: not a whole image ({len(data)} bytes). python -m xraylab.check lists all such files.")
+    if decoded.dtype == np.uint8:
+        return decoded
+    most = int(decoded.max())
+    if decoded.dtype != np.uint16 or bits is None or most >= 2**bits:
+        given = "dataset.bits is not set" if bits is None else f"dataset.bits={bits}"
+        raise UserError(
+            f"{where}: {decoded.dtype} values up to {most}, and {given}. Say how many bits the values of 16-bit files use "
+            "(dataset.bits=12), or save them with 8."
+        )
+    return np.right_shift(decoded, bits - 8).astype(np.uint8)
+
+
+def header_shape(file: Path | BinaryIO, where: object) -> tuple[int, int, int]:
+    """(1,H,W) of an encoded image as it is when decoded, from its header alone.
+
+    Raises:
+        UserError: the header cannot be read; ``where`` names the image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            turned = opened.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap the sides
+            height, width = (opened.width, opened.height) if turned else (opened.height, opened.width)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:  # an unknown format is an OSError
+        raise UserError(f"{where}: not a whole image.") from error
+    return 1, height, width
 
 
 def check_bits(bits: int | None) -> int | None:
