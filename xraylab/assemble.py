@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from xraylab.build import build, find_data, plain, read
 from xraylab.callbacks import Unfreeze
 from xraylab.data.module import StudyDataModule, worker_count
-from xraylab.data.reader import cache_dir
+from xraylab.data.reader import Reader, cache_dir
 from xraylab.data.table import StudyTable, assign_splits, hold_back
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
 from xraylab.evaluation import scored_labels
@@ -100,10 +100,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
         path = reader.embedded(embedded)
     log.info("reading %s", path)
     cfg.dataset.root = reader.root if is_url(reader.root) else str(path.absolute())
-    split_seed = settings.seed if settings.split_seed is None else settings.split_seed
-    table = assign_splits(read(reader, path), settings.selection, settings.fold, settings.valid_fraction, split_seed)
-    if loss.held_back:
-        table = hold_back(table, loss.held_back, split_seed)
+    table = split_table(reader, path, settings, loss.held_back)
     digest = table.split_digest()
     table, packed = with_cache(table, settings, reader.on_error)
     if settings.unit == "image" and not table.views:
@@ -147,8 +144,23 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
         net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), optimizer,
         _scheduler(schedule, steps), interval, monitor, settings.seed, table.data, groups, settings.unit, digest,
         settings.evaluate.blank, settings.evaluate.uncertain,
+        {"channels": table.channels, "bits": getattr(reader, "bits", None), "views": table.views},
     )  # fmt: skip
     return Job(OmegaConf.create(plain(cfg)), settings, table, digest, data, module, callbacks, accelerator, precision)
+
+
+def split_table(reader: Reader, path: Path, settings: Settings, held_back: float | None) -> StudyTable:
+    """A reader's table with its splits.
+
+    Args:
+        held_back: the part of train that the loss holds back, if it does.
+
+    Raises:
+        UserError: files or rows are wrong, or the splits cannot be made.
+    """
+    seed = settings.seed if settings.split_seed is None else settings.split_seed
+    table = assign_splits(read(reader, path), settings.selection, settings.fold, settings.valid_fraction, seed)
+    return hold_back(table, held_back, seed) if held_back else table
 
 
 def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[StudyTable, bool]:

@@ -180,6 +180,7 @@ def _choices(group: str) -> list[str]:
 def help_text(config: str, usage: str) -> str:
     """Usage, then every group with its choices and every key with its default, from the comments in ``conf/``."""
     text = (conf_dir() / f"{config}.yaml").read_text()
+    of_data = config == "config" or "- config" in text  # whether it composes a dataset
     if "- config" in text:
         text = (conf_dir() / "config.yaml").read_text() + text.split("_self_", 1)[1]
     text = re.sub(r"^hydra:\n(?:(?:[ ].*)?\n)*", "", text, flags=re.M)
@@ -203,10 +204,10 @@ def help_text(config: str, usage: str) -> str:
         source = (conf_dir() / "dataset" / f"{dataset}.yaml").read_text()
         for key in sorted(keys):
             found = re.search(rf"^{key}: *([^#\n]*?) *(?:# (.*))?$", source, re.M)
-            if found and config != "evaluate":
+            if found and of_data:
                 lines.append(f"  {key + '=' + found.group(1):<40} dataset={dataset}: {found.group(2) or ''}".rstrip())
         own = re.findall(r"^  (\w+): ([^#\n$]*?) +# (.*)$", source.partition("\ndataset:\n")[2], re.M)
-        for key, value, about in own if config != "evaluate" else []:
+        for key, value, about in own if of_data else []:
             if key not in ("sample", "embedded"):
                 lines.append(f"  {f'dataset.{key}={value}':<40} dataset={dataset}: {about}".rstrip())
     lines += [

@@ -24,6 +24,7 @@ from xraylab.losses import Loss, spec
 from xraylab.models.studynet import StudyNet
 from xraylab.uncertainty import Uncertainty, derivatives
 
+FOREIGN = (".h5", ".hdf5", ".keras", ".pb", ".onnx", ".tflite", ".params", ".caffemodel")
 FORMAT = 2  # of the "xraylab" entry of a checkpoint
 
 
@@ -45,6 +46,8 @@ class StudyModule(pl.LightningModule):
         unit: ``image`` scores ``valid/loss`` on single images, as such a model is trained; every metric is by study.
         split_digest: of the studies and their splits, for checkpoints.
         blank, uncertain: what such labels count as in validation, see :func:`xraylab.evaluation.scored_labels`.
+        images: what images were like, beside ``preprocessing``: ``channels``, ``bits`` of 16-bit files, and ``views``, as in
+            :class:`xraylab.data.table.StudyTable`.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class StudyModule(pl.LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None, interval: str = "epoch",
         scheduler_monitor: str = "valid/loss", seed: int = 0, data: str = "", groups: Sequence[str] = (), unit: str = "study",
         split_digest: str = "", blank: str = "ignore", uncertain: str = "ignore",
+        images: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.net, self.loss, self.labels = net, loss, tuple(labels)
@@ -61,6 +65,7 @@ class StudyModule(pl.LightningModule):
         if not hasattr(loss, "balance_weights"):
             loss.build(len(self.labels), len(self.groups))
         self.preprocessing = {"size": None, "rescale": False, **(preprocessing or {})}
+        self.images = {"channels": 1, "bits": None, "views": False, **(images or {})}
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.interval, self.scheduler_monitor, self.seed, self.data = interval, scheduler_monitor, seed, data
         self._scheduler: Any = None
@@ -205,6 +210,7 @@ class StudyModule(pl.LightningModule):
             "labels": list(self.labels),
             "groups": list(self.groups),
             "preprocessing": dict(self.preprocessing),
+            "images": dict(self.images),
             "net": dict(self.net.hparams),
             "backbone": spec(self.net.backbone),
             "pool": spec(self.net.pool),
@@ -270,7 +276,7 @@ def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
     net = StudyNet(backbone, _rebuild(saved["pool"]), **saved["net"])
     module = StudyModule(
         net, _rebuild(saved["loss"]), saved["labels"], preprocessing=saved["preprocessing"], data=saved["data"],
-        groups=saved["groups"],
+        groups=saved["groups"], split_digest=saved.get("splits", ""), images=saved.get("images"),
     )  # fmt: skip
     module.load_state_dict(checkpoint["state_dict"])
     return module.to(device).eval()
@@ -283,6 +289,11 @@ def checkpoint_of(path: str | Path) -> Path:
         UserError: there is none.
     """
     path = Path(path)
+    if path.suffix.lower() in FOREIGN:
+        raise UserError(
+            f"{path}: weights of other frameworks are out of scope. Give a run or a .ckpt of xraylab; a table of predictions of "
+            "the other model can be evaluated and compared all the same."
+        )
     if path.is_file():
         return path
     for name in ("best.ckpt", "last.ckpt"):

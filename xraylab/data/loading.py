@@ -103,17 +103,20 @@ class StudyDataset(Dataset[Batch]):
         self.labels = torch.from_numpy(table.label_values())
 
     def __getitem__(self, draw: Draw) -> Batch:
-        bags = [self.read(row, draw.epoch) for row in draw.rows]
-        rows = torch.tensor(draw.rows)
+        return self.batch(draw.rows, [self.read(row, draw.epoch) for row in draw.rows], draw.scored)
+
+    def batch(self, of: list[int], bags: Sequence[np.ndarray], scored: float) -> Batch:
+        """Some rows of the table, their prepared images uint8 (N,H,W[,3]) packed; ``scored`` as in :class:`Draw`."""
+        rows = torch.tensor(of)
         return Batch(
             images=pack(bags),
             study=torch.repeat_interleave(torch.arange(len(bags)), torch.tensor([len(b) for b in bags])),
             labels=self.labels[rows],
             rows=rows,
             group=self.group[rows],
-            scored=torch.tensor(draw.scored, dtype=torch.float32),
-            ids=tuple(self.ids[draw.rows]),
-            groups=tuple(self.groups[draw.rows]),
+            scored=torch.tensor(scored, dtype=torch.float32),
+            ids=tuple(self.ids[of]),
+            groups=tuple(self.groups[of]),
         )
 
     def read(self, row: int, epoch: int | None = None) -> np.ndarray:

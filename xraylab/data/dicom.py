@@ -1,0 +1,255 @@
+"""DICOM files as images, read with pydicom (the extra ``dicom``).
+
+From stored values to grey, in the order of the standard (DICOM PS3.3 C.11, C.7.6.3): decode; rescale slope and intercept, or
+the modality LUT; the first VOI LUT or window, else the least and the largest value of the file become black and white (8-bit
+unsigned values stay as they are); MONOCHROME1 is inverted; RGB, YBR and palette colours become grey by ITU-R 601. Frames
+are slices of a volume, each with its own rescaling and window where it has them.
+
+Compressed syntaxes need a decoder: RLE is pydicom's own; JPEG (also lossless), JPEG-LS and JPEG 2000 are python-gdcm's, HTJ2K
+is pylibjpeg-openjpeg's. pylibjpeg-libjpeg would do JPEG as well, but is under the GPL and so not in the extra.
+
+Only what describes pixels is read from a file. Nothing that names a patient reaches a result, a log or an error: those
+speak of the file's name. A name or folder that names a patient is the user's to change.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from xraylab.errors import UserError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+GREY = ("MONOCHROME1", "MONOCHROME2")
+WANTED = (
+    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
+    "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
+    "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
+)  # fmt: skip
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is one of DICOM: by its suffix, or by the mark behind its preamble."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM" and path.name != "DICOMDIR"
+    except OSError:
+        return False
+
+
+def read_dicom(path: Path, colour: bool = False) -> np.ndarray:
+    """The frames of a file.
+
+    Args:
+        colour: three channels (RGB), not one.
+
+    Returns:
+        uint8 (N,H,W), or (N,H,W,3) in colour; N is 1 where the file has one frame.
+
+    Raises:
+        UserError: pydicom is not installed; the file cannot be read, has no pixels, or is compressed in a way for which there
+            is no decoder.
+    """
+    with _discreet(path):
+        dataset = _read(path)
+        photometric = str(dataset.get("PhotometricInterpretation", ""))
+        if photometric in GREY:
+            grey = np.stack(list(_grey(dataset, _stored(path, dataset, raw=True))))
+            grey = 255 - grey if photometric == "MONOCHROME1" else grey
+            return np.repeat(grey[..., None], 3, axis=-1) if colour else grey
+        frames = _rgb(path, dataset, photometric)
+        return frames if colour else np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+
+
+def dicom_shape(path: Path) -> tuple[int, int, int]:
+    """(N,H,W) from the header alone.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with _discreet(path):
+        dataset = _read(path, pixels=False)
+        return int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns)
+
+
+@contextmanager
+def _discreet(path: Path) -> Iterator[None]:
+    """Without the words of pydicom's warnings and errors, which quote what a file says of its patient."""
+    log = logging.getLogger("pydicom")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UserError:
+        raise
+    except MemoryError:
+        raise UserError(f"{path}: memory is too small for its pixels.") from None
+    except Exception:  # of as many kinds as there are things to be wrong in a header
+        raise UserError(f"{path}: a DICOM file whose header does not describe its pixels.") from None
+    finally:
+        log.setLevel(level)
+
+
+def _read(path: Path, pixels: bool = True) -> Dataset:
+    try:
+        from pydicom import dcmread
+        from pydicom.errors import InvalidDicomError
+        from pydicom.uid import ImplicitVRLittleEndian
+    except ImportError:
+        raise UserError(f"{path}: reading DICOM needs pydicom: pip install 'xraylab[dicom]'.") from None
+    wanted: Any = list(WANTED)
+    try:
+        try:
+            dataset = dcmread(path, specific_tags=wanted, stop_before_pixels=not pixels)
+        except InvalidDicomError:  # files of before the preamble
+            dataset = dcmread(path, specific_tags=wanted, stop_before_pixels=not pixels, force=True)
+            if not hasattr(dataset.file_meta, "TransferSyntaxUID"):
+                dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        there = "Rows" in dataset and "Columns" in dataset
+        there = there and (not pixels or any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or 'not a DICOM file'}.") from error
+    except Exception:  # pydicom raises many kinds, whose words may quote the file
+        raise UserError(f"{path}: not a whole DICOM file.") from None
+    if not there:
+        raise UserError(f"{path}: not a DICOM file of images: it has no pixels.")
+    return dataset
+
+
+def _stored(path: Path, dataset: Dataset, raw: bool) -> np.ndarray:
+    """Stored values, (N,H,W) or (N,H,W,3).
+
+    Args:
+        raw: leave colours as they are stored.
+    """
+    from pydicom.pixels import get_decoder, pixel_array
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        name = syntax.name if syntax.is_transfer_syntax else "an unknown transfer syntax"
+        raise UserError(f"{path}: compressed as {name} ({syntax}), for which there is no decoder (pip install 'xraylab[dicom]').")
+    try:
+        values = pixel_array(dataset, raw=raw)
+    except MemoryError:
+        raise
+    except Exception:  # as many kinds as there are decoders
+        raise UserError(f"{path}: its pixels cannot be decoded ({syntax.name}): cut short, or unlike its header.") from None
+    return values if int(dataset.get("NumberOfFrames") or 1) > 1 else values[None]
+
+
+def _grey(dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarray]:
+    """Each frame as uint8 (H,W), black as the standard's black of MONOCHROME2."""
+    bits = int(dataset.get("BitsStored") or 8 * stored.dtype.itemsize)
+    rescaled = []
+    for number, frame in enumerate(stored):
+        if modality := dataset.get("ModalityLUTSequence"):
+            values = looked_up(frame, modality[0])[0].astype(np.float64)
+        else:
+            rescale = _of_frame(dataset, number, "PixelValueTransformationSequence", "RescaleSlope")
+            slope, intercept = _number(rescale, "RescaleSlope", 1.0), _number(rescale, "RescaleIntercept", 0.0)
+            values = frame.astype(np.float64) * slope + intercept
+        rescaled.append(values)
+    low, high = min(v.min() for v in rescaled), max(v.max() for v in rescaled)
+    for number, values in enumerate(rescaled):
+        window = _of_frame(dataset, number, "FrameVOILUTSequence", "WindowCenter")
+        width = _number(window, "WindowWidth", 0.0)
+        if voi := dataset.get("VOILUTSequence"):
+            table, depth = looked_up(values, voi[0])
+            grey = table / (2**depth - 1)
+        elif "WindowCenter" in window and width >= 1:
+            grey = windowed(values, _number(window, "WindowCenter", 0.0), width, str(window.get("VOILUTFunction") or "LINEAR"))
+        elif bits == 8 and stored.dtype == np.uint8:
+            yield stored[number]
+            continue
+        else:
+            grey = (values - low) / max(high - low, 1e-9)
+        yield np.clip(grey * 255, 0, 255).round().astype(np.uint8)
+
+
+def looked_up(values: np.ndarray, lut: Dataset) -> tuple[np.ndarray, int]:
+    """Values through a lookup table, those beyond its ends as its ends (DICOM PS3.3 C.11.1.1); and the bits of an entry.
+
+    Not by pydicom, whose indices of 8-bit tables overflow (pydicom 3.0).
+    """
+    entries, first, depth = (int(n) for n in lut.LUTDescriptor)
+    data = lut.LUTData
+    table = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.asarray(data).astype(np.uint16)
+    index = np.clip(np.floor(values).astype(np.int64) - first, 0, min(entries or 2**16, len(table)) - 1)
+    return table[index], depth
+
+
+def windowed(values: np.ndarray, centre: float, width: float, function: str = "LINEAR") -> np.ndarray:
+    """A VOI window: 0 below it, 1 above it (DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3).
+
+    Args:
+        values: of any shape, rescaled.
+        function: ``LINEAR``, ``LINEAR_EXACT`` or ``SIGMOID``.
+
+    Returns:
+        float64 in [0, 1].
+    """
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700))))
+    if function == "LINEAR_EXACT":
+        return np.asarray(np.clip((values - centre) / width + 0.5, 0, 1))
+    if width == 1:  # a step
+        return (values > centre - 0.5).astype(np.float64)
+    return np.asarray(np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1))
+
+
+def _of_frame(dataset: Dataset, number: int, sequence: str, keyword: str) -> Dataset:
+    """What holds a keyword for a frame: its own functional group, the shared one, or the file itself."""
+    if keyword in dataset:
+        return dataset
+    of_frames, shared = (dataset.get(f"{kind}FunctionalGroupsSequence") or [] for kind in ("PerFrame", "Shared"))
+    for group in (*of_frames[number : number + 1], *shared[:1]):
+        if items := group.get(sequence):
+            return items[0]
+    return dataset
+
+
+def _number(dataset: Dataset, keyword: str, otherwise: float) -> float:
+    """A number, the first of several; ``otherwise`` where it is missing or blank."""
+    value = dataset.get(keyword)
+    if value is None or value == "":
+        return otherwise
+    return float(value if isinstance(value, int | float | str) else value[0])
+
+
+def _rgb(path: Path, dataset: Dataset, photometric: str) -> np.ndarray:
+    """uint8 (N,H,W,3)."""
+    from pydicom.pixels import apply_color_lut
+
+    frames = _stored(path, dataset, raw=False)
+    if photometric == "PALETTE COLOR":
+        bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+        frames = np.stack([apply_color_lut(frame, dataset)[..., :3] for frame in frames])
+        bits = 16 if frames.dtype == np.uint16 and bits > 8 else 8
+    elif frames.ndim != 4 or frames.shape[-1] != 3:
+        raise UserError(f"{path}: photometric interpretation {photometric or 'missing'} cannot be read.")
+    else:
+        bits = int(dataset.BitsStored)
+    return np.right_shift(frames, max(bits - 8, 0)).astype(np.uint8)

@@ -1,0 +1,328 @@
+"""Studies without labels, to predict: a folder, a list, or single files, of PNG, JPEG, TIFF, NumPy arrays and DICOM.
+
+Ids are paths as given or as below the folder, without the suffix; nothing inside a file names its study.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from xraylab.data.dicom import dicom_shape, is_dicom, read_dicom
+from xraylab.data.folder import SUFFIXES
+from xraylab.data.reader import SYNTHETIC_MARK, local
+from xraylab.data.sources import FileSource, Images, ImageSource, header_shape
+from xraylab.errors import UserError, did_you_mean, listed
+
+log = logging.getLogger(__name__)
+
+LISTS = (".csv", ".txt", ".tsv", ".lst")
+PATHS = ("path", "paths", "image", "images", "file", "files", "filename", "study")  # names of a list's column of paths
+#: of MURA and CheXpert: a study's folder, its patient, and of MURA its body part
+STUDY_FOLDER = re.compile(r"(?:^|/)patient\d+/study[^/]*$")
+PATIENT, PART = re.compile(r"(?:^|/)(patient\d+)(?:/|$)"), re.compile(r"(?:^|/)XR_([A-Z]+)(?:/|$)")
+FROM_THE_REST, LEFT_OUT = "predicted from the rest", "left out"
+COLUMNS = ["id", "patient", "group", "images", "path"]
+
+
+class Skipped(NamedTuple):
+    """A file that is not predicted from."""
+
+    id: str  # of its study
+    file: str
+    reason: str
+    study: str  # what became of the study
+
+
+@dataclass(frozen=True)
+class Files:
+    """Studies as files.
+
+    Attributes:
+        frame: one row a study: ``id``, ``patient`` and ``group`` (blank where not known), ``images`` (absolute paths) and
+            ``path``, of the study's folder, or of its file.
+        name: of the input, for the results' name.
+        missing: what the input names and is not there.
+    """
+
+    frame: pd.DataFrame
+    name: str
+    missing: list[Skipped] = field(default_factory=list)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether a file lies in a folder that the sample generator wrote."""
+        folders = {Path(image).parent for images in self.frame["images"] for image in images}
+        return any((above / SYNTHETIC_MARK).is_file() for above in {a for f in folders for a in (f, *f.parents)})
+
+
+class AnyFileSource(ImageSource):
+    """Files of every kind that is read; a reference is a path.
+
+    Args:
+        colour: read three channels, not one.
+        bits: of 16-bit PNG and TIFF files, see :class:`xraylab.data.sources.FileSource`.
+        volumes: images of a study are slices of one volume, as long as their sizes agree.
+    """
+
+    def __init__(self, colour: bool = False, bits: int | None = None, volumes: bool = False) -> None:
+        self.colour, self.volumes = colour, volumes
+        self._pictures = FileSource(Path(), colour, bits)
+
+    def path(self, image: str) -> Path:
+        return Path(image)
+
+    def costly(self, resized: bool) -> bool:
+        return True
+
+    def read(self, images: Sequence[str]) -> Images:
+        """uint8 (N,H,W[,3]) where all is one volume, else a list of (H,W[,3])."""
+        stacks = [self._stack(image) for image in images]
+        if len(stacks) == 1 and len(stacks[0]) > 1:
+            return stacks[0]
+        if self.volumes and len({stack.shape[1:] for stack in stacks}) == 1:
+            return np.concatenate(stacks)
+        return [image for stack in stacks for image in stack]
+
+    def _stack(self, image: str) -> np.ndarray:
+        """uint8 (N,H,W[,3])."""
+        path = Path(image)
+        try:
+            if path.suffix.lower() == ".npy":
+                return _array(path, self.colour)
+            if path.suffix.lower() not in SUFFIXES and is_dicom(path):
+                return read_dicom(path, self.colour)
+            return self._pictures.read([image])[0][None]
+        except UserError as error:
+            raise UserError(str(error).replace("dataset.bits", "bits")) from error.__cause__
+
+    def shape(self, image: str) -> tuple[int, int, int]:
+        path = Path(image)
+        if path.suffix.lower() == ".npy":
+            count, height, width = _array(path, colour=False).shape[:3]
+            return count, height, width
+        return dicom_shape(path) if path.suffix.lower() not in SUFFIXES and is_dicom(path) else header_shape(path, path)
+
+
+def _array(path: Path, colour: bool) -> np.ndarray:
+    """uint8 (N,H,W), or (N,H,W,3), of one image or a volume of slices."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or 'not a whole array'}.") from error
+    except (ValueError, EOFError):
+        raise UserError(f"{path}: not a whole array.") from None
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or array.size == 0:
+        what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        raise UserError(f"{path}: {what}, where uint8 (slices,height,width) on the scale 0-255 is wanted.")
+    if array.ndim == 2 or (array.ndim == 3 and colour and array.shape[-1] == 3):
+        array = array[None]
+    if array.ndim == 3:
+        return np.repeat(array[..., None], 3, axis=-1) if colour else array
+    if not colour or array.shape[-1] != 3:
+        wanted = "(slices,height,width,3)" if colour else "(slices,height,width)"
+        raise UserError(f"{path}: uint8 {array.shape}, where {wanted} is wanted.")
+    return array
+
+
+def find_studies(
+    given: str | Sequence[str], study: str = "auto", patient: str | None = None, group: str | None = None,
+    root: str | None = None,
+) -> Files:  # fmt: skip
+    """The studies that an input stands for, in its order: a folder's by path, a list's and files' as given.
+
+    Args:
+        given: a folder or its URL; a list of paths (``.csv``, ``.txt``, ``.tsv``, ``.lst``); a file; or several of those files.
+        study: ``file``: each file is a study; ``folder``: all images of a folder are one; ``auto``: a file that lies directly
+            in the given folder, or is listed, is a study, and so is every array; other images are one study with those of
+            their folder, as are all images of ``patient…/study…/``.
+        patient, group: regular expressions with one group, searched in a study's path; None: as MURA and CheXpert name them.
+        root: the folder that the paths of a list start from; None: the list's, the one above it, or the current one.
+
+    Raises:
+        UserError: there is nothing, or nothing that is an image, or the list cannot be read.
+    """
+    if study not in ("auto", "file", "folder"):
+        raise UserError(f"study={study}: it is auto, file or folder.")
+    patterns = {"patient": _pattern("patient", patient, PATIENT), "group": _pattern("group", group, PART)}
+    several = not isinstance(given, str)
+    path = Path() if several else local(str(given))
+    if several:
+        names = [str(name) for name in given]
+        return _of_list([(None, n) for n in names], "files", [Path()], "file" if study == "auto" else study, patterns)
+    if path.is_dir():
+        return _of_folder(path, study, patterns)
+    if not path.is_file():
+        hint = did_you_mean(str(given), ("train", "valid", "test"))
+        raise UserError(
+            f"input={given}: there is no such file or folder.{hint} It is train, valid or test, for a split of the run's own "
+            "data; a folder; a list of paths (.csv or .txt); or a file, or [several,files]."
+        )
+    if path.suffix.lower() in LISTS:
+        roots = [Path(root).expanduser()] if root else [path.parent, path.parent.parent, Path()]
+        if root and not roots[0].is_dir():
+            raise UserError(f"root={root}: there is no such folder.")
+        return _of_list(_read_list(path), path.stem, roots, study, patterns)
+    return _of_list([(path.stem, str(path))], path.stem, [Path()], "file", patterns)
+
+
+def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> Files:
+    strays: list[str] = []
+    bags: dict[str, list[str]] = {}
+    whole = STUDY_FOLDER.search(os.path.abspath(top)) is not None
+    for file in _files_in(top):
+        name = file.relative_to(top).as_posix()
+        if not _readable(file):
+            strays.append(name)
+            continue
+        folder = name.rpartition("/")[0]
+        alone = study == "file" or (study == "auto" and (file.suffix.lower() == ".npy" or (not folder and not whole)))
+        bags.setdefault(name if alone else folder, []).append(str(file))
+    if strays:
+        log.warning("%s: %d files are not images and are left alone: %s", top, len(strays), listed(strays))
+    if not bags:
+        raise UserError(f"input={top}: there is no image in it: {listed(SUFFIXES)}, .npy or DICOM.")
+    stems = [_stem(name) if bag[0].endswith(name) else name for name, bag in bags.items()]
+    clash = {s for s in stems if stems.count(s) > 1} if len(set(stems)) < len(stems) else set()
+    name_of = os.path.basename(os.path.abspath(top))
+    rows = []
+    for name, stem in zip(bags, stems, strict=True):
+        of_study = name if stem in clash else stem or name_of
+        rows.append(_row(of_study, (top / name).absolute().as_posix(), bags[name], patterns))
+    return Files(pd.DataFrame(rows, columns=COLUMNS), name_of)
+
+
+def _of_list(
+    entries: Iterable[tuple[str | None, str]], name: str, roots: Sequence[Path], study: str, patterns: dict[str, re.Pattern[str]]
+) -> Files:  # fmt: skip
+    """Studies of ids (None: the path says it) and paths, of files or of folders whose images are a study."""
+    bags: dict[str, list[str]] = defaultdict(list)
+    paths: dict[str, str] = {}
+    named: dict[str, set[str]] = defaultdict(set)
+    missing: list[tuple[str, str]] = []
+    for given_id, given in entries:
+        posix = PurePosixPath(given.replace("\\", "/")).as_posix()
+        folder = posix.rpartition("/")[0]
+        found = next((root / given for root in roots if (root / given).exists()), None)
+        whole = found is not None and found.is_dir()
+        of_folder = study == "folder" or (study == "auto" and STUDY_FOLDER.search(folder) is not None)
+        study_id = given_id or (posix if whole else folder if of_folder else _stem(posix))
+        path = folder if of_folder and not whole else posix
+        if given_id is None and paths.get(study_id, path) != path:
+            study_id = posix  # of two files that differ in the suffix alone
+        paths.setdefault(study_id, path)
+        if given in named[study_id]:
+            raise UserError(f"{name}: {given} is listed twice for the study {study_id}. Keep it once.")
+        named[study_id].add(given)
+        images = bags[study_id]
+        if found is None:
+            missing.append((study_id, given))
+        elif not whole:
+            images.append(str(found.absolute()))
+        elif inside := [str(f.absolute()) for f in _files_in(found, deep=False) if _readable(f)]:
+            images += inside
+        else:
+            missing.append((study_id, given))
+    if not bags:
+        raise UserError(f"{name}: there is no path in it.")
+    reason = "there is no such file, or no image in that folder"
+    lost = [Skipped(i, file, reason, FROM_THE_REST if bags[i] else LEFT_OUT) for i, file in missing]
+    rows = [_row(i, paths[i], images, patterns) for i, images in bags.items() if images]
+    if not rows:
+        raise UserError(
+            f"{name}: not one of its {len(bags)} files is there; the first would be {(roots[0] / missing[0][1]).absolute()}. "
+            "Name the folder that its paths start from: root=<folder>."
+        )
+    return Files(pd.DataFrame(rows, columns=COLUMNS), name, lost)
+
+
+def _row(study: str, path: str, images: Sequence[str], patterns: dict[str, re.Pattern[str]]) -> dict[str, object]:
+    found = {key: pattern.search(path) for key, pattern in patterns.items()}
+    patient, group = (m.group(1) or "" if (m := found[key]) else "" for key in ("patient", "group"))
+    group = group.lower() if patterns["group"] is PART else group
+    return {"id": study, "patient": patient, "group": group, "images": tuple(images), "path": path}
+
+
+def _read_list(path: Path) -> list[tuple[str | None, str]]:
+    """Ids (None where the list has none) and paths of a list.
+
+    With a header, a column ``path``, ``image`` or the like and perhaps ``id``; without one, the first column.
+
+    Raises:
+        UserError: it cannot be read, or has a header without a column of paths.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            rows = [[c.strip() for c in row] for row in csv.reader(file, delimiter=separator) if any(c.strip() for c in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a list of paths: {error}.") from error
+    if not rows:
+        raise UserError(f"{path}: there is no path in it.")
+    header = [cell.lower() for cell in rows[0]]
+    column = next((header.index(name) for name in PATHS if name in header), None)
+    if column is None and "id" in header:
+        raise UserError(f"{path}: there is no column of paths beside id. Call it path. There are: {listed(rows[0], 30)}.")
+    if column is None:
+        return [(None, row[0]) for row in rows if row[0]]
+    ids = header.index("id") if "id" in header else None
+    entries: list[tuple[str | None, str]] = []
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) <= max(column, ids or 0) or not row[column] or (ids is not None and not row[ids]):
+            raise UserError(f"{path}: row {number} has no path, or no id: {listed(row, 5)}.")
+        for image in re.split("[;|]", row[column]):
+            entries.append((row[ids] if ids is not None else None, image.strip()))
+    return entries
+
+
+def _files_in(folder: Path, deep: bool = True) -> Iterable[Path]:
+    """Files in a folder and, if deep, below it, by path, but for hidden ones."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: _natural(e.name))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed: {error.strerror}.") from error
+    for entry in entries:
+        if entry.is_file():
+            yield Path(entry.path)
+        elif deep and entry.is_dir():
+            yield from _files_in(Path(entry.path))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key by which ``image10`` follows ``image9``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _readable(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    return suffix in SUFFIXES or suffix == ".npy" or (suffix not in (*LISTS, ".md", ".json") and is_dicom(file))
+
+
+def _stem(name: str) -> str:
+    """A path without the suffix of a kind of file that is read."""
+    posix = PurePosixPath(name.replace("\\", "/")).as_posix()
+    known = (*SUFFIXES, ".npy", ".dcm", ".dicom", ".ima")
+    return posix.rpartition(".")[0] if posix.lower().endswith(known) else posix
+
+
+def _pattern(key: str, given: str | None, otherwise: re.Pattern[str]) -> re.Pattern[str]:
+    if given is None:
+        return otherwise
+    try:
+        pattern = re.compile(str(given))
+    except re.error as error:
+        raise UserError(f"{key}={given}: it is not a regular expression: {error}.") from None
+    if pattern.groups != 1:
+        raise UserError(f"{key}={given}: it has {pattern.groups} groups; it needs one, round what names the {key}.")
+    return pattern

@@ -1,0 +1,170 @@
+"""``python -m xraylab.predict run=<run> input=<…>``: predict a split, a folder, a list or single files with a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from xraylab.cli import launch
+from xraylab.errors import UserError, listed
+
+if TYPE_CHECKING:
+    from xraylab.data.inputs import Skipped
+
+log = logging.getLogger(__name__)
+
+USAGE = """
+xraylab.predict: predict studies with a finished run.
+
+  python -m xraylab.predict run=outputs/mrnet/<date_time> input=test output=again.csv
+  python -m xraylab.predict run=outputs/mura/<date_time> input=/data/MURA-v1.1/test format=mura
+  python -m xraylab.predict run=outputs/mura/<date_time> input=patients.csv
+  python -m xraylab.predict run=outputs/chexpert/<date_time> 'input=[front.dcm,side.dcm]'
+
+Files are PNG, JPEG, TIFF, .npy (an image, or a volume of slices) and DICOM (pip install 'xraylab[dicom]'). The table is
+id,patient,group,split,p_<label>..., in the order of the input. An id is a file's name or path: nothing that a file says of its
+patient is read. Files that cannot be read are named in <output>.skipped.csv, and the rest is predicted.
+"""
+
+
+def job(cfg: DictConfig) -> None:
+    """Predict, and write the table and what was skipped."""
+    run, given = _run(str(cfg.run)), _input(cfg.input)
+    _check(cfg)
+    output = _output(cfg, run, given)
+
+    from xraylab.data.inputs import LEFT_OUT, find_studies
+    from xraylab.data.sources import check_bits
+    from xraylab.evaluation import write_table
+    from xraylab.inference import SPLITS, Options, predict, run_labels
+    from xraylab.submission import check_format, write_submission
+    from xraylab.training import quiet
+
+    check_format(cfg.format)
+    if cfg.format != "table":
+        check_format(cfg.format, run_labels(run, cfg.checkpoint))
+    check_bits(cfg.bits)
+    started = time.monotonic()
+    quiet()
+    accelerator: Any = OmegaConf.to_container(cfg.accelerator)
+    precision = None if cfg.precision is None else str(cfg.precision)
+    options = Options(
+        cfg.checkpoint, cfg.root, precision, cfg.batch_size, cfg.bits, cfg.num_workers,
+        accelerator if accelerator["accelerator"] != "auto" else None,
+    )  # fmt: skip
+    studies = given if given in SPLITS else find_studies(given, cfg.study, cfg.patient, cfg.group, cfg.root)
+    if not isinstance(studies, str):
+        images = sum(map(len, studies.frame["images"]))
+        log.info("input: %d studies of %d files", len(studies.frame), images)
+    done = predict(run, studies, options)
+    left_out = list(dict.fromkeys(s.id for s in done.skipped if s.study == LEFT_OUT))
+    _write_skipped(done.skipped, _skipped_file(output))
+    if cfg.format == "table":
+        write_table(done.table, output, done.synthetic)
+    else:
+        write_submission(cfg.format, done.table, done.paths, output, cfg.threshold, left_out)
+    if done.skipped:
+        shown = [f"{s.file or s.id} ({s.reason}; the study is {s.study})" for s in done.skipped]
+        log.warning("%d files could not be read: %s\nall of them: %s", len(shown), listed(shown), _skipped_file(output))
+    if done.synthetic:
+        log.warning("SYNTHETIC SAMPLE: the model or the images are drawings; results mean nothing for patients.")
+    without = f", {len(left_out)} left out" if left_out else ""
+    log.info("predicted %d studies%s in %.0f s: %s", len(done.table), without, time.monotonic() - started, output)
+
+
+def _run(given: str) -> Path:
+    """The run directory, or a checkpoint that lies in none."""
+    from xraylab.remote import is_url
+    from xraylab.run import run_of
+
+    path = Path(given).expanduser()
+    if not is_url(given) and path.suffix and not path.is_dir():
+        from xraylab.module import checkpoint_of
+
+        return checkpoint_of(path)
+    return run_of(given)
+
+
+def _input(given: Any) -> str | list[str]:
+    if OmegaConf.is_list(given):
+        names = [str(name) for name in given]
+        if not names:
+            raise UserError("input=[]: it is a file, or several.")
+        return names
+    return str(given)
+
+
+def _check(cfg: DictConfig) -> None:
+    if not (isinstance(cfg.threshold, int | float) and 0 <= cfg.threshold <= 1):
+        raise UserError(f"threshold={cfg.threshold}: it is a probability, 0 to 1.")
+    if not (cfg.batch_size is None or (isinstance(cfg.batch_size, int) and cfg.batch_size >= 1)):
+        raise UserError(f"batch_size={cfg.batch_size}: it is a number from 1 on, or null.")
+    if not (cfg.num_workers == "auto" or (isinstance(cfg.num_workers, int) and cfg.num_workers >= 0)):
+        raise UserError(f"num_workers={cfg.num_workers}: it is auto or a number from 0 on.")
+    if cfg.precision is not None and str(cfg.precision) not in ("auto", "32", "bf16", "16"):
+        raise UserError(f"precision={cfg.precision}: it is auto, 32, bf16 or 16.")
+
+
+def _output(cfg: DictConfig, run: Path, given: str | list[str]) -> Path:
+    """Where to write, which can be written and is not there yet."""
+    if cfg.output is not None:
+        output = Path(cfg.output).expanduser()
+    else:
+        home = next((p for p in (run, *run.parents[:2]) if (p / "config.yaml").is_file()), None)
+        if home is None:
+            raise UserError(f"output must be given: {run} is a checkpoint in no run directory. output=<file.csv>")
+        output = home / "predictions" / f"{_name(given)}{'' if cfg.format == 'table' else '_' + cfg.format}.csv"
+    if output.is_dir():
+        raise UserError(f"output={output}: it is a folder. Name a file: output={output / 'predictions.csv'}")
+    if output.exists() and not cfg.overwrite:
+        raise UserError(f"{output} is there already. Name another file, output=<file.csv>, or replace it: overwrite=true.")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={output}: its folder cannot be made: {error.strerror}.") from error
+    if not os.access(output.parent, os.W_OK):
+        raise UserError(f"output={output}: its folder cannot be written to.")
+    return output
+
+
+def _name(given: str | list[str]) -> str:
+    """What a result is called after its input; never as a split's own table, unless it is that."""
+    if not isinstance(given, str):
+        return "files"
+    if given in ("train", "valid", "test"):
+        return given
+    path = Path(os.path.abspath(given.rstrip("/")))
+    stem = path.stem if path.suffix and not path.is_dir() else path.name
+    return f"{path.parent.name or 'input'}_{stem}" if stem.removesuffix("_images") in ("train", "valid", "test") else stem
+
+
+def _skipped_file(output: Path) -> Path:
+    return output.with_name(f"{output.name}.skipped.csv")
+
+
+def _write_skipped(skipped: Sequence[Skipped], file: Path) -> None:
+    import pandas as pd
+
+    from xraylab.data.inputs import Skipped
+    from xraylab.run import beside
+
+    if not skipped:
+        file.unlink(missing_ok=True)
+        return
+    with beside(file) as partial:
+        pd.DataFrame(skipped, columns=list(Skipped._fields)).to_csv(partial, index=False)
+
+
+def main() -> None:
+    """The entry point."""
+    launch("predict", job, USAGE)
+
+
+if __name__ == "__main__":
+    main()
