@@ -133,11 +133,17 @@ def checkpoint_named(run: Path, name: str) -> Path:
     return checkpoint_of(run / "checkpoints" / "last.ckpt" if name == "last" else Path(name))
 
 
+def home_of(run: Path) -> Path | None:
+    """The run directory, of itself or of a checkpoint in it; None: a checkpoint on its own."""
+    return next((p for p in (run, *run.absolute().parents[:2]) if (p / "config.yaml").is_file()), None)
+
+
 def _config(run: Path) -> DictConfig | None:
     """The run's configuration, as evaluation takes it; None: a checkpoint on its own."""
-    if not (run / "config.yaml").is_file():
+    home = home_of(run)
+    if home is None:
         return None
-    config = OmegaConf.load(run / "config.yaml")
+    config = OmegaConf.load(home / "config.yaml")
     assert isinstance(config, DictConfig)
     with open_dict(config):
         if "first" in config.loss:
@@ -178,7 +184,7 @@ def _missing(run: Path, split: str, table: StudyTable) -> list[Skipped]:
     Raises:
         UserError: others came into the split, so that some could have been trained on.
     """
-    file = run / "predictions" / f"{split}.csv"
+    file = (home_of(run) or run) / "predictions" / f"{split}.csv"
     then = read_table(file)["id"].tolist() if file.is_file() else []
     now = set(table.part(split)["id"])
     if not now <= set(then):

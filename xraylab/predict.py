@@ -116,7 +116,7 @@ def _output(cfg: DictConfig, run: Path, given: str | list[str]) -> Path:
     if cfg.output is not None:
         output = Path(cfg.output).expanduser()
     else:
-        home = next((p for p in (run, *run.parents[:2]) if (p / "config.yaml").is_file()), None)
+        home = next((p for p in (run, *run.absolute().parents[:2]) if (p / "config.yaml").is_file()), None)
         if home is None:
             raise UserError(f"output must be given: {run} is a checkpoint in no run directory. output=<file.csv>")
         output = home / "predictions" / f"{_name(given)}{'' if cfg.format == 'table' else '_' + cfg.format}.csv"

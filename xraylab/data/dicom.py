@@ -195,8 +195,8 @@ def looked_up(values: np.ndarray, lut: Dataset) -> tuple[np.ndarray, int]:
     Not by pydicom, whose indices of 8-bit tables overflow (pydicom 3.0).
     """
     entries, first, depth = (int(n) for n in lut.LUTDescriptor)
-    data = lut.LUTData
-    table = np.frombuffer(data, "<u2") if isinstance(data, bytes) else np.asarray(data).astype(np.uint16)
+    data, order = lut.LUTData, ">" if lut.original_encoding[1] is False else "<"
+    table = np.frombuffer(data, f"{order}u2") if isinstance(data, bytes) else np.asarray(data).astype(np.uint16)
     index = np.clip(np.floor(values).astype(np.int64) - first, 0, min(entries or 2**16, len(table)) - 1)
     return table[index], depth
 
@@ -249,7 +249,7 @@ def _rgb(path: Path, dataset: Dataset, photometric: str) -> np.ndarray:
         frames = np.stack([apply_color_lut(frame, dataset)[..., :3] for frame in frames])
         bits = 16 if frames.dtype == np.uint16 and bits > 8 else 8
     elif frames.ndim != 4 or frames.shape[-1] != 3:
-        raise UserError(f"{path}: photometric interpretation {photometric or 'missing'} cannot be read.")
+        raise UserError(f"{path}: its photometric interpretation is none of those that are read.")
     else:
         bits = int(dataset.BitsStored)
     return np.right_shift(frames, max(bits - 8, 0)).astype(np.uint8)

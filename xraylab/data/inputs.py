@@ -9,7 +9,7 @@ import csv
 import logging
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -179,6 +179,7 @@ def find_studies(
 def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> Files:
     strays: list[str] = []
     bags: dict[str, list[str]] = {}
+    files: set[str] = set()  # those of them that are a file
     whole = STUDY_FOLDER.search(os.path.abspath(top)) is not None
     for file in _files_in(top):
         name = file.relative_to(top).as_posix()
@@ -187,18 +188,19 @@ def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> F
             continue
         folder = name.rpartition("/")[0]
         alone = study == "file" or (study == "auto" and (file.suffix.lower() == ".npy" or (not folder and not whole)))
-        bags.setdefault(name if alone else folder, []).append(str(file))
+        files.update({name} if alone else ())
+        bags.setdefault(name if alone else folder, []).append(str(file.absolute()))
     if strays:
         log.warning("%s: %d files are not images and are left alone: %s", top, len(strays), listed(strays))
     if not bags:
         raise UserError(f"input={top}: there is no image in it: {listed(SUFFIXES)}, .npy or DICOM.")
-    stems = [_stem(name) if bag[0].endswith(name) else name for name, bag in bags.items()]
-    clash = {s for s in stems if stems.count(s) > 1} if len(set(stems)) < len(stems) else set()
     name_of = os.path.basename(os.path.abspath(top))
-    rows = []
-    for name, stem in zip(bags, stems, strict=True):
-        of_study = name if stem in clash else stem or name_of
-        rows.append(_row(of_study, (top / name).absolute().as_posix(), bags[name], patterns))
+    ids = [_stem(name) if name in files else name or name_of for name in bags]
+    twice = Counter(ids)
+    rows = [
+        _row(name if twice[i] > 1 else i, (top / name).absolute().as_posix(), bags[name], patterns)
+        for name, i in zip(bags, ids, strict=True)
+    ]
     return Files(pd.DataFrame(rows, columns=COLUMNS), name_of)
 
 

@@ -1,0 +1,395 @@
+"""``python -m xraylab.predict``: the same numbers as training, from every kind of input, and nothing lost or invented."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import hydra
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY, compose_config
+from hydra.core.global_hydra import GlobalHydra
+
+import xraylab
+from xraylab import conf_dir
+from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, find_studies
+from xraylab.errors import UserError
+from xraylab.inference import Options, predict
+from xraylab.predict import job
+from xraylab.submission import write_submission
+
+SMALL = [*TINY, "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small"]
+CPU = Options(workers=0)
+
+
+def run_of(directory: Path, *overrides: str) -> Path:
+    from xraylab.training import train
+
+    directory.mkdir(parents=True)
+    train(compose_config(*SMALL, *overrides), directory, list(overrides))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def mura(tmp_path_factory, mura_root):
+    """A run on bone X-rays."""
+    return run_of(tmp_path_factory.mktemp("predict") / "mura", "dataset=mura", f"dataset.root={mura_root}")
+
+
+@pytest.fixture(scope="module")
+def mrnet(tmp_path_factory, mrnet_root):
+    """A run on knees with all three labels."""
+    overrides = ("dataset=mrnet", "task=[acl,meniscus,abnormal]", f"dataset.root={mrnet_root}", "batch_size=4")
+    return run_of(tmp_path_factory.mktemp("predict") / "mrnet", *overrides)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, caplog):
+    """The command in this process, in an empty folder; returns what it logged."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    caplog.set_level("INFO", "xraylab")
+
+    def run(*overrides: str) -> str:
+        caplog.clear()
+        GlobalHydra.instance().clear()
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = hydra.compose("predict", [*overrides, "num_workers=0"])
+        job(cfg)
+        return caplog.text
+
+    return run
+
+
+def table_of(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=dict.fromkeys(("id", "patient", "group", "split"), str), keep_default_na=False)
+
+
+# ---- the same numbers -------------------------------------------------------------------------------------------------
+
+
+def test_a_split_is_predicted_as_training_did(command, here, mura, tmp_path):
+    done = command("predict", f"run={mura}", "input=test", "output=again.csv", "num_workers=1")
+    assert done.returncode == 0, done.stderr
+    assert "predicted 40 studies in" in done.stdout
+    assert "SYNTHETIC SAMPLE" in done.stdout
+    here(f"run={mura}", "input=valid", "output=valid.csv")
+    assert (tmp_path / "empty" / "again.csv").read_bytes() == (mura / "predictions" / "test.csv").read_bytes()
+    assert (tmp_path / "empty" / "valid.csv").read_bytes() == (mura / "predictions" / "valid.csv").read_bytes()
+    assert len(list((tmp_path / "empty").iterdir())) == 2
+
+
+def test_other_forms_of_the_same_studies_have_the_same_numbers(mura, mura_root, tmp_path):
+    test = table_of(mura / "predictions" / "test.csv").set_index("id")
+    folder = predict(mura, find_studies(str(mura_root / "valid")), CPU).table
+    assert folder["id"].is_monotonic_increasing
+    folder = folder.set_index("valid/" + folder["id"]).loc[test.index]
+    assert list(folder) == ["id", "patient", "group", "split", "p_abnormal"], "there is no truth"
+    assert np.abs(folder["p_abnormal"].to_numpy() - test["p_abnormal"].to_numpy()).max() < 1e-6
+    assert folder[["patient", "group"]].to_numpy().tolist() == test[["patient", "group"]].to_numpy().tolist()
+    listed = predict(mura / "checkpoints" / "best.ckpt", find_studies(str(mura_root / "valid_image_paths.csv")), CPU).table
+    assert listed["id"].tolist() == [f"MURA-v1.1/{i}" for i in test.index]
+    assert np.abs(listed["p_abnormal"].to_numpy() - test["p_abnormal"].to_numpy()).max() < 1e-6
+    studies = predict(mura, find_studies(str(mura_root / "valid_labeled_studies.csv")), CPU).table
+    assert np.abs(studies["p_abnormal"].to_numpy() - test["p_abnormal"].to_numpy()).max() < 1e-6
+    views = [cv2.imread(str(p), cv2.IMREAD_GRAYSCALE) for p in sorted((mura_root / test.index[3]).glob("image*.png"))]
+    assert xraylab.load(mura).predict(views)["abnormal"] == pytest.approx(test["p_abnormal"].iloc[3], abs=1e-6)
+
+
+def test_arrays_are_volumes_and_a_study_each(mrnet, mrnet_root):
+    test = table_of(mrnet / "predictions" / "test.csv")
+    done = predict(mrnet, find_studies(str(mrnet_root / "valid" / "axial")), CPU)
+    assert done.table["id"].tolist() == test["id"].tolist()
+    for task in ("acl", "meniscus", "abnormal"):
+        assert np.abs(done.table[f"p_{task}"] - test[f"p_{task}"]).max() < 1e-6
+    assert done.synthetic
+    first = find_studies(str(mrnet_root / "valid")).frame["id"].tolist()
+    assert first[0] == "axial/0040"
+
+
+def test_the_last_checkpoint_is_chosen(mura, mura_root, tmp_path):
+    run = shutil.copytree(mura, tmp_path / "run")
+    (run / "checkpoints" / "best.ckpt").unlink()
+    files = find_studies(str(mura_root / "valid" / "XR_WRIST"))
+    last = predict(run, files, Options(checkpoint="last", workers=0)).table
+    assert last.equals(predict(mura, files, Options(checkpoint=str(run / "checkpoints" / "last.ckpt"), workers=0)).table)
+    (run / "checkpoints" / "last.ckpt").unlink()
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        predict(run, files, Options(checkpoint="last"))
+
+
+# ---- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def picture(path: Path, value: int = 90, size: tuple[int, int] = (40, 50)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(value).integers(0, 256, size, dtype=np.uint8)
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+def ids_and_bags(given, **options) -> dict[str, list[str]]:
+    frame = find_studies(given if isinstance(given, list) else str(given), **options).frame
+    return {i: [Path(p).name for p in images] for i, images in zip(frame["id"], frame["images"], strict=True)}
+
+
+def test_a_folder_is_cut_into_studies(tmp_path):
+    top = tmp_path / "clinic"
+    for name in ("b.png", "a10.jpg", "a9.tif", "visit/side.png", "visit/front.png", "deep/er/one.png", "._x.png", ".hid/y.png"):
+        picture(top / name)
+    (top / "notes.txt").write_text("not an image")
+    np.save(top / "visit" / "mri.npy", np.zeros((2, 8, 8), np.uint8))
+    assert ids_and_bags(top) == {
+        "a9": ["a9.tif"], "a10": ["a10.jpg"], "b": ["b.png"], "deep/er": ["one.png"], "visit": ["front.png", "side.png"],
+        "visit/mri": ["mri.npy"],
+    }  # fmt: skip
+    assert list(ids_and_bags(top, study="file")) == ["a9", "a10", "b", "deep/er/one", "visit/front", "visit/mri", "visit/side"]
+    assert ids_and_bags(top, study="folder")["visit"] == ["front.png", "mri.npy", "side.png"]
+    assert ids_and_bags(top, study="folder")["clinic"] == ["a9.tif", "a10.jpg", "b.png"]
+    picture(top / "b.jpg")
+    assert {"b.png", "b.jpg"} < set(ids_and_bags(top)), "ids stay apart"
+
+
+def test_the_unlabelled_test_tree_of_mura(tmp_path):
+    top = tmp_path / "MURA-v1.1" / "test"
+    for study in ("XR_WRIST/patient11185/study1", "XR_WRIST/patient11185/study2", "XR_HAND/patient11186/study1"):
+        for k in (1, 2):
+            picture(top / study / f"image{k}.png", k)
+    frame = find_studies(str(top)).frame
+    assert frame["id"].tolist() == ["XR_HAND/patient11186/study1", "XR_WRIST/patient11185/study1", "XR_WRIST/patient11185/study2"]
+    assert frame["patient"].tolist() == ["patient11186", "patient11185", "patient11185"]
+    assert frame["group"].tolist() == ["hand", "wrist", "wrist"]
+    one = find_studies(str(top / "XR_HAND" / "patient11186" / "study1")).frame
+    assert [len(images) for images in one["images"]] == [2], "a study's own folder is one study"
+    frame = find_studies(str(top), patient=r"/(XR_\w+)/", group=r"(study\d)").frame
+    assert frame["patient"].tolist() == ["XR_HAND", "XR_WRIST", "XR_WRIST"]
+    assert frame["group"].tolist() == ["study1", "study1", "study2"]
+
+
+def test_a_list_keeps_its_order_and_its_ids(tmp_path):
+    for name in ("x/1.png", "x/2.png", "x/3.png"):
+        picture(tmp_path / name)
+    (tmp_path / "list.txt").write_text("x/3.png\nx/1.png\n")
+    assert ids_and_bags(tmp_path / "list.txt") == {"x/3": ["3.png"], "x/1": ["1.png"]}
+    (tmp_path / "list.csv").write_text("\ufeffid,age,path\nS2,70,x/2.png\nS1,60,x/3.png;x/1.png\nS2,70,x/1.png\n")
+    assert ids_and_bags(tmp_path / "list.csv") == {"S2": ["2.png", "1.png"], "S1": ["3.png", "1.png"]}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "list.csv").write_text("path\n2.png\n")
+    assert ids_and_bags(tmp_path / "other" / "list.csv", root=str(tmp_path / "x")) == {"2": ["2.png"]}
+    assert ids_and_bags(tmp_path / "list.txt", study="folder") == {"x": ["3.png", "1.png"]}
+    assert list(ids_and_bags([str(tmp_path / "x" / "2.png"), str(tmp_path / "x" / "1.png")])) == [
+        f"{tmp_path.as_posix()}/x/2", f"{tmp_path.as_posix()}/x/1",
+    ]  # fmt: skip
+    assert ids_and_bags(tmp_path / "x" / "2.png") == {"2": ["2.png"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "there is no path in it"),
+        ("id,age\n1,2\n", "no column of paths beside id"),
+        ("id,path\n1,x.png\n2,\n", "row 3 has no path, or no id: 2"),
+        ("gone.png\nlost.png\n", r"not one of its 2 files is there; the first would be .*gone\.png.*root=<folder>"),
+        ("x.png\nx.png\n", r"x\.png is listed twice"),
+    ],
+)
+def test_a_list_that_is_wrong_is_refused(tmp_path, text, said):
+    picture(tmp_path / "x.png")
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        find_studies(str(tmp_path / "list.csv"))
+
+
+def test_inputs_that_are_wrong_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for given, options, said in (
+        (tmp_path / "gone", {}, "there is no such file or folder.*train, valid or test"),
+        ("tset", {}, "Did you mean test"),
+        (tmp_path / "empty", {}, "no image in it"),
+        (tmp_path / "empty", {"study": "visit"}, "study=visit: it is auto, file or folder"),
+        (tmp_path / "empty", {"patient": "p"}, "it has 0 groups"),
+        (tmp_path / "empty", {"group": "("}, "not a regular expression"),
+    ):
+        with pytest.raises(UserError, match=said):
+            find_studies(str(given), **options)
+
+
+# ---- what cannot be read ----------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_predicted(here, mura, tmp_path):
+    top = tmp_path / "in"
+    for name in ("good/1.png", "good/2.png", "half/1.png", "late/1.png"):
+        picture(top / name)
+    (top / "half" / "2.png").write_bytes(b"not a picture")
+    (top / "bad").mkdir()
+    (top / "bad" / "1.png").write_bytes((top / "good" / "1.png").read_bytes()[:200])
+    cv2.imwrite(str(top / "deep.png"), np.full((9, 9), 4000, np.uint16))
+    np.save(top / "scaled.npy", np.ones((3, 9, 9), np.float32))
+    logged = here(f"run={mura}", f"input={top}", "output=out.csv", "batch_size=2")
+    out = tmp_path / "empty" / "out.csv"
+    table = table_of(out)
+    assert table["id"].tolist() == ["good", "half", "late"]
+    assert table["p_abnormal"].astype(float).between(0, 1).all()
+    skipped = pd.read_csv(out.with_name("out.csv.skipped.csv")).set_index("id")
+    assert skipped["study"].to_dict() == {"bad": LEFT_OUT, "half": FROM_THE_REST, "deep": LEFT_OUT, "scaled": LEFT_OUT}
+    assert skipped.loc["half", "file"] == str(top / "half" / "2.png")
+    assert skipped.loc["half", "reason"] == "not a whole image (13 bytes)"
+    assert "uint16 values up to 4000, and bits is not set" in skipped.loc["deep", "reason"]
+    assert "float32 (3, 9, 9), where uint8" in skipped.loc["scaled", "reason"]
+    assert "4 files could not be read" in logged
+    assert "predicted 3 studies, 3 left out" in logged
+    alone = predict(mura, find_studies(str(top / "half" / "1.png")), CPU).table
+    assert float(table["p_abnormal"][1]) == pytest.approx(alone["p_abnormal"][0], abs=1e-6)
+    deep = predict(mura, find_studies(str(top / "deep.png")), Options(bits=12, workers=0)).table
+    assert len(deep) == 1
+
+    with pytest.raises(UserError, match="not one of 1 studies can be read"):
+        here(f"run={mura}", f"input={top / 'bad'}", "output=none.csv")
+    assert not (tmp_path / "empty" / "none.csv").exists()
+
+
+def test_lists_name_what_is_missing(mura, tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text("id,path\nA,a.png\nA,b.png\nB,c.png\n")
+    done = predict(mura, find_studies(str(tmp_path / "list.csv")), CPU)
+    assert done.table["id"].tolist() == ["A"]
+    assert [(s.id, s.file, s.study) for s in done.skipped] == [("A", "b.png", FROM_THE_REST), ("B", "c.png", LEFT_OUT)]
+
+
+def test_an_image_of_a_split_that_broke_since_is_named(mura, mura_root, tmp_path):
+    root = shutil.copytree(mura_root, tmp_path / "MURA-v1.1")
+    test = table_of(mura / "predictions" / "test.csv").set_index("id")
+    alone = next(i for i in test.index if len(list((root / i).glob("image*.png"))) == 1)
+    (root / alone / "image1.png").write_bytes(b"broken")
+    done = predict(mura, "test", Options(root=str(root), workers=0))
+    assert [(s.id, s.study) for s in done.skipped] == [(alone, LEFT_OUT)]
+    assert done.table["id"].tolist() == [i for i in test.index if i != alone]
+    (root / alone / "image1.png").unlink()
+    done = predict(mura, "test", Options(root=str(root), workers=0))
+    assert [(s.id, s.study) for s in done.skipped] == [(alone, LEFT_OUT)]
+    assert done.skipped[0].reason == "missing image files of valid_image_paths.csv"
+    kept = test.drop(alone)["p_abnormal"].to_numpy()
+    assert np.abs(done.table["p_abnormal"].to_numpy() - kept).max() < 1e-6
+
+
+def test_splits_that_are_not_those_of_training_are_refused(mura, mura_root, tmp_path):
+    root = shutil.copytree(mura_root, tmp_path / "MURA-v1.1")
+    lines = (root / "train_labeled_studies.csv").read_text().splitlines()
+    (root / "train_labeled_studies.csv").write_text("\n".join(lines[5:]) + "\n")
+    images = (root / "train_image_paths.csv").read_text().splitlines()
+    gone = [line.split(",")[0] for line in lines[:5]]
+    (root / "train_image_paths.csv").write_text("\n".join(i for i in images if not i.startswith(tuple(gone))) + "\n")
+    with pytest.raises(UserError, match=r"other splits, than when .* could have been trained on"):
+        predict(mura, "valid", Options(root=str(root), workers=0))
+    assert len(predict(mura, "test", Options(root=str(root), workers=0)).table) == 40, "the published test is what it was"
+
+
+# ---- outputs ----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_overwritten_unless_told(here, mura, mura_root, tmp_path):
+    run = shutil.copytree(mura, tmp_path / "run")
+    before = (run / "predictions" / "test.csv").read_bytes()
+    with pytest.raises(UserError, match=r"predictions/test\.csv is there already.*overwrite=true"):
+        here(f"run={run}", "input=test")
+    shutil.copytree(mura_root / "valid" / "XR_HAND", tmp_path / "bones" / "test")
+    here(f"run={run}", f"input={tmp_path / 'bones' / 'test'}", "overwrite=true")
+    assert (run / "predictions" / "test.csv").read_bytes() == before, "a folder called test is not the test split"
+    assert (run / "predictions" / "bones_test.csv").is_file()
+    here(f"run={run}", f"input={mura_root / 'valid'}", "format=mura", "threshold=0")
+    lines = (run / "predictions" / "MURA-v1.1_valid_mura.csv").read_text().splitlines()
+    names = [line.split(",")[0] for line in (mura_root / "valid_labeled_studies.csv").read_text().splitlines()]
+    assert sorted(lines) == sorted(f"{name},1" for name in names)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["run=model.h5", "input=test"], "weights of other frameworks are out of scope"),
+        (["checkpoint=model.keras", "input=test", "output=o.csv"], "weights of other frameworks are out of scope"),
+        (["run=nowhere", "input=test"], "nowhere is not a run directory"),
+        (
+            ["input=test", "output=o.csv", "format=mrnet"],
+            "needs abnormal, acl, meniscus; this run predicts abnormal. Missing: acl",
+        ),
+        (["input=test", "output=o.csv", "format=mrnte"], "Did you mean mrnet"),
+        (["input=train", "output=."], "it is a folder"),
+        (["input=[]"], "a file, or several"),
+        (["input=test", "output=o.csv", "threshold=2"], "it is a probability"),
+        (["input=test", "output=o.csv", "batch_size=0"], "from 1 on"),
+        (["input=test", "output=o.csv", "precision=8"], "it is auto, 32, bf16 or 16"),
+        (["input=test", "output=o.csv", "bits=4"], "bits=4: it is 8 to 16"),
+        (["input=test", "output=o.csv", "root=/nowhere"], "name its new place: root="),
+    ],
+)
+def test_mistakes_are_said(here, mura, tmp_path, typed, said):
+    with pytest.raises(UserError) as refused:
+        here(*([] if any(t.startswith("run=") for t in typed) else [f"run={mura}"]), *typed)
+    assert said in str(refused.value)
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_the_command_wants_a_run_and_an_input(command):
+    done = command("predict", "run=nowhere")
+    assert done.returncode == 2
+    assert "input must be given" in done.stderr or "nowhere is not a run directory" in done.stderr
+
+
+def test_challenges_get_their_files(mrnet, mrnet_root, tmp_path):
+    done = predict(mrnet, find_studies(str(mrnet_root / "valid" / "axial")), CPU)
+    write_submission("mrnet", done.table, done.paths, tmp_path / "mrnet.csv")
+    found = np.loadtxt(tmp_path / "mrnet.csv", delimiter=",")
+    assert np.array_equal(found, done.table[["p_abnormal", "p_acl", "p_meniscus"]].to_numpy())
+    with pytest.raises(UserError, match="none can be missing; 1 could not be predicted, the first 0044"):
+        write_submission("mrnet", done.table, done.paths, tmp_path / "mrnet.csv", left_out=["0044"])
+
+    findings = ["edema", "atelectasis", "pleural_effusion", "cardiomegaly", "consolidation"]
+    table = pd.DataFrame({"id": ["a"], **{f"p_{f}": [k / 10] for k, f in enumerate(findings)}})
+    write_submission("chexpert", table, ["/data/CheXpert-v1.0/test/patient64741/study1"], tmp_path / "chexpert.csv")
+    assert (tmp_path / "chexpert.csv").read_text().splitlines() == [
+        "Study,Atelectasis,Cardiomegaly,Consolidation,Edema,Pleural Effusion",
+        "CheXpert-v1.0/test/patient64741/study1,0.1,0.3,0.4,0.0,0.2",
+    ]
+    with pytest.raises(UserError, match="Missing: edema"):
+        write_submission("chexpert", table.drop(columns="p_edema"), ["a"], tmp_path / "chexpert.csv")
+    table = pd.DataFrame({"id": ["a", "b"], "p_abnormal": [0.5, 0.49]})
+    write_submission("mura", table, ["/x/MURA-v1.1/test/XR_HAND/patient1/study1", "b"], tmp_path / "mura.csv")
+    assert (tmp_path / "mura.csv").read_text() == "MURA-v1.1/test/XR_HAND/patient1/study1/,1\nb/,0\n"
+
+
+# ---- DICOM ------------------------------------------------------------------------------------------------------------
+
+
+def test_dicom_is_predicted_as_its_picture_and_no_patient_is_copied(here, mura, tmp_path, capfd):
+    pytest.importorskip("pydicom")
+    from data.test_dicom import SECRETS, dataset
+
+    image = cv2.imread(str(picture(tmp_path / "png" / "one.png")), cv2.IMREAD_GRAYSCALE)
+    top = tmp_path / "dicom"
+    (top / "visit").mkdir(parents=True)
+    dataset(255 - image, "MONOCHROME1").save_as(top / "one.dcm", enforce_file_format=True)
+    dataset(np.stack([image, 255 - image]), frames=True).save_as(top / "two", enforce_file_format=True)
+    dataset(image).save_as(top / "visit" / "IM1", enforce_file_format=True)
+    dataset(255 - image).save_as(top / "visit" / "IM2", enforce_file_format=True)
+    (top / "cut.dcm").write_bytes((top / "one.dcm").read_bytes()[:-500])
+    logged = here(f"run={mura}", f"input={top}", "output=out.csv")
+    table = table_of(tmp_path / "empty" / "out.csv").set_index("id")["p_abnormal"].astype(float)
+    assert table.index.tolist() == ["one", "two", "visit"]
+    plain = predict(mura, find_studies(str(tmp_path / "png")), CPU).table
+    assert table["one"] == pytest.approx(plain["p_abnormal"][0], abs=1e-6)
+    assert table["two"] == pytest.approx(table["visit"], abs=1e-6), "frames or files: the same images"
+    written = [p.read_text() for p in (tmp_path / "empty").rglob("*") if p.is_file()]
+    assert len(written) == 2
+    for text in (*written, logged, *capfd.readouterr()):
+        assert not [s for s in SECRETS if s in text]
+
+
+def test_a_run_says_how_its_images_were(mura, mrnet):
+    assert xraylab.load(mura).images == {"channels": 1, "bits": None, "views": True}
+    assert xraylab.load(mrnet).images == {"channels": 1, "bits": None, "views": False}
+    assert json.loads((mura / "evaluation.json").read_text())["splits"]["test"]["n"] == 40
