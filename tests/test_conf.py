@@ -90,7 +90,13 @@ def test_every_command_composes(primary):
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose(primary)
-    own = {"evaluate": {"run"}, "predict": {"run", "input"}, "sample": {"root", "dataset"}, "check": {"names", "dataset"}, "describe": {"pictures"}}
+    own = {
+        "evaluate": {"run"},
+        "predict": {"run", "input"},
+        "sample": {"root", "dataset"},
+        "check": {"names", "dataset"},
+        "describe": {"pictures"},
+    }
     assert set(cfg) >= own.get(primary, {"monitor", "cache"})
 
 
