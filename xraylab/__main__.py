@@ -10,6 +10,7 @@ from xraylab.errors import EXIT_USER, did_you_mean
 COMMANDS = {
     "train": "train, validate and test one run, or a sweep with -m",
     "evaluate": "repeat a run's evaluation from its checkpoint",
+    "combine": "make several models one, from their prediction tables",
     "check": "say whether a download is whole, and what is wrong with it",
     "prepare": "decode and resize a dataset once, ahead of training",
     "describe": "count and picture a dataset in a report",

@@ -153,6 +153,8 @@ def same_scoring(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str])
         UserError: not the same.
     """
     scored = [{**CERTAIN, **e.get("scored", {})} for e in evaluations]
+    if not scored:
+        return dict(CERTAIN)
     for name, other in zip(names, scored, strict=True):
         if other != scored[0]:
             words = [", ".join(f"{k} {v}" for k, v in s.items()) for s in (scored[0], other)]

@@ -1,7 +1,8 @@
 """Prediction tables of several models, joined into one by id (and image).
 
-Members must be about the same studies, with the same labels, patients and splits; what differs is named. Groups may
-differ, as those of the planes of one exam do: a study's group is then all of them, ``axial+coronal+sagittal``.
+Members must be about the same studies, with the same labels, patients and splits; what differs is named. Patients that a
+member does not know are those of another. Groups may differ, as those of the planes of one exam do: a study's group is then
+all of them, ``axial+coronal+sagittal``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.errors import UserError, listed
-from xraylab.tables import COLUMNS
+from xraylab.tables import COLUMNS, UNKNOWN
 
 VOTES_AT = 0.5  # a member votes for a finding from this probability on
 
@@ -107,13 +108,12 @@ def alike(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> list[pd.DataF
         UserError: their columns, studies, labels, patients or splits differ.
     """
     same = [aligned(tables[0], table, name, names[0]) for table, name in zip(tables, names, strict=True)]
-    group = same[0]["group"].astype(str)
-    for table in same[1:]:
-        if not table["group"].equals(same[0]["group"]):
-            parts = [[*dict.fromkeys(row)] for row in zip(*(t["group"] for t in same), strict=True)]
-            group = pd.Series(["+".join(map(str, row)) for row in parts], dtype=group.dtype)
-            break
-    return [table.assign(group=group) for table in same]
+    patient = next((t["patient"] for t in same if _known(t["patient"])), same[0]["patient"])
+    told = [t["group"] for t in same if not (t["group"] == UNKNOWN["group"]).all()] or [same[0]["group"]]
+    group = told[0]
+    if not all(other.equals(group) for other in told):
+        group = pd.Series(["+".join(dict.fromkeys(map(str, row))) for row in zip(*told, strict=True)], dtype=group.dtype)
+    return [table.assign(patient=patient, group=group) for table in same]
 
 
 def aligned(first: pd.DataFrame, table: pd.DataFrame, name: str, other: str) -> pd.DataFrame:
@@ -172,6 +172,8 @@ def _require_equal(a: pd.DataFrame, b: pd.DataFrame, other: str, name: str) -> N
     for what, columns in (("labels", truth), ("patients", ["patient"]), ("splits", ["split"])):
         for c in columns:
             x, y = a[c], b[c]
+            if what == "patients" and not (_known(x) and _known(y)):
+                continue
             differ = ((x != y) & ~(x.isna() & y.isna())).to_numpy()
             if differ.any():
                 some = [
@@ -180,6 +182,11 @@ def _require_equal(a: pd.DataFrame, b: pd.DataFrame, other: str, name: str) -> N
                 ]
                 of = f" of {c[2:]}" if what == "labels" else ""
                 raise UserError(f"runs {other} and {name} have other {what}{of}: {listed(some, 5)}")
+
+
+def _known(patients: pd.Series) -> bool:
+    """Whether a table says of any study whose it is."""
+    return bool((patients != "").any())
 
 
 def _value(value: object) -> str:

@@ -95,7 +95,8 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataF
         values = {f"{kind}_{label}": pd.to_numeric(read[pair[k]], errors="coerce") for label, pair in pairs.items()}
         out = pd.concat([out, pd.DataFrame(values).astype(np.float64)], axis=1)
     _check(path, out, read, pairs)
-    return out.assign(data=read["data"]) if "data" in read and columns is None else out
+    synthetic = "data" in read and (read["data"] == SYNTHETIC).any()  # as write_table marks it
+    return out.assign(data=SYNTHETIC) if synthetic else out
 
 
 def _header(path: Path) -> list[str]:
