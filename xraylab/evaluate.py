@@ -105,9 +105,9 @@ def evaluate_table(cfg: DictConfig) -> None:
     resamples = 1000 if cfg.bootstrap is None else cfg.bootstrap
     if not isinstance(resamples, int) or resamples < 0:
         raise UserError(f"bootstrap={resamples}: it is a whole number from 0 on.")
-    table = read_table(given, dict(cfg.columns))
     if cfg.output is not None and Path(cfg.output).exists() and any(Path(cfg.output).iterdir()):
         raise UserError(f"output={cfg.output}: there is something in it already. Name a new folder.")
+    table = read_table(given, dict(cfg.columns))
     synthetic = "data" in table
     end = "_images.csv" if "image" in table else ".csv"
     tables = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}

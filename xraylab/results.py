@@ -37,10 +37,10 @@ def evaluate_tables(
         how = like[split]
         b = how["bootstrap"]
         result = evaluate_split(table, how["selected_on"], b["resamples"], b["seed"], "exclusive" in how, **scored)
-        if not file.endswith("_images.csv"):
-            splits[split] = result
-        elif split in splits:
+        if split in splits:
             splits[split]["images"] = result
+        else:
+            splits[split] = result
     return splits
 
 
