@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from xraylab import combine, conf_dir
 from xraylab.combination import read_combination
 from xraylab.data.table import places
+from xraylab.ensemble import Ensemble, write_ensemble
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split, read_table, write_table
 from xraylab.joining import alike, vote_table
@@ -282,6 +283,22 @@ def test_images_are_combined_too_but_not_stacked(tmp_path, run_here):
     evaluation, _ = run_here("method=stack", paths=paths)
     assert "images" not in evaluation["splits"]["test"]
     assert evaluation["left_out"]["test_images.csv"] == "a stack is of studies, and not of images"
+
+
+def test_a_sweeps_stack_is_the_same_and_a_run_of_its_own(members, run_here, tmp_path):
+    _, evaluation = write_ensemble(Ensemble(members=2, stack=True), "planes", members, tmp_path)
+    combined, _ = run_here("method=stack", paths=members)
+    assert evaluation["splits"] == combined["splits"]
+    assert evaluation["combination"] == combined["combination"]
+    combination, paths = read_combination(tmp_path / "ensembles" / "planes")
+    assert (combination.method, [p.resolve() for p in paths]) == ("stack", members)
+    assert combination.said() == [
+        "a logistic regression a label on the members' logits, fitted on valid, and judged there out of fold, in 5 parts"
+    ]
+    write_report(tmp_path / "ensembles" / "planes")
+    (members[0] / "predictions" / "valid.csv").unlink()
+    with pytest.raises(UserError, match=r"valid.csv: cannot be read"):
+        write_ensemble(Ensemble(members=2, stack=True), "planes", members, tmp_path)
 
 
 def test_the_command_leaves_a_run_that_report_and_a_further_combination_accept(members, tmp_path, command, run_here):

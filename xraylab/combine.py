@@ -244,6 +244,8 @@ def _described(member: Member) -> str:
     if member.config is None or not path.is_file():
         return member.name
     environment = json.loads(path.read_text())
+    if not environment.get("finished", True):
+        log.warning("%s was stopped before its end; it is combined as it is.", member.path)
     first = [*environment.get("sessions_before", []), environment][0]
     words = " ".join(w for w in first["overrides"] if not w.startswith(("dataset.root=", "hydra.")))
     return f"{member.name} ({words})" if words else member.name
