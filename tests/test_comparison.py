@@ -118,7 +118,7 @@ def test_differences_are_paired_with_the_best_run_on_the_same_studies(policies):
         assert found.loc[job, "value"] == pytest.approx(difference)
         assert job == best or found.loc[job, "low"] < difference < found.loc[job, "high"]
     page = (folder / "report.html").read_text()
-    assert f"Test: 3 is not paired with another run: runs {best} and 3 are of other studies." in page
+    assert f"Test: 3 is not paired with another run: runs {best} and 3 are of other studies: s0, s1," in page
     assert "95% paired bootstrap interval over patients" in page
     assert page.count("is not paired") == 1
     write_run(folder, "4", table((0.6, 0.6, 0.6), 4).assign(id=[f"t{i}" for i in range(80)]), ["loss=many", "x=1"])

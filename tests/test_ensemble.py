@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from xraylab.comparison import Comparison, write_comparison
-from xraylab.ensemble import Ensemble, mean_table, own_table, union_table, write_ensemble
+from xraylab.ensemble import Ensemble, write_ensemble
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split, read_table, write_table
+from xraylab.joining import mean_table, own_table, union_table
 
 PARTS = ("elbow", "hand", "wrist")
 
@@ -122,8 +123,8 @@ def test_a_split_that_members_do_not_share_is_left_out_and_said(tmp_path):
     write_comparison(tmp_path, {"mean": {"members": 2}})
     evaluation = json.loads((tmp_path / "ensembles" / "mean" / "evaluation.json").read_text())
     assert set(evaluation["splits"]) == {"test"}
-    assert evaluation["left_out"] == {"valid.csv": "runs 0 and 1 are of other studies"}
-    assert "mean: no valid.csv, for runs 0 and 1 are of other studies" in (tmp_path / "report.html").read_text()
+    assert evaluation["left_out"] == {"valid.csv": "runs 0 and 1 are of other studies: v0 only in 0; v60 only in 1"}
+    assert "mean: no valid.csv, for runs 0 and 1 are of other studies: v0 only in 0" in (tmp_path / "report.html").read_text()
 
 
 def test_a_stopped_run_is_left_out_and_a_resumed_one_is_known_by_its_own_settings(tmp_path):
@@ -193,7 +194,7 @@ def test_each_finding_comes_from_the_member_that_is_best_at_it_in_valid(tmp_path
         for k in "01"
     ]
     _, evaluation = write_ensemble(Ensemble(members=2, best_by="label"), "mixed", runs, tmp_path)
-    assert evaluation["chosen"] == {"edema": {"member": "0", "auroc": 1.0}, "mass": {"member": "1", "auroc": 1.0}}
+    assert evaluation["combination"]["chosen"] == {"edema": {"member": "0", "auroc": 1.0}, "mass": {"member": "1", "auroc": 1.0}}
     for split, edema, mass in (("test", test["0"][0], test["1"][1]), ("valid", GOOD, turned)):
         written = read_table(tmp_path / "ensembles" / "mixed" / "predictions" / f"{split}.csv")
         assert written["p_edema"].tolist() == edema
@@ -211,7 +212,7 @@ def test_a_finding_that_no_member_can_be_judged_by_comes_from_that_of_lowest_los
         write_views(tmp_path, name, two_findings("abcd", GOOD, BAD, TRUTH), valid, "a: 1\n", loss)
     runs = [tmp_path / "0", tmp_path / "1"]
     _, evaluation = write_ensemble(Ensemble(members=2, best_by="label"), "mixed", runs, tmp_path)
-    assert evaluation["chosen"]["mass"] == {"member": "1", "auroc": None}
+    assert evaluation["combination"]["chosen"]["mass"] == {"member": "1", "auroc": None}
 
 
 def test_the_union_is_the_mean_of_those_that_have_the_study():

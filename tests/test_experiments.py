@@ -319,19 +319,24 @@ RUNS = {
     "uncertainty_policies": (8, []),
     "chest_eight": (4, ["loss=ignore,hedged"]),
     "mura_transfer": (2, ["experiment=mura_densenet201_mlp,mura_resnet50_block3"]),
+    "mrnet_planes": (3, ["task=acl"]),
+    "mrnet_all": (6, ["task=acl,meniscus"]),
 }
 ENSEMBLES = {
     "mura_ensemble": {"mean of best 5"},
     "mura_body_parts": {"mean of body parts", "each on its own part"},
     "uncertainty_policies": {"mixed"},
+    "mrnet_planes": {"stack of planes"},
+    "mrnet_all": {"stack of acl", "stack of meniscus"},
     "chest_eight": {f"frontal and lateral {policy}" for policy in ("ignore", "hedged")},
 }
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_sweep_ends_with_its_comparison(name, command, tmp_path, mura_root, chexpert_root, mimic_root, stand_ins):
+def test_every_sweep_ends_with_its_comparison(name, command, tmp_path, trees, mrnet_root, chexpert_root, mimic_root, stand_ins):
     """By the command of its record, with sizes and epochs changed."""
-    root = {"uncertainty_policies": chexpert_root, "chest_eight": mimic_root}.get(name, mura_root)
+    roots = {"uncertainty_policies": chexpert_root, "chest_eight": mimic_root}
+    root = mrnet_root if name.startswith("mrnet") else roots.get(name, trees["mura_cnn"])
     if name == "mura_body_parts":  # every part needs both classes in train
         root = write_mura(tmp_path / "MURA-v1.1", train=170, valid=40)
     jobs, fewer = RUNS[name]
@@ -344,7 +349,7 @@ def test_every_sweep_ends_with_its_comparison(name, command, tmp_path, mura_root
     rows = pd.read_csv(folder / "comparison.csv")
     members = {str(k) for k in range(jobs)}
     assert set(rows["job"].astype(str)) == members | ENSEMBLES.get(name, set())
-    assert set(rows["unit"]) == {"study", "image"}
+    assert set(rows["unit"]) == ({"study"} if root == mrnet_root else {"study", "image"})
     assert (rows["data"] == "synthetic sample").all()
     assert rows[rows["job"].astype(str).isin(members)]["overrides"].nunique() == jobs
     page = (folder / "report.html").read_text()
@@ -352,5 +357,8 @@ def test_every_sweep_ends_with_its_comparison(name, command, tmp_path, mura_root
     if root == chexpert_root:
         assert "Irvin et al. 2019, table 3" in page
         assert {"mixed", "selftrained"} <= set(re.findall(r"\w+", page))
+    elif root == mrnet_root:
+        assert page.count("fitted on valid, and judged there out of fold, in 5 parts") == len(ENSEMBLES[name])
+        assert all(f"  {stack}: of " in done.stdout for stack in ENSEMBLES[name])
     elif root != mimic_root:
         assert "kappa by group" in page

@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train, validate and test one run, or a sweep with -m",
     "evaluate": "repeat a run's evaluation from its checkpoint",
     "predict": "predict a split, a folder, a list or single files with a run",
+    "combine": "make several models one, from their prediction tables",
     "check": "say whether a download is whole, and what is wrong with it",
     "prepare": "decode and resize a dataset once, ahead of training",
     "describe": "count and picture a dataset in a report",

@@ -35,6 +35,8 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(config, usage))
         return
+    # Hydra takes a bare brace for the beginning of a mapping
+    sys.argv[1:] = [re.sub(r"^(columns\.\w+)=([^'\"]*\{label\}[^'\"]*)$", r"\1='\2'", a) for a in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us instead of Hydra's own report
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
     ended: list[Exception] = []
@@ -180,18 +182,19 @@ def _choices(group: str) -> list[str]:
 def help_text(config: str, usage: str) -> str:
     """Usage, then every group with its choices and every key with its default, from the comments in ``conf/``."""
     text = (conf_dir() / f"{config}.yaml").read_text()
-    of_data = config == "config" or "- config" in text  # whether it composes a dataset
     if "- config" in text:
         text = (conf_dir() / "config.yaml").read_text() + text.split("_self_", 1)[1]
+    with_data = re.search(r"^  - dataset:", text, re.M) is not None
     text = re.sub(r"^hydra:\n(?:(?:[ ].*)?\n)*", "", text, flags=re.M)
-    lines = [usage.strip(), "", "Groups: group=choice", ""]
-    for group, default, about in re.findall(r"^  - (\w+): (\w+) *#? *(.*)$", text, re.M):
+    groups = re.findall(r"^  - (\w+): (\w+) *#? *(.*)$", text, re.M)
+    lines = [usage.strip(), "", *(["Groups: group=choice", ""] if groups else [])]
+    for group, default, about in groups:
         lines.append(f"  {group} ({default}): {about}")
         width = max(16, *map(len, _choices(group))) + 2
         for choice in _choices(group):
             first = re.search(r"^# (?!@package)(.*)$", (conf_dir() / group / f"{choice}.yaml").read_text(), re.M)
             lines.append(f"      {choice:<{width}}{first.group(1) if first else ''}")
-    lines += ["", "Keys: key=value", ""]
+    lines += [*([""] if groups else []), "Keys: key=value", ""]
     parent = ""
     for indent, key, value, about in re.findall(r"^( *)(\w+):[ ]*([^#\n]*?)[ ]*(?:# (.*))?$", text, re.M):
         if key == "defaults":
@@ -204,10 +207,10 @@ def help_text(config: str, usage: str) -> str:
         source = (conf_dir() / "dataset" / f"{dataset}.yaml").read_text()
         for key in sorted(keys):
             found = re.search(rf"^{key}: *([^#\n]*?) *(?:# (.*))?$", source, re.M)
-            if found and of_data:
+            if found and with_data:
                 lines.append(f"  {key + '=' + found.group(1):<40} dataset={dataset}: {found.group(2) or ''}".rstrip())
         own = re.findall(r"^  (\w+): ([^#\n$]*?) +# (.*)$", source.partition("\ndataset:\n")[2], re.M)
-        for key, value, about in own if of_data else []:
+        for key, value, about in own if with_data else []:
             if key not in ("sample", "embedded"):
                 lines.append(f"  {f'dataset.{key}={value}':<40} dataset={dataset}: {about}".rstrip())
     lines += [

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from xraylab.errors import UserError
 from xraylab.run import write_text
 
-OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union"}
+OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union", "stack"}
 DIFFERENCE = "auroc_minus_best"  # of the macro, against the best run, paired
 WIDTH = 130  # of the printed table
 BOUNDS = ("value", "low", "high")
@@ -51,7 +51,7 @@ class Comparison(Callback):
         for name, options in self.ensembles.items():
             if wrong := set(options) - OPTIONS:
                 raise UserError(f"ensembles.{name}.{min(wrong)}: there is no such key. There are: {', '.join(sorted(OPTIONS))}.")
-            joins = [key for key in ("own", "best_by", "union") if options.get(key)]
+            joins = [key for key in ("own", "best_by", "union", "stack") if options.get(key)]
             if len(joins) > 1:
                 raise UserError(f"ensembles.{name}: {' and '.join(joins)} are two ways to join members. Give one.")
             if options.get("best_by") not in (None, "label"):
@@ -204,8 +204,8 @@ def _differences(results: list[Result]) -> tuple[dict[tuple[str, str], dict[str,
     Runs are paired where their prediction tables hold the same studies, labels and scoring; by study alone. An ensemble is
     never the best.
     """
-    from xraylab.ensemble import aligned
     from xraylab.evaluation import CERTAIN, paired_difference, read_table
+    from xraylab.joining import aligned
 
     out: dict[tuple[str, str], dict[str, Any]] = {}
     left_out = []
@@ -297,8 +297,10 @@ def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
 
 def _joined(evaluation: dict[str, Any]) -> list[str]:
     """How an ensemble's members are joined, where that is not one way for every study and finding."""
-    said = []
-    if chosen := evaluation.get("chosen"):
+    from xraylab.combination import Combination
+
+    said = Combination.of_record(evaluation["combination"]).said() if "combination" in evaluation else []
+    if chosen := evaluation.get("combination", {}).get("chosen"):
         names = [f"{x} by {c['member']}" + (f" ({c['auroc']:.3f})" if c["auroc"] is not None else "") for x, c in chosen.items()]
         said.append(f"each finding by the member of highest AUROC in valid: {', '.join(names)}")
     for split, counts in evaluation.get("members_of_studies", {}).items():

@@ -1,26 +1,32 @@
 """Ensembles of a sweep's runs, made from their prediction tables.
 
-A mean of members; each study by the member of its group; each finding by the member that is best at it; or, where members
-have other studies of the same patients, as models of one view have, the mean of those that have the study.
+A mean of members; a logistic regression on them; each study by the member of its group; each finding by the member that is
+best at it; or, where members have other studies of the same patients, as models of one view have, the mean of those that
+have the study.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
 from xraylab.build import plain
+from xraylab.combination import Combination, stack_of, write_combination
 from xraylab.data.table import SYNTHETIC
-from xraylab.errors import UserError, listed
-from xraylab.evaluation import CERTAIN, KEYS, evaluate_split, labels_of, read_table, write_table
-from xraylab.run import write_json
+from xraylab.errors import UserError
+from xraylab.evaluation import CERTAIN
+from xraylab.joining import require_one_split
+from xraylab.results import evaluate_tables, write_records
+from xraylab.tables import read_table
+
+SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Ensemble:
         own: each study by the one member whose key of this name is the study's group, e.g. ``body_part``; None: their mean.
         best_by: ``label``: each finding by the member whose AUROC of it in valid is highest.
         union: the mean of those members that have the study.
+        stack: a logistic regression a label on the members' logits, fitted on valid and judged there out of fold.
     """
 
     members: int
@@ -44,6 +51,7 @@ class Ensemble:
     own: str | None = None
     best_by: str | None = None
     union: bool = False
+    stack: bool = False
 
     def eligible(self, runs: Sequence[Path]) -> list[Path]:
         """The runs that it may take."""
@@ -55,115 +63,21 @@ class Ensemble:
         runs = self.eligible(runs)
         return sorted(runs, key=lowest_loss)[: self.best] if self.best else runs
 
-    def join(self, members: Sequence[Path], file: str) -> pd.DataFrame:
-        """One prediction table of the members' tables of that name.
+    def combination(self, members: Sequence[Path], scored: Mapping[str, str], seed: int) -> Combination:
+        """What is done with the members' tables; a stack is fitted on those of valid.
 
         Raises:
             UserError: they are not about the same studies.
         """
-        tables = [read_table(m / "predictions" / file) for m in members]
-        names = [m.name for m in members]
+        names = tuple(m.name for m in members)
         if self.own is not None:
-            return own_table(tables, [str(_config(m, self.own)) for m in members])
+            return Combination("own", names, groups=tuple(str(_config(m, self.own)) for m in members))
         if self.best_by is not None:
-            return best_table(tables, names, {label: c["member"] for label, c in chosen(members).items()})
-        if self.union:
-            require_same_splits(members)
-            return union_table(tables, names)
-        return mean_table(tables, names)
-
-
-def mean_table(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
-    """The mean of the members' probabilities, joined by id (and image).
-
-    Raises:
-        UserError: the members' studies or labels differ.
-    """
-    first = tables[0]
-    probabilities = [f"p_{label}" for label in labels_of(first)]
-    same = [aligned(first, table, name, names[0]) for table, name in zip(tables, names, strict=True)]
-    return first.assign(**{p: np.mean([t[p].to_numpy() for t in same], axis=0) for p in probabilities})
-
-
-def own_table(tables: Sequence[pd.DataFrame], groups: Sequence[str]) -> pd.DataFrame:
-    """Each study by the member of its group.
-
-    Raises:
-        UserError: a group has no member, or the members' studies or labels differ.
-    """
-    first = tables[0]
-    missing = sorted(set(first["group"]) - set(groups))
-    if missing or len(set(groups)) < len(groups):
-        raise UserError(
-            f"no run of its own for {listed(missing)}" if missing else f"several runs for one group: {listed(groups)}"
-        )
-    same = {g: aligned(first, t, g, groups[0]) for t, g in zip(tables, groups, strict=True)}
-    out = first.copy()
-    for p in (f"p_{label}" for label in labels_of(first)):
-        for group, table in same.items():
-            rows = (first["group"] == group).to_numpy()
-            out.loc[rows, p] = table.loc[rows, p]
-    return out
-
-
-def best_table(tables: Sequence[pd.DataFrame], names: Sequence[str], members: Mapping[str, str]) -> pd.DataFrame:
-    """Each finding by one member.
-
-    Args:
-        members: label to the name of its member.
-
-    Raises:
-        UserError: the members' studies or labels differ.
-    """
-    same = {name: aligned(tables[0], table, name, names[0]) for table, name in zip(tables, names, strict=True)}
-    return tables[0].assign(**{f"p_{label}": same[name][f"p_{label}"].to_numpy() for label, name in members.items()})
-
-
-def union_table(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
-    """The studies of all members, each by the mean of the members that have it; ``members`` says how many those are.
-
-    What else a table says of a study, as its group, is the first such member's.
-
-    Raises:
-        UserError: the members' labels, or the patients or splits of studies that they share, differ; or tables by image,
-            whose numbers mean other images in each member.
-    """
-    first = tables[0]
-    if "image" in first:
-        raise UserError("a union is of studies, and not of images")
-    probabilities = [c for c in first.columns if c.startswith("p_")]
-    truth = [c for c in first.columns if c.startswith("y_")]
-    for k, (table, name) in enumerate(zip(tables, names, strict=True)):
-        if set(table.columns) != set(first.columns):
-            raise UserError(f"runs {names[0]} and {name} have other columns")
-        if table["id"].duplicated().any():
-            raise UserError(f"run {name} has a study twice: {listed(table.loc[table['id'].duplicated(), 'id'])}")
-        for other, earlier in zip(names[:k], tables[:k], strict=True):
-            a, b = earlier.set_index("id"), table.set_index("id")
-            shared = a.index.intersection(b.index)
-            for what, columns in (("labels", truth), ("patients", ["patient"]), ("splits", ["split"])):
-                if not a.loc[shared, columns].equals(b.loc[shared, columns]):
-                    raise UserError(f"runs {other} and {name} have other {what}")
-    together = pd.concat([t[first.columns] for t in tables], ignore_index=True).groupby("id", sort=False)
-    out = together.head(1).reset_index(drop=True)  # in order of first appearance, as groupby with sort=False has it
-    return out.assign(**{p: together[p].mean().to_numpy() for p in probabilities}, members=together.size().to_numpy())
-
-
-def require_same_splits(members: Sequence[Path]) -> None:
-    """Refuse members that have one study in different splits.
-
-    Raises:
-        UserError: they do.
-    """
-    seen: dict[str, tuple[str, str]] = {}
-    for member in members:
-        for file in sorted((member / "predictions").glob("*.csv")):
-            if file.stem.endswith("_images"):
-                continue
-            for study in read_table(file)["id"]:
-                split, name = seen.setdefault(study, (file.stem, member.name))
-                if split != file.stem:
-                    raise UserError(f"study {study} is in {split} of run {name} and in {file.stem} of run {member.name}")
+            return Combination("best", names, chosen=chosen(members))
+        if self.stack:
+            tables = [read_table(m / "predictions" / "valid.csv") for m in members]
+            return stack_of(tables, names, "valid", scored, seed)
+        return Combination("union" if self.union else "mean", names)
 
 
 def chosen(members: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -182,84 +96,82 @@ def chosen(members: Sequence[Path]) -> dict[str, dict[str, Any]]:
     return out
 
 
-def aligned(first: pd.DataFrame, table: pd.DataFrame, name: str, other: str) -> pd.DataFrame:
-    """The rows of a table in the order of the first one."""
-    keys = [k for k in ("id", "image") if k in first]
-    if list(table.columns) != list(first.columns):
-        raise UserError(f"runs {other} and {name} have other columns")
-    a, b = first.set_index(keys), table.set_index(keys)
-    if len(a) != len(b) or not a.index.is_unique or set(a.index) != set(b.index):
-        raise UserError(f"runs {other} and {name} are of other {'images' if 'image' in keys else 'studies'}")
-    out = b.loc[a.index]
-    truth = [c for c in first.columns if c.startswith("y_")]
-    if not out[truth].equals(a[truth]):
-        raise UserError(f"runs {other} and {name} have other labels")
-    return out.reset_index()[first.columns]
-
-
 def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: Path) -> tuple[list[str], dict[str, Any]] | None:
-    """Join the members' tables, evaluate, and write ``ensembles/<name>`` under a sweep's folder.
+    """Join the members' tables, evaluate, and write ``ensembles/<name>`` under a sweep's folder, a run directory.
 
     Returns:
         Names of the members and the content of its ``evaluation.json``; None while there are too few members.
 
     Raises:
-        UserError: members score labels otherwise.
+        UserError: members score labels otherwise, or a stack cannot be fitted.
     """
     if len(ensemble.eligible(runs)) < ensemble.members:
         return None
     members = ensemble.choose(runs)
     evaluations = [json.loads((m / "evaluation.json").read_text()) for m in members]
-    first, splits, left_out = evaluations[0], {}, {}
+    scored = same_scoring(evaluations, [m.name for m in members])
+    first, tables, left_out = evaluations[0], {}, {}
     members_of: dict[str, dict[str, int]] = {}
-    scored = [{**CERTAIN, **e.get("scored", {})} for e in evaluations]
-    for member, other in zip(members, scored, strict=True):
-        if other != scored[0]:
-            words = [", ".join(f"{k} {v}" for k, v in s.items()) for s in (scored[0], other)]
-            raise UserError(f"runs {members[0].name} and {member.name} score labels otherwise: {words[0]}; {words[1]}")
+    directory = folder / "ensembles" / name
+    seed = next(iter(first["splits"].values()))["bootstrap"]["seed"]
+    combination = ensemble.combination(members, scored, seed)
     for split, result in first["splits"].items():
         for unit, file in (("study", f"{split}.csv"), ("image", f"{split}_images.csv")):
             if unit == "image" and "images" not in result:
                 continue
             try:
-                table = ensemble.join(members, file)
+                found = [read_table(m / "predictions" / file) for m in members]
+                if ensemble.union:
+                    require_one_split({m.name: _by_study(m) for m in members})
+                table = combination.split(split, found)
             except UserError as error:
                 left_out[file] = str(error)
                 continue
-            write_table(table[_columns(table)], folder / "ensembles" / name / "predictions" / file, first["data"] == SYNTHETIC)
+            tables[file] = table
             if ensemble.union and unit == "study":
                 members_of[split] = {str(k): int(n) for k, n in table["members"].value_counts().sort_index().items()}
-            b = result["bootstrap"]
-            evaluated = evaluate_split(
-                table, result["selected_on"], b["resamples"], b["seed"], "exclusive" in result, **scored[0]
-            )
-            if unit == "study":
-                splits[split] = evaluated
-            elif split in splits:
-                splits[split]["images"] = evaluated
     names = [f"{m.name} (valid/loss {lowest_loss(m):.4f})" if ensemble.best else m.name for m in members]
     evaluation = {
         "data": first["data"],
         "selection": first["selection"],
         "members": names,
         "left_out": left_out,
-        "scored": scored[0],
-        **({"chosen": chosen(members)} if ensemble.best_by else {}),
+        "scored": scored,
+        "combination": combination.record(),
         **({"members_of_studies": members_of} if ensemble.union else {}),
-        "splits": splits,
+        "splits": evaluate_tables(tables, directory, first["splits"], first["data"] == SYNTHETIC, scored),
     }
-    write_json(folder / "ensembles" / name / "evaluation.json", evaluation)
+    write_combination(directory, combination, members)
+    write_records(directory, evaluation, {"name": name, "method": combination.method}, "train", sys.argv[1:], seed)
     return names, evaluation
+
+
+def same_scoring(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, str]:
+    """What blank and uncertain labels count as in all evaluations.
+
+    Raises:
+        UserError: not the same.
+    """
+    scored = [{**CERTAIN, **e.get("scored", {})} for e in evaluations]
+    if not scored:
+        return dict(CERTAIN)
+    for name, other in zip(names, scored, strict=True):
+        if other != scored[0]:
+            words = [", ".join(f"{k} {v}" for k, v in s.items()) for s in (scored[0], other)]
+            raise UserError(f"runs {names[0]} and {name} score labels otherwise: {words[0]}; {words[1]}")
+    return scored[0]
+
+
+def _by_study(run: Path) -> dict[str, pd.DataFrame]:
+    """A run's tables by study, by split."""
+    files = [run / "predictions" / f"{split}.csv" for split in SPLITS]
+    return {file.stem: read_table(file) for file in files if file.is_file()}
 
 
 def lowest_loss(run: Path) -> float:
     """The lowest validation loss of a run's history."""
     losses = pd.read_csv(run / "history.csv")["valid/loss"]
     return float(losses.min()) if losses.notna().any() else float("inf")
-
-
-def _columns(table: pd.DataFrame) -> list[str]:
-    return [c for c in table.columns if c in (*KEYS, "image") or c.startswith(("p_", "y_"))]
 
 
 def _config(run: Path, key: str) -> Any:

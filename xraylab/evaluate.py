@@ -1,4 +1,4 @@
-"""``python -m xraylab.evaluate run=<run>``: repeat a run's evaluation from its checkpoint."""
+"""``python -m xraylab.evaluate``: repeat a run's evaluation from its checkpoint, or evaluate a table of predictions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,23 @@ xraylab.evaluate: predict again with a run's checkpoint, and write its tables, e
   python -m xraylab.evaluate run=outputs/mrnet/<date_time> checkpoint=last
   python -m xraylab.evaluate run=outputs/mrnet/<date_time> root=/new/place/MRNet-v1.0
   python -m xraylab.evaluate run=outputs/chexpert/<date_time> blank=negative
+
+or evaluate a table of predictions on its own, of any tool: a CSV with an id, and a probability and a label for every finding.
+
+  python -m xraylab.evaluate table=outputs/mrnet/<date_time>/predictions/test.csv output=<new folder>
+  python -m xraylab.evaluate table=theirs.csv columns.id=path 'columns.p=predicted_{label}' 'columns.y=true_{label}'
 """
 
 
 def job(cfg: DictConfig) -> None:
-    """Evaluate one run; says whether the numbers are those of the last evaluation."""
+    """Evaluate one run, and say whether the numbers are those of the last evaluation; or a table."""
+    if cfg.table is not None:
+        if not OmegaConf.is_missing(cfg, "run"):
+            raise UserError("run and table: give one, to evaluate a run anew, or a table on its own.")
+        evaluate_table(cfg)
+        return
+    if cfg.output is not None:
+        raise UserError(f"output={cfg.output}: it is for table=…; a run's evaluation is written into the run.")
     from xraylab.assemble import assemble
     from xraylab.report import closing_table, write_report
     from xraylab.run import run_of, write_json
@@ -72,6 +84,50 @@ def job(cfg: DictConfig) -> None:
     if before is not None:
         changed = sorted(_differences(before, evaluation))
         log.info("the same numbers as before" if not changed else "changed since the last evaluation: " + ", ".join(changed[:8]))
+
+
+def evaluate_table(cfg: DictConfig) -> None:
+    """Evaluate a prediction table, and leave a run directory without a model."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from xraylab.data.table import SYNTHETIC
+    from xraylab.report import closing_table, write_report
+    from xraylab.results import evaluate_tables, write_records
+    from xraylab.run import new_run_dir
+    from xraylab.settings import scoring_of
+    from xraylab.tables import read_table
+
+    started = time.monotonic()
+    given = Path(cfg.table)
+    if given.is_dir():
+        raise UserError(f"table={given}: a folder. To evaluate a run anew, give run={given}; else the CSV in it.")
+    scored = scoring_of(cfg.blank, cfg.uncertain)
+    resamples = 1000 if cfg.bootstrap is None else cfg.bootstrap
+    if not isinstance(resamples, int) or resamples < 0:
+        raise UserError(f"bootstrap={resamples}: it is a whole number from 0 on.")
+    if cfg.output is not None and Path(cfg.output).exists() and any(Path(cfg.output).iterdir()):
+        raise UserError(f"output={cfg.output}: there is something in it already. Name a new folder.")
+    table = read_table(given, dict(cfg.columns))
+    synthetic = "data" in table
+    end = "_images.csv" if "image" in table else ".csv"
+    tables = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}
+    selected_on = [cfg.selected_on] if isinstance(cfg.selected_on, str) else list(cfg.selected_on)
+    bootstrap = {"resamples": resamples, "seed": 0}
+    like = {split: {"selected_on": split in selected_on, "bootstrap": bootstrap} for split in table["split"].unique()}
+    directory = Path(cfg.output or new_run_dir("table"))
+    evaluation = {
+        "data": SYNTHETIC if synthetic else given.name,
+        "selection": "not known",
+        "table": given.name,
+        "scored": scored,
+        "splits": evaluate_tables(tables, directory, like, synthetic, scored),
+    }
+    keys = ("table", "columns", "selected_on", "bootstrap", "blank", "uncertain")
+    config = {k: OmegaConf.to_container(cfg[k]) if OmegaConf.is_config(cfg[k]) else cfg[k] for k in keys}
+    words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    write_records(directory, evaluation, config, "evaluate", words, 0)
+    write_report(directory)
+    log.info("%s", closing_table(evaluation, directory, f"{time.monotonic() - started:.0f} s"))
 
 
 def _read(path: Path) -> Any:

@@ -7,21 +7,20 @@ A prediction table has one row a study: ``id, patient, group, split``, then ``p_
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from xraylab.data.table import SYNTHETIC
-from xraylab.errors import UserError, listed
 from xraylab.metrics import COUNTS, LEVEL, METRICS, Resamples, point, result, undefined
-from xraylab.run import beside
+from xraylab.tables import KEYS as KEYS
+from xraylab.tables import labels_of
+from xraylab.tables import read_table as read_table
+from xraylab.tables import write_table as write_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEYS = ["id", "patient", "group", "split"]
 THRESHOLD = 0.5
 CERTAIN = {"blank": "ignore", "uncertain": "ignore"}  # what is scored unless told: certain labels
 VALUES = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
@@ -45,44 +44,6 @@ def prediction_table(
     for label in labels:
         part[f"y_{label}"] = frame.loc[rows, label].to_numpy(np.float64)
     return part
-
-
-def write_table(table: pd.DataFrame, path: Path, synthetic: bool = False) -> None:
-    """Write a prediction table as CSV, as a whole or not at all; probabilities keep all their digits.
-
-    Args:
-        synthetic: mark every row by a last column, ``data``.
-    """
-    out = table.assign(data=SYNTHETIC) if synthetic else table.copy()
-    for column in out.columns:
-        if column.startswith("y_"):
-            out[column] = out[column].astype("Int64")
-    with beside(path) as partial:
-        out.to_csv(partial, index=False)
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A prediction table from CSV; the labels are the ``p_`` columns.
-
-    Raises:
-        UserError: it is not one.
-    """
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(KEYS, str), keep_default_na=False, na_values={})
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
-    missing = [c for c in KEYS if c not in table.columns]
-    if missing or not labels_of(table):
-        raise UserError(f"{path}: not a prediction table: no column {listed(missing or ['p_<label>'])}.")
-    for column in table.columns.difference(KEYS):
-        if column.startswith(("p_", "y_")):
-            table[column] = pd.to_numeric(table[column].replace("", np.nan)).astype(np.float64)
-    return table
-
-
-def labels_of(table: pd.DataFrame) -> list[str]:
-    """Labels with both a probability and a truth."""
-    return [c[2:] for c in table.columns if c.startswith("p_") and f"y_{c[2:]}" in table.columns]
 
 
 def scored_labels(raw: Labels, blank: str = "ignore", uncertain: str = "ignore") -> Labels:

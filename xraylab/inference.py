@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 from xraylab.assemble import hardware, split_table
 from xraylab.build import build, find_data, plain
 from xraylab.callbacks import RunningLoss, StudyProgress, clock
+from xraylab.combination import Combination, read_combination
 from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, AnyFileSource, Files, Skipped
 from xraylab.data.loading import Batch, Draw, StepSampler, StudyDataset, prepare
 from xraylab.data.module import worker_count
+from xraylab.data.mrnet import PLANES
 from xraylab.data.table import SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import prediction_table, read_table
@@ -76,7 +78,7 @@ class Predicted:
 
 
 def predict(run: Path, studies: str | Files, options: Options | None = None) -> Predicted:
-    """Predict studies with a run.
+    """Predict studies with a run, or with a combination of runs by its members.
 
     Args:
         run: its directory, or a checkpoint file.
@@ -87,6 +89,8 @@ def predict(run: Path, studies: str | Files, options: Options | None = None) -> 
             can be read.
     """
     options = options or Options()
+    if found := read_combination(run) if run.is_dir() else None:
+        return _combined(run, *found, studies, options)
     module = load_module(checkpoint_named(run, options.checkpoint))
     module.net.to(memory_format=torch.channels_last)
     config = _config(run)
@@ -117,6 +121,8 @@ def run_labels(run: Path, checkpoint: str = "best") -> list[str]:
     Raises:
         UserError: there is no such checkpoint.
     """
+    if found := read_combination(run) if run.is_dir() else None:
+        return list(dict.fromkeys(label for member in found[1] for label in run_labels(_model(run, member))))
     return list(read_checkpoint(checkpoint_named(run, checkpoint))["xraylab"]["labels"])
 
 
@@ -212,6 +218,59 @@ def _of_files(files: Files, module: StudyModule, options: Options) -> StudyTable
         synthetic=files.synthetic,
         views=bool(module.images["views"]),
     )
+
+
+# ---- combinations -----------------------------------------------------------------------------------------------------
+
+
+def _combined(run: Path, combination: Combination, members: list[Path], studies: str | Files, options: Options) -> Predicted:
+    """Each member predicts; what they say is joined as ``combination.json`` says."""
+    if options.checkpoint != "best":
+        raise UserError(
+            f"checkpoint={options.checkpoint}: {run} is a combination, of its members' best checkpoints. Leave it out."
+        )
+    if studies == combination.fit_on:
+        raise UserError(
+            f"input={studies}: {run} was fitted on that split; {run / 'predictions' / f'{studies}.csv'} has its studies as they "
+            "were judged. Give another split, or files."
+        )
+    models = [_model(run, member) for member in members]
+    parts = [studies if isinstance(studies, str) else _for_member(model, studies) for model in models]
+    done = [predict(model, part, options) for model, part in zip(models, parts, strict=True)]
+    tables = [d.table for d in done]
+    skipped = list(dict.fromkeys(s for d in done for s in d.skipped))
+    if combination.method != "union":
+        shared = set.intersection(*(set(t["id"]) for t in tables))
+        named = {s.id for s in skipped}
+        lost = [i for i in dict.fromkeys(i for t in tables for i in t["id"]) if i not in shared and i not in named]
+        skipped = [s._replace(study=LEFT_OUT) if s.id not in shared else s for s in skipped]
+        skipped += [Skipped(i, "", "not every member has images of it", LEFT_OUT) for i in lost]
+        if not shared:
+            raise UserError(f"{run}: there is no study that every member could predict, of: {listed(combination.names)}.")
+        tables = [t[t["id"].isin(shared)].reset_index(drop=True) for t in tables]
+    table = combination.join(tables)
+    paths = {i: path for d in reversed(done) for i, path in zip(d.table["id"], d.paths, strict=True)}
+    return Predicted(table, skipped, any(d.synthetic for d in done), [paths[i] for i in table["id"]])
+
+
+def _model(run: Path, member: Path) -> Path:
+    if member.is_dir():
+        return member
+    raise UserError(f"{run}: its member {member.resolve()} is a table of predictions, of a model that is not here.")
+
+
+def _for_member(model: Path, files: Files) -> Files:
+    """The studies that a member takes: of an exam in several planes, which folders name, the images of its own."""
+    config = OmegaConf.load(model / "config.yaml") if (model / "config.yaml").is_file() else OmegaConf.create()
+    plane = OmegaConf.select(config, "plane")
+    planes = [next((part for part in path.split("/") if part in PLANES), None) for path in files.frame["path"]]
+    if plane not in PLANES or not any(planes):
+        return files
+    frame = files.frame[[p == plane for p in planes]]
+    if frame.empty:
+        raise UserError(f"{files.name}: there are images of {listed(sorted({p for p in planes if p}))}, and none of {plane}.")
+    ids = ["/".join(part for part in i.split("/") if part != plane) for i in frame["id"]]
+    return replace(files, frame=frame.assign(id=ids, group=plane).reset_index(drop=True))
 
 
 # ---- reading what can be read, and predicting it ----------------------------------------------------------------------

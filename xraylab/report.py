@@ -32,7 +32,7 @@ pre{background:#f6f8fa;padding:1em;overflow:auto}h2{margin-top:1.8em}svg{max-wid
 
 def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str:
     """The result in a few lines of text, and where everything lies."""
-    lines = ["", f"{evaluation['data']}: {evaluation['checkpoint']['file']}, epoch {evaluation['checkpoint']['epoch'] + 1}"]
+    lines = ["", f"{evaluation['data']}: {_of_what(evaluation)}"]
     lines += [f"  {line}" for line in scoring(evaluation)]
     for split, result in by_unit(evaluation):
         b = result["bootstrap"]
@@ -65,6 +65,15 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
         lines.append(f"  skipped: {skipped} faults, named in evaluation.json")
     lines += [f"  in {took}; everything is in {directory}", f"  read {directory / 'report.html'}"]
     return "\n".join(lines)
+
+
+def _of_what(evaluation: dict[str, Any]) -> str:
+    """What predicted: a checkpoint, a combination of models, or a table that says no more."""
+    if "checkpoint" in evaluation:
+        return f"{evaluation['checkpoint']['file']}, epoch {evaluation['checkpoint']['epoch'] + 1}"
+    if "combination" in evaluation:
+        return f"{evaluation['combination']['method']} of {', '.join(evaluation['members'])}"
+    return evaluation["table"]
 
 
 def units(result: dict[str, Any]) -> str:
@@ -105,14 +114,16 @@ def write_report(directory: Path) -> Path:
     parts = [f"<h1>{_e(directory.absolute().parent.name)} <small>{_e(directory.absolute().name)}</small></h1>"]
     if synthetic:
         parts.append("<p class=sample>Synthetic sample: every number and figure below is about drawings, not patients.</p>")
-    model = "; ".join((directory / "model_summary.txt").read_text().splitlines()[:2])
-    parts.append(f"<p>Data: <b>{_e(evaluation['data'])}</b>, selection {_e(evaluation['selection'])}. {_e(model)}.</p>")
+    summary = directory / "model_summary.txt"  # a combination has none
+    model = "; ".join(summary.read_text().splitlines()[:2]) + "." if summary.is_file() else ""
+    parts.append(f"<p>Data: <b>{_e(evaluation['data'])}</b>, selection {_e(evaluation['selection'])}. {_e(model)}</p>")
     parts.append(f"<pre>{_e(environment['command'])}</pre>")
-    checkpoint = evaluation["checkpoint"]
-    parts.append(
-        f"<p>Evaluated: {_e(checkpoint['file'])}, epoch {checkpoint['epoch'] + 1}, step {checkpoint['step']}, "
-        f"chosen by {_e(checkpoint['monitor'])}.</p>"
-    )
+    chosen = ""
+    if "checkpoint" in evaluation:
+        chosen = f", step {evaluation['checkpoint']['step']}, chosen by {evaluation['checkpoint']['monitor']}"
+    parts.append(f"<p>Evaluated: {_e(_of_what(evaluation) + chosen)}.</p>")
+    if "combination" in evaluation:
+        parts += _combination(evaluation)
     parts += [f"<p><b>{_e(line[0].upper() + line[1:])}.</b></p>" for line in scoring(evaluation)]
     for split, result in by_unit(evaluation):
         parts += _split(directory, split, result, synthetic, {**CERTAIN, **evaluation.get("scored", {})})
@@ -128,6 +139,25 @@ def write_report(directory: Path) -> Path:
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>" + "\n".join(parts)
     write_text(directory / "report.html", page + "</html>\n")
     return directory / "report.html"
+
+
+def _combination(evaluation: dict[str, Any]) -> list[str]:
+    """How a combination was made, and the coefficients of a stack."""
+    from xraylab.combination import Combination
+
+    combination = Combination.of_record(evaluation["combination"])
+    style = " class=sample" if combination.in_sample else ""
+    parts = [f"<p{style}>{_e(line[0].upper() + line[1:])}.</p>" for line in combination.said()]
+    parts += [f"<p>No {_e(file)}, for {_e(reason)}.</p>" for file, reason in evaluation.get("left_out", {}).items()]
+    fitted = {label: v for label, v in (combination.labels or {}).items() if v["coefficients"] is not None}
+    if fitted:
+        head = "".join(f"<th>{_e(c)}</th>" for c in ["", *evaluation["members"], "intercept", "n", "positives"])
+        rows = ""
+        for label, v in fitted.items():
+            numbers = "".join(f"<td>{x:.3f}</td>" for x in [*v["coefficients"].values(), v["intercept"]])
+            rows += f"<tr><td>{_e(label)}</td>{numbers}<td>{v['n']}</td><td>{v['positives']}</td></tr>"
+        parts.append(f"<h3>Coefficients of the members' logits</h3><table><tr>{head}</tr>{rows}</table>")
+    return parts
 
 
 def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool, scored: dict[str, str]) -> list[str]:

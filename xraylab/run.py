@@ -81,7 +81,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def environment(seed: int, overrides: list[str]) -> dict[str, Any]:
+def environment(seed: int, overrides: list[str], command: str = "train") -> dict[str, Any]:
     """What a reader needs to repeat a run: versions, machine, seed, command, git state."""
     import torch
 
@@ -102,7 +102,7 @@ def environment(seed: int, overrides: list[str]) -> dict[str, Any]:
             "gpus": gpus,
         },
         "seed": seed,
-        "command": f"python -m xraylab.train {shlex.join(overrides)}".strip(),
+        "command": f"python -m xraylab.{command} {shlex.join(overrides)}".strip(),
         "overrides": overrides,
         "directory": os.getcwd(),
         "git": git_state(Path(__file__).parent),

@@ -139,6 +139,21 @@ def settings_of(config: dict[str, Any]) -> Settings:
         raise UserError("\n       ".join(by_key.values())) from None
 
 
+def scoring_of(blank: Any, uncertain: Any) -> dict[str, str]:
+    """What labels count as, given as keys of their own; None: as they do unless told.
+
+    Raises:
+        UserError: a value that it cannot have.
+    """
+    given = {k: v for k, v in (("blank", blank), ("uncertain", uncertain)) if v is not None}
+    try:
+        return Evaluate.model_validate(given).model_dump()
+    except ValidationError as error:
+        item = error.errors()[0]
+        message = item["msg"].replace("Input should be", "it should be")
+        raise UserError(f"{item['loc'][0]}={item['input']}: {message}.") from None
+
+
 def _is_type_name(part: int | str) -> bool:
     return (
         isinstance(part, int) or part in ("int", "float", "str", "constrained-int") or str(part).startswith(("literal", "list"))

@@ -1,0 +1,362 @@
+"""Combinations: stacking where the members were not trained, coefficients against scikit-learn, and every refusal."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import hydra
+import numpy as np
+import pandas as pd
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from xraylab import combine, conf_dir
+from xraylab.combination import read_combination
+from xraylab.data.table import places
+from xraylab.ensemble import Ensemble, write_ensemble
+from xraylab.errors import UserError
+from xraylab.evaluation import evaluate_split, read_table, write_table
+from xraylab.joining import alike, vote_table
+from xraylab.report import write_report
+from xraylab.stacking import fit_stack, logits, stacked_table
+
+SCORED = {"blank": "ignore", "uncertain": "ignore"}
+
+
+def table(split, seed, skill, n=200, group="axial", labels=("acl",)):
+    """Predictions of some skill (0: none, 1: perfect) for the studies of a split, two a patient."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"id": [f"{split}{i}" for i in range(n)], "patient": [f"{split}-p{i // 2}" for i in range(n)]})
+    frame["group"], frame["split"] = group, split
+    truth = {label: (np.arange(n) // 2 % (3 + k) == 0).astype(float) for k, label in enumerate(labels)}
+    for label in labels:
+        frame[f"p_{label}"] = np.clip(skill * truth[label] + (1 - skill) * rng.random(n), 0, 1)
+    return frame.assign(**{f"y_{label}": truth[label] for label in labels})
+
+
+def write_run(folder, tables, config="plane: axial\n", scored=None, data="MRNet-v1.0"):
+    """A run directory of these tables, its valid selected on."""
+    splits = {}
+    for file, found in tables.items():
+        split = file.removesuffix("_images")
+        write_table(found, folder / "predictions" / f"{file}.csv")
+        if split != "train":
+            result = evaluate_split(found, split == "valid", 20, 3)
+            splits.setdefault(split, {}).update({"images": result} if file.endswith("_images") else result)
+    content = {"data": data, "selection": "holdout", "scored": scored or SCORED, "splits": splits}
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    (folder / "config.yaml").write_text(config)
+    words = [config.strip().replace(": ", "=").replace("\n", " "), "dataset.root=/secret"]
+    (folder / "environment.json").write_text(json.dumps({"overrides": words, "finished": True}))
+    return folder
+
+
+@pytest.fixture
+def members(tmp_path):
+    """An honest member, and one that has learnt train by heart and knows nothing else."""
+    honest = {s: table(s, k, 0.25) for k, s in enumerate(("train", "valid", "test"))}
+    heart = {s: table(s, k + 10, 0.0) for k, s in enumerate(("valid", "test"))}
+    heart["train"] = table("train", 20, 1.0)
+    return [write_run(tmp_path / "honest", honest), write_run(tmp_path / "heart", heart, "plane: coronal\n")]
+
+
+@pytest.fixture
+def run_here(tmp_path):
+    """Combine in this process: ``run_here(*words)``; returns the content of ``evaluation.json`` and the directory."""
+
+    def run(*words, paths):
+        GlobalHydra.instance().clear()
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = hydra.compose("combine", [*words, f"runs=[{','.join(map(str, paths))}]"])
+        directory = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
+        columns = dict(cfg.columns)
+        found = combine.read_members([str(p) for p in paths], columns)
+        evaluation = combine.combine(
+            found, cfg.method, directory, cfg.own, cfg.fit_on, cfg.folds, cfg.splits, cfg.bootstrap, cfg.seed
+        )  # fmt: skip
+        return evaluation, directory
+
+    return run
+
+
+def auroc(evaluation, split, label="acl"):
+    return evaluation["splits"][split]["labels"][label]["auroc"]["value"]
+
+
+def test_a_stack_fitted_on_train_believes_the_member_that_learnt_it_by_heart(members, run_here):
+    right, _ = run_here("method=stack", paths=members)
+    wrong, directory = run_here("method=stack", "fit_on=train", paths=members)
+    honest = json.loads((members[0] / "evaluation.json").read_text())
+    assert auroc(right, "test") > auroc(honest, "test") - 0.01
+    assert auroc(wrong, "test") < 0.6 < auroc(right, "test")
+    c = {how: e["combination"]["labels"]["acl"]["coefficients"] for how, e in (("right", right), ("wrong", wrong))}
+    assert abs(c["right"]["heart"]) < 0.2 * c["right"]["honest"]
+    assert c["wrong"]["heart"] > 2 * abs(c["wrong"]["honest"])
+    assert (right["combination"]["in_sample"], wrong["combination"]["in_sample"]) == (False, True)
+    assert not (directory / "predictions" / "train.csv").exists()
+
+
+def test_coefficients_are_those_of_scikit_learn_and_valid_is_judged_out_of_fold(members, run_here):
+    evaluation, directory = run_here("method=stack", "folds=4", paths=members)
+    found = evaluation["combination"]["labels"]["acl"]
+    valid, test = ([read_table(m / "predictions" / f"{s}.csv") for m in members] for s in ("valid", "test"))
+    x, y = logits(np.stack([t["p_acl"] for t in valid], 1)), valid[0]["y_acl"].to_numpy()
+    whole = LogisticRegression(tol=1e-8).fit(x, y)
+    assert list(found["coefficients"].values()) == pytest.approx(whole.coef_[0].tolist(), rel=1e-5)
+    assert found["intercept"] == pytest.approx(whole.intercept_[0], rel=1e-5)
+    assert (found["n"], found["positives"]) == (200, int(y.sum()))
+    on_test = whole.predict_proba(logits(np.stack([t["p_acl"] for t in test], 1)))[:, 1]
+    np.testing.assert_allclose(read_table(directory / "predictions" / "test.csv")["p_acl"], on_test, rtol=1e-5)
+    fold = places(valid[0].rename(columns={"y_acl": "acl"}), ["acl"], 3) % 4
+    assert pd.Series(fold).groupby(valid[0]["patient"].to_numpy()).nunique().max() == 1, "no patient is in two folds"
+    expected = np.zeros(len(y))
+    for k in range(4):
+        part = LogisticRegression(tol=1e-8).fit(x[fold != k], y[fold != k])
+        expected[fold == k] = part.predict_proba(x[fold == k])[:, 1]
+    out = read_table(directory / "predictions" / "valid.csv")
+    np.testing.assert_allclose(out["p_acl"], expected, rtol=1e-5)
+    assert not np.allclose(expected, whole.predict_proba(x)[:, 1], rtol=1e-5)
+    assert evaluation["splits"]["valid"]["selected_on"]
+    assert auroc(evaluation, "valid") == pytest.approx(roc_auc_score(y, expected))
+
+
+def test_noise_members_look_good_in_sample_and_are_nothing_out_of_fold():
+    """Forty members that know nothing: what coefficients fitted and judged on the same studies would claim."""
+    tables = [table("valid", k, 0.0, n=120) for k in range(40)]
+    names = [str(k) for k in range(40)]
+    record, out = fit_stack(tables, names, SCORED)
+    inside = stacked_table(tables, names, record)
+    y = out["y_acl"]
+    assert roc_auc_score(y, inside["p_acl"]) > 0.75
+    assert roc_auc_score(y, out["p_acl"]) < 0.6
+
+
+def test_a_label_that_cannot_be_fitted_stays_the_mean_and_it_is_said():
+    a, b = (table("valid", k, 0.3, n=40, labels=("acl", "tear")) for k in range(2))
+    for t in (a, b):
+        t["y_tear"] = np.where(np.arange(40) == 3, 1.0, 0.0)
+    record, out = fit_stack([a, b], ["a", "b"], SCORED)
+    assert record["acl"]["coefficients"] is not None
+    assert record["tear"]["coefficients"] is None
+    assert record["tear"]["reason"] == "no positive study outside a fold: the mean of the members"
+    np.testing.assert_allclose(out["p_tear"], (a["p_tear"] + b["p_tear"]) / 2)
+    np.testing.assert_allclose(stacked_table([a, b], ["a", "b"], record)["p_tear"], out["p_tear"])
+
+
+def test_uncertain_and_blank_labels_are_not_fitted_but_predicted():
+    a, b = (table("valid", k, 0.3) for k in range(2))
+    for t in (a, b):
+        t.loc[:9, "y_acl"], t.loc[10:19, "y_acl"] = np.nan, -1.0
+    record, out = fit_stack([a, b], ["a", "b"], SCORED)
+    assert record["acl"]["n"] == 180
+    assert out["p_acl"].between(0, 1).all()
+    negative, _ = fit_stack([a, b], ["a", "b"], {"blank": "negative", "uncertain": "positive"})
+    assert negative["acl"]["n"] == 200
+
+
+def test_certain_members_do_not_break_the_logits():
+    assert np.isfinite(logits(np.array([0.0, 1.0, 0.5]))).all()
+    assert logits(np.array([0.2]))[0] == pytest.approx(np.log(0.25))
+
+
+def test_mean_and_vote_are_those_by_hand(members, run_here):
+    tables = [read_table(m / "predictions" / "test.csv")["p_acl"] for m in members]
+    _, directory = run_here("method=mean", paths=members)
+    np.testing.assert_allclose(read_table(directory / "predictions" / "test.csv")["p_acl"], sum(tables) / 2)
+    third = table("test", 5, 0.1).sample(frac=1, random_state=0)
+    members_tables = [read_table(m / "predictions" / "test.csv") for m in members]
+    votes = vote_table([*members_tables, third], ["a", "b", "c"])["p_acl"]
+    called = sum((p >= 0.5).to_numpy(int) for p in (*tables, third.sort_index()["p_acl"]))
+    np.testing.assert_allclose(votes, called / 3)
+    assert set((votes >= 0.5) == (called >= 2)) == {True}
+
+
+def test_groups_that_differ_are_named_together_and_unknown_patients_are_anothers():
+    a, b = table("test", 0, 0.1), table("test", 1, 0.1, group="coronal")
+    joined = alike([a.assign(patient=""), b], ["a", "b"])
+    assert set(joined[0]["group"]) == {"axial+coronal"}
+    assert joined[0]["patient"].equals(b["patient"])
+    assert set(alike([a, b.assign(group="all")], ["a", "b"])[0]["group"]) == {"axial"}
+
+
+def test_each_study_by_the_model_of_its_group(tmp_path, run_here):
+    runs = []
+    for k, part in enumerate(("hand", "wrist")):
+        found = table("test", k, 0.2).assign(group=np.where(np.arange(200) < 120, "hand", "wrist"))
+        own = table(f"valid{part}", k, 0.2, group=part)
+        found = {"test": found, "valid": own.assign(split="valid")}
+        runs.append(write_run(tmp_path / part, found, f"body_part: {part}\n"))
+    with pytest.raises(UserError, match=re.escape("valid.csv: runs hand and wrist are of other studies: validhand0, ")) as stop:
+        run_here("method=own", "own=body_part", paths=runs)
+    assert "Where members share one split only, name it, as splits=[test]." in str(stop.value)
+    evaluation, directory = run_here("method=own", "own=body_part", "splits=[test]", paths=runs)
+    tables = [read_table(r / "predictions" / "test.csv")["p_acl"] for r in runs]
+    out = read_table(directory / "predictions" / "test.csv")["p_acl"]
+    assert out.tolist() == [*tables[0][:120], *tables[1][120:]]
+    assert evaluation["combination"]["groups"] == ["hand", "wrist"]
+    for words, said in (
+        (["own=null"], "own must be given"),
+        (["own=bodypart"], "own=bodypart: .*/hand has no such setting. Did you mean body_part?"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run_here("method=own", "splits=[test]", *words, paths=runs)
+
+
+def changed(folder, members, **tables):
+    """A copy of the second member with other tables."""
+    found = {s: read_table(members[1] / "predictions" / f"{s}.csv") for s in ("train", "valid", "test")}
+    found |= tables
+    return write_run(folder / "other", {s: t for s, t in found.items() if t is not None}, "plane: coronal\n")
+
+
+def test_members_that_differ_are_refused_and_the_difference_is_named(members, run_here, tmp_path):
+    test = read_table(members[1] / "predictions" / "test.csv")
+    again = test.copy()
+    again.loc[[4, 7], "y_acl"] = [1.0, np.nan]
+    who = test.assign(patient=test["patient"].where(test["id"] != "test6", "x"))
+    train = read_table(members[1] / "predictions" / "train.csv")
+    leaked = pd.concat([train, test.head(1).assign(split="train")], ignore_index=True)
+    for tables, said in (
+        ({"test": test.iloc[3:]}, "test.csv: runs honest and other are of other studies: test0, test1, test2 only in honest."),
+        ({"test": test.assign(id=["x", *test["id"][1:]])}, "other studies: test0 only in honest; x only in other"),
+        ({"test": again}, "runs honest and other have other labels of acl: test4 is 0 and 1, test7 is 1 and blank"),
+        ({"test": who}, "runs honest and other have other patients: test6 is test-p3 and x"),
+        ({"test": test.rename(columns={"p_acl": "p_x", "y_acl": "y_x"})}, "have other columns: acl, x only in one of them"),
+        ({"test": test.assign(split="final")}, "have other splits: test0 is test and final, "),
+        ({"train": leaked}, "study test0 is in test of run honest and in train of run other"),
+        ({"test": None}, "there are no predictions of test of other, which honest have. Name what to combine: splits=[…]"),
+    ):
+        other = changed(tmp_path, members, **tables)
+        with pytest.raises(UserError, match=re.escape(said)):
+            run_here("method=mean", paths=[members[0], other])
+        for file in (other / "predictions").iterdir():
+            file.unlink()
+
+
+def test_what_members_lack_is_said(members, run_here, tmp_path):
+    for path in members:
+        (path / "predictions" / "train.csv").unlink()
+    with pytest.raises(UserError, match=r"fit_on=train: there is no predictions/train.csv of honest, heart. Train it with"):
+        run_here("method=stack", "fit_on=train", paths=members)
+    with pytest.raises(UserError, match="folds=1: there are at least 2"):
+        run_here("method=stack", "folds=1", paths=members)
+    negative = {"blank": "negative", "uncertain": "ignore"}
+    other = write_run(tmp_path / "a", {s: table(s, 4, 0.1) for s in ("valid", "test")}, scored=negative)
+    with pytest.raises(UserError, match="runs honest and a score labels otherwise"):
+        run_here("method=mean", paths=[members[0], other])
+    other = write_run(tmp_path / "b", {s: table(s, 4, 0.1) for s in ("valid", "test")}, data="MRNet-v2")
+    with pytest.raises(UserError, match=r"runs are of other data: honest: MRNet-v1\.0, b: MRNet-v2"):
+        run_here("method=mean", paths=[members[0], other])
+    for paths, said in (
+        (members[:1], "a combination has two members or more"),
+        ([members[0], members[0]], "is there twice"),
+        ([members[0], tmp_path / "none"], "is not a run directory"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run_here("method=mean", paths=paths)
+
+
+def test_without_a_test_the_numbers_out_of_fold_are_the_result(tmp_path, run_here):
+    paths = [
+        write_run(tmp_path / p, {"valid": table("valid", k, 0.2, group=p)}, f"plane: {p}\n")
+        for k, p in enumerate(("axial", "coronal", "sagittal"))
+    ]
+    evaluation, directory = run_here("method=stack", paths=paths)
+    assert set(evaluation["splits"]) == {"valid"}
+    assert evaluation["splits"]["valid"]["selected_on"]
+    assert set(read_table(directory / "predictions" / "valid.csv")["group"]) == {"axial+coronal+sagittal"}
+    assert evaluation["members"][1] == "coronal (plane=coronal)", "its own words, no path"
+
+
+def test_images_are_combined_too_but_not_stacked(tmp_path, run_here):
+    paths = []
+    for k in range(2):
+        tables = {s: table(s, k, 0.2) for s in ("valid", "test")}
+        images = {f"{s}_images": t.loc[t.index.repeat(2)].assign(image=[0, 1] * 200) for s, t in tables.items()}
+        paths.append(write_run(tmp_path / str(k), tables | images))
+    evaluation, directory = run_here("method=mean", paths=paths)
+    assert evaluation["splits"]["test"]["images"]["n"] == 400
+    assert (directory / "predictions" / "test_images.csv").exists()
+    evaluation, _ = run_here("method=stack", paths=paths)
+    assert "images" not in evaluation["splits"]["test"]
+    assert evaluation["left_out"]["test_images.csv"] == "a stack is of studies, and not of images"
+
+
+def test_a_sweeps_stack_is_the_same_and_a_run_of_its_own(members, run_here, tmp_path):
+    _, evaluation = write_ensemble(Ensemble(members=2, stack=True), "planes", members, tmp_path)
+    combined, _ = run_here("method=stack", paths=members)
+    assert evaluation["splits"] == combined["splits"]
+    assert evaluation["combination"] == combined["combination"]
+    combination, paths = read_combination(tmp_path / "ensembles" / "planes")
+    assert (combination.method, [p.resolve() for p in paths]) == ("stack", members)
+    assert combination.said() == [
+        "a logistic regression a label on the members' logits, fitted on valid, and judged there out of fold, in 5 parts"
+    ]
+    write_report(tmp_path / "ensembles" / "planes")
+    (members[0] / "predictions" / "valid.csv").unlink()
+    with pytest.raises(UserError, match=r"valid.csv: cannot be read"):
+        write_ensemble(Ensemble(members=2, stack=True), "planes", members, tmp_path)
+
+
+def test_the_command_leaves_a_run_that_report_and_a_further_combination_accept(members, tmp_path, command, run_here):
+    words = ["method=stack", f"runs=[{members[0]},{members[1]}]", "bootstrap=20"]
+    done = command("combine", *words, "fit_on=train", f"hydra.run.dir={tmp_path / 'wrong'}")
+    assert done.returncode == 0, done.stderr
+    assert "fitted on train: fitted on predictions of studies that the members were trained on" in done.stdout
+    page = (tmp_path / "wrong" / "report.html").read_text()
+    assert "<p class=sample>A logistic regression a label on the members&#x27; logits, fitted on train" in page
+    combination, paths = read_combination(tmp_path / "wrong")
+    assert [p.resolve() for p in paths] == members
+    assert json.loads((tmp_path / "wrong" / "combination.json").read_text())["paths"] == ["../honest", "../heart"]
+    tables = [read_table(m / "predictions" / "test.csv") for m in members]
+    written = read_table(tmp_path / "wrong" / "predictions" / "test.csv")
+    np.testing.assert_allclose(combination.join(tables)["p_acl"], written["p_acl"], rtol=1e-12)
+    unlabelled = [t.drop(columns="y_acl") for t in tables]
+    assert combination.join(unlabelled)["p_acl"].equals(combination.join(tables)["p_acl"]), "new studies have no labels"
+    write_report(tmp_path / "wrong")
+    assert (tmp_path / "wrong" / "report.html").read_text().count("Coefficients of the members") == 1
+    environment = json.loads((tmp_path / "wrong" / "environment.json").read_text())
+    assert environment["command"].startswith("python -m xraylab.combine method=stack")
+    run_here("method=mean", paths=[tmp_path / "wrong", members[0]])
+    done = command("combine", *words, f"hydra.run.dir={tmp_path / 'wrong'}")
+    assert done.returncode == 2
+    assert "holds a run already" in done.stderr
+    members[0].rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"its member .*honest is not there"):
+        read_combination(tmp_path / "wrong")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "runs must be given"),
+        (["runs=[a,b]"], "method must be given"),
+        (["runs=[a,b]", "method=staple"], "method=staple: it is one of stack, mean, vote, own. Did you mean stack"),
+    ],
+)
+def test_mistakes_are_said(command, tmp_path, words, said):
+    done = command("combine", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_tables_of_other_tools_are_members_too(tmp_path, run_here):
+    for k in range(2):
+        found = pd.concat([table(s, k, 0.2) for s in ("valid", "test")])
+        out = found.rename(columns={"id": "path", "p_acl": "predicted_acl", "y_acl": "true_acl"}).drop(columns="group")
+        out.to_csv(tmp_path / f"{k}.csv", index=False)
+    mapped = ["columns.id=path", "columns.p='predicted_{label}'", "columns.y='true_{label}'"]
+    evaluation, _ = run_here("method=stack", *mapped, paths=[tmp_path / "0.csv", tmp_path / "1.csv"])
+    assert evaluation["data"] == "0.csv, 1.csv"
+    assert evaluation["splits"]["test"]["patients"] == 100
+    assert evaluation["splits"]["test"]["groups"].keys() == {"all"}
+    assert auroc(evaluation, "test") > 0.6
+    with pytest.raises(UserError, match="is a table, whose settings are not known"):
+        run_here("method=own", "own=plane", *mapped, paths=[tmp_path / "0.csv", tmp_path / "1.csv"])
+    run = write_run(tmp_path / "run", {s: table(s, 7, 0.1) for s in ("valid", "test")})
+    evaluation, _ = run_here("method=mean", *mapped, paths=[run, tmp_path / "1.csv"])
+    assert (evaluation["data"], [*evaluation["splits"]["test"]["groups"]]) == ("MRNet-v1.0", ["axial"])

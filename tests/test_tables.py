@@ -1,0 +1,173 @@
+"""Prediction tables of other tools, and every way in which a table can be wrong."""
+
+from __future__ import annotations
+
+import json
+
+import hydra
+import numpy as np
+import pandas as pd
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from sklearn.metrics import roc_auc_score
+
+from xraylab import conf_dir, evaluate
+from xraylab.errors import UserError
+from xraylab.evaluation import evaluate_split
+from xraylab.tables import labels_of, read_table, write_table
+
+HEADER = "id,patient,group,split,p_acl,y_acl,p_tear,y_tear"
+ROWS = ["a,1,knee,test,0.9,1,0.2,0", "b,1,knee,test,0.1,0,0.3,-1", "c,2,knee,test,0.4,0,1e-3,"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write lines as a CSV and read it as a table; the error's text if it is refused."""
+
+    def read(lines, columns=None):
+        path = tmp_path / "t.csv"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        try:
+            return read_table(path, columns)
+        except UserError as error:
+            return str(error).replace(str(path), "t.csv")
+
+    return read
+
+
+def test_values_are_those_of_the_file_and_blank_is_not_known(table):
+    found = table([HEADER, *ROWS])
+    assert found["p_tear"].tolist() == [0.2, 0.3, 0.001]
+    assert found["y_tear"].fillna(9).tolist() == [0, -1, 9]
+    assert found["patient"].tolist() == ["1", "1", "2"], "ids are texts"
+    assert table(["﻿" + HEADER, *ROWS]).equals(found), "a byte order mark is no part of a name"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (",1,knee,test,0.9,1,0.2,0", "1 rows without an id: row 2"),
+        ("a,1,knee,test,0.9,1,0.2,0", "1 rows of a study that an earlier row has: row 2 (a)"),
+        ("b,1,knee,test,,1,0.2,0", "1 probabilities that are missing or no numbers: row 2 (b): p_acl is blank"),
+        ("b,1,knee,test,nan,1,0.2,0", "1 probabilities that are missing or no numbers: row 2 (b): p_acl is nan"),
+        ("b,1,knee,test,high,1,0.2,0", "1 probabilities that are missing or no numbers: row 2 (b): p_acl is high"),
+        ("b,1,knee,test,1.01,1,0.2,0", "1 probabilities outside 0 to 1: row 2 (b): p_acl is 1.01"),
+        ("b,1,knee,test,0.5,1,-0.2,0", "1 probabilities outside 0 to 1: row 2 (b): p_tear is -0.2"),
+        ("b,1,knee,test,inf,1,0.2,0", "1 probabilities outside 0 to 1: row 2 (b): p_acl is inf"),
+        ("b,1,knee,test,0.5,2,0.2,0", "1 labels other than 1, 0, -1 and blank: row 2 (b): y_acl is 2"),
+        ("b,1,knee,test,0.5,1,0.2,0.5", "1 labels other than 1, 0, -1 and blank: row 2 (b): y_tear is 0.5"),
+        ("b,1,knee,test,0.5,1,0.2,yes", "1 labels other than 1, 0, -1 and blank: row 2 (b): y_tear is yes"),
+        ("b,1,knee,test,0.5", "1 probabilities that are missing or no numbers: row 2 (b): p_tear is blank"),
+    ],
+)
+def test_a_row_that_is_wrong_is_refused_and_named(table, row, said):
+    text = table([HEADER, ROWS[0], row, ROWS[2]])
+    assert text == f"t.csv: a prediction table with mistakes; row 1 is the one below the header.\n  {said}"
+
+
+def test_many_mistakes_are_one_summary(table):
+    text = table([HEADER, *(f"s{i},1,knee,test,{i},3,0.2,0" for i in range(20))])
+    assert "  18 probabilities outside 0 to 1: row 3 (s2): p_acl is 2, row 4 (s3): p_acl is 3, " in text
+    assert "and 13 more" in text
+    assert "20 labels other than 1, 0, -1 and blank: row 1 (s0): y_acl is 3" in text
+
+
+def test_images_of_a_study_are_told_apart(table):
+    header = "id,patient,group,split,image,p_acl,y_acl"
+    rows = ["a,1,knee,test,0,0.9,1", "a,1,knee,test,1,0.8,1"]
+    assert table([header, *rows])["image"].tolist() == [0, 1]
+    assert "1 rows of an image that an earlier row has: row 3 (a)" in table([header, *rows, rows[1]])
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["id,patient,group,p_acl,y_acl", "a,1,knee,0.5,1"], "no column split. There are: id, patient"),
+        (["id,patient,group,split", "a,1,knee,test"], "no column p_<label> and y_<label>. There are: id, "),
+        (["id,patient,group,split,p_acl", "a,1,knee,test,0.5"], "no column p_<label> and y_<label>"),
+        ([HEADER + ",p_other", *ROWS], "a truth (y_{label}); one of them is not there of p_other"),
+        ([HEADER + ",p_acl", *ROWS], "t.csv: two columns are called p_acl."),
+        ([HEADER], "t.csv: a prediction table without rows."),
+        ([], "not a prediction table: no column id"),
+        ([HEADER, ROWS[0] + ",1", *ROWS], "cannot be read as a prediction table"),
+        ([HEADER, *ROWS, ROWS[0] + ",1"], "cannot be read as a prediction table"),
+    ],
+)  # fmt: skip
+def test_a_file_of_other_columns_is_refused(table, lines, said):
+    assert said in table(lines)
+
+
+THEIRS = ["path,predicted_acl,true_acl,age", "x/1.png,0.9,1,40", "x/2.png,0.1,0,50"]
+
+
+def test_another_tools_columns_are_mapped(table):
+    found = table(THEIRS, {"id": "path", "p": "predicted_{label}", "y": "true_{label}"})
+    assert list(found) == ["id", "patient", "group", "split", "p_acl", "y_acl"]
+    assert found.iloc[0].tolist() == ["x/1.png", "", "all", "test", 0.9, 1]
+    bare = table(["case,acl,true_acl", "k,0.25,1"], {"id": "case", "p": "{label}", "y": "true_{label}"})
+    assert labels_of(bare) == ["acl"]
+    one = table(["case,score,tear", "k,0.25,1"], {"id": "case", "p": "score", "y": "tear"})
+    assert (labels_of(one), one["p_tear"].tolist()) == (["tear"], [0.25])
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({}, "t.csv: not a prediction table: no column id. There are: path, predicted_acl, true_acl, age."),
+        ({"id": "pth"}, "no column pth. Did you mean path?"),
+        ({"id": "path", "patient": "subject"}, "no column subject. There are: path"),
+        ({"id": "path", "p": "predicted_{label}", "y": "true"}, "columns.p=predicted_{label}: both of columns.p and columns.y"),
+        ({"id": "path", "p": "predicted", "y": "true_acl"}, "no column predicted and true_acl. There are: path"),
+        ({"name": "path"}, "columns.name: there is no such key. There are: id, patient"),
+    ],
+)
+def test_a_mapping_that_does_not_fit_is_refused(table, columns, said):
+    assert said in table(THEIRS, columns)
+
+
+def evaluate_here(*words):
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        evaluate.job(hydra.compose("evaluate", list(words)))
+
+
+def test_a_table_is_evaluated_on_its_own(command, tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"path": [f"{i}.png" for i in range(60)], "subject": np.arange(60) // 2})
+    frame["true_acl"] = np.arange(60) % 3 == 0
+    frame["predicted_acl"] = np.clip(rng.random(60) * 0.7 + 0.3 * frame["true_acl"], 0, 1)
+    frame["true_acl"] = frame["true_acl"].astype(int)
+    frame.to_csv(tmp_path / "theirs.csv", index=False)
+    words = [f"table={tmp_path / 'theirs.csv'}", "columns.id=path", "columns.p=predicted_{label}", "columns.y=true_{label}"]
+    done = command("evaluate", *words, "columns.patient=subject", "bootstrap=50", f"output={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    result = evaluation["splits"]["test"]
+    assert evaluation["data"] == "theirs.csv"
+    assert (result["n"], result["patients"], result["selected_on"]) == (60, 30, False)
+    auroc = roc_auc_score(frame["true_acl"], frame["predicted_acl"])
+    assert result["labels"]["acl"]["auroc"]["value"] == pytest.approx(auroc)
+    assert f"{auroc:.3f}" in (tmp_path / "out" / "report.html").read_text()
+    again = read_table(tmp_path / "out" / "predictions" / "test.csv")
+    assert evaluate_split(again, False, 50) == result, "what it leaves is a table of ours"
+    for more, said in (
+        ([f"output={tmp_path / 'out'}"], "there is something in it already"),
+        (["run=x"], "run and table: give one"),
+        (["blank=positive"], "blank=positive: it should be 'ignore' or 'negative'."),
+        (["bootstrap=-1"], "bootstrap=-1: it is a whole number from 0 on."),
+    ):
+        with pytest.raises(UserError, match=said):
+            evaluate_here(words[0], *more)
+
+
+def test_a_synthetic_table_stays_synthetic(tmp_path):
+    found = pd.DataFrame({"id": list("abcd"), "patient": "", "group": "g", "split": "valid", "image": [0, 1, 0, 1]})
+    found = found.assign(p_x=[0.1, 0.9, 0.4, 0.6], y_x=[0.0, 1.0, 1.0, 0.0])
+    write_table(found, tmp_path / "t.csv", synthetic=True)
+    assert set(read_table(tmp_path / "t.csv")["data"]) == {"synthetic sample"}
+    evaluate_here(f"table={tmp_path / 't.csv'}", "bootstrap=0", f"output={tmp_path / 'out'}")
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert evaluation["data"] == "synthetic sample"
+    assert (evaluation["splits"]["valid"]["unit"], evaluation["splits"]["valid"]["selected_on"]) == ("image", True)
+    assert (tmp_path / "out" / "predictions" / "valid_images.csv").read_text().count("synthetic sample") == 4
+    assert "Synthetic sample" in (tmp_path / "out" / "report.html").read_text()

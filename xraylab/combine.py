@@ -1,0 +1,296 @@
+"""``python -m xraylab.combine method=stack runs=[…]``: several models become one, from their prediction tables."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from xraylab.cli import launch
+from xraylab.errors import UserError, did_you_mean, listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+USAGE = """
+xraylab.combine: make several models one, from their prediction tables; the result is a run like any other.
+
+  python -m xraylab.combine method=stack runs=[outputs/mrnet/<a>,outputs/mrnet/<b>,outputs/mrnet/<c>]
+  python -m xraylab.combine method=mean  runs=[outputs/mura_paper/<a>,outputs/mura_paper/<b>] splits=[test]
+  python -m xraylab.combine method=own   runs=[outputs/mura_cnn/<a>,outputs/mura_cnn/<b>] own=body_part splits=[test]
+  python -m xraylab.combine method=vote  runs=[a.csv,b.csv,c.csv] columns.id=path 'columns.p=predicted_{label}' …
+
+Members are joined by id, and must have the same studies, labels, patients and splits. A stack is a logistic regression a
+label on the members' logits. It is fitted on valid, never on studies that the members were trained on: valid is judged
+out of fold, test by coefficients of all of valid. fit_on=train does what should not be done, and says so.
+"""
+
+METHODS = ("stack", "mean", "vote", "own")
+SPLITS = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run, or a table of predictions."""
+
+    name: str
+    path: Path
+    tables: dict[str, pd.DataFrame]  # by file name, as in a run's predictions
+    evaluation: dict[str, Any]  # empty of a table
+    config: DictConfig | None  # None of a table
+    synthetic: bool = False
+
+
+def combine(
+    members: Sequence[Member], method: str, directory: Path, own: str | None = None, fit_on: str = "valid", folds: int = 5,
+    splits: Sequence[str] | None = None, bootstrap: int | None = None, seed: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Combine members, evaluate, and leave predictions and ``combination.json`` in a directory.
+
+    Args:
+        own: of ``method=own``, the key of the members' settings that names their group.
+        fit_on, folds: of ``method=stack``, see :class:`xraylab.combination.Combination`.
+        splits: None: those of valid and test that members have.
+        bootstrap, seed: None: as the first member's.
+
+    Returns:
+        The content of ``evaluation.json``.
+
+    Raises:
+        UserError: the members differ in their data, scoring, studies, labels, patients or splits, or lack what is needed.
+    """
+    from xraylab.combination import Combination, stack_of, write_combination
+    from xraylab.data.table import SYNTHETIC
+    from xraylab.ensemble import same_scoring
+    from xraylab.joining import require_one_split
+    from xraylab.results import evaluate_tables
+
+    names = [m.name for m in members]
+    runs = [m for m in members if m.evaluation]
+    scored = same_scoring([m.evaluation for m in runs], [m.name for m in runs])
+    data = _data(members)
+    by_study = {m.name: {f[:-4]: t for f, t in m.tables.items() if not f.endswith("_images.csv")} for m in members}
+    require_one_split(by_study)
+    files = _files(members, [*SPLITS] if splits is None else [*splits], splits is not None)
+    how = _like(members, {f.removesuffix(".csv").removesuffix("_images") for f in files}, bootstrap, seed)
+    seed = next(iter(how.values()))["bootstrap"]["seed"]
+    if method == "stack":
+        lacking = [m.name for m in members if f"{fit_on}.csv" not in m.tables]
+        if lacking:
+            raise UserError(f"fit_on={fit_on}: there is no predictions/{fit_on}.csv of {listed(lacking)}.{_fitting(fit_on)}")
+        tables = [m.tables[f"{fit_on}.csv"] for m in members]
+        combination = stack_of(tables, names, fit_on, scored, seed, folds)
+    else:
+        groups = tuple(_group(m, own) for m in members) if method == "own" else None
+        combination = Combination(method, tuple(names), groups)
+    joined, left_out = {}, {}
+    for file in files:
+        try:
+            joined[file] = combination.split(file.removesuffix(".csv"), [m.tables[file] for m in members])
+        except UserError as error:
+            if not file.endswith("_images.csv"):
+                raise UserError(f"{file}: {error}.{_other_splits(files)}") from None
+            left_out[file] = str(error)
+    for line in combination.said():
+        (log.warning if combination.in_sample else log.info)("%s.", line)
+    write_combination(directory, combination, [m.path for m in members])
+    return {
+        "data": data,
+        "selection": next((m.evaluation["selection"] for m in runs), "not known"),
+        "members": [_described(m) for m in members],
+        "left_out": left_out,
+        "scored": scored,
+        "combination": combination.record(),
+        "splits": evaluate_tables(joined, directory, how, data == SYNTHETIC, scored),
+    }
+
+
+def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Member]:
+    """The runs and tables of these paths.
+
+    Raises:
+        UserError: there are fewer than two, one is there twice, or cannot be read.
+    """
+    from xraylab.run import run_of
+
+    if len(paths) < 2:
+        raise UserError(f"runs={listed(paths)}: a combination has two members or more: runs=[<a>,<b>].")
+    places = [Path(p) if str(p).lower().endswith(".csv") else run_of(p) for p in paths]
+    twice = sorted({str(p) for p in places if [q.resolve() for q in places].count(p.resolve()) > 1})
+    if twice:
+        raise UserError(f"runs: {listed(twice)} is there twice. Name each member once.")
+    return [
+        (_of_table if path.suffix.lower() == ".csv" else _of_run)(path, name, columns)
+        for path, name in zip(places, _names(places), strict=True)
+    ]
+
+
+def _of_run(path: Path, name: str, columns: Mapping[str, str]) -> Member:
+    from xraylab.data.table import SYNTHETIC
+    from xraylab.tables import read_table
+
+    try:
+        evaluation = json.loads((path / "evaluation.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no evaluation.json that can be read ({error}). Finish that run, or leave it out.") from error
+    known = [f"{split}{unit}.csv" for split in ("train", *SPLITS) for unit in ("", "_images")]
+    files = [path / "predictions" / file for file in known if (path / "predictions" / file).is_file()]
+    config = OmegaConf.load(path / "config.yaml")
+    assert isinstance(config, DictConfig)
+    tables = {f.name: read_table(f).drop(columns="data", errors="ignore") for f in files}
+    return Member(name, path, tables, evaluation, config, evaluation["data"] == SYNTHETIC)
+
+
+def _of_table(path: Path, name: str, columns: Mapping[str, str]) -> Member:
+    from xraylab.tables import read_table
+
+    table = read_table(path, columns)
+    end = "_images.csv" if "image" in table else ".csv"
+    synthetic, table = "data" in table, table.drop(columns="data", errors="ignore")
+    parts = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}
+    return Member(name, path, parts, {}, None, synthetic)
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """The ends of the paths that tell them apart."""
+    full = [p.resolve().parts for p in places]
+    depth = 1
+    while len({parts[-depth:] for parts in full}) < len(full):
+        depth += 1
+    return ["/".join(parts[-depth:]) for parts in full]
+
+
+def _files(members: Sequence[Member], splits: Sequence[str], asked: bool) -> list[str]:
+    """The tables to combine: those of these splits that all members have.
+
+    Raises:
+        UserError: a member has a split and another has not, or there is none.
+    """
+    out = []
+    for split in splits:
+        file = f"{split}.csv"
+        lacking = [m.name for m in members if file not in m.tables]
+        if lacking and (asked or len(lacking) < len(members)):
+            having = f", which {listed(m.name for m in members if file in m.tables)} have" if len(lacking) < len(members) else ""
+            raise UserError(f"there are no predictions of {split} of {listed(lacking)}{having}. Name what to combine: splits=[…]")
+        out += [f for f in (file, f"{split}_images.csv") if all(f in m.tables for m in members)]
+    if not out:
+        raise UserError(f"members have no predictions of {' or '.join(splits)}. There are: {listed(members[0].tables)}.")
+    return out
+
+
+def _other_splits(files: Sequence[str]) -> str:
+    more = [f.removesuffix(".csv") for f in files if not f.endswith("_images.csv")]
+    return f" Where members share one split only, name it, as splits=[{more[-1]}]." if len(more) > 1 else ""
+
+
+def _like(members: Sequence[Member], splits: set[str], bootstrap: int | None, seed: int | None) -> dict[str, dict[str, Any]]:
+    """How each split is evaluated, see :func:`xraylab.results.evaluate_tables`."""
+    out: dict[str, dict[str, Any]] = {}
+    for split in sorted(splits):
+        found = [r for m in members if (r := m.evaluation.get("splits", {}).get(split)) is not None]
+        b = found[0]["bootstrap"] if found else {"resamples": 1000, "seed": 0}
+        chosen = {"resamples": b["resamples"] if bootstrap is None else bootstrap, "seed": b["seed"] if seed is None else seed}
+        out[split] = {"selected_on": split != "test" or any(r["selected_on"] for r in found), "bootstrap": chosen}
+        if any("exclusive" in r for r in found):
+            out[split]["exclusive"] = True
+    return out
+
+
+def _group(member: Member, own: str | None) -> str:
+    if not own:
+        raise UserError("own must be given: the key of the members' settings that names the group of each, as own=body_part.")
+    if member.config is None:
+        raise UserError(f"method=own: {member.path} is a table, whose settings are not known. Combine runs.")
+    value = OmegaConf.select(member.config, own)
+    if value is None:
+        known = [str(k) for k in member.config]
+        raise UserError(f"own={own}: {member.path} has no such setting.{did_you_mean(own, known)}")
+    return str(value)
+
+
+def _data(members: Sequence[Member]) -> str:
+    """What the members' studies are of; the names of tables where no run says it.
+
+    Raises:
+        UserError: runs are of other data.
+    """
+    from xraylab.data.table import SYNTHETIC
+
+    said = {m.name: m.evaluation["data"] for m in members if m.evaluation}
+    if len(set(said.values())) > 1:
+        raise UserError(f"runs are of other data: {', '.join(f'{name}: {data}' for name, data in said.items())}.")
+    if any(m.synthetic for m in members):
+        return SYNTHETIC
+    return next(iter(said.values()), ", ".join(m.path.name for m in members))
+
+
+def _fitting(fit_on: str) -> str:
+    more = " Train it with save_train_predictions=true." if fit_on == "train" else ""
+    return more or " A stack needs studies that its members were not trained on."
+
+
+def _described(member: Member) -> str:
+    """A member's name and its own settings."""
+    path = member.path / "environment.json"
+    if member.config is None or not path.is_file():
+        return member.name
+    environment = json.loads(path.read_text())
+    if not environment.get("finished", True):
+        log.warning("%s was stopped before its end; it is combined as it is.", member.path)
+    first = [*environment.get("sessions_before", []), environment][0]
+    words = " ".join(w for w in first["overrides"] if not w.startswith(("dataset.root=", "hydra.")))
+    return f"{member.name} ({words})" if words else member.name
+
+
+def job(cfg: DictConfig) -> None:
+    """Combine, and report."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from xraylab.report import closing_table, write_report
+    from xraylab.results import write_records
+
+    started = time.monotonic()
+    for key in ("runs", "method"):
+        if OmegaConf.is_missing(cfg, key):
+            raise UserError(f"{key} must be given: {key}=…  (--help explains it)")
+    if cfg.method not in METHODS:
+        raise UserError(f"method={cfg.method}: it is one of {', '.join(METHODS)}.{did_you_mean(str(cfg.method), METHODS)}")
+    if cfg.fit_on not in ("valid", "train"):
+        raise UserError(f"fit_on={cfg.fit_on}: it is valid, or train.")
+    for key, least in (("folds", 2), ("bootstrap", 0), ("seed", 0)):
+        if cfg[key] is not None and (not isinstance(cfg[key], int) or cfg[key] < least):
+            raise UserError(f"{key}={cfg[key]}: it is a whole number from {least} on.")
+    hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    if (directory / "config.yaml").exists():
+        raise UserError(f"{directory} holds a run already. Name another hydra.run.dir.")
+    paths = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
+    splits = [cfg.splits] if isinstance(cfg.splits, str) else cfg.splits
+    members = read_members([str(p) for p in paths], dict(cfg.columns))
+    evaluation = combine(
+        members, cfg.method, directory, cfg.own, cfg.fit_on, cfg.folds, splits, cfg.bootstrap, cfg.seed
+    )  # fmt: skip
+    seed = next(iter(evaluation["splits"].values()))["bootstrap"]["seed"]
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    write_records(directory, evaluation, {str(k): v for k, v in config.items()}, "combine", list(hydra.overrides.task), seed)
+    write_report(directory)
+    log.info("%s", closing_table(evaluation, directory, f"{time.monotonic() - started:.0f} s"))
+
+
+def main() -> None:
+    """The entry point."""
+    launch("combine", job, USAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Prediction tables of several models, joined into one by id (and image).
+
+Members must be about the same studies, with the same labels, patients and splits; what differs is named. Patients that a
+member does not know are those of another. Groups may differ, as those of the planes of one exam do: a study's group is then
+all of them, ``axial+coronal+sagittal``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from xraylab.errors import UserError, listed
+from xraylab.tables import COLUMNS, UNKNOWN
+
+VOTES_AT = 0.5  # a member votes for a finding from this probability on
+
+
+def mean_table(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+    """The mean of the members' probabilities.
+
+    Raises:
+        UserError: the members' studies or labels differ.
+    """
+    same = alike(tables, names)
+    return same[0].assign(**{p: np.mean([t[p].to_numpy() for t in same], axis=0) for p in probabilities(same[0])})
+
+
+def vote_table(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+    """The share of members that call a finding positive, at 0.5. At the same threshold, half of them are a majority.
+
+    Raises:
+        UserError: the members' studies or labels differ.
+    """
+    same = alike(tables, names)
+    votes = {p: np.mean([t[p].to_numpy() >= VOTES_AT for t in same], axis=0) for p in probabilities(same[0])}
+    return same[0].assign(**votes)
+
+
+def own_table(tables: Sequence[pd.DataFrame], groups: Sequence[str]) -> pd.DataFrame:
+    """Each study by the member of its group.
+
+    Raises:
+        UserError: a group has no member, or the members' studies, groups or labels differ.
+    """
+    first = tables[0]
+    missing = sorted(set(first["group"]) - set(groups))
+    if missing or len(set(groups)) < len(groups):
+        raise UserError(
+            f"no run of its own for {listed(missing)}" if missing else f"several runs for one group: {listed(groups)}"
+        )
+    same = alike(tables, groups)
+    if not same[0]["group"].equals(first["group"]):
+        raise UserError(f"runs {listed(groups)} have other groups of the same studies")
+    out = first.copy()
+    for p in probabilities(first):
+        for group, table in zip(groups, same, strict=True):
+            rows = (first["group"] == group).to_numpy()
+            out.loc[rows, p] = table.loc[rows, p]
+    return out
+
+
+def best_table(tables: Sequence[pd.DataFrame], names: Sequence[str], members: Mapping[str, str]) -> pd.DataFrame:
+    """Each finding by one member.
+
+    Args:
+        members: label to the name of its member.
+
+    Raises:
+        UserError: the members' studies or labels differ.
+    """
+    same = dict(zip(names, alike(tables, names), strict=True))
+    return same[names[0]].assign(**{f"p_{label}": same[name][f"p_{label}"].to_numpy() for label, name in members.items()})
+
+
+def union_table(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+    """The studies of all members, each by the mean of the members that have it; ``members`` says how many those are.
+
+    What else a table says of a study, as its group, is the first such member's.
+
+    Raises:
+        UserError: the members' labels, or the patients or splits of studies that they share, differ; or tables by image,
+            whose numbers mean other images in each member.
+    """
+    first = tables[0]
+    if "image" in first:
+        raise UserError("a union is of studies, and not of images")
+    for k, (table, name) in enumerate(zip(tables, names, strict=True)):
+        _require_columns(first, table, names[0], name)
+        if table["id"].duplicated().any():
+            raise UserError(f"run {name} has a study twice: {listed(table.loc[table['id'].duplicated(), 'id'])}")
+        for other, earlier in zip(names[:k], tables[:k], strict=True):
+            a, b = earlier.set_index("id"), table.set_index("id")
+            shared = a.index.intersection(b.index)
+            _require_equal(a.loc[shared], b.loc[shared], other, name)
+    together = pd.concat([t[first.columns] for t in tables], ignore_index=True).groupby("id", sort=False)
+    out = together.head(1).reset_index(drop=True)  # in order of first appearance, as groupby with sort=False has it
+    means = {p: together[p].mean().to_numpy() for p in probabilities(first)}
+    return out.assign(**means, members=together.size().to_numpy())
+
+
+def alike(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> list[pd.DataFrame]:
+    """The members' tables, their rows in the order of the first and of one group.
+
+    Raises:
+        UserError: their columns, studies, labels, patients or splits differ.
+    """
+    same = [aligned(tables[0], table, name, names[0]) for table, name in zip(tables, names, strict=True)]
+    patient = next((t["patient"] for t in same if _known(t["patient"])), same[0]["patient"])
+    told = [t["group"] for t in same if not (t["group"] == UNKNOWN["group"]).all()] or [same[0]["group"]]
+    group = told[0]
+    if not all(other.equals(group) for other in told):
+        group = pd.Series(["+".join(dict.fromkeys(map(str, row))) for row in zip(*told, strict=True)], dtype=group.dtype)
+    return [table.assign(patient=patient, group=group) for table in same]
+
+
+def aligned(first: pd.DataFrame, table: pd.DataFrame, name: str, other: str) -> pd.DataFrame:
+    """The rows of a table in the order of the first one.
+
+    Raises:
+        UserError: the columns, studies, labels, patients or splits differ; it names the runs and some studies.
+    """
+    keys = [k for k in ("id", "image") if k in first]
+    _require_columns(first, table, other, name)
+    a, b = first.set_index(keys), table.set_index(keys)
+    if len(a) != len(b) or not a.index.is_unique or set(a.index) != set(b.index):
+        only = [f"{listed(_ids(x.index.difference(y.index)), 5)} only in {n}" for x, y, n in ((a, b, other), (b, a, name))]
+        said = "; ".join(o for o in only if not o.startswith(" only"))
+        twice = [f"{listed(_ids(x.index[x.index.duplicated()]), 5)} twice in {n}" for x, n in ((a, other), (b, name))]
+        said = said or "; ".join(t for t in twice if not t.startswith(" twice"))
+        raise UserError(f"runs {other} and {name} are of other {'images' if 'image' in keys else 'studies'}: {said}")
+    out = b.loc[a.index]
+    _require_equal(a, out, other, name)
+    return out.reset_index()[first.columns]
+
+
+def require_one_split(files: Mapping[str, Mapping[str, pd.DataFrame]]) -> None:
+    """Refuse members that have one study in different splits.
+
+    Args:
+        files: member to its tables by study, split to table.
+
+    Raises:
+        UserError: they do.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for name, tables in files.items():
+        for split, table in tables.items():
+            for study in table["id"]:
+                other, earlier = seen.setdefault(study, (split, name))
+                if split != other:
+                    raise UserError(f"study {study} is in {other} of run {earlier} and in {split} of run {name}")
+
+
+def probabilities(table: pd.DataFrame) -> list[str]:
+    """The columns of probabilities."""
+    return [c for c in table.columns if c.startswith("p_")]
+
+
+def _require_columns(first: pd.DataFrame, table: pd.DataFrame, other: str, name: str) -> None:
+    differing = [c for c in first.columns if c not in table] + [c for c in table.columns if c not in first]
+    if differing:
+        labels = dict.fromkeys(c[2:] if c not in COLUMNS else c for c in differing)
+        raise UserError(f"runs {other} and {name} have other columns: {listed(labels)} only in one of them")
+
+
+def _require_equal(a: pd.DataFrame, b: pd.DataFrame, other: str, name: str) -> None:
+    """Refuse tables of the same rows whose labels, patients or splits differ."""
+    truth = [c for c in a.columns if c.startswith("y_")]
+    for what, columns in (("labels", truth), ("patients", ["patient"]), ("splits", ["split"])):
+        for c in columns:
+            x, y = a[c], b[c]
+            if what == "patients" and not (_known(x) and _known(y)):
+                continue
+            differ = ((x != y) & ~(x.isna() & y.isna())).to_numpy()
+            if differ.any():
+                some = [
+                    f"{i} is {_value(x.iloc[k])} and {_value(y.iloc[k])}"
+                    for i, k in zip(_ids(a.index[differ]), np.flatnonzero(differ), strict=True)
+                ]
+                of = f" of {c[2:]}" if what == "labels" else ""
+                raise UserError(f"runs {other} and {name} have other {what}{of}: {listed(some, 5)}")
+
+
+def _known(patients: pd.Series) -> bool:
+    """Whether a table says of any study whose it is."""
+    return bool((patients != "").any())
+
+
+def _value(value: object) -> str:
+    return "blank" if value == "" or pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)  # type: ignore[call-overload]
+
+
+def _ids(index: pd.Index) -> list[str]:
+    return ["/".join(map(str, i)) if isinstance(i, tuple) else str(i) for i in index]

@@ -1,0 +1,59 @@
+"""A run directory that is made of prediction tables alone, without a model of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from xraylab.evaluation import evaluate_split
+from xraylab.run import environment, write_json, write_text
+from xraylab.tables import COLUMNS, write_table
+
+
+def evaluate_tables(
+    tables: Mapping[str, pd.DataFrame], directory: Path, like: Mapping[str, Mapping[str, Any]], synthetic: bool,
+    scored: Mapping[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """Write prediction tables into a directory and evaluate them.
+
+    Args:
+        tables: by file name, ``<split>.csv`` by study and ``<split>_images.csv`` by image.
+        like: by split, how to evaluate it: ``selected_on``, ``bootstrap`` with ``resamples`` and ``seed``, and
+            ``exclusive`` where labels are; as the splits of another evaluation have it.
+        scored: what blank and uncertain labels count as.
+
+    Returns:
+        ``splits`` of an ``evaluation.json``.
+    """
+    splits: dict[str, Any] = {}
+    for file, table in sorted(tables.items(), key=lambda item: item[0].endswith("_images.csv")):
+        split = file.removesuffix(".csv").removesuffix("_images")
+        kept = [c for c in table.columns if c in COLUMNS or c.startswith(("p_", "y_"))]
+        write_table(table[kept], directory / "predictions" / file, synthetic)
+        how = like[split]
+        b = how["bootstrap"]
+        result = evaluate_split(table, how["selected_on"], b["resamples"], b["seed"], "exclusive" in how, **scored)
+        if split in splits:
+            splits[split]["images"] = result
+        else:
+            splits[split] = result
+    return splits
+
+
+def write_records(
+    directory: Path, evaluation: Mapping[str, Any], config: Mapping[str, Any], command: str, words: list[str], seed: int
+) -> None:  # fmt: skip
+    """Write ``evaluation.json``, ``config.yaml`` and ``environment.json``.
+
+    Args:
+        config: what was asked for.
+        command, words: of the command line, ``python -m xraylab.<command> <words>``.
+    """
+    data = evaluation["data"]
+    write_json(directory / "evaluation.json", evaluation)
+    write_text(directory / "config.yaml", f"# data: {data}\n{OmegaConf.to_yaml(OmegaConf.create(dict(config)))}")
+    write_json(directory / "environment.json", {**environment(seed, words, command), "data": data, "finished": True})

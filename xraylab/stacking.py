@@ -1,0 +1,124 @@
+"""Stacking: a logistic regression a label on the members' logits, fitted where the members were not.
+
+Fitted on the validation split, it is judged there out of fold: each part of that split by coefficients of the other
+parts. Fitted on predictions of studies that the members were trained on, it believes the member that has learnt them by
+heart (Wolpert 1992, Neural Networks 5:241-259).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xraylab.data.table import places
+from xraylab.errors import UserError
+from xraylab.evaluation import scored_labels
+from xraylab.joining import alike
+from xraylab.tables import labels_of
+
+CLIP = 1e-6  # probabilities are kept so far from 0 and 1, for their logits to be finite
+PENALTY = 1.0  # scikit-learn's C, its default
+FOLDS = 5
+
+
+def fit_stack(
+    tables: Sequence[pd.DataFrame], names: Sequence[str], scored: Mapping[str, str], seed: int = 0, folds: int = FOLDS
+) -> tuple[dict[str, Any], pd.DataFrame]:  # fmt: skip
+    """Coefficients by label, and the probabilities of the same studies out of fold.
+
+    A label with one class only, in all or in a fold's complement, cannot be fitted: it stays the mean of the members.
+
+    Args:
+        tables: of the same studies, one a member.
+        scored: what blank and uncertain labels count as, see :func:`xraylab.evaluation.scored_labels`.
+        seed: of the folds, which are parts by patient, or by study where patients are not known, of like labels.
+        folds: parts.
+
+    Returns:
+        ``{label: {"intercept", "coefficients": {name: number}, "n", "positives", "reason"}}``, intercept and
+        coefficients None with a reason where the mean is used; and the table, its rows as in the first.
+
+    Raises:
+        UserError: the members' studies or labels differ, or there are fewer than two folds.
+    """
+    if folds < 2:
+        raise UserError(f"folds={folds}: there are at least 2.")
+    same = alike(tables, names)
+    first = same[0]
+    labels = labels_of(first)
+    raw = first[[f"y_{label}" for label in labels]]
+    fold = places(first[["id", "patient", "group"]].join(raw.rename(columns=lambda c: c[2:])), labels, seed) % folds
+    out = first.copy()
+    record: dict[str, Any] = {}
+    for label in labels:
+        p = np.stack([t[f"p_{label}"].to_numpy() for t in same], axis=1)
+        truth = scored_labels(first[f"y_{label}"].to_numpy(np.float64), **scored)
+        certain = (truth == 0) | (truth == 1)
+        found = np.full(len(first), np.nan)
+        reason = _one_class(truth[certain])
+        for k in range(folds):
+            there, here = certain & (fold != k), fold == k
+            reason = reason or _one_class(truth[there], " outside a fold")
+            if reason is None and here.any():
+                found[here] = _apply(p[here], *_fit(p[there], truth[there]))
+        counts = {"n": int(certain.sum()), "positives": int((truth == 1).sum())}
+        if reason is None:
+            intercept, coefficients = _fit(p[certain], truth[certain])
+            values = dict(zip(names, map(float, coefficients), strict=True))
+            record[label] = {"intercept": float(intercept), "coefficients": values, **counts, "reason": None}
+        else:
+            found = p.mean(1)
+            record[label] = {"intercept": None, "coefficients": None, **counts, "reason": f"{reason}: the mean of the members"}
+        out[f"p_{label}"] = found
+    return record, out
+
+
+def stacked_table(tables: Sequence[pd.DataFrame], names: Sequence[str], record: Mapping[str, Any]) -> pd.DataFrame:
+    """The members' tables by coefficients that are known.
+
+    Args:
+        record: of :func:`fit_stack`.
+
+    Raises:
+        UserError: the members' studies or labels differ, or they have a label that was not fitted.
+    """
+    same = alike(tables, names)
+    out = same[0].copy()
+    for column in [c for c in out.columns if c.startswith("p_")]:
+        if column[2:] not in record:
+            raise UserError(f"{column[2:]} has no coefficients in this stack; there are those of {', '.join(record)}")
+        p, fitted = np.stack([t[column].to_numpy() for t in same], axis=1), record[column[2:]]
+        if fitted["coefficients"] is None:
+            out[column] = p.mean(1)
+        else:
+            out[column] = _apply(p, fitted["intercept"], np.array([fitted["coefficients"][name] for name in names]))
+    return out
+
+
+def logits(p: np.ndarray) -> np.ndarray:
+    """log(p / (1 - p)) of probabilities, clipped to [1e-6, 1 - 1e-6]."""
+    p = np.clip(p, CLIP, 1 - CLIP)
+    return np.log(p) - np.log1p(-p)
+
+
+def _fit(p: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
+    """Intercept and coefficients (M,) of probabilities (N,M) and truth 0/1 (N,)."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=PENALTY, max_iter=1000, tol=1e-8).fit(logits(p), truth.astype(int))
+    return float(model.intercept_[0]), model.coef_[0]
+
+
+def _apply(p: np.ndarray, intercept: float, coefficients: np.ndarray) -> np.ndarray:
+    z = logits(p) @ coefficients + intercept
+    return np.exp(-np.logaddexp(0, -z))
+
+
+def _one_class(truth: np.ndarray, where: str = "") -> str | None:
+    classes = set(truth.tolist())
+    if {0.0, 1.0} <= classes:
+        return None
+    return f"no {'negative' if 1.0 in classes else 'positive'} study{where}" if classes else f"no study with a label{where}"

@@ -1,0 +1,167 @@
+"""Prediction tables on disk: ours, and those of other tools.
+
+A prediction table has one row a study: ``id, patient, group, split``, then ``p_<label>`` (probability) and ``y_<label>``
+(raw label: 1, 0, -1 uncertain, empty not mentioned) for every label. One by image has a further key, ``image``.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xraylab.data.table import SYNTHETIC
+from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.run import beside
+
+KEYS = ["id", "patient", "group", "split"]
+# what columns are called, unless told
+COLUMNS = {
+    "id": "id",
+    "patient": "patient",
+    "group": "group",
+    "split": "split",
+    "image": "image",
+    "p": "p_{label}",
+    "y": "y_{label}",
+}
+UNKNOWN = {"patient": "", "group": "all", "split": "test"}  # what another tool's table need not say
+
+
+def labels_of(table: pd.DataFrame) -> list[str]:
+    """Labels with both a probability and a truth."""
+    return [c[2:] for c in table.columns if c.startswith("p_") and f"y_{c[2:]}" in table.columns]
+
+
+def write_table(table: pd.DataFrame, path: Path, synthetic: bool = False) -> None:
+    """Write a prediction table as CSV, as a whole or not at all; probabilities keep all their digits.
+
+    Args:
+        synthetic: mark every row by a last column, ``data``.
+    """
+    out = table.assign(data=SYNTHETIC) if synthetic else table.copy()
+    for column in out.columns:
+        if column.startswith("y_"):
+            out[column] = out[column].astype("Int64")
+    with beside(path) as partial:
+        out.to_csv(partial, index=False)
+
+
+def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """A prediction table from CSV, every row of it checked.
+
+    Args:
+        columns: what another tool calls its columns, any of :data:`COLUMNS`; ``p`` and ``y`` have ``{label}`` in them, as
+            ``predicted_{label}``, or are two columns of one label, which is called as the second. Columns of ``patient``,
+            ``group`` and ``split`` that are not named need not be there: no patient is known then, all are of one group,
+            and of the split ``test``.
+
+    Returns:
+        ``id, patient, group, split[, image], p_<label>…, y_<label>…[, data]``: texts, and float64 of the labels.
+
+    Raises:
+        UserError: it is not one; rows that have no id, one that another row has, a probability that is missing or outside
+            0 to 1, or a label other than 1, 0, -1 and blank are named.
+    """
+    names, header = {**COLUMNS, **(columns or {})}, _header(path)
+    if unknown := set(names) - set(COLUMNS):
+        raise UserError(f"columns.{min(unknown)}: there is no such key. There are: {', '.join(COLUMNS)}.")
+    optional = {k for k in ("image", *UNKNOWN) if columns is not None or k == "image" if names[k] == COLUMNS[k]}
+    missing = [names[k] for k in (*KEYS, "image") if names[k] not in header and k not in optional]
+    if missing:
+        hint = did_you_mean(missing[0], header) or f" There are: {listed(header)}."
+        raise UserError(f"{path}: not a prediction table: no column {listed(missing)}.{hint}")
+    pairs = _labels(path, header, names["p"], names["y"])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            read = pd.read_csv(
+                path, encoding="utf-8-sig", dtype={names[k]: str for k in KEYS}, index_col=False, keep_default_na=False,
+                na_values={c: [""] for pair in pairs.values() for c in pair},
+            )  # fmt: skip
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+        raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
+    if read.empty:
+        raise UserError(f"{path}: a prediction table without rows.")
+    out = pd.DataFrame({k: read[names[k]].fillna("") if names[k] in read else UNKNOWN[k] for k in KEYS})
+    if names["image"] in read:
+        out["image"] = read[names["image"]]
+    for kind, k in (("p", 0), ("y", 1)):
+        values = {f"{kind}_{label}": pd.to_numeric(read[pair[k]], errors="coerce") for label, pair in pairs.items()}
+        out = pd.concat([out, pd.DataFrame(values).astype(np.float64)], axis=1)
+    _check(path, out, read, pairs)
+    synthetic = "data" in read and (read["data"] == SYNTHETIC).any()  # as write_table marks it
+    return out.assign(data=SYNTHETIC) if synthetic else out
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header = next(csv.reader(file), [])
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
+    twice = sorted({c for c in header if header.count(c) > 1})
+    if twice:
+        raise UserError(f"{path}: two columns are called {listed(twice)}.")
+    return header
+
+
+def _labels(path: Path, header: list[str], p: str, y: str) -> dict[str, tuple[str, str]]:
+    """Label to its columns of probability and truth."""
+    for key, name in (("p", p), ("y", y)):
+        if name.count("{label}") > 1 or ("{label}" in p) != ("{label}" in y):
+            raise UserError(f"columns.{key}={name}: both of columns.p and columns.y have {{label}} in them once, or neither has.")
+    if "{label}" not in p:
+        found = {y: (p, y)}
+    else:
+        found_p, found_y = ({m[1]: c for c in header if (m := re.fullmatch(_pattern(n), c))} for n in (p, y))
+        found = {label: (c, found_y[label]) for label, c in found_p.items() if label in found_y}
+        alone = [c for label, c in found_p.items() if label not in found and p != "{label}"]
+        alone += [c for label, c in found_y.items() if label not in found and y != "{label}"]
+        if found and alone:
+            raise UserError(
+                f"{path}: a label has a probability ({p}) and a truth ({y}); one of them is not there of {listed(alone)}."
+            )
+    if not found or any(c not in header for pair in found.values() for c in pair):
+        what = f"{p} and {y}".replace("{label}", "<label>")
+        raise UserError(f"{path}: not a prediction table: no column {what}. There are: {listed(header, 20)}.")
+    return found
+
+
+def _pattern(name: str) -> str:
+    before, after = name.split("{label}")
+    return f"{re.escape(before)}(.+){re.escape(after)}"
+
+
+def _check(path: Path, table: pd.DataFrame, read: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> None:
+    """Refuse a table with rows that are wrong."""
+    problems: dict[str, list[str]] = {}
+
+    def note(kind: str, wrong: np.ndarray, column: str | None = None) -> None:
+        for row in np.flatnonzero(wrong):
+            value = "" if column is None else f": {column} is {_text(read[column].iloc[row])}"
+            named = f" ({table['id'].iloc[row]})" if table["id"].iloc[row] else ""
+            problems.setdefault(kind, []).append(f"row {row + 1}{named}{value}")
+
+    keys = [k for k in ("id", "image") if k in table]
+    nameless = (table["id"] == "").to_numpy()
+    note("rows without an id", nameless)
+    again = table.duplicated(keys).to_numpy() & ~nameless
+    note(f"rows of {'an image' if 'image' in keys else 'a study'} that an earlier row has", again)
+    for label, (p, y) in pairs.items():
+        values, truth = table[f"p_{label}"].to_numpy(), table[f"y_{label}"].to_numpy()
+        note("probabilities that are missing or no numbers", np.isnan(values), p)
+        note("probabilities outside 0 to 1", (values < 0) | (values > 1), p)
+        note("labels other than 1, 0, -1 and blank", ~np.isin(truth, (1, 0, -1)) & read[y].notna().to_numpy(), y)
+    if problems:
+        lines = [f"\n  {len(names)} {kind}: {listed(names, 5)}" for kind, names in problems.items()]
+        raise UserError(f"{path}: a prediction table with mistakes; row 1 is the one below the header.{''.join(lines)}")
+
+
+def _text(value: object) -> str:
+    return "blank" if pd.isna(value) else str(value)  # type: ignore[call-overload]
