@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from xraylab.data.module import worker_count
 from xraylab.data.mrnet import PLANES
 from xraylab.data.table import SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
-from xraylab.evaluation import prediction_table, read_table
+from xraylab.evaluation import KEYS, prediction_table, read_table
 from xraylab.module import StudyModule, checkpoint_of, load_module, read_checkpoint, require_finite
 from xraylab.settings import check_config
 
@@ -49,6 +50,7 @@ class Options:
         bits: of 16-bit PNG and TIFF files; None: as in training.
         workers: processes that read, or ``auto``.
         accelerator: arguments of the Trainer; None: as in training.
+        joined: whether tables are joined by id, so that ids are without the plane, which members differ in.
     """
 
     checkpoint: str = "best"
@@ -58,6 +60,7 @@ class Options:
     bits: int | None = None
     workers: int | str = "auto"
     accelerator: dict[str, Any] | None = None
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,8 @@ def predict(run: Path, studies: str | Files, options: Options | None = None) -> 
             can be read.
     """
     options = options or Options()
-    if found := read_combination(run) if run.is_dir() else None:
-        return _combined(run, *found, studies, options)
+    if members := read_combination(run) if run.is_dir() else None:
+        return _combined(run, *members, studies, options)
     module = load_module(checkpoint_named(run, options.checkpoint))
     module.net.to(memory_format=torch.channels_last)
     config = _config(run)
@@ -100,6 +103,7 @@ def predict(run: Path, studies: str | Files, options: Options | None = None) -> 
         rows = table.part(studies).index.to_numpy()
         paths = [f"{table.name}/{i}" for i in table.frame.loc[rows, "id"]]
     else:
+        studies = _of_plane(run, studies, options.joined)
         table, rows = _of_files(studies, module, options), np.arange(len(studies.frame))
         lost, paths = studies.missing, studies.frame["path"].tolist()
     found, probabilities, skipped = _run(module, table, rows, config, options)
@@ -234,20 +238,11 @@ def _combined(run: Path, combination: Combination, members: list[Path], studies:
             f"input={studies}: {run} was fitted on that split; {run / 'predictions' / f'{studies}.csv'} has its studies as they "
             "were judged. Give another split, or files."
         )
-    models = [_model(run, member) for member in members]
-    parts = [studies if isinstance(studies, str) else _for_member(model, studies) for model in models]
-    done = [predict(model, part, options) for model, part in zip(models, parts, strict=True)]
-    tables = [d.table for d in done]
-    skipped = list(dict.fromkeys(s for d in done for s in d.skipped))
-    if combination.method != "union":
-        shared = set.intersection(*(set(t["id"]) for t in tables))
-        named = {s.id for s in skipped}
-        lost = [i for i in dict.fromkeys(i for t in tables for i in t["id"]) if i not in shared and i not in named]
-        skipped = [s._replace(study=LEFT_OUT) if s.id not in shared else s for s in skipped]
-        skipped += [Skipped(i, "", "not every member has images of it", LEFT_OUT) for i in lost]
-        if not shared:
-            raise UserError(f"{run}: there is no study that every member could predict, of: {listed(combination.names)}.")
-        tables = [t[t["id"].isin(shared)].reset_index(drop=True) for t in tables]
+    done = [predict(_model(run, member), studies, replace(options, joined=True)) for member in members]
+    if combination.method == "union":
+        tables, skipped = [d.table for d in done], list(dict.fromkeys(s for d in done for s in d.skipped))
+    else:
+        tables, skipped = _shared(done)
     table = combination.join(tables)
     paths = {i: path for d in reversed(done) for i, path in zip(d.table["id"], d.paths, strict=True)}
     return Predicted(table, skipped, any(d.synthetic for d in done), [paths[i] for i in table["id"]])
@@ -259,18 +254,67 @@ def _model(run: Path, member: Path) -> Path:
     raise UserError(f"{run}: its member {member.resolve()} is a table of predictions, of a model that is not here.")
 
 
-def _for_member(model: Path, files: Files) -> Files:
-    """The studies that a member takes: of an exam in several planes, which folders name, the images of its own."""
-    config = OmegaConf.load(model / "config.yaml") if (model / "config.yaml").is_file() else OmegaConf.create()
-    plane = OmegaConf.select(config, "plane")
-    planes = [next((part for part in path.split("/") if part in PLANES), None) for path in files.frame["path"]]
+def _of_plane(run: Path, files: Files, joined: bool) -> Files:
+    """Of exams in several planes, which folders name, the images of the plane that a run was trained on.
+
+    Raises:
+        UserError: there are images of other planes only.
+    """
+    home = home_of(run)
+    plane = OmegaConf.select(OmegaConf.load(home / "config.yaml"), "plane") if home is not None else None
+    planes = [next((part for part in reversed(path.split("/")) if part in PLANES), None) for path in files.frame["path"]]
     if plane not in PLANES or not any(planes):
         return files
-    frame = files.frame[[p == plane for p in planes]]
+    frame = files.frame[[p in (plane, None) for p in planes]].reset_index(drop=True)
+    there = listed(sorted({p for p in planes if p}))
     if frame.empty:
-        raise UserError(f"{files.name}: there are images of {listed(sorted({p for p in planes if p}))}, and none of {plane}.")
-    ids = ["/".join(part for part in i.split("/") if part != plane) for i in frame["id"]]
-    return replace(files, frame=frame.assign(id=ids, group=plane).reset_index(drop=True))
+        raise UserError(f"{files.name}: these are images of {there}; {run} was trained on plane={plane}.")
+    if len(frame) < len(planes):
+        log.info("%d of %d studies are of another plane than %s, and left alone", len(planes) - len(frame), len(planes), plane)
+    if joined:
+        frame["id"] = ["/".join(part for part in i.split("/") if part != plane) for i in frame["id"]]
+        frame["group"] = frame["group"].where(frame["group"] != "", plane)
+    return replace(files, frame=frame)
+
+
+def predict_all(runs: Sequence[Path], studies: str | Files, options: Options | None = None) -> Predicted:
+    """Predict studies with several runs, each of other labels, as one table.
+
+    Raises:
+        UserError: as of :func:`predict`; or two runs predict one label.
+    """
+    options = options or Options()
+    if len(runs) == 1:
+        return predict(runs[0], studies, options)
+    of: dict[str, Path] = {}
+    for run in runs:
+        for label in run_labels(run, options.checkpoint):
+            if label in of:
+                raise UserError(f"run: {of[label]} and {run} both predict {label}. Combine them first: python -m xraylab.combine")
+            of[label] = run
+    done = [predict(run, studies, replace(options, joined=True)) for run in runs]
+    tables, skipped = _shared(done)
+    values = {c: table[c] for table in tables for c in table.columns if c.startswith(("p_", "y_"))}
+    joined = tables[0][KEYS].assign(**dict(sorted(values.items(), key=lambda item: item[0].startswith("y_"))))
+    paths = dict(zip(done[0].table["id"], done[0].paths, strict=True))
+    return Predicted(joined, skipped, any(d.synthetic for d in done), [paths[i] for i in joined["id"]])
+
+
+def _shared(done: Sequence[Predicted]) -> tuple[list[pd.DataFrame], list[Skipped]]:
+    """The tables of several runs, of the studies that all could predict, in one order; and what was skipped.
+
+    Raises:
+        UserError: there is no such study.
+    """
+    shared = set.intersection(*(set(d.table["id"]) for d in done))
+    if not shared:
+        raise UserError("there is no study that every run could predict: their ids, or what could be read, differ.")
+    order = [i for i in done[0].table["id"] if i in shared]
+    tables = [d.table.set_index("id").loc[order].reset_index()[d.table.columns] for d in done]
+    skipped = list(dict.fromkeys(s if s.id in shared else s._replace(study=LEFT_OUT) for d in done for s in d.skipped))
+    named = {s.id for s in skipped}
+    lost = [i for i in dict.fromkeys(i for d in done for i in d.table["id"]) if i not in shared and i not in named]
+    return tables, [*skipped, *(Skipped(i, "", "not every run has images of it", LEFT_OUT) for i in lost)]
 
 
 # ---- reading what can be read, and predicting it ----------------------------------------------------------------------

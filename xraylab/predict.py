@@ -25,30 +25,35 @@ xraylab.predict: predict studies with a finished run.
   python -m xraylab.predict run=outputs/mrnet/<date_time> input=test output=again.csv
   python -m xraylab.predict run=outputs/mura/<date_time> input=/data/MURA-v1.1/test format=mura
   python -m xraylab.predict run=outputs/mura/<date_time> input=patients.csv
+  python -m xraylab.predict 'run=[<abnormal>,<acl>,<meniscus>]' input=MRNet-v1.0/valid format=mrnet output=mrnet.csv
   python -m xraylab.predict run=outputs/chexpert/<date_time> 'input=[front.dcm,side.dcm]'
 
-Files are PNG, JPEG, TIFF, .npy (an image, or a volume of slices) and DICOM (pip install 'xraylab[dicom]'). The table is
-id,patient,group,split,p_<label>..., in the order of the input. An id is a file's name or path: nothing that a file says of its
-patient is read. Files that cannot be read are named in <output>.skipped.csv, and the rest is predicted.
+A run may be a combination; several runs, each of other labels, make one table. Files are PNG, JPEG, TIFF, .npy (an image, or
+a volume of slices) and DICOM (pip install 'xraylab[dicom]'). The table is id,patient,group,split,p_<label>..., in the order of
+the input. An id is a file's name or path: nothing that a file says of its patient is read. Files that cannot be read are named
+in <output>.skipped.csv, and the rest is predicted. Weights of other frameworks (.h5) are out of scope.
 """
 
 
 def job(cfg: DictConfig) -> None:
     """Predict, and write the table and what was skipped."""
-    run, given = _run(str(cfg.run)), _input(cfg.input)
+    runs = [_run(str(run)) for run in (cfg.run if OmegaConf.is_list(cfg.run) else [cfg.run])]
+    given = _input(cfg.input)
+    if not runs:
+        raise UserError("run=[]: it is a run, or several.")
     _check(cfg)
-    output = _output(cfg, run, given)
+    output = _output(cfg, runs, given)
 
     from xraylab.data.inputs import LEFT_OUT, find_studies
     from xraylab.data.sources import check_bits
     from xraylab.evaluation import write_table
-    from xraylab.inference import SPLITS, Options, predict, run_labels
+    from xraylab.inference import SPLITS, Options, predict_all, run_labels
     from xraylab.submission import check_format, write_submission
     from xraylab.training import quiet
 
     check_format(cfg.format)
     if cfg.format != "table":
-        check_format(cfg.format, run_labels(run, cfg.checkpoint))
+        check_format(cfg.format, [label for run in runs for label in run_labels(run, cfg.checkpoint)])
     check_bits(cfg.bits)
     started = time.monotonic()
     quiet()
@@ -62,7 +67,7 @@ def job(cfg: DictConfig) -> None:
     if not isinstance(studies, str):
         images = sum(map(len, studies.frame["images"]))
         log.info("input: %d studies of %d files", len(studies.frame), images)
-    done = predict(run, studies, options)
+    done = predict_all(runs, studies, options)
     left_out = list(dict.fromkeys(s.id for s in done.skipped if s.study == LEFT_OUT))
     _write_skipped(done.skipped, _skipped_file(output))
     if cfg.format == "table":
@@ -111,14 +116,16 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"precision={cfg.precision}: it is auto, 32, bf16 or 16.")
 
 
-def _output(cfg: DictConfig, run: Path, given: str | list[str]) -> Path:
+def _output(cfg: DictConfig, runs: Sequence[Path], given: str | list[str]) -> Path:
     """Where to write, which can be written and is not there yet."""
     if cfg.output is not None:
         output = Path(cfg.output).expanduser()
     else:
-        home = next((p for p in (run, *run.absolute().parents[:2]) if (p / "config.yaml").is_file()), None)
+        if len(runs) > 1:
+            raise UserError("output must be given where there are several runs: output=<file.csv>")
+        home = next((p for p in (runs[0], *runs[0].absolute().parents[:2]) if (p / "config.yaml").is_file()), None)
         if home is None:
-            raise UserError(f"output must be given: {run} is a checkpoint in no run directory. output=<file.csv>")
+            raise UserError(f"output must be given: {runs[0]} is a checkpoint in no run directory. output=<file.csv>")
         output = home / "predictions" / f"{_name(given)}{'' if cfg.format == 'table' else '_' + cfg.format}.csv"
     if output.is_dir():
         raise UserError(f"output={output}: it is a folder. Name a file: output={output / 'predictions.csv'}")
