@@ -105,6 +105,7 @@ def test_every_command_composes(primary):
         ("loss.label_smoothing=abc", "label_smoothing=abc"),
         ("backbone.trainable_from=conv9", "there is no such stage"),
         ("backbone.pretrained=maybe", "there is no such file"),
+        ("backbone.pretrained=model.h5", "weights of other frameworks are out of scope"),
         ("augmentation.per=slice", "it is study or image"),
         ("+augmentation.transforms.0.rotat=[1,2]", "rotat"),
         ("scheduler.interval=step", "a plateau is seen once an epoch"),

@@ -22,9 +22,9 @@ from xraylab.errors import UserError
 from xraylab.evaluation import quick_metrics, scored_labels
 from xraylab.losses import Loss, spec
 from xraylab.models.studynet import StudyNet
+from xraylab.models.weights import FOREIGN
 from xraylab.uncertainty import Uncertainty, derivatives
 
-FOREIGN = (".h5", ".hdf5", ".keras", ".pb", ".onnx", ".tflite", ".params", ".caffemodel")
 FORMAT = 2  # of the "xraylab" entry of a checkpoint
 
 

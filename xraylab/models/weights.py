@@ -15,6 +15,7 @@ from xraylab.errors import UserError, listed
 
 T = TypeVar("T")
 PROBE_SECONDS = 5.0
+FOREIGN = (".h5", ".hdf5", ".keras", ".pb", ".onnx", ".tflite", ".params", ".caffemodel")  # files of other frameworks
 
 
 def check_choice(pretrained: object) -> None:
@@ -33,8 +34,10 @@ def existing(path: str) -> str:
     """The path of a file that exists.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not, or is of another framework.
     """
+    if path.lower().endswith(FOREIGN):
+        raise UserError(f"backbone.pretrained={path}: weights of other frameworks are out of scope. It is a file of torch.")
     if not Path(path).expanduser().is_file():
         raise UserError(f"backbone.pretrained={path}: there is no such file. It is true, false or a file of weights.")
     return str(Path(path).expanduser())
