@@ -20,6 +20,7 @@ from pydicom.uid import (  # noqa: E402
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -254,6 +255,11 @@ def test_what_cannot_be_read_says_why_and_quotes_no_patient(write, tmp_path, rec
     coded.PixelData = encapsulate([SECRETS[0].encode() * 4])
     coded["PixelData"].is_undefined_length = True
     write(coded, name="coded.dcm")
+    lossy = dataset(RAMP.astype(np.uint16), bits=12)
+    lossy.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    lossy.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
+    lossy["PixelData"].is_undefined_length = True
+    write(lossy, name="lossy.dcm")
     strange = write(RAMP, name="strange.dcm")
     strange.write_bytes(strange.read_bytes().replace(b"MONOCHROME2 ", b"DOE^JANE    "))
     for name, said in {
@@ -262,6 +268,7 @@ def test_what_cannot_be_read_says_why_and_quotes_no_patient(write, tmp_path, rec
         "short.dcm": "its pixels cannot be decoded .*cut short",
         "report.dcm": "it has no pixels",
         "film.dcm": r"compressed as MPEG2 Main Profile / Main Level \(1\.2\.840\.10008\.1\.2\.4\.100\), for which",
+        "lossy.dcm": "which only pylibjpeg-libjpeg decodes|cannot be decoded",
         "coded.dcm": "its pixels cannot be decoded .JPEG 2000",
         "strange.dcm": "unlike its header",
         "missing.dcm": "No such file",

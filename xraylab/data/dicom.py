@@ -3,10 +3,10 @@
 From stored values to grey, in the order of the standard (DICOM PS3.3 C.11, C.7.6.3): decode; rescale slope and intercept, or
 the modality LUT; the first VOI LUT or window, else the least and the largest value of the file become black and white (8-bit
 unsigned values stay as they are); MONOCHROME1 is inverted; RGB, YBR and palette colours become grey by ITU-R 601. Frames
-are slices of a volume, each with its own rescaling and window where it has them.
+are slices of a volume, each with its own rescaling and window where it has them. Files of a series are scaled one by one.
 
 Compressed syntaxes need a decoder: RLE is pydicom's own; JPEG (also lossless), JPEG-LS and JPEG 2000 are python-gdcm's, HTJ2K
-is pylibjpeg-openjpeg's. pylibjpeg-libjpeg would do JPEG as well, but is under the GPL and so not in the extra.
+is pylibjpeg-openjpeg's. Lossy JPEG of 12 bits is pylibjpeg-libjpeg's alone, which is under the GPL and so not in the extra.
 
 Only what describes pixels is read from a file. Nothing that names a patient reaches a result, a log or an error: those
 speak of the file's name. A name or folder that names a patient is the user's to change.
@@ -142,12 +142,18 @@ def _stored(path: Path, dataset: Dataset, raw: bool) -> np.ndarray:
         raw: leave colours as they are stored.
     """
     from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.uid import JPEGExtended12Bit
 
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        available = get_decoder(syntax).is_available
+        available, decoders = get_decoder(syntax).is_available, get_decoder(syntax).available_plugins
     except NotImplementedError:
-        available = False
+        available, decoders = False, ()
+    if syntax == JPEGExtended12Bit and int(dataset.get("BitsStored") or 8) > 8 and "pylibjpeg" not in decoders:
+        raise UserError(
+            f"{path}: compressed as {syntax.name} with 12 bits, which only pylibjpeg-libjpeg decodes (pip install "
+            "pylibjpeg-libjpeg; it is under the GPL, and so not in the extra dicom)."
+        )
     if not available:
         name = syntax.name if syntax.is_transfer_syntax else "an unknown transfer syntax"
         raise UserError(f"{path}: compressed as {name} ({syntax}), for which there is no decoder (pip install 'xraylab[dicom]').")
