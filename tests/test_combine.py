@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from xraylab import combine, conf_dir
+from xraylab import combine, conf_dir, evaluate
 from xraylab.combination import read_combination
 from xraylab.data.table import places
 from xraylab.ensemble import Ensemble, write_ensemble
@@ -49,7 +49,7 @@ def write_run(folder, tables, config="plane: axial\n", scored=None, data="MRNet-
     content = {"data": data, "selection": "holdout", "scored": scored or SCORED, "splits": splits}
     (folder / "evaluation.json").write_text(json.dumps(content))
     (folder / "config.yaml").write_text(config)
-    words = [config.strip().replace(": ", "=").replace("\n", " "), "dataset.root=/secret"]
+    words = [config.strip().replace(": ", "=").replace("\n", " "), "seed=0"]
     (folder / "environment.json").write_text(json.dumps({"overrides": words, "finished": True}))
     return folder
 
@@ -227,7 +227,7 @@ def test_members_that_differ_are_refused_and_the_difference_is_named(members, ru
         ({"test": test.rename(columns={"p_acl": "p_x", "y_acl": "y_x"})}, "have other columns: acl, x only in one of them"),
         ({"test": test.assign(split="final")}, "have other splits: test0 is test and final, "),
         ({"train": leaked}, "study test0 is in test of run honest and in train of run other"),
-        ({"test": None}, "there are no predictions of test of other, which honest have. Name what to combine: splits=[…]"),
+        ({"test": None}, "there are no predictions of test of other, as honest have. What all have is splits=[valid]."),
     ):
         other = changed(tmp_path, members, **tables)
         with pytest.raises(UserError, match=re.escape(said)):
@@ -268,7 +268,7 @@ def test_without_a_test_the_numbers_out_of_fold_are_the_result(tmp_path, run_her
     assert set(evaluation["splits"]) == {"valid"}
     assert evaluation["splits"]["valid"]["selected_on"]
     assert set(read_table(directory / "predictions" / "valid.csv")["group"]) == {"axial+coronal+sagittal"}
-    assert evaluation["members"][1] == "coronal (plane=coronal)", "its own words, no path"
+    assert evaluation["members"][1] == "coronal (plane=coronal)", "its own words, not those of all"
 
 
 def test_images_are_combined_too_but_not_stacked(tmp_path, run_here):
@@ -324,6 +324,9 @@ def test_the_command_leaves_a_run_that_report_and_a_further_combination_accept(m
     done = command("combine", *words, f"hydra.run.dir={tmp_path / 'wrong'}")
     assert done.returncode == 2
     assert "holds a run already" in done.stderr
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(UserError, match="no model of its own"):
+        evaluate.job(hydra.compose("evaluate", [f"run={tmp_path / 'wrong'}"]))
     members[0].rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"its member .*honest is not there"):
         read_combination(tmp_path / "wrong")

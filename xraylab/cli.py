@@ -131,7 +131,7 @@ def _unknown_key(key: str, config: str) -> str:
     if others and dataset not in others:
         return f"{key} is a key of dataset={' or dataset='.join(sorted(others))}; the dataset here is {dataset}."
     flat = dict(_flat(_composed(config, list(groups.values()))))
-    known = sorted(set(flat) | set(_groups()))
+    known = sorted(set(flat) | set(_groups() if "dataset" in flat else []))
     if key in known:
         return f"{key} cannot be set this way: write {key}=<value> or {key}=<choice>."
     if flat.get(key.rpartition(".")[0]) == {}:

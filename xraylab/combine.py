@@ -105,7 +105,7 @@ def combine(
     return {
         "data": data,
         "selection": next((m.evaluation["selection"] for m in runs), "not known"),
-        "members": [_described(m) for m in members],
+        "members": _described(members),
         "left_out": left_out,
         "scored": scored,
         "combination": combination.record(),
@@ -179,8 +179,11 @@ def _files(members: Sequence[Member], splits: Sequence[str], asked: bool) -> lis
         file = f"{split}.csv"
         lacking = [m.name for m in members if file not in m.tables]
         if lacking and (asked or len(lacking) < len(members)):
-            having = f", which {listed(m.name for m in members if file in m.tables)} have" if len(lacking) < len(members) else ""
-            raise UserError(f"there are no predictions of {split} of {listed(lacking)}{having}. Name what to combine: splits=[…]")
+            having = [m.name for m in members if file in m.tables]
+            other = f", as {listed(having)} have" if having else ""
+            shared = [f[:-4] for f in members[0].tables if f[:-4] in SPLITS and all(f in m.tables for m in members)]
+            more = f" What all have is splits=[{','.join(shared)}]." if shared else " They share no split."
+            raise UserError(f"there are no predictions of {split} of {listed(lacking)}{other}.{more}")
         out += [f for f in (file, f"{split}_images.csv") if all(f in m.tables for m in members)]
     if not out:
         raise UserError(f"members have no predictions of {' or '.join(splits)}. There are: {listed(members[0].tables)}.")
@@ -238,17 +241,19 @@ def _fitting(fit_on: str) -> str:
     return more or " A stack needs studies that its members were not trained on."
 
 
-def _described(member: Member) -> str:
-    """A member's name and its own settings."""
-    path = member.path / "environment.json"
-    if member.config is None or not path.is_file():
-        return member.name
-    environment = json.loads(path.read_text())
-    if not environment.get("finished", True):
-        log.warning("%s was stopped before its end; it is combined as it is.", member.path)
-    first = [*environment.get("sessions_before", []), environment][0]
-    words = " ".join(w for w in first["overrides"] if not w.startswith(("dataset.root=", "hydra.")))
-    return f"{member.name} ({words})" if words else member.name
+def _described(members: Sequence[Member]) -> list[str]:
+    """Members' names, with those of their settings, as typed, that not all have."""
+    typed = []
+    for member in members:
+        path = member.path / "environment.json"
+        environment = json.loads(path.read_text()) if member.evaluation and path.is_file() else {}
+        if not environment.get("finished", True):
+            log.warning("%s was stopped before its end; it is combined as it is.", member.path)
+        first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
+        typed.append([w for w in first.get("overrides", []) if not w.startswith("hydra.")])
+    shared = set(typed[0]).intersection(*typed)
+    words = [" ".join(w for w in of if w not in shared) for of in typed]
+    return [f"{m.name} ({w})" if w else m.name for m, w in zip(members, words, strict=True)]
 
 
 def job(cfg: DictConfig) -> None:

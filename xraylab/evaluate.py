@@ -47,6 +47,9 @@ def job(cfg: DictConfig) -> None:
     started = time.monotonic()
     quiet()
     run = run_of(cfg.run)
+    if not (run / "checkpoints").is_dir() and (run / "predictions").is_dir():
+        table = next(iter(sorted((run / "predictions").glob("*.csv"))), run / "predictions")
+        raise UserError(f"run={run}: made of tables, it has no model of its own. Combine anew, or evaluate its table={table}.")
     checkpoint = checkpoint_of(run)
     if cfg.checkpoint != "best":
         checkpoint = run / "checkpoints" / "last.ckpt" if cfg.checkpoint == "last" else Path(cfg.checkpoint)
