@@ -351,7 +351,7 @@ class SelfTrained(Uncertainty):
                 f"{path}: {int(needed.sum())} training studies with uncertain labels are not in it: {listed(ids[needed])}. "
                 "The first model must be trained on the same split."
             )
-        self._rows = torch.from_numpy(table[columns].reindex(ids).to_numpy(np.float32)).nan_to_num(0.5)
+        self._rows = torch.from_numpy(table[columns].reindex(ids).to_numpy(np.float32, copy=True)).nan_to_num(0.5)
 
 
 class MultiClass(Uncertainty):
