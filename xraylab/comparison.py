@@ -39,8 +39,9 @@ class Comparison(Callback):
 
     Args:
         ensembles: name -> arguments of :class:`xraylab.ensemble.Ensemble`; each is made as soon as its members are there.
-        published: AUROCs to show beside those of runs, ``{"note": whose, "rows": {overrides: {finding: value}}}``; a row
-            belongs to the runs that have all these overrides, as ``loss=ignore``.
+        published: AUROCs to show beside those of runs, ``{"note": whose, "data": the beginning of the data's name, "n": studies,
+            "rows": {overrides: {finding: value}}}``; a row belongs to the runs that have all these overrides, as ``loss=ignore``.
+            Where data or n are others, they are shown below, and said to be of other data.
     """
 
     def __init__(
@@ -75,20 +76,22 @@ class Comparison(Callback):
 def _published(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """``note`` and ``rows`` of published numbers, checked; empty where none are given."""
     if not given:
-        return {"note": "", "rows": {}}
-    if wrong := set(given) - {"note", "rows"}:
-        raise UserError(f"published.{min(map(str, wrong))}: there is no such key. There are: note, rows.")
+        return {"note": "", "rows": {}, "data": "", "n": None}
+    if wrong := set(given) - {"note", "rows", "data", "n"}:
+        raise UserError(f"published.{min(map(str, wrong))}: there is no such key. There are: note, rows, data, n.")
     rows = {str(words): {str(k): v for k, v in row.items()} for words, row in (given.get("rows") or {}).items()}
     for words, row in rows.items():
         for finding, value in row.items():
             if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise UserError(f"published.rows.{words}.{finding}={value}: it is an AUROC, a number from 0 to 1.")
-    return {"note": str(given.get("note") or "published"), "rows": rows}
+    return {"note": str(given.get("note") or "published"), "rows": rows, "data": given.get("data", ""), "n": given.get("n")}
 
 
-def _beside(overrides: str, published: Mapping[str, Any]) -> list[dict[str, float]]:
-    """The published rows that belong to a run of these overrides."""
+def _beside(overrides: str, published: Mapping[str, Any], data: str, n: int) -> list[dict[str, float]]:
+    """The published rows that belong to a run of these overrides, on the same data and as many studies."""
     words = set(overrides.split(" "))
+    if not data.startswith(published["data"]) or published["n"] not in (None, n):
+        return []
     return [row for key, row in published["rows"].items() if set(key.split(" ")) <= words]
 
 
@@ -130,8 +133,12 @@ def _text_pivot(rows: list[dict[str, str]], jobs: dict[str, str], shared: set[st
             value = float(r["value"]) if r is not None and r["value"] else None
             cells.append("- " if value is None else f"{value:.3f}" + ("*" if value == best[label] else " "))
         table.append([f"{job}: " + " ".join(o for o in overrides.split(" ") if o not in shared), *cells])
-        for row in _beside(overrides, published):
+        macro = found[job, "macro"]
+        for row in _beside(overrides, published, macro.get("data", published["data"]), int(macro["n"])):
             table.append(["  published", *(f"{row[la]:.3f} " if la in row else "" for la in labels)])
+    if len(table) == 2 + len(jobs):
+        for key, row in published["rows"].items():
+            table.append([f"published of other data: {key}", *(f"{row[la]:.3f} " if la in row else "" for la in labels)])
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ["", "  AUROC by finding, * the best of each" + (f"; published: {published['note']}" if published["rows"] else "")]
     start = 1
@@ -263,7 +270,7 @@ def _page(
         said = [*scoring(r.evaluation), *_joined(r.evaluation)]
         parts += [f"<p>{html.escape(r.job)}: {html.escape(line)}.</p>" for line in said]
     shown = "test" if any("test" in r.evaluation["splits"] for r in results) else "valid"
-    nothing = {"note": "", "rows": {}}
+    nothing = _published(None)
     for split, unit in dict.fromkeys((s, x["unit"]) for r in results for s, x in by_unit(r.evaluation)):
         of = [(r, x) for r in results for s, x in by_unit(r.evaluation) if (s, x["unit"]) == (split, unit)]
         chosen = any(x["selected_on"] for _, x in of)
@@ -328,9 +335,13 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
             marked = label in aurocs and aurocs[label]["value"] is not None and aurocs[label]["value"] == best[label]
             cells += f"<td><b>{text}</b></td>" if marked else f"<td>{text}</td>"
         rows.append([html.escape(r.job), html.escape(_own(r, shared)), cells])
-        for row in _beside(r.overrides, published):
+        for row in _beside(r.overrides, published, r.evaluation["data"], aurocs["macro"]["n"]):
             cells = "".join(f"<td class=n>{row[la]:.3f}</td>" if la in row else "<td></td>" for la in columns)
             rows.append(["<span class=n>published</span>", "", cells])
+    if len(rows) == 1 + len(found):
+        for key, row in published["rows"].items():
+            cells = "".join(f"<td class=n>{row[la]:.3f}</td>" if la in row else "<td></td>" for la in columns)
+            rows.append(["<span class=n>published of other data</span>", html.escape(key), cells])
     note = f" <small>published: {html.escape(published['note'])}</small>" if published["rows"] else ""
     pivot = _rows(["job", "overrides", *columns], rows).replace("<table>", "<table class=pivot>", 1)
     return f"<h3>AUROC by finding, the best of ours bold{note}</h3>{pivot}"

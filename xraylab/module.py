@@ -306,6 +306,23 @@ def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     return checkpoint
 
 
+def require_splits(digest: str, checkpoint: Path, called: str = "") -> None:
+    """Refuse a checkpoint of a model that was trained on other studies, or other splits.
+
+    Args:
+        digest: of the studies and splits now, see :meth:`xraylab.data.table.StudyTable.split_digest`.
+        called: the checkpoint, in words.
+
+    Raises:
+        UserError: studies came, went, or are in another split: some of those scored could have been trained on.
+    """
+    if read_checkpoint(checkpoint)["xraylab"]["splits"] != digest:
+        raise UserError(
+            f"{called or checkpoint}: the data has other studies, or other splits, than when it was trained, so what is scored "
+            "could have been trained on. Give the data and the splits of then, with the same files missing, or train anew."
+        )
+
+
 def _rebuild(saved: Mapping[str, Any], **changes: Any) -> Any:
     module, _, name = saved["class"].rpartition(".")
     kind = getattr(importlib.import_module(module), name)
