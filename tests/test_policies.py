@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import xraylab
-from xraylab.assemble import assemble, resumed_config
+from xraylab.assemble import _check_labels, assemble, resumed_config
 from xraylab.callbacks import StopOnInterrupt
 from xraylab.errors import Stopped, UserError
+from xraylab.run import run_of
+from xraylab.settings import check_config
 from xraylab.training import train
 
 SMALL = [
@@ -102,6 +104,10 @@ def test_what_is_learned_and_adapted_survives_a_stop(stop_at, epochs, compose, t
     assert (history["w/edema"].iloc[0], history["u/edema"].iloc[0]) != (history["w/edema"].iloc[1], history["u/edema"].iloc[1])
     assert history.filter(regex="^w/").iloc[0].tolist() == [0.5] * 5
     assert len(set(history.filter(regex="^w/").iloc[-1])) > 1
+    evaluation = json.loads((straight / "evaluation.json").read_text())
+    assert evaluation["loss"]["policy"].startswith("uncertain labels: u=learned, w=adapted")
+    assert {key.partition("/")[0] for key in evaluation["loss"]} == {"policy", "u", "w"}
+    assert "u of uncertain labels, learned: atelectasis" in (straight / "report.html").read_text().lower()
     loss = xraylab.load(straight).loss
     assert loss.state(["a"] * 5)["u/a"] != 0.5
 
@@ -170,6 +176,8 @@ def test_self_training_stopped_in_its_first_model_goes_on_there(compose, train_h
         with pytest.raises(Stopped, match=f"(?s)while the first model was trained.*hydra.run.dir={run}"):
             train_here(run, *options)
     assert not (run / "config.yaml").exists()
+    with pytest.raises(UserError, match=rf"(?s)stopped while its first model was trained.*loss=selftrained.*hydra.run.dir={run}"):
+        run_of(run)
     train(compose(*options), run, options)
     assert same_weights(whole / "first", run / "first")
     assert same_weights(whole, run)
@@ -203,6 +211,22 @@ def test_a_first_model_of_another_command_is_not_taken(train_here, tmp_path, che
     (run / "config.yaml").unlink()
     with pytest.raises(UserError, match=r"a first model is there already, of a command that differs in seed=1"):
         train_here(run, *options, "seed=1")
+
+
+def test_labels_of_which_nothing_is_certain_are_said(compose, chexpert_root, caplog):
+    options = [*SMALL, f"dataset.root={chexpert_root}"]
+    with pytest.raises(UserError, match=r"resume=: .*"):
+        check_config(compose("resume="))
+    assemble(compose(*options, "loss=weighted_bce", "loss.balance=none"), [])
+    assert "labels of images in train, this loss ignores" in caplog.text
+    job = assemble(compose(*options, "loss=ones", "monitor=valid/loss", "findings=[edema]"), [])
+    table = job.table
+    table.frame.loc[table.frame["edema"].notna(), "edema"] = -1.0
+    with pytest.raises(UserError, match="no label is scored: all are uncertain or not mentioned"):
+        _check_labels(table, {"monitor": "valid/loss"}, job.settings.evaluate)
+    loss = job.module.loss
+    loss.fit(table.label_values(), ("edema",))
+    assert "no certain positive studies in train for edema: uncertain ones alone say so" in caplog.text
 
 
 def test_a_learned_u_keeps_its_learning_rate(compose, chexpert_root):

@@ -33,7 +33,10 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
     Exit codes: 0 done, 2 the user's mistake, 75 stopped and can be resumed, 1 anything else.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text(config, usage))
+        try:
+            print(help_text(config, usage), flush=True)
+        except BrokenPipeError:  # of a pager that was left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us instead of Hydra's own report
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)

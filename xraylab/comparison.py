@@ -124,23 +124,26 @@ def _text_pivot(rows: list[dict[str, str]], jobs: dict[str, str], shared: set[st
         return []
     best = {la: max((float(r["value"]) for (_, x), r in found.items() if x == la and r["value"]), default=None) for la in labels}
     table = [["", *labels]]
-    counts = [", ".join(dict.fromkeys(r["n"] for (_, x), r in found.items() if x == la)) for la in labels]
-    table.append(["n", *counts])
+    numbers = [list(dict.fromkeys(r["n"] for (_, x), r in found.items() if x == la)) for la in labels]
+    alike = all(len(of) == 1 for of in numbers)  # else the runs are of other studies, and none is the best
+    table.append(["n", *(", ".join(of) for of in numbers)])
     for job, overrides in jobs.items():
         cells = []
         for label in labels:
             r = found.get((job, label))
             value = float(r["value"]) if r is not None and r["value"] else None
-            cells.append("- " if value is None else f"{value:.3f}" + ("*" if value == best[label] else " "))
-        table.append([f"{job}: " + " ".join(o for o in overrides.split(" ") if o not in shared), *cells])
+            cells.append("- " if value is None else f"{value:.3f}" + ("*" if alike and value == best[label] else " "))
         macro = found[job, "macro"]
+        of = "" if alike else f" (n {macro['n']})"
+        table.append([f"{job}: " + " ".join(o for o in overrides.split(" ") if o not in shared) + of, *cells])
         for row in _beside(overrides, published, macro.get("data", published["data"]), int(macro["n"])):
             table.append(["  published", *(f"{row[la]:.3f} " if la in row else "" for la in labels)])
     if len(table) == 2 + len(jobs):
         for key, row in published["rows"].items():
             table.append([f"published of other data: {key}", *(f"{row[la]:.3f} " if la in row else "" for la in labels)])
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["", "  AUROC by finding, * the best of each" + (f"; published: {published['note']}" if published["rows"] else "")]
+    what = ", * the best of each" if alike else "; runs of other studies (n), so none is the best"
+    lines = ["", f"  AUROC by finding{what}" + (f"; published: {published['note']}" if published["rows"] else "")]
     start = 1
     while start < len(widths):  # as many columns as fit into a line
         stop = start + 1
@@ -264,11 +267,14 @@ def _page(
     if shared:
         parts.append(f"<p>All with {html.escape(' '.join(sorted(shared)))}.</p>")
     parts += [f"<p>{html.escape(line[0].upper() + line[1:])}.</p>" for line in waiting]
+    said: dict[str, list[str]] = {}
     for r in results:
-        for file, reason in r.evaluation.get("left_out", {}).items():
-            parts.append(f"<p>{html.escape(r.job)}: no {html.escape(file)}, for {html.escape(reason)}.</p>")
-        said = [*scoring(r.evaluation), *_joined(r.evaluation)]
-        parts += [f"<p>{html.escape(r.job)}: {html.escape(line)}.</p>" for line in said]
+        left = [f"no {file}, for {reason}" for file, reason in r.evaluation.get("left_out", {}).items()]
+        for line in [*left, *scoring(r.evaluation), *_joined(r.evaluation)]:
+            said.setdefault(line, []).append(r.job)
+    for line, of_jobs in said.items():
+        whose = "all" if len(of_jobs) == len(results) else ", ".join(of_jobs)
+        parts.append(f"<p>{html.escape(whose)}: {html.escape(line)}.</p>")
     shown = "test" if any("test" in r.evaluation["splits"] for r in results) else "valid"
     nothing = _published(None)
     for split, unit in dict.fromkeys((s, x["unit"]) for r in results for s, x in by_unit(r.evaluation)):
@@ -306,7 +312,10 @@ def _joined(evaluation: dict[str, Any]) -> list[str]:
     """How an ensemble's members are joined, where that is not one way for every study and finding."""
     said = []
     if chosen := evaluation.get("chosen"):
-        names = [f"{x} by {c['member']}" + (f" ({c['auroc']:.3f})" if c["auroc"] is not None else "") for x, c in chosen.items()]
+        undefined = " (undefined in valid, so by the lowest validation loss)"
+        names = [
+            f"{x} by {c['member']}" + (undefined if c["auroc"] is None else f" ({c['auroc']:.3f})") for x, c in chosen.items()
+        ]
         said.append(f"each finding by the member of highest AUROC in valid: {', '.join(names)}")
     for split, counts in evaluation.get("members_of_studies", {}).items():
         said.append(f"{split}: " + ", ".join(f"{n} studies of {k} member{'s' * (k != '1')}" for k, n in counts.items()))
@@ -327,12 +336,14 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
         there = [aurocs[label] for _, aurocs in found if label in aurocs]
         best[label] = max((m["value"] for m in there if m["value"] is not None), default=None)
         counts.append(", ".join(dict.fromkeys(str(m["n"]) for m in there)))
+    alike = not any("," in count for count in counts)  # else the runs are of other studies, and none is the best
     rows: list[list[Any]] = [["n", "", "".join(f"<td class=n>{c}</td>" for c in counts)]]
     for r, aurocs in found:
         cells = ""
         for label in columns:
             text = number(aurocs[label]) if label in aurocs else ""
-            marked = label in aurocs and aurocs[label]["value"] is not None and aurocs[label]["value"] == best[label]
+            text += "" if alike or label not in aurocs else f" <span class=n>n {aurocs[label]['n']}</span>"
+            marked = alike and label in aurocs and aurocs[label]["value"] is not None and aurocs[label]["value"] == best[label]
             cells += f"<td><b>{text}</b></td>" if marked else f"<td>{text}</td>"
         rows.append([html.escape(r.job), html.escape(_own(r, shared)), cells])
         for row in _beside(r.overrides, published, r.evaluation["data"], aurocs["macro"]["n"]):
@@ -344,7 +355,8 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
             rows.append(["<span class=n>published of other data</span>", html.escape(key), cells])
     note = f" <small>published: {html.escape(published['note'])}</small>" if published["rows"] else ""
     pivot = _rows(["job", "overrides", *columns], rows).replace("<table>", "<table class=pivot>", 1)
-    return f"<h3>AUROC by finding, the best of ours bold{note}</h3>{pivot}"
+    what = "the best of ours bold" if alike else "runs of other studies, so none is the best"
+    return f"<h3>AUROC by finding, {what}{note}</h3>{pivot}"
 
 
 def _from_the_best(of: list[tuple[Result, dict[str, Any]]], shared: set[str], differences: dict[str, dict[str, Any]]) -> str:

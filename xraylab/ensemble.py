@@ -219,7 +219,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
             raise UserError(f"runs {members[0].name} and {member.name} score labels otherwise: {words[0]}; {words[1]}")
     for split, result in first["splits"].items():
         for unit, file in (("study", f"{split}.csv"), ("image", f"{split}_images.csv")):
-            if unit == "image" and "images" not in result:
+            if unit == "image" and ("images" not in result or ensemble.union):  # whose members have other images
                 continue
             try:
                 table = ensemble.join(members, file)

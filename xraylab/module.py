@@ -131,7 +131,7 @@ class StudyModule(pl.LightningModule):
         logits, labels, losses = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         self._seen.clear()
         total, certain = losses.sum(0)
-        values: dict[str, Any] = {"loss": total / certain.clamp(min=1)}
+        values: dict[str, Any] = {"loss": total / certain if certain else float("nan")}
         probabilities = self.loss.probabilities(logits).double().cpu().numpy()
         require_finite(probabilities, split)
         values |= quick_metrics(self.labels, probabilities, labels.cpu().numpy())

@@ -111,6 +111,8 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
         stopped = fit(job, directory, loggers, resume, upload)
         evaluation = evaluate_run(job, directory, checkpoint_of(directory))
         write_json(directory / "evaluation.json", evaluation)
+        seconds = round(time.monotonic() - started, 1)
+        write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
         write_report(directory)
         send_results(loggers, evaluation, directory)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
@@ -119,8 +121,6 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
         raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
     finally:
         finish(loggers)
-    seconds = round(time.monotonic() - started, 1)
-    write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
         raise Stopped(f"stopped before the end. {go_on}")
@@ -293,6 +293,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         "data": table.data,
         "selection": s.selection if s.fold is None else f"fold {s.fold}",
         "checkpoint": {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor},
+        "loss": {"policy": job.module.loss.describe(table.labels, job.module.groups), **job.module.loss.state(table.labels)},
         "skipped": table.problems,
         "scored": s.evaluate.model_dump(),
         "splits": splits,

@@ -74,6 +74,8 @@ class Uncertainty(WeightedBCE):
         seed: of the draws of a range.
     """
 
+    knows_uncertain = True
+
     def __init__(
         self, u: float | str | Sequence[float] | Mapping[str, Any] = 0.5, w: float | str | Mapping[str, Any] = 1.0,
         blank: str | float = "negative", balance: str = "none", label_smoothing: float = 0.0, reduction: str = "scored",
@@ -88,8 +90,8 @@ class Uncertainty(WeightedBCE):
         for name, value, most in (("u_start", u_start, 1), ("w_start", w_start, 1), ("w_rate", w_rate, 1)):
             if not 0 < _number(f"loss.{name}", value) <= most or (name == "u_start" and value == 1):
                 raise UserError(f"loss.{name}={value}: it is above 0 and {'below' if name == 'u_start' else 'at most'} 1.")
-        if not 0 < _number("loss.held_back", held_back) < 1:
-            raise UserError(f"loss.held_back={held_back}: it is above 0 and below 1.")
+        if not 0 < _number("loss.held_back", held_back) <= 0.5:
+            raise UserError(f"loss.held_back={held_back}: it is above 0 and at most .5.")
         if _number("loss.u_lr", u_lr) <= 0:
             raise UserError(f"loss.u_lr={u_lr}: it is above 0.")
         if self.learns and (balance == "group" or label_smoothing):
@@ -140,6 +142,10 @@ class Uncertainty(WeightedBCE):
             self.counts[0] += self.blank_weight * torch.from_numpy(blank)
         counts = [f"{n} {a}/{b}" for n, a, b in zip(names, uncertain.tolist(), blank.tolist(), strict=True)]
         log.info("uncertain/unmentioned %s of train: %s", of, listed(counts, 20))
+        for value, words in ((1, "positive"), (0, "negative")):
+            rare = [n for n, any_of, u in zip(names, (labels == value).any(0), uncertain, strict=True) if not any_of and u]
+            if rare and (value == 1 or not self.blank_weight):
+                log.warning("no certain %s %s in train for %s: uncertain ones alone say so.", words, of, listed(rare, 20))
         super().fit(labels, names, groups, of, group_names)
 
     def count(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -432,7 +438,7 @@ def derivatives(loss: Uncertainty, parameters: Sequence[Tensor], held_back: Logi
         uncertain: training studies with uncertain labels.
 
     Returns:
-        (N,L), of N held-back studies; 0 for findings without uncertain labels.
+        (N,L), of N held-back studies; 0 for findings without uncertain labels, or without certain ones of both classes.
     """
     gradients = [[torch.zeros_like(p) for p in parameters] for _ in loss.w]
     for logits, labels in uncertain():
@@ -447,9 +453,10 @@ def derivatives(loss: Uncertainty, parameters: Sequence[Tensor], held_back: Logi
         before = [p.detach().clone() for p in parameters]
         step = 1e-3 * _length(before)
         out = torch.zeros(len(x), len(gradients), dtype=x.dtype, device=x.device)
+        both = ((labels == 0).any(0) & (labels == 1).any(0)).tolist()
         for k, of in enumerate(gradients):
             length = _length(of)
-            if length == 0:
+            if length == 0 or not both[k]:
                 continue
             for sign in (1, -1):
                 for p, old, g in zip(parameters, before, of, strict=True):

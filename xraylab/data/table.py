@@ -143,6 +143,8 @@ def assign_splits(
     """
     frame = table.frame.assign(published=table.frame["split"])
     published = set(frame["split"])
+    if "train" not in published:
+        raise UserError(f"{table.name}: there is no study in train; there are {len(frame)} in {listed(sorted(published))}.")
     three = "valid" in published
     if three and selection != "holdout":
         raise UserError(
