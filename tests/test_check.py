@@ -136,7 +136,8 @@ def test_an_image_that_cannot_be_read_is_named_unless_images_are_left_out(tree):
     first_image(tree).write_bytes(whole[:60])
     found = of_mura(tree)
     assert found.verdict[0] == "complete"
-    assert found.faults == {UNREADABLE: ["train/XR_ELBOW/patient00001/study1_positive/image1.png"]}
+    named = "train/XR_ELBOW/patient00001/study1_positive/image1.png (not a whole image (60 bytes))"
+    assert found.faults == {UNREADABLE: [named]}
     assert found.failed
     assert "1 fault, named above" in found.line
     unread = of_mura(tree, read_images=False)

@@ -168,7 +168,7 @@ def test_runs_that_score_labels_otherwise_are_not_paired_and_it_is_said(policies
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"published": {"notes": "x"}}, "published.notes: there is no such key. There are: note, rows."),
+        ({"published": {"notes": "x"}}, "published.notes: there is no such key. There are: note, rows, data, n."),
         (
             {"published": {"rows": {"loss=x": {"edema": 81.8}}}},
             "published.rows.loss=x.edema=81.8: it is an AUROC, a number from 0 to 1.",

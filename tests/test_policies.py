@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import xraylab
-from xraylab.assemble import assemble, resumed_config
+from xraylab.assemble import _check_labels, assemble, resumed_config
 from xraylab.callbacks import StopOnInterrupt
 from xraylab.errors import Stopped, UserError
+from xraylab.run import run_of
+from xraylab.settings import check_config
 from xraylab.training import train
 
 SMALL = [
@@ -47,6 +49,8 @@ def test_a_study_has_the_largest_probability_of_its_views(view, train_here, tmp_
     assert len(p) == 5
     pd.testing.assert_frame_equal(images.groupby("id")[p].max().loc[table.index], table[p], rtol=1e-5)
     assert ("lateral" in "".join(set(table["group"]))) == (view == "all")
+    assert set(images["group"]) == ({"ap", "pa", "lateral"} if view == "all" else {"ap", "pa"})  # each image's own
+    assert images.loc[images["image"].str.contains("lateral"), "group"].eq("lateral").all()
 
 
 def test_raw_labels_travel_untouched_and_blank_ones_are_scored_only_when_told(train_here, tmp_path, chexpert_root, command):
@@ -100,6 +104,10 @@ def test_what_is_learned_and_adapted_survives_a_stop(stop_at, epochs, compose, t
     assert (history["w/edema"].iloc[0], history["u/edema"].iloc[0]) != (history["w/edema"].iloc[1], history["u/edema"].iloc[1])
     assert history.filter(regex="^w/").iloc[0].tolist() == [0.5] * 5
     assert len(set(history.filter(regex="^w/").iloc[-1])) > 1
+    evaluation = json.loads((straight / "evaluation.json").read_text())
+    assert evaluation["loss"]["policy"].startswith("uncertain labels: u=learned, w=adapted")
+    assert {key.partition("/")[0] for key in evaluation["loss"]} == {"policy", "u", "w"}
+    assert "u of uncertain labels, learned: atelectasis" in (straight / "report.html").read_text().lower()
     loss = xraylab.load(straight).loss
     assert loss.state(["a"] * 5)["u/a"] != 0.5
 
@@ -168,6 +176,8 @@ def test_self_training_stopped_in_its_first_model_goes_on_there(compose, train_h
         with pytest.raises(Stopped, match=f"(?s)while the first model was trained.*hydra.run.dir={run}"):
             train_here(run, *options)
     assert not (run / "config.yaml").exists()
+    with pytest.raises(UserError, match=rf"(?s)stopped while its first model was trained.*loss=selftrained.*hydra.run.dir={run}"):
+        run_of(run)
     train(compose(*options), run, options)
     assert same_weights(whole / "first", run / "first")
     assert same_weights(whole, run)
@@ -184,8 +194,50 @@ def test_a_first_model_that_does_not_fit_is_refused(compose, train_here, tmp_pat
     assemble(compose(*options[:-1], f"loss.first={first}"), [])
     with pytest.raises(UserError, match=r"are not in it: .* The first model must be trained on the same split"):
         assemble(compose(*options[:-1], f"loss.first={first}", "split_seed=5"), [])
+    fewer = [o for o in options if not o.startswith("loss.first")]
+    saw_valid = train_here(
+        tmp_path / "saw", *SMALL, f"dataset.root={chexpert_root}", "max_epochs=1", "loss=ignore", "save_train_predictions=true",
+        "selection=official",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="the data has other studies, or other splits, than when it was trained"):
+        assemble(compose(*fewer, f"loss.first={saw_valid}"), [])
     with pytest.raises(UserError, match="no column p_fracture: the first model was trained for other findings"):
         assemble(compose(*options[:-1], f"loss.first={first}", "findings=[edema,fracture]"), [])
+
+
+def test_a_first_model_of_another_command_is_not_taken(train_here, tmp_path, chexpert_root):
+    options = [*SMALL, f"dataset.root={chexpert_root}", "loss=selftrained", "max_epochs=1"]
+    run = train_here(tmp_path / "run", *options)
+    (run / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"a first model is there already, of a command that differs in seed=1"):
+        train_here(run, *options, "seed=1")
+
+
+def test_labels_of_which_nothing_is_certain_are_said(compose, chexpert_root, caplog):
+    options = [*SMALL, f"dataset.root={chexpert_root}"]
+    with pytest.raises(UserError, match=r"resume=: .*"):
+        check_config(compose("resume="))
+    assemble(compose(*options, "loss=weighted_bce", "loss.balance=none"), [])
+    assert "labels of images in train, this loss ignores" in caplog.text
+    job = assemble(compose(*options, "loss=ones", "monitor=valid/loss", "findings=[edema]"), [])
+    table = job.table
+    table.frame.loc[table.frame["edema"].notna(), "edema"] = -1.0
+    with pytest.raises(UserError, match="no label is scored: all are uncertain or not mentioned"):
+        _check_labels(table, {"monitor": "valid/loss"}, job.settings.evaluate)
+    loss = job.module.loss
+    loss.fit(table.label_values(), ("edema",))
+    assert "no certain positive studies in train for edema: uncertain ones alone say so" in caplog.text
+
+
+def test_a_learned_u_keeps_its_learning_rate(compose, chexpert_root):
+    options = [*SMALL, f"dataset.root={chexpert_root}", "loss=learned"]
+    with pytest.raises(UserError, match=r"loss.u_lr, which scheduler=onecycle would overwrite"):
+        assemble(compose(*options, "scheduler=onecycle"), [])
+    job = assemble(compose(*options, "loss.u_lr=0.03", "optimizer.weight_decay=0.1"), [])
+    network, own = job.module.configure_optimizers().param_groups
+    assert (network["lr"], own["lr"]) == (1e-3, 0.03)
+    assert (network["weight_decay"], own["weight_decay"]) == (0.1, 0.0)
+    assert [p.shape for p in own["params"]] == [(5,)]
 
 
 def test_every_policy_runs_by_its_name_and_does_something_of_its_own(train_here, tmp_path, chexpert_root):

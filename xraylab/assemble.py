@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,17 +19,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.build import build, find_data, plain, read
 from xraylab.callbacks import Unfreeze
-from xraylab.data.module import StudyDataModule, worker_count
+from xraylab.data.module import ADAPT, StudyDataModule, worker_count
 from xraylab.data.reader import Reader, cache_dir
-from xraylab.data.table import StudyTable, assign_splits, hold_back
+from xraylab.data.table import HELD_BACK, StudyTable, assign_splits, hold_back
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
 from xraylab.evaluation import scored_labels
 from xraylab.metrics import METRICS
 from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.studynet import per_channel
-from xraylab.module import StudyModule
+from xraylab.module import StudyModule, checkpoint_of, require_splits
 from xraylab.remote import is_url
 from xraylab.settings import Evaluate, Settings, check_config, existing_run
+from xraylab.uncertainty import SelfTrained
 
 log = logging.getLogger(__name__)
 RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload")
@@ -78,6 +80,8 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
             raise UserError("scheduler.interval=step: a plateau is seen once an epoch, when there is a metric.")
         schedule.setdefault("mode", mode_of(monitor))
     _try(optimizer, _scheduler(schedule, steps=1000))
+    if loss.lr is not None and str(schedule.get("_target_")).endswith("OneCycleLR"):
+        raise UserError("loss.u=learned has a learning rate of its own, loss.u_lr, which scheduler=onecycle would overwrite.")
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     if wrong := [c for c in callbacks if not isinstance(c, pl.Callback)]:
         raise UserError(f"callbacks: {wrong[0]!r} is not a Lightning callback.")
@@ -101,6 +105,11 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     log.info("reading %s", path)
     cfg.dataset.root = reader.root if is_url(reader.root) else str(path.absolute())
     table = split_table(reader, path, settings, loss.held_back)
+    if loss.held_back:
+        held = table.label_values(table.part(HELD_BACK).index)
+        short = [n for n, column in zip(table.labels, held.T, strict=True) if not {0.0, 1.0} <= set(column.tolist())]
+        if short:
+            log.warning("loss.w=adapted: no certain label of both classes is held back for %s: w stays.", listed(short, 20))
     digest = table.split_digest()
     table, packed = with_cache(table, settings, reader.on_error)
     if settings.unit == "image" and not table.views:
@@ -126,6 +135,8 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     counted = "images" if settings.unit == "image" else "studies"
     loss.fit(units.label_values(rows), table.labels, units.group_numbers()[rows], counted, groups)
     loss.attach(units)
+    if isinstance(loss, SelfTrained) and loss.first is not None:
+        require_splits(digest, checkpoint_of(loss.first), f"loss.first={loss.first}")
     if loss.balance == "group" and (strange := sorted(set(table.part("valid")["group"]) - set(groups))):
         log.warning("loss.balance=group: valid has groups that train has not, whose studies weigh 1: %s.", listed(strange))
     log.info("loss: %s, counted on %d %s of train", loss.describe(table.labels, groups), len(rows), counted)
@@ -160,7 +171,7 @@ def split_table(reader: Reader, path: Path, settings: Settings, held_back: float
     """
     seed = settings.seed if settings.split_seed is None else settings.split_seed
     table = assign_splits(read(reader, path), settings.selection, settings.fold, settings.valid_fraction, seed)
-    return hold_back(table, held_back, seed) if held_back else table
+    return hold_back(table, held_back, ADAPT, seed) if held_back else table
 
 
 def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[StudyTable, bool]:
@@ -289,17 +300,23 @@ def _check_labels(table: StudyTable, monitors: dict[str, str], counts_as: Evalua
                     positives,
                     negatives,
                 )
+    scored = ~np.isnan(scored_labels(table.label_values(table.part("valid").index), counts_as.blank, counts_as.uncertain))
     known = {"valid/loss"} | {f"valid/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS}
     for key, metric in monitors.items():
         if metric not in known:
             raise UserError(
                 f"{key}={metric}: there is no such metric.{did_you_mean(metric, known)} There are: {listed(sorted(known), 30)}."
             )
+        if not scored.any():
+            raise UserError(
+                f"{key}={metric}: undefined in valid, where no label is scored: all are uncertain or not mentioned. "
+                "Say what they count as (evaluate.blank=negative, evaluate.uncertain), or choose another split (seed, fold)."
+            )
         labels = [metric.split("/")[1]] if metric.count("/") == 2 else []
         labels = list(table.labels) if labels == ["macro"] else labels
         if labels and all(("valid", label) in single for label in labels):
             raise UserError(
-                f"{key}={metric}: undefined in valid, where {listed(labels)} has only one class. "
+                f"{key}={metric}: undefined in valid, where {listed(labels)} has not both classes. "
                 "Monitor valid/loss, or choose another split (seed, fold, valid_fraction)."
             )
 

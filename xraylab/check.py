@@ -260,7 +260,11 @@ class Findings:
     def _labels(self) -> list[str]:
         words = [*VALUES, "blank"]
         rows = [["split", "group", "label", *words]]
-        for row in _records(self.counts):
+        counts = self.counts
+        if len(self.labels) > 3 and len(set(counts["group"])) > 1:
+            summed = counts.groupby("split", sort=False).sum(numeric_only=True).reset_index()
+            counts = summed.assign(group="all")
+        for row in _records(counts):
             rows += [[row["split"], row["group"], x, *(_shown(row[f"{x}_{word}"]) for word in words)] for x in self.labels]
         return _aligned(rows, left=(0, 1, 2))
 
@@ -348,8 +352,9 @@ def _read_images(tables: Sequence[StudyTable]) -> tuple[int, list[str]]:
         source, image = job
         try:
             source.read([image])
-        except (UserError, OSError, ValueError, EOFError):
-            return image
+        except (UserError, OSError, ValueError, EOFError) as error:
+            reason = str(error).split(". ")[0].rpartition(": ")[2].rstrip(".")
+            return f"{image} ({reason})" if isinstance(error, UserError) else image
         return None
 
     if jobs:

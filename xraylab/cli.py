@@ -33,7 +33,10 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
     Exit codes: 0 done, 2 the user's mistake, 75 stopped and can be resumed, 1 anything else.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text(config, usage))
+        try:
+            print(help_text(config, usage), flush=True)
+        except BrokenPipeError:  # of a pager that was left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     # Hydra takes a bare brace for the beginning of a mapping
     sys.argv[1:] = [re.sub(r"^(columns\.\w+)=([^'\"]*\{label\}[^'\"]*)$", r"\1='\2'", a) for a in sys.argv[1:]]

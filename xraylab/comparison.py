@@ -39,8 +39,9 @@ class Comparison(Callback):
 
     Args:
         ensembles: name -> arguments of :class:`xraylab.ensemble.Ensemble`; each is made as soon as its members are there.
-        published: AUROCs to show beside those of runs, ``{"note": whose, "rows": {overrides: {finding: value}}}``; a row
-            belongs to the runs that have all these overrides, as ``loss=ignore``.
+        published: AUROCs to show beside those of runs, ``{"note": whose, "data": the beginning of the data's name, "n": studies,
+            "rows": {overrides: {finding: value}}}``; a row belongs to the runs that have all these overrides, as ``loss=ignore``.
+            Where data or n are others, they are shown below, and said to be of other data.
     """
 
     def __init__(
@@ -75,20 +76,22 @@ class Comparison(Callback):
 def _published(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """``note`` and ``rows`` of published numbers, checked; empty where none are given."""
     if not given:
-        return {"note": "", "rows": {}}
-    if wrong := set(given) - {"note", "rows"}:
-        raise UserError(f"published.{min(map(str, wrong))}: there is no such key. There are: note, rows.")
+        return {"note": "", "rows": {}, "data": "", "n": None}
+    if wrong := set(given) - {"note", "rows", "data", "n"}:
+        raise UserError(f"published.{min(map(str, wrong))}: there is no such key. There are: note, rows, data, n.")
     rows = {str(words): {str(k): v for k, v in row.items()} for words, row in (given.get("rows") or {}).items()}
     for words, row in rows.items():
         for finding, value in row.items():
             if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise UserError(f"published.rows.{words}.{finding}={value}: it is an AUROC, a number from 0 to 1.")
-    return {"note": str(given.get("note") or "published"), "rows": rows}
+    return {"note": str(given.get("note") or "published"), "rows": rows, "data": given.get("data", ""), "n": given.get("n")}
 
 
-def _beside(overrides: str, published: Mapping[str, Any]) -> list[dict[str, float]]:
-    """The published rows that belong to a run of these overrides."""
+def _beside(overrides: str, published: Mapping[str, Any], data: str, n: int) -> list[dict[str, float]]:
+    """The published rows that belong to a run of these overrides, on the same data and as many studies."""
     words = set(overrides.split(" "))
+    if not data.startswith(published["data"]) or published["n"] not in (None, n):
+        return []
     return [row for key, row in published["rows"].items() if set(key.split(" ")) <= words]
 
 
@@ -121,19 +124,26 @@ def _text_pivot(rows: list[dict[str, str]], jobs: dict[str, str], shared: set[st
         return []
     best = {la: max((float(r["value"]) for (_, x), r in found.items() if x == la and r["value"]), default=None) for la in labels}
     table = [["", *labels]]
-    counts = [", ".join(dict.fromkeys(r["n"] for (_, x), r in found.items() if x == la)) for la in labels]
-    table.append(["n", *counts])
+    numbers = [list(dict.fromkeys(r["n"] for (_, x), r in found.items() if x == la)) for la in labels]
+    alike = all(len(of) == 1 for of in numbers)  # else the runs are of other studies, and none is the best
+    table.append(["n", *(", ".join(of) for of in numbers)])
     for job, overrides in jobs.items():
         cells = []
         for label in labels:
             r = found.get((job, label))
             value = float(r["value"]) if r is not None and r["value"] else None
-            cells.append("- " if value is None else f"{value:.3f}" + ("*" if value == best[label] else " "))
-        table.append([f"{job}: " + " ".join(o for o in overrides.split(" ") if o not in shared), *cells])
-        for row in _beside(overrides, published):
+            cells.append("- " if value is None else f"{value:.3f}" + ("*" if alike and value == best[label] else " "))
+        macro = found[job, "macro"]
+        of = "" if alike else f" (n {macro['n']})"
+        table.append([f"{job}: " + " ".join(o for o in overrides.split(" ") if o not in shared) + of, *cells])
+        for row in _beside(overrides, published, macro.get("data", published["data"]), int(macro["n"])):
             table.append(["  published", *(f"{row[la]:.3f} " if la in row else "" for la in labels)])
+    if len(table) == 2 + len(jobs):
+        for key, row in published["rows"].items():
+            table.append([f"published of other data: {key}", *(f"{row[la]:.3f} " if la in row else "" for la in labels)])
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["", "  AUROC by finding, * the best of each" + (f"; published: {published['note']}" if published["rows"] else "")]
+    what = ", * the best of each" if alike else "; runs of other studies (n), so none is the best"
+    lines = ["", f"  AUROC by finding{what}" + (f"; published: {published['note']}" if published["rows"] else "")]
     start = 1
     while start < len(widths):  # as many columns as fit into a line
         stop = start + 1
@@ -257,13 +267,16 @@ def _page(
     if shared:
         parts.append(f"<p>All with {html.escape(' '.join(sorted(shared)))}.</p>")
     parts += [f"<p>{html.escape(line[0].upper() + line[1:])}.</p>" for line in waiting]
+    said: dict[str, list[str]] = {}
     for r in results:
-        for file, reason in r.evaluation.get("left_out", {}).items():
-            parts.append(f"<p>{html.escape(r.job)}: no {html.escape(file)}, for {html.escape(reason)}.</p>")
-        said = [*scoring(r.evaluation), *_joined(r.evaluation)]
-        parts += [f"<p>{html.escape(r.job)}: {html.escape(line)}.</p>" for line in said]
+        left = [f"no {file}, for {reason}" for file, reason in r.evaluation.get("left_out", {}).items()]
+        for line in [*left, *scoring(r.evaluation), *_joined(r.evaluation)]:
+            said.setdefault(line, []).append(r.job)
+    for line, of_jobs in said.items():
+        whose = "all" if len(of_jobs) == len(results) else ", ".join(of_jobs)
+        parts.append(f"<p>{html.escape(whose)}: {html.escape(line)}.</p>")
     shown = "test" if any("test" in r.evaluation["splits"] for r in results) else "valid"
-    nothing = {"note": "", "rows": {}}
+    nothing = _published(None)
     for split, unit in dict.fromkeys((s, x["unit"]) for r in results for s, x in by_unit(r.evaluation)):
         of = [(r, x) for r in results for s, x in by_unit(r.evaluation) if (s, x["unit"]) == (split, unit)]
         chosen = any(x["selected_on"] for _, x in of)
@@ -301,7 +314,10 @@ def _joined(evaluation: dict[str, Any]) -> list[str]:
 
     said = Combination.of_record(evaluation["combination"]).said() if "combination" in evaluation else []
     if chosen := evaluation.get("combination", {}).get("chosen"):
-        names = [f"{x} by {c['member']}" + (f" ({c['auroc']:.3f})" if c["auroc"] is not None else "") for x, c in chosen.items()]
+        undefined = " (undefined in valid, so by the lowest validation loss)"
+        names = [
+            f"{x} by {c['member']}" + (undefined if c["auroc"] is None else f" ({c['auroc']:.3f})") for x, c in chosen.items()
+        ]
         said.append(f"each finding by the member of highest AUROC in valid: {', '.join(names)}")
     for split, counts in evaluation.get("members_of_studies", {}).items():
         said.append(f"{split}: " + ", ".join(f"{n} studies of {k} member{'s' * (k != '1')}" for k, n in counts.items()))
@@ -322,20 +338,27 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
         there = [aurocs[label] for _, aurocs in found if label in aurocs]
         best[label] = max((m["value"] for m in there if m["value"] is not None), default=None)
         counts.append(", ".join(dict.fromkeys(str(m["n"]) for m in there)))
+    alike = not any("," in count for count in counts)  # else the runs are of other studies, and none is the best
     rows: list[list[Any]] = [["n", "", "".join(f"<td class=n>{c}</td>" for c in counts)]]
     for r, aurocs in found:
         cells = ""
         for label in columns:
             text = number(aurocs[label]) if label in aurocs else ""
-            marked = label in aurocs and aurocs[label]["value"] is not None and aurocs[label]["value"] == best[label]
+            text += "" if alike or label not in aurocs else f" <span class=n>n {aurocs[label]['n']}</span>"
+            marked = alike and label in aurocs and aurocs[label]["value"] is not None and aurocs[label]["value"] == best[label]
             cells += f"<td><b>{text}</b></td>" if marked else f"<td>{text}</td>"
         rows.append([html.escape(r.job), html.escape(_own(r, shared)), cells])
-        for row in _beside(r.overrides, published):
+        for row in _beside(r.overrides, published, r.evaluation["data"], aurocs["macro"]["n"]):
             cells = "".join(f"<td class=n>{row[la]:.3f}</td>" if la in row else "<td></td>" for la in columns)
             rows.append(["<span class=n>published</span>", "", cells])
+    if len(rows) == 1 + len(found):
+        for key, row in published["rows"].items():
+            cells = "".join(f"<td class=n>{row[la]:.3f}</td>" if la in row else "<td></td>" for la in columns)
+            rows.append(["<span class=n>published of other data</span>", html.escape(key), cells])
     note = f" <small>published: {html.escape(published['note'])}</small>" if published["rows"] else ""
     pivot = _rows(["job", "overrides", *columns], rows).replace("<table>", "<table class=pivot>", 1)
-    return f"<h3>AUROC by finding, the best of ours bold{note}</h3>{pivot}"
+    what = "the best of ours bold" if alike else "runs of other studies, so none is the best"
+    return f"<h3>AUROC by finding, {what}{note}</h3>{pivot}"
 
 
 def _from_the_best(of: list[tuple[Result, dict[str, Any]]], shared: set[str], differences: dict[str, dict[str, Any]]) -> str:

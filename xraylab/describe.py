@@ -189,7 +189,8 @@ def _pictures(
 ) -> tuple[dict[str, list[tuple[str, np.ndarray]]], list[str]]:  # fmt: skip
     """Captioned pictures of training studies, the first view or the middle slice; and what could not be read.
 
-    Of each group, so many with and without the first label; of exclusive labels, so many of each.
+    Of each group, so many with and without the first label; of exclusive labels, so many of each; of more than three findings,
+    one where each is positive, and one where it is uncertain.
     """
     import numpy as np
 
@@ -199,7 +200,10 @@ def _pictures(
     train = table.part("train")
     wanted = [(label, 1.0, label) for label in table.labels]
     if not table.exclusive:
-        wanted = [(table.labels[0], value, f"{table.labels[0]} {word}") for word, value in (("positive", 1.0), ("negative", 0.0))]
+        values, chosen = {"positive": 1.0, "negative": 0.0}, table.labels[:1]
+        if len(table.labels) > 3:
+            values, chosen, each = {"positive": 1.0, "uncertain": -1.0}, table.labels, min(each, 1)
+        wanted = [(label, value, f"{label} {word}") for label in chosen for word, value in values.items()]
     for group, part in train.groupby("group"):
         for label, value, words in wanted:
             rows = part[part[label] == value]

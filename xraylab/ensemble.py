@@ -117,7 +117,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     combination = ensemble.combination(members, scored, seed)
     for split, result in first["splits"].items():
         for unit, file in (("study", f"{split}.csv"), ("image", f"{split}_images.csv")):
-            if unit == "image" and "images" not in result:
+            if unit == "image" and ("images" not in result or ensemble.union):  # whose members have other images
                 continue
             try:
                 found = [read_table(m / "predictions" / file) for m in members]

@@ -33,10 +33,12 @@ def prediction_table(
     """The prediction table of some rows of a study table, or of one by image.
 
     Args:
-        rows: (N,) index into ``frame``.
+        rows: (N,) index into ``frame``; in one by image, an image's view, where it is known, is its group.
         probabilities: (N,L).
     """
     part = frame.loc[rows, ["id", "patient", "group"]].assign(split=split).reset_index(drop=True)
+    if "view" in frame:
+        part["group"] = frame.loc[rows, "view"].to_numpy()
     if "image" in frame:
         part["image"] = [images[0] for images in frame.loc[rows, "images"]]
     for i, label in enumerate(labels):
@@ -53,10 +55,9 @@ def scored_labels(raw: Labels, blank: str = "ignore", uncertain: str = "ignore")
         raw: floating, of any shape: 1, 0, -1 uncertain, NaN not mentioned.
         blank, uncertain: what such labels count as: ``ignore``, ``negative``, or ``positive``.
     """
-    truth = raw.copy() if isinstance(raw, np.ndarray) else raw.clone()
-    truth[raw == -1] = VALUES[uncertain]
-    truth[raw != raw] = VALUES[blank]
-    return truth
+    if isinstance(raw, np.ndarray):
+        return np.where(raw == -1, VALUES[uncertain], np.where(np.isnan(raw), VALUES[blank], raw)).astype(raw.dtype)
+    return raw.masked_fill(raw != raw, VALUES[blank]).masked_fill(raw == -1, VALUES[uncertain])
 
 
 def evaluate_split(

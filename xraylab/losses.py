@@ -46,6 +46,7 @@ class Loss(nn.Module, HyperparametersMixin):
 
     balances: tuple[str, ...] = ("none",)
     exclusive = False
+    knows_uncertain = False  # whether uncertain and unmentioned labels have a meaning in it
     remedy = ""  # for a label of one class, in words
     held_back = 0.0  # of train's patients, kept from training for what the loss adapts by itself
     lr: float | None = None  # of the loss's own parameters, if it has any
@@ -88,6 +89,10 @@ class Loss(nn.Module, HyperparametersMixin):
         Raises:
             UserError: every label has only one class; or one has, or has in every group, so it cannot be balanced.
         """
+        dropped = {"uncertain": int((labels == -1).sum()), "not mentioned": int(np.isnan(labels).sum())}
+        if any(dropped.values()) and not self.knows_uncertain:
+            words = ", ".join(f"{n:,} {word}" for word, n in dropped.items())
+            log.warning("of %d labels of %s in train, this loss ignores %s; loss=uncertainty uses them.", labels.size, of, words)
         negative, positive = self.count(labels)
         one_class = [
             f"{name} ({p:g} positive, {n:g} negative)"

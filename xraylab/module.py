@@ -136,7 +136,7 @@ class StudyModule(pl.LightningModule):
         logits, labels, losses = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         self._seen.clear()
         total, certain = losses.sum(0)
-        values: dict[str, Any] = {"loss": total / certain.clamp(min=1)}
+        values: dict[str, Any] = {"loss": total / certain if certain else float("nan")}
         probabilities = self.loss.probabilities(logits).double().cpu().numpy()
         require_finite(probabilities, split)
         values |= quick_metrics(self.labels, probabilities, labels.cpu().numpy())
@@ -315,6 +315,23 @@ def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or checkpoint.get("xraylab", {}).get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version of xraylab (format {FORMAT}).")
     return checkpoint
+
+
+def require_splits(digest: str, checkpoint: Path, called: str = "") -> None:
+    """Refuse a checkpoint of a model that was trained on other studies, or other splits.
+
+    Args:
+        digest: of the studies and splits now, see :meth:`xraylab.data.table.StudyTable.split_digest`.
+        called: the checkpoint, in words.
+
+    Raises:
+        UserError: studies came, went, or are in another split: some of those scored could have been trained on.
+    """
+    if read_checkpoint(checkpoint)["xraylab"]["splits"] != digest:
+        raise UserError(
+            f"{called or checkpoint}: the data has other studies, or other splits, than when it was trained, so what is scored "
+            "could have been trained on. Give the data and the splits of then, with the same files missing, or train anew."
+        )
 
 
 def _rebuild(saved: Mapping[str, Any], **changes: Any) -> Any:

@@ -176,7 +176,7 @@ class RunUpload:
 
     def finish(self) -> None:
         """The last copy, if the run has begun; says what could not be copied."""
-        if not (self.directory / "config.yaml").is_file():
+        if not any((self.directory / place / "config.yaml").is_file() for place in ("", "first")):
             return
         if self.sync():
             log.info("copied to %s", self.url)

@@ -26,6 +26,7 @@ table{border-collapse:collapse;margin:.6em 0 1.4em}td,th{padding:.25em .7em;bord
 white-space:nowrap;font-variant-numeric:tabular-nums}td:first-child,th:first-child{text-align:left}small,.n{color:#656d76}
 .sample{background:#fff3cd;border:2px solid #d39e00;padding:.7em 1em;font-weight:600}figure{display:inline-block;margin:0}
 pre{background:#f6f8fa;padding:1em;overflow:auto}h2{margin-top:1.8em}svg{max-width:100%;height:auto}
+.metrics td,.metrics th{padding:.25em .35em;font-size:12px}.metrics th{white-space:normal;vertical-align:bottom}
 .pivot td,.pivot th{white-space:normal;padding:.25em .3em;font-size:12px;vertical-align:top}.pivot td:nth-child(2){min-width:9em}
 """
 
@@ -33,12 +34,15 @@ pre{background:#f6f8fa;padding:1em;overflow:auto}h2{margin-top:1.8em}svg{max-wid
 def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str:
     """The result in a few lines of text, and where everything lies."""
     lines = ["", f"{evaluation['data']}: {_of_what(evaluation)}"]
-    lines += [f"  {line}" for line in scoring(evaluation)]
+    lines += [f"  {line}" for line in (*scoring(evaluation), *moved(evaluation))]
     for split, result in by_unit(evaluation):
         b = result["bootstrap"]
         intervals = f"; 95% intervals by bootstrap over {b['over']}" if b["resamples"] else ""
         note = "selected on" if result["selected_on"] else "held out"
         lines.append(f"  {split} ({note}), by {result['unit']}: {result['n']} {units(result)}{intervals}")
+        if len(result["labels"]) > 3 and result["unit"] == "image":
+            lines[-1] += f": macro AUROC {number(result['macro']['auroc'])}; more in report.html"
+            continue
         if "exclusive" in result:
             lines.append(
                 f"    accuracy of the likeliest class {number(result['exclusive']['accuracy'])}; by class, one against the rest:"
@@ -74,6 +78,16 @@ def _of_what(evaluation: dict[str, Any]) -> str:
     if "combination" in evaluation:
         return f"{evaluation['combination']['method']} of {', '.join(evaluation['members'])}"
     return evaluation["table"]
+
+
+def moved(evaluation: dict[str, Any]) -> list[str]:
+    """What the loss learned or adapted by the evaluated checkpoint."""
+    values = {key: value for key, value in evaluation.get("loss", {}).items() if key != "policy"}
+    said = []
+    for name, how in (("u", "learned"), ("w", "adapted")):
+        found = [f"{key.partition('/')[2]} {v:.3f}" for key, v in values.items() if key.startswith(f"{name}/")]
+        said += [f"{name} of uncertain labels, {how}: {', '.join(found)}"] if found else []
+    return said
 
 
 def units(result: dict[str, Any]) -> str:
@@ -124,7 +138,9 @@ def write_report(directory: Path) -> Path:
     parts.append(f"<p>Evaluated: {_e(_of_what(evaluation) + chosen)}.</p>")
     if "combination" in evaluation:
         parts += _combination(evaluation)
-    parts += [f"<p><b>{_e(line[0].upper() + line[1:])}.</b></p>" for line in scoring(evaluation)]
+    if policy := evaluation.get("loss", {}).get("policy"):
+        parts.append(f"<p>Loss: {_e(policy)}.</p>")
+    parts += [f"<p><b>{_e(line[0].upper() + line[1:])}.</b></p>" for line in (*scoring(evaluation), *moved(evaluation))]
     for split, result in by_unit(evaluation):
         parts += _split(directory, split, result, synthetic, {**CERTAIN, **evaluation.get("scored", {})})
     if evaluation.get("skipped"):
@@ -205,7 +221,7 @@ def _table(labels: dict[str, Any]) -> str:
     for name, metrics in labels.items():
         cells = "".join(f"<td>{number(metrics[c]) if c in metrics else ''}</td>" for c in columns)
         rows.append(f"<tr><td>{_e(name)}</td>{cells}<td>{metrics['auroc']['n']}</td></tr>")
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<table class=metrics><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def _figures(

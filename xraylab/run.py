@@ -53,6 +53,12 @@ def run_of(path: str | Path) -> Path:
     for candidate in (given, *list(given.parents)[:2]) if given.is_file() else (given,):
         if (candidate / "config.yaml").is_file():
             return candidate
+    if (first := given / "first" / "environment.json").is_file():
+        words = shlex.join(w for w in json.loads(first.read_text())["overrides"] if not w.startswith("hydra.run.dir="))
+        raise UserError(
+            f"{given}: it was stopped while its first model was trained. Go on with the command that began it:\n"
+            f"  python -m xraylab.train {words} {shlex.quote(f'hydra.run.dir={given}')}"
+        )
     found = sorted(p.parent for p in Path("outputs").glob("*/*/config.yaml")) if Path("outputs").is_dir() else []
     newest = f" The newest run here is {max(found, key=lambda p: p.stat().st_mtime)}." if found else ""
     raise UserError(f"{given} is not a run directory: it has no config.yaml.{newest}")

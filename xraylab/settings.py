@@ -75,7 +75,7 @@ class Settings(_Strict):
     bootstrap: int = Field(ge=0)
     log_every: int = Field(ge=1)
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
-    resume: str | None
+    resume: Annotated[str, Field(min_length=1)] | None
     upload: str | None = None  # runs of before this key have none
     evaluate: Evaluate = Evaluate()  # runs of before this key have none
     image: Image

@@ -25,10 +25,10 @@ from xraylab import conf_dir
 from xraylab.assemble import Job, assemble, mode_of, resumed_config
 from xraylab.build import build
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
-from xraylab.errors import Stopped, UserError
+from xraylab.errors import Stopped, UserError, listed
 from xraylab.evaluation import evaluate_split, prediction_table, write_table
 from xraylab.loggers import finish, send_results
-from xraylab.module import checkpoint_of, read_checkpoint, require_finite
+from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.remote import RunUpload
 from xraylab.report import closing_table, write_report
 from xraylab.run import environment, write_json, write_text
@@ -89,9 +89,9 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
         raise UserError(f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir.")
     if resume:
         _check_resumable(directory, int(cfg.max_epochs))
-    job = assemble(_with_first(cfg, directory, typed), typed, fresh=not resume)
+    job = assemble(_with_first(cfg, directory, typed, upload), typed, fresh=not resume)
     if resume:
-        require_same_splits(job, read_checkpoint(directory / "checkpoints" / "last.ckpt"), directory)
+        require_splits(job.digest, directory / "checkpoints" / "last.ckpt", str(directory))
     job.config.resume = None
     write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
     earlier = json.loads((directory / "environment.json").read_text()) if resume else {}
@@ -111,6 +111,8 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
         stopped = fit(job, directory, loggers, resume, upload)
         evaluation = evaluate_run(job, directory, checkpoint_of(directory))
         write_json(directory / "evaluation.json", evaluation)
+        seconds = round(time.monotonic() - started, 1)
+        write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
         write_report(directory)
         send_results(loggers, evaluation, directory)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
@@ -119,14 +121,12 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
         raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
     finally:
         finish(loggers)
-    seconds = round(time.monotonic() - started, 1)
-    write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
         raise Stopped(f"stopped before the end. {go_on}")
 
 
-def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> DictConfig:
+def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None) -> DictConfig:
     """The configuration with the first model's run of a self-trained loss, trained here unless another is named.
 
     Raises:
@@ -137,27 +137,22 @@ def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> DictC
         return cfg
     cfg = copy.deepcopy(cfg)
     OmegaConf.set_struct(cfg, False)
+    teacher = copy.deepcopy(cfg)
+    ignore = OmegaConf.load(conf_dir() / "loss" / "ignore.yaml")
+    teacher.loss = OmegaConf.merge(ignore, {k: v for k, v in cfg.loss.items() if k in ignore and k not in ("_target_", "w")})
+    teacher.save_train_predictions, teacher.logger, teacher.upload = True, {}, None  # it is copied with this run
     record = first / "environment.json"
+    begun = (first / "checkpoints" / "last.ckpt").is_file()
+    if first.is_dir() and not begun:
+        shutil.rmtree(first)  # of a run that ended before its first epoch
+    if begun and not cfg.get("resume"):
+        _require_same(first, typed)
     if not (record.is_file() and json.loads(record.read_text())["finished"]):
-        begun = (first / "checkpoints" / "last.ckpt").is_file()
-        if first.is_dir() and not begun:
-            shutil.rmtree(first)  # of a run that ended before its first epoch
-        log.info(
-            "loss=selftrained: a first model, which ignores uncertain labels, is %s in %s",
-            "resumed" if begun else "trained",
-            first,
-        )
-        if begun:
-            teacher = resumed_config(str(first), [])
-        else:
-            teacher = copy.deepcopy(cfg)
-            ignore = OmegaConf.load(conf_dir() / "loss" / "ignore.yaml")
-            teacher.loss = OmegaConf.merge(
-                ignore, {k: v for k, v in cfg.loss.items() if k in ignore and k not in ("_target_", "w")}
-            )
-            teacher.save_train_predictions, teacher.logger, teacher.upload = True, {}, None  # copied with this run
+        what = "resumed" if begun else "trained"
+        log.info("loss=selftrained: a first model, which ignores uncertain labels, is %s in %s", what, first)
+        teacher = resumed_config(str(first), []) if begun else teacher
         try:
-            train(teacher, first, typed)
+            _train(teacher, first, typed, upload)
         except Stopped:
             words = [word for word in typed if not word.startswith("hydra.run.dir=")]
             command = shlex.join([*words, f"hydra.run.dir={directory}"])
@@ -167,6 +162,17 @@ def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> DictC
         log.info("loss=selftrained: the first model is trained; now the second")
     cfg.loss.first = str(first)
     return cfg
+
+
+def _require_same(first: Path, typed: Sequence[str]) -> None:
+    """Refuse a first model that is there already and was begun by another command."""
+    record = json.loads((first / "environment.json").read_text())
+    began = [record, *record.get("sessions_before", [])][-1]["overrides"]
+    if other := {word for words in (began, typed) for word in words if not word.startswith("hydra.")} - (set(began) & set(typed)):
+        raise UserError(
+            f"{first}: a first model is there already, of a command that differs in {listed(sorted(other))}. Go on with that "
+            "command, name another hydra.run.dir, or delete it."
+        )
 
 
 def _check_resumable(directory: Path, max_epochs: int) -> None:
@@ -259,7 +265,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         The content of ``evaluation.json``.
     """
     saved = read_checkpoint(checkpoint)
-    require_same_splits(job, saved, checkpoint)
+    require_splits(job.digest, checkpoint)
     try:
         job.module.load_state_dict(saved["state_dict"])
     except RuntimeError as error:
@@ -287,24 +293,11 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         "data": table.data,
         "selection": s.selection if s.fold is None else f"fold {s.fold}",
         "checkpoint": {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor},
+        "loss": {"policy": job.module.loss.describe(table.labels, job.module.groups), **job.module.loss.state(table.labels)},
         "skipped": table.problems,
         "scored": s.evaluate.model_dump(),
         "splits": splits,
     }
-
-
-def require_same_splits(job: Job, saved: dict[str, Any], checkpoint: Path) -> None:
-    """Refuse data whose studies are split otherwise than those that a checkpoint was trained on.
-
-    Raises:
-        UserError: studies came, went, or are in another split: some of those scored could have been trained on.
-    """
-    if saved["xraylab"]["splits"] != job.digest:
-        raise UserError(
-            f"{checkpoint}: the data has other studies, or other splits, than when it was trained ({len(job.table.frame)} "
-            "studies now), so what is scored could have been trained on. Give the data of then, with the same files missing, "
-            "or train anew."
-        )
 
 
 def quiet() -> None:

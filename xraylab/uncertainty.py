@@ -10,12 +10,18 @@ between the classes b1 on t and b0 on 1 - t. So u=0 is the policy *zeros* of Irv
 w=0 *ignore*, and u ~ U(low, high) the label smoothing of Pham et al. 2019 (arXiv:1911.06475).
 
 Learning u. Cross-entropy is linear in u: its own gradient, -sum(w * x), drives u to 0 or 1. Instead u_k = sigmoid(a_k) is the
-share of finding k's uncertain labels that are positive, as far as the model, which learns from the certain ones too, can tell.
-Its probabilities hold at the prior of what it is trained on, pi = P / (P + N) with P = b1 * (positives + w * u * uncertain)
-and N likewise; among uncertain labels the prior is u, and there they are p' = sigmoid(x + logit u - logit pi). With p' held
-fixed, u minimises sum(KL(p' || u)), whose gradient in a is u - p': at rest u is the mean of p', the maximum likelihood
-estimate of the share (the EM of Saerens et al. 2002, Neural Computation 14). Without the shift of priors the mean of p lies
-nearer to the share of certain labels; and the minimum of KL(u || p) is the sigmoid of a mean logit, which is no share.
+share of finding k's uncertain labels that are positive, as far as images tell, where what images show depends on the truth
+alone and not on whether the label is certain. With r = P(image | positive) / P(image | negative), N and P the certain
+negatives and positives of train, U the uncertain labels, and q = u * r + 1 - u, a model that fits says
+
+    m = (C * r + D) / (A * r + B),   C = b1 * (P + w * U * u^2),       D = b1 * w * U * u * (1 - u),
+                                     A = C + b0 * w * U * u * (1 - u), B = D + b0 * (N + w * U * (1 - u)^2),
+
+because b1 * (P * r + w * U * u * q) of its weight at an image is on positive and b0 * (N + w * U * (1 - u) * q) on negative. So
+r = (B * m - D) / (C - A * m), and the label itself is positive with p' = u * r / q, whatever constant target it was trained on.
+With p' held fixed, u minimises sum(KL(p' || u)), whose gradient in a is u - p': at rest u is the mean of p', the fixed point
+of EM for a shift of priors (Saerens et al. 2002, Neural Computation 14). The mean of m itself lies nearer to u, wherever that
+is, and to the share of certain labels; and the minimum of KL(u || m) is the sigmoid of a mean logit, which is no share.
 
 Adapting w. After an epoch, for each finding k: is a step that lowers the loss of its uncertain labels also one that lowers the
 loss of certain labels? The step is taken by the head (the layers behind the features), downhill on the mean loss of finding k's
@@ -64,9 +70,11 @@ class Uncertainty(WeightedBCE):
         reduction: ``scored`` divides by the labels that weigh anything; ``all`` by studies times findings.
         u_start, u_lr: of a learned u: its first value, and the learning rate of its logit.
         w_start, w_rate: of an adapted w: its first value, and the largest change in an epoch.
-        held_back: of train's patients, not trained on but used to adapt w.
+        held_back: of train's patients, not trained on but used to adapt w; of at most ``data.module.ADAPT`` studies.
         seed: of the draws of a range.
     """
+
+    knows_uncertain = True
 
     def __init__(
         self, u: float | str | Sequence[float] | Mapping[str, Any] = 0.5, w: float | str | Mapping[str, Any] = 1.0,
@@ -82,10 +90,12 @@ class Uncertainty(WeightedBCE):
         for name, value, most in (("u_start", u_start, 1), ("w_start", w_start, 1), ("w_rate", w_rate, 1)):
             if not 0 < _number(f"loss.{name}", value) <= most or (name == "u_start" and value == 1):
                 raise UserError(f"loss.{name}={value}: it is above 0 and {'below' if name == 'u_start' else 'at most'} 1.")
-        if not 0 < _number("loss.held_back", held_back) < 1:
-            raise UserError(f"loss.held_back={held_back}: it is above 0 and below 1.")
+        if not 0 < _number("loss.held_back", held_back) <= 0.5:
+            raise UserError(f"loss.held_back={held_back}: it is above 0 and at most .5.")
         if _number("loss.u_lr", u_lr) <= 0:
             raise UserError(f"loss.u_lr={u_lr}: it is above 0.")
+        if self.learns and (balance == "group" or label_smoothing):
+            raise UserError("loss.u=learned goes with loss.balance=none, label, keras or inverse, and without label_smoothing.")
         named = {"negative": 1.0, "ignore": 0.0}
         self.blank_weight = (
             named[str(blank)] if str(blank) in named else _number("loss.blank", blank, "negative, ignore or a weight")
@@ -132,6 +142,10 @@ class Uncertainty(WeightedBCE):
             self.counts[0] += self.blank_weight * torch.from_numpy(blank)
         counts = [f"{n} {a}/{b}" for n, a, b in zip(names, uncertain.tolist(), blank.tolist(), strict=True)]
         log.info("uncertain/unmentioned %s of train: %s", of, listed(counts, 20))
+        for value, words in ((1, "positive"), (0, "negative")):
+            rare = [n for n, any_of, u in zip(names, (labels == value).any(0), uncertain, strict=True) if not any_of and u]
+            if rare and (value == 1 or not self.blank_weight):
+                log.warning("no certain %s %s in train for %s: uncertain ones alone say so.", words, of, listed(rare, 20))
         super().fit(labels, names, groups, of, group_names)
 
     def count(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -194,24 +208,25 @@ class Uncertainty(WeightedBCE):
         total = super().total(logits, labels, group, rows)
         if not self.learns:
             return total
-        p = torch.sigmoid(self.difference(logits).detach() + self._shift())
+        p = self._positive(torch.sigmoid(self.difference(logits).detach()))
         # cross-entropy of p and u: KL(p || u) and a constant
         divergence = binary_cross_entropy_with_logits(self.u_logit.to(p.dtype).expand_as(p), p, reduction="none")
-        learning = (divergence * (labels == -1)).sum()
+        learning = torch.where(labels == -1, divergence, 0).sum()
         return total + learning - learning.detach()
 
-    def _shift(self) -> Tensor:
-        """logit u - logit pi (L,), from the prior that is trained on to that of uncertain labels."""
-        a, b = self.u_logit.detach(), self.balance_weights[-1]
-        u, (negative, positive, uncertain) = torch.sigmoid(a), self.counts
-        return (
-            a
-            - (b[:, 1] * (positive + self.w * u * uncertain)).log()
-            + (b[:, 0] * (negative + self.w * (1 - u) * uncertain)).log()
-        )
+    def _positive(self, m: Tensor) -> Tensor:
+        """p' (B,L), the probability that uncertain labels are positive, of the model's m (B,L); see the head of this module."""
+        u, (negative, positive, uncertain) = torch.sigmoid(self.u_logit.detach()), self.counts
+        b0, b1 = self.balance_weights[-1].unbind(1)
+        extra = self.w * uncertain
+        c, d = b1 * (positive + extra * u**2), b1 * extra * u * (1 - u)
+        a, b = c + b0 * extra * u * (1 - u), d + b0 * (negative + extra * (1 - u) ** 2)
+        # as odds, finite where r is not
+        likely, unlikely = (b * m - d).clamp(min=0) * u, (c - a * m).clamp(min=0) * (1 - u)
+        return torch.where(likely + unlikely > 0, likely / (likely + unlikely).clamp(min=torch.finfo(m.dtype).tiny), u)
 
     def state(self, names: Sequence[str]) -> dict[str, float]:
-        """u and w by finding, those that move."""
+        """u and w by finding, those that move; of an epoch, the w that was in force in it."""
         values: dict[str, Tensor] = {}
         if self.learns:
             values["u"] = torch.sigmoid(self.u_logit.detach())
@@ -258,6 +273,7 @@ class Focal(Uncertainty):
     def __init__(self, gamma: float = 2.0, alpha: float | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
+        _refuse_learned(self, "focal")
         if _number("loss.gamma", gamma) < 0:
             raise UserError(f"loss.gamma={gamma}: it is at least 0.")
         if alpha is not None and not 0 < _number("loss.alpha", alpha) < 1:
@@ -286,6 +302,7 @@ class Asymmetric(Uncertainty):
     def __init__(self, gamma_pos: float = 0.0, gamma_neg: float = 4.0, margin: float = 0.05, **options: Any) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
+        _refuse_learned(self, "asymmetric")
         for name, value in (("gamma_pos", gamma_pos), ("gamma_neg", gamma_neg)):
             if _number(f"loss.{name}", value) < 0:
                 raise UserError(f"loss.{name}={value}: it is at least 0.")
@@ -310,12 +327,12 @@ class SelfTrained(Uncertainty):
     Args:
         first: the first model's run, with ``predictions/train.csv``; None: it is trained first, ignoring uncertain labels, in
             ``first/`` of the run.
-        options: of :class:`Uncertainty`, but u.
+        options: of :class:`Uncertainty`, but u; the class balance counts uncertain labels as half positive.
     """
 
     def __init__(self, first: str | None = None, **options: Any) -> None:
-        if "u" in options:
-            raise UserError("loss.u: the first model gives the targets; weigh them with loss.w.")
+        if "u" in options or options.get("w") == ADAPTED:
+            raise UserError("loss=selftrained: the first model gives the targets u; loss.w is a number, or one by finding.")
         super().__init__(**options)
         self.save_hyperparameters()
         self.hparams.pop("u")
@@ -351,7 +368,7 @@ class SelfTrained(Uncertainty):
                 f"{path}: {int(needed.sum())} training studies with uncertain labels are not in it: {listed(ids[needed])}. "
                 "The first model must be trained on the same split."
             )
-        self._rows = torch.from_numpy(table[columns].reindex(ids).to_numpy(np.float32)).nan_to_num(0.5)
+        self._rows = torch.from_numpy(table[columns].reindex(ids).to_numpy(np.float32, copy=True)).nan_to_num(0.5)
 
 
 class MultiClass(Uncertainty):
@@ -421,7 +438,7 @@ def derivatives(loss: Uncertainty, parameters: Sequence[Tensor], held_back: Logi
         uncertain: training studies with uncertain labels.
 
     Returns:
-        (N,L), of N held-back studies; 0 for findings without uncertain labels.
+        (N,L), of N held-back studies; 0 for findings without uncertain labels, or without certain ones of both classes.
     """
     gradients = [[torch.zeros_like(p) for p in parameters] for _ in loss.w]
     for logits, labels in uncertain():
@@ -436,9 +453,10 @@ def derivatives(loss: Uncertainty, parameters: Sequence[Tensor], held_back: Logi
         before = [p.detach().clone() for p in parameters]
         step = 1e-3 * _length(before)
         out = torch.zeros(len(x), len(gradients), dtype=x.dtype, device=x.device)
+        both = ((labels == 0).any(0) & (labels == 1).any(0)).tolist()
         for k, of in enumerate(gradients):
             length = _length(of)
-            if length == 0:
+            if length == 0 or not both[k]:
                 continue
             for sign in (1, -1):
                 for p, old, g in zip(parameters, before, of, strict=True):
@@ -471,6 +489,11 @@ def _offset(x: Tensor, labels: Tensor, steps: int = 30) -> Tensor:
         slope, curvature = ((p - target) * certain).sum(0), (p * (1 - p) * certain).sum(0)
         offset = (offset - (slope / curvature.clamp(min=1e-6)).clamp(-1, 1)).clamp(-10, 10)
     return offset
+
+
+def _refuse_learned(loss: Uncertainty, name: str) -> None:
+    if loss.learns:
+        raise UserError(f"loss={name}: its outputs are no probabilities to learn u from. Give loss.u, or use loss=learned.")
 
 
 # ---- values by finding ----------------------------------------------------------------------------------------------

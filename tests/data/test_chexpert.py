@@ -233,6 +233,10 @@ def test_the_test_set_makes_three_splits(root, name, sex):
         ("patients", "valid"): 200, ("images", "valid"): 234, ("patients", "test"): 500, ("images", "test"): 668
     }  # fmt: skip
     assert (assign_splits(table, "holdout", None, 0.2, 0).frame["split"] == table.frame["split"]).all()
+    without = read(root, view="all", test="ignore").frame
+    assert without.groupby("split")["id"].size().to_dict() == {"train": 5, "heldout": 2}
+    with pytest.raises(UserError, match=r"dataset.test=valid: it is auto or ignore"):
+        read(root, test="valid")
 
 
 def test_lists_may_be_gzipped_inside_and_lines_end_as_in_other_systems(root):

@@ -15,6 +15,7 @@ import pytest
 
 from xraylab.check import _found, examine
 from xraylab.data import radiographs
+from xraylab.data.chest import write_mimic
 from xraylab.data.findings import CHEXPERT, COMPETITION
 from xraylab.data.mimic_cxr import MIMIC
 from xraylab.data.table import assign_splits
@@ -412,3 +413,21 @@ def test_check_looks_into_every_list_and_all_of_test(tmp_path):
         "train": 3, "valid": 1, "test": 3
     }  # fmt: skip
     assert not found.strays
+
+
+def test_a_few_studies_without_labels_are_left_out_and_counted(tmp_path, caplog):
+    """The published lists of labels have eight studies fewer than those of images."""
+    root = write_mimic(tmp_path / "MIMIC-CXR-JPG", train=120, valid=40, test=40, size=32)
+    name = "mimic-cxr-2.0.0-chexpert.csv.gz"
+    lines = gzip.decompress((root / name).read_bytes()).decode().splitlines(keepends=True)
+    gone = "s" + lines[1].split(",")[1]
+    (root / name).write_bytes(gzip.compress("".join(lines[:1] + lines[2:]).encode()))
+    caplog.set_level("INFO")
+    table = MIMIC(str(root), view="all").read(root)
+    assert len(table.frame) == 199
+    assert gone not in set(table.frame["id"])
+    assert f"1 studies have no row in {name}, and are left out: {gone}" in caplog.text
+    (whole,) = MIMIC(str(root)).whole(root)
+    everything = whole.read(root).frame.set_index("id")
+    assert len(everything) == 200
+    assert everything.loc[gone, list(whole.findings)].isna().all()

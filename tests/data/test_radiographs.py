@@ -35,13 +35,15 @@ def test_images_become_studies_whatever_their_order():
         found = zip(frame["group"], frame["images"], frame["edema"], strict=True)
         assert dict(zip(frame["id"], found, strict=True)) == expected
         assert (frame["patient"] == "p" + frame["id"]).all()
-        assert list(frame.columns) == ["id", "patient", "group", "split", "images", "edema"]
+        views = dict(zip(frame["id"], frame["views"], strict=True))
+        assert views == {"a": ("ap", "pa", "other"), "b": ("ap", "lateral"), "c": ("lateral", "lateral")}
+        assert list(frame.columns) == ["id", "patient", "group", "split", "images", "views", "edema"]
 
 
 def test_no_image_makes_no_study():
     frame = joined(images_of([]).astype(str), ["edema"])
     assert frame.empty
-    assert list(frame.columns) == ["id", "patient", "group", "split", "images", "edema"]
+    assert list(frame.columns) == ["id", "patient", "group", "split", "images", "views", "edema"]
 
 
 def test_every_kind_of_view_has_a_rank():

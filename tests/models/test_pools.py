@@ -81,6 +81,8 @@ def test_max_probability_of_outputs_that_share_a_softmax_takes_those_of_the_like
             assert any(torch.equal(out[study, label], row[label]) for row in rows)
     torch.testing.assert_close(pool(x, torch.arange(6), 6, nn.Identity()), x, msg="a bag of one is the plain classifier")
     assert torch.autograd.gradcheck(lambda x: pool(x, STUDY, 3, nn.Identity()), torch.randn_like(x).requires_grad_())
+    diverged = pool(torch.full_like(x, float("nan")), STUDY, 3, nn.Identity())
+    assert diverged.isnan().all()
 
 
 def test_mean_probability_is_finite_where_the_naive_form_overflows():

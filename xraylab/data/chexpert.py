@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from xraylab.data.findings import CHEXPERT
 from xraylab.data.radiographs import Problems, Radiographs, name_wrong, read_list, settled, with_lines
 from xraylab.data.reader import Published
 from xraylab.data.table import StudyTable
+from xraylab.errors import UserError
 
 LISTS = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("test.csv", "test_labels.csv")}
 #: of a path of the lists, whatever stands before it
@@ -41,7 +43,12 @@ IMAGES = {  # of train: positive, negative, uncertain
 
 
 class CheXpert(Radiographs):
-    """Studies of CheXpert-v1.0, in full or small; a study's group is its views: ap, pa, frontal (not known which), lateral."""
+    """Studies of CheXpert-v1.0, in full or small; a study's group is its views: ap, pa, frontal (not known which), lateral.
+
+    Args:
+        test: of the test set that was published later: ``auto``: it is the test split where it is there; ``ignore``: train and
+            valid alone, as publications before it had.
+    """
 
     published_name = "CheXpert-v1.0-small"
     other_names = ("CheXpert-v1.0", "chexpertchestxrays-u20210408")
@@ -59,13 +66,22 @@ class CheXpert(Radiographs):
     heldout = "valid"
     known = CHEXPERT
 
+    def __init__(
+        self, root: str | None = None, view: str | Sequence[str] = "frontal", findings: str | Sequence[str] = "all",
+        bits: int | None = None, on_error: str = "stop", sample: dict[str, Any] | None = None, test: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__(root, view, findings, bits, on_error, sample)
+        if test not in ("auto", "ignore"):
+            raise UserError(f"dataset.test={test}: it is auto or ignore.")
+        self.test = test
+
     def matches(self, path: Path) -> bool:
         """A folder with the lists of train and valid, in it or in one of its batches."""
         return path.is_dir() and {"train", "valid"} <= set(_lists(path))
 
     def read(self, path: Path) -> StudyTable:
         """One row a study; the held-out split is the published valid, or there are valid and test where a test set is there."""
-        lists = _lists(path)
+        lists = {split: file for split, file in _lists(path).items() if split != "test" or self.test == "auto"}
         called = {"train": "train", "valid": "valid" if "test" in lists else "heldout", "test": "test"}
         problems: Problems = defaultdict(list)
         folders = _folders(path)

@@ -22,7 +22,7 @@ from xraylab.data.findings import CHEXPERT
 from xraylab.data.radiographs import Problems, Radiographs, differing, find_list, name_wrong, named, read_list, with_lines
 from xraylab.data.reader import Published, Reader
 from xraylab.data.table import StudyTable
-from xraylab.errors import UserError, did_you_mean
+from xraylab.errors import UserError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
 
@@ -154,10 +154,15 @@ class MIMIC(Radiographs):
         known = list(named(problems))
         absent, unlabelled = rows.index.difference(studies.index), studies.index.difference(rows.index)
         problems[f"studies of {file.name} of which there are no images"] += absent.difference(known).tolist()
-        problems[f"studies without a row in {file.name}"] += unlabelled.difference(known).tolist()
+        unlabelled = unlabelled.difference(known)
+        if len(unlabelled) * 100 > len(studies):
+            problems[f"studies without a row in {file.name}"] += unlabelled.tolist()
+        elif len(unlabelled) and not self.all_lists:  # the published lists of labels lack a few
+            log.info("%d studies have no row in %s, and are left out: %s", len(unlabelled), file.name, listed(unlabelled))
         torn = rows.index.isin(studies.index) & (rows["subject_id"] != studies.reindex(rows.index, fill_value=""))
         problems[f"studies of another subject in {file.name}"] += rows.index[torn].tolist()
-        return self._right(rows[~torn])
+        labels = self._right(rows[~torn])
+        return labels.reindex(labels.index.append(unlabelled)) if self.all_lists else labels
 
     def _test_labels(self, file: Path, images: pd.DataFrame, problems: Problems) -> pd.DataFrame:
         """Radiologists' labels by study of test; rows of other studies are named."""
@@ -208,7 +213,8 @@ class MIMIC(Radiographs):
 
     def published(self, table: StudyTable) -> list[Published]:
         """Totals, and images and patients by split."""
-        counts = [Published(unit, n) for unit, n in TOTALS.items()]
+        note = "of reports; a few studies have images and no labels"
+        counts = [Published(unit, n, note=note if unit == "studies" else "") for unit, n in TOTALS.items()]
         for unit, of in (("images", IMAGES), ("patients", PATIENTS)):
             counts += [Published(unit, n, split) for split, n in of.items()]
         return counts

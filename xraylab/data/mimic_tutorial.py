@@ -8,6 +8,7 @@ labels. Split and view are words of a file's path.
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 import posixpath
@@ -243,6 +244,13 @@ def _rows(path: Path, file: str, labels: Sequence[str], problems: Problems) -> R
         UserError: it is no CSV, or lacks a column.
     """
     try:
+        with (path / file).open(encoding="utf-8-sig", newline="") as lines:
+            widths = [len(row) for row in csv.reader(lines) if row]
+        if uneven := [i + 1 for i, width in enumerate(widths) if width != widths[0]]:
+            more = f" and {len(uneven) - 1} more" if len(uneven) > 1 else ""
+            raise UserError(
+                f"{path / file}: line {uneven[0]}{more}: {widths[uneven[0] - 1]} cells, and the header has {widths[0]}."
+            )
         cells = pd.read_csv(path / file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path / file}: cannot be read as CSV: {error}") from error

@@ -14,7 +14,7 @@ from xraylab.data.augmentation import Augmentation
 from xraylab.data.loading import Batch, StepSampler, StudyDataset
 from xraylab.data.table import HELD_BACK, StudyTable
 
-ADAPT = 2048  # studies, at most, behind one adaptation of a loss
+ADAPT = 2048  # studies that a loss adapts by, at most: held back, and of train
 
 
 def _as_is(batch: Any) -> Batch:
@@ -48,10 +48,11 @@ class StudyDataModule(pl.LightningDataModule):
         counts = ((labels == 0) | (labels == 1) if scored is None else scored).sum(1)
         plain = StudyDataset(table, size, rescale)
         parts = {split: table.part(split).index.to_numpy() for split in ("train", "valid", "test", HELD_BACK)}
+        # of every label so many studies where it is uncertain, and not most of them of one label
         rng = np.random.default_rng(seed)
-        parts["uncertain"] = parts["train"][(labels[parts["train"]] == -1).any(1)]
-        for name in (HELD_BACK, "uncertain"):
-            parts[name] = np.sort(rng.permutation(parts[name].copy())[:ADAPT])
+        where = [parts["train"][labels[parts["train"], k] == -1] for k in range(labels.shape[1])]
+        each = max(ADAPT // len(where), 1)
+        parts["uncertain"] = np.unique(np.concatenate([rng.permutation(rows)[:each] for rows in where]))
         self._plain = {name: (StepSampler(rows, counts[rows], batch_size), plain) for name, rows in parts.items()}
         if unit == "image":
             counts = np.repeat(counts, table.frame["images"].map(len))
@@ -63,7 +64,7 @@ class StudyDataModule(pl.LightningDataModule):
         )
 
     def loader(self, split: str, plain: bool = False) -> DataLoader[Batch]:
-        """Batches of a split; or of at most ``ADAPT`` studies of ``held_back``, or of train with ``uncertain`` labels.
+        """Batches of a split; or of at most ``ADAPT`` studies of train with ``uncertain`` labels, of each label as many.
 
         Args:
             plain: whole studies in table order and without augmentation, whichever split it is.

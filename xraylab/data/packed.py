@@ -148,6 +148,10 @@ def pack_table(
         return replace(table, source=source)
     left = [tuple(name for name in images if name not in faults) for images in table.frame["images"]]
     frame = table.frame.assign(images=pd.Series(left, index=table.frame.index, dtype=object))
+    if "views" in frame:
+        pairs = zip(table.frame["images"], frame["views"], strict=True)
+        kept = [tuple(v for name, v in zip(*pair, strict=True) if name not in faults) for pair in pairs]
+        frame["views"] = pd.Series(kept, index=frame.index, dtype=object)
     problems = {**table.problems, UNREADABLE: [*table.problems.get(UNREADABLE, []), *unreadable]}
     if gone := [str(study) for study, images in zip(table.frame["id"], left, strict=True) if not images]:
         problems["studies of whose images none can be read"] = gone

@@ -310,6 +310,7 @@ def joined(images: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     of_mask = {m: "+".join(sorted(kind for k, kind in enumerate(KINDS) if m >> k & 1)) for m in np.unique(masks)}
     references = images["image"].tolist()
     bags = [tuple(references[a:b]) for a, b in zip(starts, ends, strict=True)]
+    views = images["view"].tolist()
     return pd.DataFrame(
         {
             "id": first["id"].tolist(),
@@ -317,6 +318,7 @@ def joined(images: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
             "group": [of_mask[m] for m in masks],
             "split": first["split"].tolist(),
             "images": pd.Series(bags, dtype=object),
+            "views": pd.Series([tuple(views[a:b]) for a, b in zip(starts, ends, strict=True)], dtype=object),
             **{label: first[label].to_numpy(np.float32) for label in labels},
         }
     )

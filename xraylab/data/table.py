@@ -1,7 +1,8 @@
 """The study table: what every reader returns and everything downstream knows; its splits and counts.
 
 One row is a study: ``id``, ``patient`` (empty where unknown), ``group``, ``split``, ``images`` (a tuple of references
-that the table's source reads) and one column a label: 1 positive, 0 negative, -1 uncertain, NaN not mentioned.
+that the table's source reads) and one column a label: 1 positive, 0 negative, -1 uncertain, NaN not mentioned. Optional:
+``views``, a tuple of each image's view.
 """
 
 from __future__ import annotations
@@ -47,12 +48,14 @@ class StudyTable:
         return self.frame[self.frame["split"] == split]
 
     def by_image(self) -> StudyTable:
-        """One row an image with its study's labels, and a column ``image``, its place in the study."""
+        """One row an image with its study's labels, and columns ``image``, its place in the study, and ``view``, if known."""
         images = [image for study in self.frame["images"] for image in study]
         counts = self.frame["images"].map(len).to_numpy()
         frame = self.frame.loc[self.frame.index.repeat(counts)].reset_index(drop=True)
         frame["images"] = pd.Series([(image,) for image in images], dtype=object)
         frame["image"] = np.concatenate([np.arange(n) for n in counts])
+        if "views" in frame:
+            frame["view"] = [view for study in self.frame["views"] for view in study]
         return replace(self, frame=frame)
 
     def split_digest(self) -> str:
@@ -140,6 +143,8 @@ def assign_splits(
     """
     frame = table.frame.assign(published=table.frame["split"])
     published = set(frame["split"])
+    if "train" not in published:
+        raise UserError(f"{table.name}: there is no study in train; there are {len(frame)} in {listed(sorted(published))}.")
     three = "valid" in published
     if three and selection != "holdout":
         raise UserError(
@@ -182,19 +187,21 @@ def assign_splits(
     return replace(table, frame=frame)
 
 
-def hold_back(table: StudyTable, fraction: float, seed: int) -> StudyTable:
+def hold_back(table: StudyTable, fraction: float, most: int, seed: int) -> StudyTable:
     """The table with a seeded, stratified, patient-disjoint part of its train as the split ``held_back``.
 
     Args:
         table: with its splits assigned.
         fraction: of train's patients.
+        most: about so many studies at most.
 
     Raises:
         UserError: train has too few patients.
     """
     train = table.frame["split"] == "train"
     place = places(table.frame[train], table.labels, seed)
-    chosen = np.floor((place + 1) * fraction) > np.floor(place * fraction)
+    share = min(fraction, most / max(train.sum(), 1))
+    chosen = np.floor((place + 1) * share) > np.floor(place * share)
     if chosen.all() or not chosen.any():
         raise UserError(f"loss.held_back={fraction}: of {train.sum()} studies in train that leaves none on one side.")
     frame = table.frame.copy()

@@ -69,11 +69,14 @@ class MaxProbability(Pool):
         if self.softmax == 1:
             return segment_max(x, study, studies)
         x = x.unflatten(1, (-1, self.softmax))
-        difference = x[..., 1] - x[..., 0]
-        top = difference == segment_max(difference.detach(), study, studies)[study]
-        place = torch.arange(len(x), 0, -1, device=x.device, dtype=x.dtype)[:, None]  # the first of equals
-        first = top & (place == segment_max(torch.where(top, place, 0), study, studies)[study])
-        return segment_sum(torch.where(first[..., None], x, 0).flatten(1), study, studies)
+        difference = (x[..., 1] - x[..., 0]).detach()
+        top = ~(difference < segment_max(difference, study, studies)[study])  # what is not a number stays seen
+        place = torch.arange(len(x), device=x.device)[:, None].expand_as(difference)
+        place = torch.where(top, place, len(x) - 1)
+        first = place.new_full((studies, x.shape[1]), len(x) - 1).scatter_reduce(
+            0, study[:, None].expand_as(place), place, "amin"
+        )
+        return x.gather(0, first[..., None].expand(-1, -1, self.softmax)).flatten(1)
 
 
 class Attention(Pool):
