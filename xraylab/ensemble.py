@@ -20,6 +20,7 @@ from xraylab.build import plain
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import CERTAIN, KEYS, evaluate_split, labels_of, read_table, write_table
+from xraylab.operating import CHOSEN, judge
 from xraylab.run import write_json
 
 
@@ -212,6 +213,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     evaluations = [json.loads((m / "evaluation.json").read_text()) for m in members]
     first, splits, left_out = evaluations[0], {}, {}
     members_of: dict[str, dict[str, int]] = {}
+    tables: dict[str, pd.DataFrame] = {}
     scored = [{**CERTAIN, **e.get("scored", {})} for e in evaluations]
     for member, other in zip(members, scored, strict=True):
         if other != scored[0]:
@@ -234,9 +236,12 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
                 table, result["selected_on"], b["resamples"], b["seed"], "exclusive" in result, **scored[0]
             )
             if unit == "study":
-                splits[split] = evaluated
+                splits[split], tables[split] = evaluated, table
             elif split in splits:
                 splits[split]["images"] = evaluated
+    if tables:
+        chosen_points = judge(splits, tables, **scored[0])
+        write_json(folder / "ensembles" / name / CHOSEN, {"data": first["data"], "scored": scored[0], **chosen_points})
     names = [f"{m.name} (valid/loss {lowest_loss(m):.4f})" if ensemble.best else m.name for m in members]
     evaluation = {
         "data": first["data"],

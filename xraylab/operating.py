@@ -10,18 +10,22 @@ probabilities as the model gives them, without the temperature.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xraylab.calibration import BINS, calibration, fit_temperature, scaled
+from xraylab.errors import UserError, listed
 from xraylab.evaluation import clusters_of, labels_of, scored_labels
 from xraylab.metrics import Resamples, result, undefined
 
 VALID = "valid"  # the split that chooses
+CHOSEN = "operating_points.json"
 FIXED = "0.5"  # the name of the point that nothing chose
 RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1", "kappa")
 CELLS = ("tp", "fp", "fn", "tn")
@@ -207,6 +211,41 @@ def judge(
         evaluated["operating_points"] = points
         evaluated["calibration"] = {"bins": BINS, "chosen_on": chosen["chosen_on"], "labels": calibrated}
     return chosen
+
+
+def read_chosen(path: Path, step: int) -> dict[str, Any]:
+    """The content of a run's ``operating_points.json``; empty where there is none for the checkpoint of that step.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content if content.get("checkpoint", {}).get("step") == step else {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: cannot be read: {error}. Write it anew by python -m xraylab.evaluate run={path.parent}"
+        ) from error
+
+
+def temperatures_of(chosen: Mapping[str, Any], labels: Iterable[str]) -> dict[str, float]:
+    """The temperature of each label, from the content of ``operating_points.json``.
+
+    Raises:
+        UserError: there is none, with the reason.
+    """
+    if not chosen:
+        raise UserError(
+            f"calibrate: no temperature is known: {CHOSEN} of the run does not lie beside its checkpoints folder, or is of "
+            "another checkpoint. Load the run directory, or write it anew by python -m xraylab.evaluate run=<run>."
+        )
+    found = {label: chosen["labels"].get(label, {}).get("temperature", {}) for label in labels}
+    missing = [f"{label} ({t.get('reason', 'not in the file')})" for label, t in found.items() if t.get("value") is None]
+    if missing:
+        raise UserError(f"calibrate: no temperature for {listed(missing)}. Leave calibrate out.")
+    return {label: float(t["value"]) for label, t in found.items()}
 
 
 def _scored(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -52,6 +52,15 @@ class Evaluate(_Strict):
     uncertain: Literal["ignore", "negative", "positive"] = "ignore"
 
 
+class Operating(_Strict):
+    """Which thresholds are chosen on validation, see :class:`xraylab.operating.Rules`."""
+
+    youden: bool = True
+    sensitivity: float | None = Field(default=0.9, gt=0, le=1)
+    specificity: float | None = Field(default=0.9, gt=0, le=1)
+    kappa: bool = True
+
+
 class Settings(_Strict):
     """The top-level keys of ``conf/config.yaml``; the comments there explain them."""
 
@@ -78,6 +87,7 @@ class Settings(_Strict):
     resume: str | None
     upload: str | None = None  # runs of before this key have none
     evaluate: Evaluate = Evaluate()  # runs of before this key have none
+    operating: Operating = Operating()  # runs of before this key have none
     image: Image
     head: Head
 

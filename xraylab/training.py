@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +30,7 @@ from xraylab.errors import Stopped, UserError
 from xraylab.evaluation import evaluate_split, prediction_table, write_table
 from xraylab.loggers import finish, send_results
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite
+from xraylab.operating import CHOSEN, Rules, judge
 from xraylab.remote import RunUpload
 from xraylab.report import closing_table, write_report
 from xraylab.run import environment, write_json, write_text
@@ -253,7 +255,7 @@ def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
-    """Predict with a checkpoint, write the prediction tables, and evaluate them.
+    """Predict with a checkpoint, write the prediction tables, evaluate them, and write what was chosen on validation.
 
     Returns:
         The content of ``evaluation.json``.
@@ -268,6 +270,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         ) from error
     table, s = job.table, job.settings
     splits: dict[str, Any] = {}
+    tables: dict[str, pd.DataFrame] = {}
     for split in ["valid", "test"] + ["train"] * s.save_train_predictions:
         if not len(table.part(split)):
             continue
@@ -276,19 +279,23 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
         options = (split == "valid", s.bootstrap, s.seed, table.exclusive, s.evaluate.blank, s.evaluate.uncertain)
         if split != "train":
-            splits[split] = evaluate_split(predictions, *options)
+            splits[split], tables[split] = evaluate_split(predictions, *options), predictions
         if table.many_views:
             images = table.by_image()
             predictions = prediction_table(images.frame, table.labels, split, images.part(split).index.to_numpy(), by_image)
             write_table(predictions, directory / "predictions" / f"{split}_images.csv", table.synthetic)
             if split != "train":
                 splits[split]["images"] = evaluate_split(predictions, *options)
+    of = {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor}
+    counts_as = s.evaluate.model_dump()
+    chosen = judge(splits, tables, Rules(**s.operating.model_dump()), **counts_as)
+    write_json(directory / CHOSEN, {"data": table.data, "checkpoint": of, "scored": counts_as, **chosen})
     return {
         "data": table.data,
         "selection": s.selection if s.fold is None else f"fold {s.fold}",
-        "checkpoint": {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor},
+        "checkpoint": of,
         "skipped": table.problems,
-        "scored": s.evaluate.model_dump(),
+        "scored": counts_as,
         "splits": splits,
     }
 
