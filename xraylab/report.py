@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xraylab.card import write_card
 from xraylab.curves import KINDS, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import CERTAIN, by_unit, read_table
 from xraylab.metrics import COUNTS, METRICS, number
 from xraylab.run import beside, write_text
+from xraylab.sections import calibration_table, operating_table, reliability
 
 NONE = {"value": 0}
 OVERLAID = 3  # findings whose curves share one picture in the report
@@ -97,7 +99,7 @@ def macro_notes(result: dict[str, Any]) -> list[str]:
 
 
 def write_report(directory: Path) -> Path:
-    """Write ``report.html`` of a run directory from its evaluation, tables, history and configuration."""
+    """Write ``report.html`` and ``MODEL_CARD.md`` of a run directory from its evaluation, tables, history and configuration."""
     evaluation = json.loads((directory / "evaluation.json").read_text())
     environment = json.loads((directory / "environment.json").read_text())
     config = (directory / "config.yaml").read_text()
@@ -127,6 +129,7 @@ def write_report(directory: Path) -> Path:
     title = "xraylab report" + (" (synthetic sample)" if synthetic else "")
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>" + "\n".join(parts)
     write_text(directory / "report.html", page + "</html>\n")
+    write_card(directory)
     return directory / "report.html"
 
 
@@ -145,6 +148,10 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool,
         _table(result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}),
     ]
     parts += [f"<p class=n>{_e(note[0].upper() + note[1:])}.</p>" for note in macro_notes(result)]
+    delong = [f"{name} {m['auroc']['delong']['low']:.3f}-{m['auroc']['delong']['high']:.3f}" for name, m in
+              result["labels"].items() if m["auroc"].get("delong", {}).get("low") is not None]  # fmt: skip
+    if delong:
+        parts.append(f"<p class=n>AUROC, 95% interval by DeLong, over {b['over']}: {_e(', '.join(delong))}.</p>")
     if "exclusive" in result:
         accuracy = result["exclusive"]["accuracy"]
         parts.append(f"<p>Accuracy of the likeliest class: {number(accuracy)}, n {accuracy['n']}.</p>")
@@ -164,6 +171,12 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool,
     path = directory / "predictions" / f"{split}{'_images' * (result['unit'] == 'image')}.csv"
     if path.is_file():
         parts.append(_figures(directory, read_table(path), split, result, synthetic, scored))
+    if "operating_points" in result:
+        parts.append(operating_table(split, result["operating_points"]))
+    if "calibration" in result:
+        figure = reliability(result["calibration"], f"{split} by {result['unit']}")
+        parts += [calibration_table(split, result["calibration"]), svg(figure, synthetic)]
+        _save(figure, directory / "figures" / f"{split}_calibration.png", synthetic)
     return parts
 
 
@@ -189,9 +202,13 @@ def _figures(
         drawn.append(svg(figure, synthetic) if len(result["labels"]) > OVERLAID else "")
         if synthetic and not drawn[-1]:
             mark(figure)
-        with beside(directory / "figures" / f"{split}_{kind}{'_images' * (result['unit'] == 'image')}.png") as partial:
-            figure.savefig(partial, format="png", metadata={"Description": SYNTHETIC if synthetic else ""})
+        _save(figure, directory / "figures" / f"{split}_{kind}{'_images' * (result['unit'] == 'image')}.png", synthetic)
     return "".join(drawn) or svg(side_by_side(table, result, where, **scored), synthetic)
+
+
+def _save(figure: Any, path: Path, synthetic: bool) -> None:
+    with beside(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Description": SYNTHETIC if synthetic else ""})
 
 
 def _curves(history: pd.DataFrame, synthetic: bool) -> str:

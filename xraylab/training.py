@@ -286,6 +286,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
             write_table(predictions, directory / "predictions" / f"{split}_images.csv", table.synthetic)
             if split != "train":
                 splits[split]["images"] = evaluate_split(predictions, *options)
+    train = table.part("train")
     of = {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor}
     counts_as = s.evaluate.model_dump()
     chosen = judge(splits, tables, Rules(**s.operating.model_dump()), **counts_as)
@@ -295,6 +296,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         "selection": s.selection if s.fold is None else f"fold {s.fold}",
         "checkpoint": of,
         "skipped": table.problems,
+        "trained_on": {"n": len(train), "patients": int(train["patient"].nunique()) if table.patients_known else None},
         "scored": counts_as,
         "splits": splits,
     }
