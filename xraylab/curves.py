@@ -95,10 +95,8 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
         axes.tick_params(labelbottom=True)
     for axes in grid[len(labels) :]:
         axes.set_axis_off()
-    if kind == "roc":
-        points_legend(figure, result)
     x, y = ("1 - specificity", "sensitivity") if kind == "roc" else ("sensitivity (recall)", "precision")
-    figure.supxlabel(x, fontsize=10)
+    figure.supxlabel(x + (points_legend(result) if kind == "roc" else ""), fontsize=10)
     figure.supylabel(y, fontsize=10)
     return figure
 
@@ -120,10 +118,14 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank:
         roc_points(roc, result, label, f"C{k}")
     roc.plot([0, 1], [0, 1], ":", color="grey")
     interval = " (95% interval)" if result["bootstrap"]["resamples"] else ""
-    roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {where}, AUROC{interval}", aspect="equal")
+    roc.set(
+        xlabel="1 - specificity" + points_legend(result),
+        ylabel="sensitivity",
+        title=f"ROC, {where}, AUROC{interval}",
+        aspect="equal",
+    )
     pr.set(xlabel="sensitivity (recall)", ylabel="positive predictive value (precision)", ylim=(0, 1.02),
            title=f"Precision-recall, {where}, average precision")  # fmt: skip
-    points_legend(figure, result)
     for axes in (roc, pr):
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=8)

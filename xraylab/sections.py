@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKERS = ("x", "o", "^", "v", "s", "D")  # of operating points, the fixed one first
+MARKERS, SIGNS = "xo^vsD", "✕○△▽□◇"  # of operating points, the fixed one first
 COLUMNS = 4  # of panels
 
 
@@ -110,23 +110,21 @@ def reliability(block: Mapping[str, Any], where: str) -> Figure:
     lines = math.ceil(len(labels) / columns)
     figure = Figure(figsize=(max(2.75 * columns, 4.5), 3.05 * lines + 0.9), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    figure.suptitle(f"Calibration, {where}; {BINS} bins, area by studies")
+    figure.suptitle(f"Calibration, {where}")
     for axes, (label, found) in zip(grid, labels.items(), strict=False):
         axes.plot([0, 1], [0, 1], ":", color="grey", lw=1)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.set_title(f"{label}\nn {found['n']}, ECE {number(found['ece'])}", fontsize=9)
         axes.tick_params(labelsize=8)
-        for part, colour, name in ((found, "C0", "as it is"), (found["after"], "C1", "after temperature")):
+        for part, colour, fill in ((found, "C0", "C0"), (found["after"], "C1", "none")):
             if part and part["bins"]:
                 x, y, n = ([b[k] for b in part["bins"]] for k in ("probability", "frequency", "n"))
                 axes.plot(x, y, color=colour, lw=1)
-                axes.scatter(x, y, [8 + 120 * k / found["n"] for k in n], color=colour, label=name, alpha=0.8)
-    handles = {name: h for axes in grid for h, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=8)
+                axes.scatter(x, y, [8 + 120 * k / found["n"] for k in n], edgecolors=colour, facecolors=fill)
     for axes in grid[len(labels) :]:
         axes.set_axis_off()
-    figure.supxlabel("mean probability", fontsize=10)
+    after = "   ○ after temperature" if any(found["after"] for found in labels.values()) else ""
+    figure.supxlabel(f"mean probability in each of {BINS} bins; area by studies\n● as it is{after}", fontsize=10)
     figure.supylabel("share that is positive", fontsize=10)
     return figure
 
@@ -141,14 +139,7 @@ def roc_points(axes: Axes, result: Mapping[str, Any], label: str, colour: str) -
             axes.scatter(x, y, 32, marker=marker, color=colour, zorder=3, gid=f"{label}: {name}", **fill)
 
 
-def points_legend(figure: Figure, result: Mapping[str, Any]) -> None:
-    """Say below a figure which marker is which operating point."""
-    from matplotlib.lines import Line2D
-
-    points = result.get("operating_points", {})
-    handles = [
-        Line2D([], [], ls="", marker=m, color="black", markerfacecolor="none", label=f"at {name}" if name == FIXED else name)
-        for m, name in zip(MARKERS, points, strict=False)
-    ]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+def points_legend(result: Mapping[str, Any]) -> str:
+    """Which marker is which operating point, a line to put below an axis; empty where there are none."""
+    words = [f"{sign} {name}" for sign, name in zip(SIGNS, result.get("operating_points", {}), strict=False)]
+    return "\n" + "   ".join(words) if words else ""
