@@ -60,7 +60,7 @@ def test_the_temperature_is_that_of_least_log_loss_and_undoes_what_was_done(sure
 def test_a_temperature_that_does_not_exist_says_why():
     y = np.array([0, 0, 1, 1])
     assert "wrong side of 0.5" in fit_temperature(y, np.array([0.1, 0.2, 0.7, 0.9]))["reason"]
-    assert "no more than chance" in fit_temperature(y, np.array([0.9, 0.8, 0.2, 0.3]))["reason"]
+    assert "0.5 for every study" in fit_temperature(y, np.array([0.9, 0.8, 0.2, 0.3]))["reason"]
     assert "one class" in fit_temperature(np.zeros(3, int), np.array([0.1, 0.2, 0.7]))["reason"]
 
 

@@ -70,7 +70,10 @@ def fit_temperature(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any
         return float(z @ (_sigmoid(z * inverse) - truth))
 
     if slope(1 / MOST) >= 0:
-        return {"value": None, "reason": "in validation the probabilities say no more than chance"}
+        return {
+            "value": None,
+            "reason": "in validation 0.5 for every study would have the least log loss, so no temperature is best",
+        }
     if slope(1 / LEAST) <= 0:
         return {"value": None, "reason": "in validation no probability is on the wrong side of 0.5, so no temperature is best"}
     return {"value": 1 / brentq(slope, 1 / MOST, 1 / LEAST, xtol=1e-12, rtol=1e-12), "reason": None}

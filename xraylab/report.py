@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.card import write_card
+from xraylab.cases import cases_section
 from xraylab.curves import KINDS, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import CERTAIN, by_unit, read_table
@@ -28,6 +29,8 @@ table{border-collapse:collapse;margin:.6em 0 1.4em}td,th{padding:.25em .7em;bord
 white-space:nowrap;font-variant-numeric:tabular-nums}td:first-child,th:first-child{text-align:left}small,.n{color:#656d76}
 .sample{background:#fff3cd;border:2px solid #d39e00;padding:.7em 1em;font-weight:600}figure{display:inline-block;margin:0}
 pre{background:#f6f8fa;padding:1em;overflow:auto}h2{margin-top:1.8em}svg{max-width:100%;height:auto}
+.case{margin:.2em .5em .6em 0;vertical-align:top}.case figcaption{max-width:192px;font-size:12px;overflow-wrap:anywhere}
+.decisions td,.decisions th{padding:.25em .4em;font-size:12px}
 .pivot td,.pivot th{white-space:normal;padding:.25em .3em;font-size:12px;vertical-align:top}.pivot td:nth-child(2){min-width:9em}
 """
 
@@ -118,6 +121,7 @@ def write_report(directory: Path) -> Path:
     parts += [f"<p><b>{_e(line[0].upper() + line[1:])}.</b></p>" for line in scoring(evaluation)]
     for split, result in by_unit(evaluation):
         parts += _split(directory, split, result, synthetic, {**CERTAIN, **evaluation.get("scored", {})})
+    parts.append(cases_section(directory))
     if evaluation.get("skipped"):
         parts.append("<h2>Skipped</h2><ul>")
         parts += [f"<li>{len(v)} {_e(k)}: {_e(', '.join(v[:50]))}</li>" for k, v in evaluation["skipped"].items()]

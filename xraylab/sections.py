@@ -45,7 +45,8 @@ def operating_table(split: str, points: Mapping[str, Any]) -> str:
     none = {f"{label} ({f['reason']})" for p in points.values() for label, f in p["labels"].items() if f["threshold"] is None}
     missing = f"<p>No threshold: {html.escape('; '.join(sorted(none)))}.</p>" if none else ""
     title = f"<h3>operating points and confusion <small>{split}</small></h3>"
-    return f"{title}<p class=n>{html.escape(note)}</p><table><tr>{head}</tr>{''.join(rows)}</table>{missing}"
+    table = f"<table class=decisions><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"{title}<p class=n>{html.escape(note)}</p>{table}{missing}"
 
 
 def calibration_table(split: str, block: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from xraylab import conf_dir
 from xraylab.assemble import Job, assemble, mode_of, resumed_config
 from xraylab.build import build
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
+from xraylab.cases import write_cases
 from xraylab.errors import Stopped, UserError
 from xraylab.evaluation import evaluate_split, prediction_table, write_table
 from xraylab.loggers import finish, send_results
@@ -280,15 +281,17 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         options = (split == "valid", s.bootstrap, s.seed, table.exclusive, s.evaluate.blank, s.evaluate.uncertain)
         if split != "train":
             splits[split], tables[split] = evaluate_split(predictions, *options), predictions
+            shown = (predictions, rows)
         if table.many_views:
             images = table.by_image()
             predictions = prediction_table(images.frame, table.labels, split, images.part(split).index.to_numpy(), by_image)
             write_table(predictions, directory / "predictions" / f"{split}_images.csv", table.synthetic)
             if split != "train":
                 splits[split]["images"] = evaluate_split(predictions, *options)
+    counts_as = s.evaluate.model_dump()
+    write_cases(directory, table, *shown, s.cases, **counts_as)  # of test, or of valid where there is no test
     train = table.part("train")
     of = {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor}
-    counts_as = s.evaluate.model_dump()
     chosen = judge(splits, tables, Rules(**s.operating.model_dump()), **counts_as)
     write_json(directory / CHOSEN, {"data": table.data, "checkpoint": of, "scored": counts_as, **chosen})
     return {
