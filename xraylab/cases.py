@@ -88,7 +88,7 @@ def write_cases(
         what = f"{'view' if table.views else 'slice'} {place + 1} of {of}" if of > 1 else ""
         name = f"{len(drawn) + 1:02d}.png"
         with beside(folder / name) as partial:
-            partial.write_bytes(_png(images[i]))
+            _write_png(partial, images[i], table.data)
         drawn[row] = (name, what)
     pictures = pd.DataFrame([drawn[row] for row in cases["row"]], columns=["picture", "what"])
     out = pd.concat([cases.drop(columns="row"), pictures], axis=1).assign(split=predictions["split"].iloc[0], data=table.data)
@@ -124,12 +124,15 @@ def cases_section(directory: Path) -> str:
     return "".join(parts)
 
 
-def _png(image: np.ndarray) -> bytes:
-    """uint8 (H,W) or (H,W,3) as a small PNG."""
+def _write_png(path: Path, image: np.ndarray, data: str) -> None:
+    """uint8 (H,W) or (H,W,3) as a small PNG that says of what data it is."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
     scale = min(1.0, SIDE / max(image.shape[:2]))
     if scale < 1:
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".png", image)[1].tobytes()
+    about = PngInfo()
+    about.add_text("Description", data)
+    Image.fromarray(np.ascontiguousarray(image)).save(path, format="png", pnginfo=about)

@@ -57,6 +57,8 @@ def job(cfg: DictConfig) -> None:
         for key in ("blank", "uncertain"):
             if cfg[key] is not None:
                 OmegaConf.update(config, f"evaluate.{key}", cfg[key], force_add=True)
+        if cfg.readers is not None:
+            OmegaConf.update(config, "readers", cfg.readers, force_add=True)
         for key in ("sensitivity", "specificity"):
             if cfg[key] is not None:
                 OmegaConf.update(config, f"operating.{key}", cfg[key], force_add=True)

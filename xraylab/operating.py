@@ -178,7 +178,7 @@ def judge(
         none: dict[str, Any] = {"value": None, "reason": "there is no validation split"}
         found = {"n": 0, "positives": 0, "thresholds": dict.fromkeys(rules.names, none), "temperature": none}
         if VALID in tables:
-            truth, probability, _ = _scored(tables[VALID], label, blank, uncertain)
+            truth, probability, _ = scored_rows(tables[VALID], label, blank, uncertain)
             temperature = fit_temperature(truth, probability)
             thresholds = choose(truth, probability, rules)
             found = {"n": len(truth), "positives": int(truth.sum()), "thresholds": thresholds, "temperature": temperature}
@@ -190,7 +190,7 @@ def judge(
         points |= {n: {"rule": rule, "chosen_on": chosen["chosen_on"], "labels": {}} for n, rule in rules.names.items()}
         calibrated: dict[str, Any] = {}
         for label in labels:
-            truth, probability, rows = _scored(tables[split], label, blank, uncertain)
+            truth, probability, rows = scored_rows(tables[split], label, blank, uncertain)
             of = {FIXED: {"value": float(FIXED), "reason": None}, **chosen["labels"][label]["thresholds"]}
             temperature = chosen["labels"][label]["temperature"]
             ways = {"as they are": probability}
@@ -248,7 +248,7 @@ def temperatures_of(chosen: Mapping[str, Any], labels: Iterable[str]) -> dict[st
     return {label: float(t["value"]) for label, t in found.items()}
 
 
-def _scored(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def scored_rows(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truth 0/1, probability and place of the rows whose label is scored, (M,)."""
     truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
     rows = np.flatnonzero((truth == 0) | (truth == 1))

@@ -19,7 +19,7 @@ from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import CERTAIN, by_unit, read_table
 from xraylab.metrics import COUNTS, METRICS, number
 from xraylab.run import beside, write_text
-from xraylab.sections import calibration_table, operating_table, reliability
+from xraylab.sections import calibration_table, operating_table, readers_table, reliability
 
 NONE = {"value": 0}
 OVERLAID = 3  # findings whose curves share one picture in the report
@@ -177,6 +177,8 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool,
         parts.append(_figures(directory, read_table(path), split, result, synthetic, scored))
     if "operating_points" in result:
         parts.append(operating_table(split, result["operating_points"]))
+    if "readers" in result:
+        parts.append(readers_table(split, result["readers"]))
     if "calibration" in result:
         figure = reliability(result["calibration"], f"{split} by {result['unit']}")
         parts += [calibration_table(split, result["calibration"]), svg(figure, synthetic)]

@@ -49,6 +49,25 @@ def operating_table(split: str, points: Mapping[str, Any]) -> str:
     return f"{title}<p class=n>{html.escape(note)}</p>{table}{missing}"
 
 
+def readers_table(split: str, block: Mapping[str, Any]) -> str:
+    """What each reader's calls are worth, by finding.
+
+    Args:
+        block: ``readers`` of a split's result.
+    """
+    rows = []
+    for reader, of in block["readers"].items():
+        for label, found in of["labels"].items():
+            cells = [html.escape(label), *(number(found[m]) for m in RATES), *(found["confusion"][c] for c in CELLS)]
+            rows.append(
+                f"<tr><td>{html.escape(reader)}</td>{''.join(f'<td>{c}</td>' for c in cells)}<td>{found['kappa']['n']}</td></tr>"
+            )
+    head = "".join(f"<th>{c}</th>" for c in ["", "", *RATES, *CELLS, "n"])
+    note = f"{block['file']}; n: the studies that were read and whose label is scored. Kappa is with the truth."
+    title = f"<h3>readers <small>{split}</small></h3>"
+    return f"{title}<p class=n>{html.escape(note)}</p><table class=decisions><tr>{head}</tr>{''.join(rows)}</table>"
+
+
 def calibration_table(split: str, block: Mapping[str, Any]) -> str:
     """Calibration of every finding, before and after its temperature.
 
@@ -131,7 +150,8 @@ def reliability(block: Mapping[str, Any], where: str) -> Figure:
 
 
 def roc_points(axes: Axes, result: Mapping[str, Any], label: str, colour: str) -> None:
-    """Put a finding's operating points on its ROC curve."""
+    """Put a finding's operating points, and those of its readers, on its ROC curve."""
+    _reader_points(axes, result, label, colour)
     for marker, (name, point) in zip(MARKERS, result.get("operating_points", {}).items(), strict=False):
         found = point["labels"][label]
         if found["sensitivity"]["value"] is not None and found["specificity"]["value"] is not None:
@@ -140,7 +160,17 @@ def roc_points(axes: Axes, result: Mapping[str, Any], label: str, colour: str) -
             axes.scatter(x, y, 32, marker=marker, color=colour, zorder=3, gid=f"{label}: {name}", **fill)
 
 
+def _reader_points(axes: Axes, result: Mapping[str, Any], label: str, colour: str) -> None:
+    for reader, of in result.get("readers", {}).get("readers", {}).items():
+        found = of["labels"].get(label)
+        if found and found["sensitivity"]["value"] is not None and found["specificity"]["value"] is not None:
+            x, y = 1 - found["specificity"]["value"], found["sensitivity"]["value"]
+            axes.scatter(x, y, 60, marker="*", color=colour, zorder=3, gid=f"{label}: reader {reader}")
+            axes.annotate(reader, (x, y), textcoords="offset points", xytext=(5, -3), fontsize=7, color=colour)
+
+
 def points_legend(result: Mapping[str, Any]) -> str:
     """Which marker is which operating point, a line to put below an axis; empty where there are none."""
     words = [f"{sign} {name}" for sign, name in zip(SIGNS, result.get("operating_points", {}), strict=False)]
+    words += ["★ readers"] if "readers" in result else []
     return "\n" + "   ".join(words) if words else ""

@@ -83,6 +83,7 @@ class Settings(_Strict):
     save_train_predictions: bool
     bootstrap: int = Field(ge=0)
     cases: int = Field(default=12, ge=0)  # runs of before this key have none
+    readers: str | None = None  # runs of before this key have none
     log_every: int = Field(ge=1)
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
     resume: str | None

@@ -32,6 +32,7 @@ from xraylab.evaluation import evaluate_split, prediction_table, write_table
 from xraylab.loggers import finish, send_results
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite
 from xraylab.operating import CHOSEN, Rules, judge
+from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
 from xraylab.report import closing_table, write_report
 from xraylab.run import environment, write_json, write_text
@@ -93,6 +94,10 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
     if resume:
         _check_resumable(directory, int(cfg.max_epochs))
     job = assemble(_with_first(cfg, directory, typed), typed, fresh=not resume)
+    if job.settings.readers is not None:  # before hours of training
+        frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
+        read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
+        job.config.readers = str(Path(job.settings.readers).absolute())
     if resume:
         require_same_splits(job, read_checkpoint(directory / "checkpoints" / "last.ckpt"), directory)
     job.config.resume = None
@@ -293,6 +298,8 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     train = table.part("train")
     of = {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor}
     chosen = judge(splits, tables, Rules(**s.operating.model_dump()), **counts_as)
+    if s.readers is not None:
+        judge_readers(splits, tables, Path(s.readers), **counts_as)
     write_json(directory / CHOSEN, {"data": table.data, "checkpoint": of, "scored": counts_as, **chosen})
     return {
         "data": table.data,
