@@ -20,7 +20,7 @@ from xraylab.build import plain
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import CERTAIN, KEYS, evaluate_split, labels_of, read_table, write_table
-from xraylab.operating import CHOSEN, judge
+from xraylab.operating import CHOSEN, Rules, judge
 from xraylab.run import write_json
 
 
@@ -240,7 +240,8 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
             elif split in splits:
                 splits[split]["images"] = evaluated
     if tables:
-        chosen_points = judge(splits, tables, **scored[0])
+        rules = Rules(**(_config(members[0], "operating") or {}))
+        chosen_points = judge(splits, tables, rules, **scored[0])
         write_json(folder / "ensembles" / name / CHOSEN, {"data": first["data"], "scored": scored[0], **chosen_points})
     names = [f"{m.name} (valid/loss {lowest_loss(m):.4f})" if ensemble.best else m.name for m in members]
     evaluation = {
