@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from xraylab.curves import POINTS, curve, mark, panels, side_by_side, thinned
 from xraylab.evaluation import evaluate_split
+from xraylab.operating import judge
 
 FINDINGS = ("edema", "mass", "never", "empty")
 
@@ -79,6 +80,23 @@ def test_one_panel_a_finding_with_its_numbers_or_the_reason_why_there_is_no_curv
     assert figure.get_suptitle() == "ROC, test by study; AUROC, 95% interval"
     mark(figure)
     assert figure.get_suptitle() == "synthetic sample: ROC, test by study; AUROC, 95% interval"
+
+
+def test_operating_points_lie_on_the_roc(table):
+    valid = table.assign(split="valid")
+    splits = {"valid": evaluate_split(valid, True, 0)}
+    judge(splits, {"valid": valid})
+    for figure in (f("valid by study") for f in (
+        lambda where: panels("roc", valid, splits["valid"], where, "ignore", "ignore"),
+        lambda where: side_by_side(valid, splits["valid"], where, "ignore", "ignore"),
+    )):  # fmt: skip
+        points = {p.get_gid(): p.get_offsets()[0] for axes in figure.axes for p in axes.collections}
+        assert len(points) == 2 * 5, "of the two findings that have a curve"
+        youden = splits["valid"]["operating_points"]["youden"]["labels"]["mass"]
+        expected = (1 - youden["specificity"]["value"], youden["sensitivity"]["value"])
+        assert tuple(points["mass: youden"]) == pytest.approx(expected)
+        said = figure.get_supxlabel() or figure.axes[0].get_xlabel()
+        assert said == "1 - specificity\n✕ 0.5   ○ youden   △ sensitivity_0.9   ▽ specificity_0.9   □ kappa"
 
 
 def test_curves_are_of_the_labels_that_are_scored(table):

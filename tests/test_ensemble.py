@@ -112,6 +112,29 @@ def test_the_comparison_holds_runs_and_ensembles_by_study_and_by_image(tmp_path)
     assert "test, by image" in page
 
 
+def test_an_ensemble_has_operating_points_of_its_own(tmp_path):
+    runs = [write_run(tmp_path, str(k), table(k)) for k in range(2)]
+    for run in runs:
+        valid = table(int(run.name)).assign(id=[f"v{i}" for i in range(60)], split="valid")
+        write_table(valid, run / "predictions" / "valid.csv")
+        evaluation = json.loads((run / "evaluation.json").read_text())
+        evaluation["splits"] = {"valid": evaluate_split(valid, True, 20, 0), **evaluation["splits"]}
+        (run / "evaluation.json").write_text(json.dumps(evaluation))
+        with (run / "config.yaml").open("a") as file:
+            file.write("\noperating: {youden: true, sensitivity: 0.8, specificity: null, kappa: false}\n")
+    write_comparison(tmp_path, {"mean": {"members": 2}})
+    folder = tmp_path / "ensembles" / "mean"
+    splits = json.loads((folder / "evaluation.json").read_text())["splits"]
+    assert list(splits["test"]["operating_points"]) == ["0.5", "youden", "sensitivity_0.8"]
+    chosen = json.loads((folder / "operating_points.json").read_text())["labels"]["abnormal"]
+    youden = splits["test"]["operating_points"]["youden"]["labels"]["abnormal"]
+    assert youden["threshold"] == chosen["thresholds"]["youden"]["value"]
+    joined = read_table(folder / "predictions" / "test.csv")
+    expected = cohen_kappa_score(joined["y_abnormal"], joined["p_abnormal"] >= youden["threshold"])
+    assert youden["kappa"]["value"] == pytest.approx(expected)
+    assert splits["valid"]["calibration"]["labels"]["abnormal"]["n"] == 60
+
+
 def test_a_split_that_members_do_not_share_is_left_out_and_said(tmp_path):
     runs = [write_run(tmp_path, str(k), table(k)) for k in range(2)]
     for run, shift in zip(runs, (0, 1), strict=True):

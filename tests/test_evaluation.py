@@ -27,6 +27,7 @@ from xraylab.evaluation import (
 )
 from xraylab.metrics import COUNTS, METRICS
 from xraylab.report import closing_table, macro_notes
+from xraylab.statistics import delong_interval
 from xraylab.training import train
 
 
@@ -61,9 +62,12 @@ def test_every_metric_has_value_interval_n_and_reason(table):
     assert out["bootstrap"]["over"] == "patients"
     for metrics in out["labels"].values():
         assert set(metrics) == {*METRICS, *COUNTS}
-        for m in metrics.values():
-            assert set(m) == {"value", "low", "high", "n", "reason"}
+        for name, m in metrics.items():
+            assert set(m) - ({"delong"} if name == "auroc" else set()) == {"value", "low", "high", "n", "reason"}
     acl = out["labels"]["acl"]["auroc"]
+    assert acl["delong"] == delong_interval(table["y_acl"].to_numpy(), table["p_acl"].to_numpy(), np.arange(60) // 2)
+    assert acl["delong"]["low"] == pytest.approx(acl["low"], abs=0.05), "both are of the same 30 patients"
+    assert out["labels"]["never"]["auroc"]["delong"] == {"low": None, "high": None, "reason": "no positive study"}
     assert acl["value"] == pytest.approx(roc_auc_score(table["y_acl"], table["p_acl"]))
     assert acl["low"] < acl["value"] < acl["high"]
 
@@ -101,7 +105,9 @@ def test_an_evaluation_scores_what_it_is_told_to(table, blank, uncertain):
 
 def test_an_undefined_metric_is_null_with_its_reason_and_left_out_of_the_mean(table):
     out = evaluate_split(table, False, 20)
-    assert out["labels"]["never"]["auroc"] == {"value": None, "low": None, "high": None, "n": 60, "reason": "no positive study"}
+    never = out["labels"]["never"]["auroc"]
+    never.pop("delong")
+    assert never == {"value": None, "low": None, "high": None, "n": 60, "reason": "no positive study"}
     macro = out["macro"]["auroc"]
     assert macro["labels"] == ["acl", "other"]
     assert macro["value"] == pytest.approx(np.mean([out["labels"][x]["auroc"]["value"] for x in ("acl", "other")]))

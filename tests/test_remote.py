@@ -305,7 +305,7 @@ def test_an_upload_that_fails_never_stops_training(memory, tutorial_root, train_
     assert json.loads((directory / "environment.json").read_text())["finished"]
     warnings = [r.getMessage() for r in caplog.records if "memory://runs" in r.getMessage() and r.levelname == "WARNING"]
     assert warnings[:-1] == ["upload to memory://runs/chest/two failed, and is tried again later: the line is down"] * 2
-    assert f"{len(contents(directory))} files are not in memory://runs/chest/two: checkpoints/best.ckpt" in warnings[-1]
+    assert f"{len(contents(directory))} files are not in memory://runs/chest/two: MODEL_CARD.md, checkpoints" in warnings[-1]
     assert f"They are in {directory}." in warnings[-1]
     failing.broken = False
     upload = RunUpload("memory://runs", directory, fresh=True)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from xraylab.evaluation import evaluate_split, write_table
 from xraylab.metrics import number
+from xraylab.operating import judge
 from xraylab.report import closing_table, write_report
 from xraylab.training import train
 
@@ -32,8 +33,8 @@ def test_it_needs_no_network(run):
     page = (run / "report.html").read_text()
     addresses = set(re.findall(r"https?://[^\s\"'<)]+", page))
     assert not {a for a in addresses if "w3.org" not in a and "stanford" not in a}, "name spaces are not fetched"
-    assert not re.search(r"<(script|link|img|iframe)\b", page)
-    assert page.count("<svg") == 3
+    assert not re.search(r"<(script|link|iframe)\b|<img(?! alt=\"[^\"]*\" src=\"data:image/png;base64,)", page)
+    assert page.count("<svg") == 5, "curves and calibration of two splits, and the training's"
 
 
 def test_it_shows_the_numbers_of_the_evaluation(run):
@@ -76,7 +77,30 @@ def test_the_curves_are_files_too_and_marked(run):
     for name in ("valid_roc", "valid_pr", "test_roc", "test_pr"):
         with Image.open(run / "figures" / f"{name}.png") as picture:
             assert picture.info["Description"] == "synthetic sample"
-    assert "uncertain" not in (run / "report.html").read_text().split("<h2>Configuration")[0], "a column of zeros says nothing"
+    assert "<th>uncertain</th>" not in (run / "report.html").read_text(), "a column of zeros says nothing"
+
+
+def test_it_shows_operating_points_and_calibration(run):
+    page = (run / "report.html").read_text()
+    chosen = json.loads((run / "operating_points.json").read_text())["labels"]
+    splits = json.loads((run / "evaluation.json").read_text())["splits"]
+    for split, result in splits.items():
+        for name, point in result["operating_points"].items():
+            for label, found in point["labels"].items():
+                counts = "".join(f"<td>{found['confusion'][c]}</td>" for c in ("tp", "fp", "fn", "tn"))
+                assert f"<td>{found['threshold']:.4f}</td><td>{name}</td><td>{number(found['sensitivity'])}</td>" in page
+                assert f"{counts}<td>{found['kappa']['n']}</td>" in page
+                assert name == "0.5" or found["threshold"] == chosen[label]["thresholds"][name]["value"]
+        for label, found in result["calibration"]["labels"].items():
+            assert f"<td>{number(found['ece'])}</td><td>{number(found['brier'])}</td>" in page
+            delong = result["labels"][label]["auroc"]["delong"]
+            assert delong["low"] is None or f"{label} {delong['low']:.3f}-{delong['high']:.3f}" in page
+        with Image.open(run / "figures" / f"{split}_calibration.png") as picture:
+            assert picture.info["Description"] == "synthetic sample"
+    assert "the numbers of chosen thresholds are too good" in page
+    card = (run / "MODEL_CARD.md").read_text()
+    assert number(splits["test"]["labels"]["acl"]["auroc"]) in card
+    assert "| train | 32 | not known | trained on |" in card
 
 
 def test_a_page_of_fourteen_findings(run, tmp_path):
@@ -90,12 +114,14 @@ def test_a_page_of_fourteen_findings(run, tmp_path):
         frame[f"p_{label}"] = 1 / (1 + np.exp(-rng.normal(truth * 1.5, 1)))
         frame[f"y_{label}"] = np.where(rng.random(n) < 0.1, -1, np.where(rng.random(n) < 0.2, np.nan, truth))
     evaluation = json.loads((copy / "evaluation.json").read_text())
-    evaluation |= {"splits": {"test": evaluate_split(frame, False, 10)}, "data": "CheXpert-v1.0"}
+    splits = {"test": evaluate_split(frame, False, 10)}
+    judge(splits, {"test": frame})
+    evaluation |= {"splits": splits, "data": "CheXpert-v1.0"}
     (copy / "evaluation.json").write_text(json.dumps(evaluation))
     write_table(frame, copy / "predictions" / "test.csv")
     page = write_report(copy).read_text()
     assert len(page) < 3_000_000
-    assert page.count("<svg") == 3, "two pictures of small panels, and the training's"
+    assert page.count("<svg") == 4, "two pictures of small panels, the calibration, and the training's"
     assert "<th>uncertain</th><th>blank</th>" in page
     assert "over 13 of 14 findings, without finding 0 (no positive study)." in page
     with Image.open(copy / "figures" / "test_roc.png") as picture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,7 +70,8 @@ def test_a_run_leaves_the_files_of_the_design(finished):
     for name in (
         "config.yaml", "environment.json", "history.csv", "report.html", "model_summary.txt", "evaluation.json",
         "checkpoints/best.ckpt", "checkpoints/last.ckpt",
-        "predictions/valid.csv", "predictions/test.csv", "predictions/train.csv",
+        "predictions/valid.csv", "predictions/test.csv", "predictions/train.csv", "operating_points.json", "MODEL_CARD.md",
+        "figures/cases/cases.csv",
     ):  # fmt: skip
         assert (directory / name).stat().st_size > 0, name
     assert not list(directory.rglob("*.partial"))
@@ -111,6 +113,53 @@ def test_the_loaded_best_model_predicts_what_the_table_says(finished, mrnet_root
     table = pd.read_csv(directory / "predictions" / "test.csv", dtype={"id": str}).set_index("id")
     exam = np.load(mrnet_root / "valid" / "axial" / "0050.npy")
     assert model.predict(exam)["acl"] == pytest.approx(table.loc["0050", "p_acl"], abs=1e-5)
+
+
+def test_a_loaded_model_brings_its_thresholds_and_calibrates_on_request(finished, mrnet_root, tmp_path):
+    directory, _ = finished
+    points = json.loads((directory / "evaluation.json").read_text())["splits"]["test"]["operating_points"]
+    copy = tmp_path / "run"
+    (copy / "checkpoints").mkdir(parents=True)
+    shutil.copy(directory / "checkpoints" / "best.ckpt", copy / "checkpoints")
+    exam = np.load(mrnet_root / "valid" / "axial" / "0050.npy")
+    with pytest.raises(UserError, match="calibrate: no temperature is known"):
+        xraylab.load(copy).predict(exam, calibrate=True)
+    chosen = json.loads((directory / "operating_points.json").read_text())
+    assert chosen["labels"]["acl"]["thresholds"]["youden"]["value"] == points["youden"]["labels"]["acl"]["threshold"]
+    chosen["labels"]["acl"]["temperature"] = {"value": 2.0, "reason": None}
+    chosen["labels"]["abnormal"]["temperature"] = {"value": 0.5, "reason": None}
+    (copy / "operating_points.json").write_text(json.dumps(chosen))
+    model = xraylab.load(copy / "checkpoints" / "best.ckpt")
+    assert model.operating == chosen
+    plain, calibrated = model.predict(exam), model.predict(exam, calibrate=True)
+    for label, t in (("acl", 2.0), ("abnormal", 0.5)):
+        assert calibrated[label] == pytest.approx(1 / (1 + (1 / plain[label] - 1) ** (1 / t)))
+    chosen["labels"]["abnormal"]["temperature"] = {"value": None, "reason": "validation has one class only"}
+    (copy / "operating_points.json").write_text(json.dumps(chosen))
+    with pytest.raises(UserError, match=r"no temperature for abnormal \(validation has one class only\)"):
+        xraylab.load(copy).predict(exam, calibrate=True)
+    chosen["checkpoint"]["step"] += 1
+    (copy / "operating_points.json").write_text(json.dumps(chosen))
+    assert xraylab.load(copy).operating == {}, "those of another checkpoint"
+
+
+def test_evaluate_chooses_thresholds_anew_and_sets_readers_beside(finished, command, tmp_path):
+    directory, _ = finished
+    run = shutil.copytree(directory, tmp_path / "run")
+    test = pd.read_csv(run / "predictions" / "test.csv", dtype={"id": str})
+    test.assign(reader="R", acl=test["y_acl"])[["id", "reader", "acl"]].to_csv(tmp_path / "readers.csv", index=False)
+    done = command("evaluate", f"run={run}", "sensitivity=0.7", f"readers={tmp_path / 'readers.csv'}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((run / "evaluation.json").read_text())["splits"]["test"]
+    assert list(result["operating_points"]) == ["0.5", "youden", "sensitivity_0.7", "specificity_0.9", "kappa"]
+    assert result["readers"]["readers"]["R"]["labels"]["acl"]["kappa"]["value"] == 1.0
+    page = (run / "report.html").read_text()
+    assert "sensitivity_0.7" in page
+    assert "<h3>readers <small>test</small></h3>" in page
+    assert page.count("data:image/png;base64,") == len(pd.read_csv(run / "figures" / "cases" / "cases.csv"))
+    (tmp_path / "readers.csv").write_text("id,reader,acl\n0007,R,1\n")
+    wrong = command("evaluate", f"run={run}", f"readers={tmp_path / 'readers.csv'}")
+    assert (wrong.returncode, "0007" in wrong.stderr) == (2, True)
 
 
 def test_the_closing_table_and_the_history_agree_with_the_evaluation(finished):

@@ -29,7 +29,8 @@ def load(path: str | Path, device: str = "cpu") -> StudyModule:
     """The trained LightningModule of a run, in evaluation mode.
 
     Args:
-        path: a checkpoint file, or a run directory (its ``checkpoints/best.ckpt``, else ``last.ckpt``).
+        path: a checkpoint file, or a run directory (its ``checkpoints/best.ckpt``, else ``last.ckpt``). The thresholds and
+            temperatures of the run come as ``model.operating`` where they were chosen for this checkpoint.
         device: where its weights go.
 
     Raises:

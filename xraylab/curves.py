@@ -14,6 +14,7 @@ import pandas as pd
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import labels_of, scored_labels
 from xraylab.metrics import number
+from xraylab.sections import points_legend, roc_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,6 +87,8 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
             axes.text(0.5, 0.5, m["reason"].replace(" that ", "\nthat "), ha="center", va="center", fontsize=8, color="#656d76")
             continue
         _draw(axes, kind, truth, probability, color="C0")
+        if kind == "roc":
+            roc_points(axes, result, label, "C3")
         if kind == "pr":
             axes.axhline(truth.mean(), ls=":", color="grey", lw=1)
     for axes in grid[len(labels) - columns : len(labels)]:
@@ -93,7 +96,7 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
     for axes in grid[len(labels) :]:
         axes.set_axis_off()
     x, y = ("1 - specificity", "sensitivity") if kind == "roc" else ("sensitivity (recall)", "precision")
-    figure.supxlabel(x, fontsize=10)
+    figure.supxlabel(x + (points_legend(result) if kind == "roc" else ""), fontsize=10)
     figure.supylabel(y, fontsize=10)
     return figure
 
@@ -104,16 +107,23 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank:
 
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     roc, pr = figure.subplots(1, 2)
-    for label in labels_of(table):
+    for k, label in enumerate(labels_of(table)):
         metrics = result["labels"][label]
         truth, probability = scored(table, label, blank, uncertain)
         if metrics["auroc"]["value"] is None:
             continue
-        _draw(roc, "roc", truth, probability, label=f"{label} {number(metrics['auroc'])}, n {len(truth)}")
-        _draw(pr, "pr", truth, probability, label=f"{label} {number(metrics['average_precision'])}, {truth.mean():.0%} positive")
+        _draw(roc, "roc", truth, probability, color=f"C{k}", label=f"{label} {number(metrics['auroc'])}, n {len(truth)}")
+        name = f"{label} {number(metrics['average_precision'])}, {truth.mean():.0%} positive"
+        _draw(pr, "pr", truth, probability, color=f"C{k}", label=name)
+        roc_points(roc, result, label, f"C{k}")
     roc.plot([0, 1], [0, 1], ":", color="grey")
     interval = " (95% interval)" if result["bootstrap"]["resamples"] else ""
-    roc.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {where}, AUROC{interval}", aspect="equal")
+    roc.set(
+        xlabel="1 - specificity" + points_legend(result),
+        ylabel="sensitivity",
+        title=f"ROC, {where}, AUROC{interval}",
+        aspect="equal",
+    )
     pr.set(xlabel="sensitivity (recall)", ylabel="positive predictive value (precision)", ylim=(0, 1.02),
            title=f"Precision-recall, {where}, average precision")  # fmt: skip
     for axes in (roc, pr):

@@ -23,6 +23,7 @@ from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError
 from xraylab.evaluation import CERTAIN
 from xraylab.joining import require_one_split
+from xraylab.operating import Rules
 from xraylab.results import evaluate_tables, write_records
 from xraylab.tables import read_table
 
@@ -115,6 +116,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     directory = folder / "ensembles" / name
     seed = next(iter(first["splits"].values()))["bootstrap"]["seed"]
     combination = ensemble.combination(members, scored, seed)
+    rules = Rules(**(_config(members[0], "operating") or {}))
     for split, result in first["splits"].items():
         for unit, file in (("study", f"{split}.csv"), ("image", f"{split}_images.csv")):
             if unit == "image" and ("images" not in result or ensemble.union):  # whose members have other images
@@ -139,7 +141,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
         "scored": scored,
         "combination": combination.record(),
         **({"members_of_studies": members_of} if ensemble.union else {}),
-        "splits": evaluate_tables(tables, directory, first["splits"], first["data"] == SYNTHETIC, scored),
+        "splits": evaluate_tables(tables, directory, first["splits"], first["data"] == SYNTHETIC, scored, rules),
     }
     write_combination(directory, combination, members)
     write_records(directory, evaluation, {"name": name, "method": combination.method}, "train", sys.argv[1:], seed)

@@ -22,6 +22,7 @@ xraylab.evaluate: predict again with a run's checkpoint, and write its tables, e
   python -m xraylab.evaluate run=outputs/mrnet/<date_time> checkpoint=last
   python -m xraylab.evaluate run=outputs/mrnet/<date_time> root=/new/place/MRNet-v1.0
   python -m xraylab.evaluate run=outputs/chexpert/<date_time> blank=negative
+  python -m xraylab.evaluate run=outputs/mrnet/<date_time> sensitivity=0.95
 
 or evaluate a table of predictions on its own, of any tool: a CSV with an id, and a probability and a label for every finding.
 
@@ -71,6 +72,11 @@ def job(cfg: DictConfig) -> None:
         for key in ("blank", "uncertain"):
             if cfg[key] is not None:
                 OmegaConf.update(config, f"evaluate.{key}", cfg[key], force_add=True)
+        if cfg.readers is not None:
+            OmegaConf.update(config, "readers", cfg.readers, force_add=True)
+        for key in ("sensitivity", "specificity"):
+            if cfg[key] is not None:
+                OmegaConf.update(config, f"operating.{key}", cfg[key], force_add=True)
         if OmegaConf.select(cfg, "accelerator.accelerator") != "auto":
             config.accelerator = cfg.accelerator
     try:

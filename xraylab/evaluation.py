@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.metrics import COUNTS, LEVEL, METRICS, Resamples, point, result, undefined
+from xraylab.statistics import delong_interval
 from xraylab.tables import KEYS as KEYS
 from xraylab.tables import labels_of
 from xraylab.tables import read_table as read_table
@@ -75,10 +76,12 @@ def evaluate_split(
 
     Returns:
         ``n, patients, unit, selected_on, bootstrap, threshold, labels, macro, groups[, exclusive]``; every metric is
-        ``{"value", "low", "high", "n", "reason"}``, value null with a reason where it is undefined.
+        ``{"value", "low", "high", "n", "reason"}``, value null with a reason where it is undefined. A label's AUROC has
+        ``delong`` besides, ``{"low", "high", "reason"}``: DeLong's interval, which for patients with several
+        studies is Obuchowski's.
     """
     known = _patients_known(table)
-    draws = Resamples(_clusters(table), resamples, seed)
+    draws = Resamples(clusters_of(table), resamples, seed)
     truth = scored_labels(table[[f"y_{label}" for label in labels_of(table)]].to_numpy(np.float64), blank, uncertain)
     everything = _evaluate(table, truth, np.arange(len(table)), draws)
     groups = {}
@@ -113,7 +116,7 @@ def _patients_known(table: pd.DataFrame) -> bool:
     return bool((table["patient"].fillna("") != "").all()) and len(table) > 0
 
 
-def _clusters(table: pd.DataFrame) -> np.ndarray:
+def clusters_of(table: pd.DataFrame) -> np.ndarray:
     """The number of each row's patient, or study where patients are not known: int64 (N,)."""
     return pd.factorize(table["patient"] if _patients_known(table) else table["id"])[0]
 
@@ -132,6 +135,10 @@ def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, draws: 
         for metric in METRICS:
             value, reason = point(metric, truth, called, THRESHOLD), undefined(metric, truth)
             labels[label][metric] = result(value, len(truth), samples[metric], reason)
+            if metric == "auroc":
+                bounds = {"low": None, "high": None, "reason": reason}
+                by = delong_interval(truth, called, draws.clusters[rows[known]]) if value is not None else bounds
+                labels[label][metric]["delong"] = by
             if value is not None:
                 replicates[metric].append(samples[metric])
                 names[metric].append(label)
@@ -179,7 +186,7 @@ def paired_difference(
     Returns:
         ``{"value", "low", "high", "n", "reason"}``; n is the number of studies.
     """
-    draws = Resamples(_clusters(table), resamples, seed)
+    draws = Resamples(clusters_of(table), resamples, seed)
     values, replicates = [], []
     for label in labels_of(table):
         truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)

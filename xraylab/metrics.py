@@ -163,6 +163,18 @@ class Resamples:
         ]
         return {m: np.concatenate([part[m] for part in parts]) for m in METRICS}
 
+    def sums(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Sums over a subset of the rows in every resample, float64 (R,C): what counts and means are made of.
+
+        Args:
+            rows: (M,) indices of rows.
+            values: (M,C).
+        """
+        size = self._size
+        cells = np.stack([np.bincount(self.clusters[rows], column, size) for column in values.T.astype(float)], axis=1)
+        parts = [drawn @ cells for drawn in self._drawn(max(1, CHUNK // size))] if self.number else []
+        return np.concatenate(parts) if parts else np.zeros((0, values.shape[1]))
+
     def _drawn(self, chunk: int) -> Iterator[np.ndarray]:
         """How often each cluster is drawn, uint8 (at most ``chunk``, K), resample by resample; drawn once if memory allows."""
         if self._size * self.number <= KEPT:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from xraylab.calibration import scaled
 from xraylab.data.loading import Batch, pack, prepare
 from xraylab.data.module import batches_done
 from xraylab.data.sources import Images
@@ -23,6 +24,7 @@ from xraylab.evaluation import quick_metrics, scored_labels
 from xraylab.losses import Loss, spec
 from xraylab.models.studynet import StudyNet
 from xraylab.models.weights import FOREIGN
+from xraylab.operating import CHOSEN, read_chosen, temperatures_of
 from xraylab.uncertainty import Uncertainty, derivatives
 
 FORMAT = 2  # of the "xraylab" entry of a checkpoint
@@ -68,6 +70,7 @@ class StudyModule(pl.LightningModule):
         self.images = {"channels": 1, "bits": None, "views": False, **(images or {})}
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.interval, self.scheduler_monitor, self.seed, self.data = interval, scheduler_monitor, seed, data
+        self.operating: dict[str, Any] = {}  # operating_points.json of its run, where load finds it
         self._scheduler: Any = None
         self._scheduler_state: dict[str, Any] | None = None
         self._seen: list[tuple[Tensor, ...]] = []
@@ -231,16 +234,19 @@ class StudyModule(pl.LightningModule):
             self.epoch_loss = saved["epoch_loss"].to(self.device)
 
     @torch.no_grad()
-    def predict(self, images: Images) -> dict[str, float]:
+    def predict(self, images: Images, calibrate: bool = False) -> dict[str, float]:
         """Probabilities of one study by label.
 
         Args:
             images: uint8 (N,H,W) or (N,H,W,3), or a list of views (H,W) or (H,W,3), as stored; prepared here as in training.
                 One grey image may be (H,W).
+            calibrate: apply each label's temperature, see :attr:`operating`. Thresholds are of probabilities without.
 
         Raises:
-            UserError: another shape or dtype; values scaled to 0-1 would give a plausible and wrong answer.
+            UserError: another shape or dtype; values scaled to 0-1 would give a plausible and wrong answer. Or a temperature
+                is not known.
         """
+        temperatures = temperatures_of(self.operating, self.labels) if calibrate else {}
         if isinstance(images, np.ndarray) and images.ndim == 2:
             images = images[None]
         for bag in [view[None] for view in images] if isinstance(images, list) else [images]:
@@ -250,8 +256,9 @@ class StudyModule(pl.LightningModule):
                 )
         bag = prepare(images, self.preprocessing["size"], self.preprocessing["rescale"])
         study = torch.zeros(len(bag), dtype=torch.long, device=self.device)
-        probabilities = self.loss.probabilities(self.net(pack([bag]).to(self.device), study, 1))
-        return dict(zip(self.labels, probabilities[0].tolist(), strict=True))
+        probabilities = self.loss.probabilities(self.net(pack([bag]).to(self.device), study, 1))[0].double().cpu().numpy()
+        found = zip(self.labels, probabilities, strict=True)
+        return {name: float(scaled(p, temperatures[name]) if calibrate else p) for name, p in found}
 
 
 def require_finite(probabilities: np.ndarray, split: str) -> None:
@@ -270,7 +277,8 @@ def require_finite(probabilities: np.ndarray, split: str) -> None:
 
 def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
     """See :func:`xraylab.load`."""
-    checkpoint = read_checkpoint(checkpoint_of(path), device)
+    file = checkpoint_of(path)
+    checkpoint = read_checkpoint(file, device)
     saved = checkpoint["xraylab"]
     backbone = _rebuild(saved["backbone"], pretrained=False)
     net = StudyNet(backbone, _rebuild(saved["pool"]), **saved["net"])
@@ -279,6 +287,7 @@ def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
         groups=saved["groups"], split_digest=saved.get("splits", ""), images=saved.get("images"),
     )  # fmt: skip
     module.load_state_dict(checkpoint["state_dict"])
+    module.operating = read_chosen(file.parent.parent / CHOSEN, checkpoint["global_step"])
     return module.to(device).eval()
 
 

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xraylab.card import write_card
+from xraylab.cases import cases_section
 from xraylab.curves import KINDS, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import CERTAIN, by_unit, read_table
 from xraylab.metrics import COUNTS, METRICS, number
 from xraylab.run import beside, write_text
+from xraylab.sections import calibration_table, operating_table, readers_table, reliability
 
 NONE = {"value": 0}
 OVERLAID = 3  # findings whose curves share one picture in the report
@@ -27,6 +30,8 @@ white-space:nowrap;font-variant-numeric:tabular-nums}td:first-child,th:first-chi
 .sample{background:#fff3cd;border:2px solid #d39e00;padding:.7em 1em;font-weight:600}figure{display:inline-block;margin:0}
 pre{background:#f6f8fa;padding:1em;overflow:auto}h2{margin-top:1.8em}svg{max-width:100%;height:auto}
 .metrics td,.metrics th{padding:.25em .35em;font-size:12px}.metrics th{white-space:normal;vertical-align:bottom}
+.case{margin:.2em .5em .6em 0;vertical-align:top}.case figcaption{max-width:192px;font-size:12px;overflow-wrap:anywhere}
+.decisions td,.decisions th{padding:.25em .4em;font-size:12px}
 .pivot td,.pivot th{white-space:normal;padding:.25em .3em;font-size:12px;vertical-align:top}.pivot td:nth-child(2){min-width:9em}
 """
 
@@ -120,7 +125,7 @@ def macro_notes(result: dict[str, Any]) -> list[str]:
 
 
 def write_report(directory: Path) -> Path:
-    """Write ``report.html`` of a run directory from its evaluation, tables, history and configuration."""
+    """Write ``report.html`` and ``MODEL_CARD.md`` of a run directory from its evaluation, tables, history and configuration."""
     evaluation = json.loads((directory / "evaluation.json").read_text())
     environment = json.loads((directory / "environment.json").read_text())
     config = (directory / "config.yaml").read_text()
@@ -143,6 +148,7 @@ def write_report(directory: Path) -> Path:
     parts += [f"<p><b>{_e(line[0].upper() + line[1:])}.</b></p>" for line in (*scoring(evaluation), *moved(evaluation))]
     for split, result in by_unit(evaluation):
         parts += _split(directory, split, result, synthetic, {**CERTAIN, **evaluation.get("scored", {})})
+    parts.append(cases_section(directory))
     if evaluation.get("skipped"):
         parts.append("<h2>Skipped</h2><ul>")
         parts += [f"<li>{len(v)} {_e(k)}: {_e(', '.join(v[:50]))}</li>" for k, v in evaluation["skipped"].items()]
@@ -154,6 +160,7 @@ def write_report(directory: Path) -> Path:
     title = "xraylab report" + (" (synthetic sample)" if synthetic else "")
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>" + "\n".join(parts)
     write_text(directory / "report.html", page + "</html>\n")
+    write_card(directory)
     return directory / "report.html"
 
 
@@ -191,6 +198,10 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool,
         _table(result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}),
     ]
     parts += [f"<p class=n>{_e(note[0].upper() + note[1:])}.</p>" for note in macro_notes(result)]
+    delong = [f"{name} {m['auroc']['delong']['low']:.3f}-{m['auroc']['delong']['high']:.3f}" for name, m in
+              result["labels"].items() if m["auroc"].get("delong", {}).get("low") is not None]  # fmt: skip
+    if delong:
+        parts.append(f"<p class=n>AUROC, 95% interval by DeLong, over {b['over']}: {_e(', '.join(delong))}.</p>")
     if "exclusive" in result:
         accuracy = result["exclusive"]["accuracy"]
         parts.append(f"<p>Accuracy of the likeliest class: {number(accuracy)}, n {accuracy['n']}.</p>")
@@ -210,6 +221,14 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool,
     path = directory / "predictions" / f"{split}{'_images' * (result['unit'] == 'image')}.csv"
     if path.is_file():
         parts.append(_figures(directory, read_table(path), split, result, synthetic, scored))
+    if "operating_points" in result:
+        parts.append(operating_table(split, result["operating_points"]))
+    if "readers" in result:
+        parts.append(readers_table(split, result["readers"]))
+    if "calibration" in result:
+        figure = reliability(result["calibration"], f"{split} by {result['unit']}")
+        parts += [calibration_table(split, result["calibration"]), svg(figure, synthetic)]
+        _save(figure, directory / "figures" / f"{split}_calibration.png", synthetic)
     return parts
 
 
@@ -235,9 +254,13 @@ def _figures(
         drawn.append(svg(figure, synthetic) if len(result["labels"]) > OVERLAID else "")
         if synthetic and not drawn[-1]:
             mark(figure)
-        with beside(directory / "figures" / f"{split}_{kind}{'_images' * (result['unit'] == 'image')}.png") as partial:
-            figure.savefig(partial, format="png", metadata={"Description": SYNTHETIC if synthetic else ""})
+        _save(figure, directory / "figures" / f"{split}_{kind}{'_images' * (result['unit'] == 'image')}.png", synthetic)
     return "".join(drawn) or svg(side_by_side(table, result, where, **scored), synthetic)
+
+
+def _save(figure: Any, path: Path, synthetic: bool) -> None:
+    with beside(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Description": SYNTHETIC if synthetic else ""})
 
 
 def _curves(history: pd.DataFrame, synthetic: bool) -> str:

@@ -9,22 +9,25 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
+from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import evaluate_split
+from xraylab.operating import CHOSEN, STANDARD, Rules, judge
 from xraylab.run import environment, write_json, write_text
 from xraylab.tables import COLUMNS, write_table
 
 
 def evaluate_tables(
     tables: Mapping[str, pd.DataFrame], directory: Path, like: Mapping[str, Mapping[str, Any]], synthetic: bool,
-    scored: Mapping[str, str],
+    scored: Mapping[str, str], rules: Rules = STANDARD,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write prediction tables into a directory and evaluate them.
+    """Write prediction tables into a directory and evaluate them, with operating points chosen on valid.
 
     Args:
         tables: by file name, ``<split>.csv`` by study and ``<split>_images.csv`` by image.
         like: by split, how to evaluate it: ``selected_on``, ``bootstrap`` with ``resamples`` and ``seed``, and
             ``exclusive`` where labels are; as the splits of another evaluation have it.
         scored: what blank and uncertain labels count as.
+        rules: of the operating points.
 
     Returns:
         ``splits`` of an ``evaluation.json``.
@@ -41,6 +44,10 @@ def evaluate_tables(
             splits[split]["images"] = result
         else:
             splits[split] = result
+    by_study = {file.removesuffix(".csv"): table for file, table in tables.items() if file.removesuffix(".csv") in splits}
+    if by_study:
+        chosen = judge({split: splits[split] for split in by_study}, by_study, rules, **scored)
+        write_json(directory / CHOSEN, {"data": SYNTHETIC if synthetic else None, "scored": dict(scored), **chosen})
     return splits
 
 

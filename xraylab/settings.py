@@ -52,6 +52,15 @@ class Evaluate(_Strict):
     uncertain: Literal["ignore", "negative", "positive"] = "ignore"
 
 
+class Operating(_Strict):
+    """Which thresholds are chosen on validation, see :class:`xraylab.operating.Rules`."""
+
+    youden: bool = True
+    sensitivity: float | None = Field(default=0.9, gt=0, le=1)
+    specificity: float | None = Field(default=0.9, gt=0, le=1)
+    kappa: bool = True
+
+
 class Settings(_Strict):
     """The top-level keys of ``conf/config.yaml``; the comments there explain them."""
 
@@ -73,11 +82,14 @@ class Settings(_Strict):
     cache: str
     save_train_predictions: bool
     bootstrap: int = Field(ge=0)
+    cases: int = Field(default=12, ge=0)  # runs of before this key have none
+    readers: str | None = None  # runs of before this key have none
     log_every: int = Field(ge=1)
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
     resume: Annotated[str, Field(min_length=1)] | None
     upload: str | None = None  # runs of before this key have none
     evaluate: Evaluate = Evaluate()  # runs of before this key have none
+    operating: Operating = Operating()  # runs of before this key have none
     image: Image
     head: Head
 

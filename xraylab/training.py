@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -25,10 +26,13 @@ from xraylab import conf_dir
 from xraylab.assemble import Job, assemble, mode_of, resumed_config
 from xraylab.build import build
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
+from xraylab.cases import write_cases
 from xraylab.errors import Stopped, UserError, listed
 from xraylab.evaluation import evaluate_split, prediction_table, write_table
 from xraylab.loggers import finish, send_results
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
+from xraylab.operating import CHOSEN, Rules, judge
+from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
 from xraylab.report import closing_table, write_report
 from xraylab.run import environment, write_json, write_text
@@ -90,6 +94,10 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
     if resume:
         _check_resumable(directory, int(cfg.max_epochs))
     job = assemble(_with_first(cfg, directory, typed, upload), typed, fresh=not resume)
+    if job.settings.readers is not None:  # before hours of training
+        frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
+        read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
+        job.config.readers = str(Path(job.settings.readers).absolute())
     if resume:
         require_splits(job.digest, directory / "checkpoints" / "last.ckpt", str(directory))
     job.config.resume = None
@@ -259,7 +267,7 @@ def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
-    """Predict with a checkpoint, write the prediction tables, and evaluate them.
+    """Predict with a checkpoint, write the prediction tables, evaluate them, and write what was chosen on validation.
 
     Returns:
         The content of ``evaluation.json``.
@@ -274,6 +282,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         ) from error
     table, s = job.table, job.settings
     splits: dict[str, Any] = {}
+    tables: dict[str, pd.DataFrame] = {}
     for split in ["valid", "test"] + ["train"] * s.save_train_predictions:
         if not len(table.part(split)):
             continue
@@ -282,20 +291,30 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
         options = (split == "valid", s.bootstrap, s.seed, table.exclusive, s.evaluate.blank, s.evaluate.uncertain)
         if split != "train":
-            splits[split] = evaluate_split(predictions, *options)
+            splits[split], tables[split] = evaluate_split(predictions, *options), predictions
+            shown = (predictions, rows)
         if table.many_views:
             images = table.by_image()
             predictions = prediction_table(images.frame, table.labels, split, images.part(split).index.to_numpy(), by_image)
             write_table(predictions, directory / "predictions" / f"{split}_images.csv", table.synthetic)
             if split != "train":
                 splits[split]["images"] = evaluate_split(predictions, *options)
+    counts_as = s.evaluate.model_dump()
+    write_cases(directory, table, *shown, s.cases, **counts_as)  # of test, or of valid where there is no test
+    train = table.part("train")
+    of = {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor}
+    chosen = judge(splits, tables, Rules(**s.operating.model_dump()), **counts_as)
+    if s.readers is not None:
+        judge_readers(splits, tables, Path(s.readers), **counts_as)
+    write_json(directory / CHOSEN, {"data": table.data, "checkpoint": of, "scored": counts_as, **chosen})
     return {
         "data": table.data,
         "selection": s.selection if s.fold is None else f"fold {s.fold}",
-        "checkpoint": {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor},
+        "checkpoint": of,
         "loss": {"policy": job.module.loss.describe(table.labels, job.module.groups), **job.module.loss.state(table.labels)},
         "skipped": table.problems,
-        "scored": s.evaluate.model_dump(),
+        "trained_on": {"n": len(train), "patients": int(train["patient"].nunique()) if table.patients_known else None},
+        "scored": counts_as,
         "splits": splits,
     }
 

@@ -1,0 +1,70 @@
+"""Calibration against its definitions, and temperatures against likelihood."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import brier_score_loss, log_loss
+
+from xraylab.calibration import calibration, fit_temperature, logit, scaled
+
+
+def made(seed, n=4000, sureness=1.0):
+    rng = np.random.default_rng(seed)
+    p = rng.beta(0.8, 1.2, n)
+    return (rng.random(n) < p).astype(int), scaled(p, 1 / sureness)
+
+
+def test_the_errors_are_their_definitions():
+    y, p = made(0, 500)
+    out = calibration(y, p)
+    assert out["brier"]["value"] == pytest.approx(brier_score_loss(y, p), abs=1e-15)
+    expected = 0.0
+    for k in range(15):
+        part = (p >= k / 15) & ((p < (k + 1) / 15) | (k == 14))
+        if part.any():
+            expected += part.sum() / 500 * abs(p[part].mean() - y[part].mean())
+    assert out["ece"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert sum(b["n"] for b in out["bins"]) == out["n"] == 500
+    assert calibration(np.array([1, 0]), np.array([1.0, 0.0]))["ece"]["value"] == 0
+    assert calibration(np.array([0, 1]), np.array([1.0, 0.0]))["ece"]["value"] == 1
+
+
+def test_the_parts_of_the_brier_score_add_up_and_mean_what_they_say():
+    for seed, sureness in ((0, 1.0), (1, 3.0)):
+        y, p = made(seed, sureness=sureness)
+        out = calibration(y, p)
+        parts = out["parts"]
+        total = parts["miscalibration"] - parts["discrimination"] + parts["uncertainty"]
+        assert out["brier"]["value"] == pytest.approx(total, abs=1e-12)
+        assert min(parts.values()) >= 0
+        assert (parts["miscalibration"] < 0.005) == (sureness == 1.0)
+    constant = calibration(y, np.full(len(y), y.mean()))["parts"]
+    assert constant["miscalibration"] == pytest.approx(0, abs=1e-12)
+    assert constant["discrimination"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("sureness", [0.5, 1.0, 4.0])
+def test_the_temperature_is_that_of_least_log_loss_and_undoes_what_was_done(sureness):
+    y, p = made(2, 20000, sureness)
+    t = fit_temperature(y, p)["value"]
+    reference = minimize_scalar(lambda x: log_loss(y, scaled(p, x)), bounds=(0.05, 20), method="bounded", options={"xatol": 1e-9})
+    assert t == pytest.approx(reference.x, rel=1e-5)
+    assert t == pytest.approx(sureness, rel=0.05)
+    after = scaled(p, t)
+    assert (np.diff(after[np.argsort(p)]) >= 0).all(), "the ranking stays"
+    assert calibration(y, after)["ece"]["value"] < 0.02
+
+
+def test_a_temperature_that_does_not_exist_says_why():
+    y = np.array([0, 0, 1, 1])
+    assert "wrong side of 0.5" in fit_temperature(y, np.array([0.1, 0.2, 0.7, 0.9]))["reason"]
+    assert "0.5 for every study" in fit_temperature(y, np.array([0.9, 0.8, 0.2, 0.3]))["reason"]
+    assert "one class" in fit_temperature(np.zeros(3, int), np.array([0.1, 0.2, 0.7]))["reason"]
+
+
+def test_certain_probabilities_stay_finite():
+    assert np.isfinite(logit(np.array([0.0, 1.0]))).all()
+    y, p = np.array([0, 1, 1, 0, 1]), np.array([0.0, 1.0, 0.0, 0.3, 0.8])
+    assert fit_temperature(y, p)["value"] > 1, "one certain mistake makes a model less sure"

@@ -1,0 +1,85 @@
+"""Differences between two prediction tables of the same studies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xraylab.evaluation import evaluate_split, paired_difference, prediction_table
+from xraylab.metrics import METRICS
+from xraylab.paired import compare, differences
+from xraylab.statistics import delong_difference, mcnemar
+
+
+def pair(seed=0, n=200, skill=(1.5, 1.0), per_patient=2):
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame({"id": [f"s{i}" for i in range(n)], "patient": [f"p{i // per_patient}" for i in range(n)], "group": "g"})
+    frame["acl"] = rng.integers(0, 2, n).astype(float)
+    frame["tear"] = np.where(rng.random(n) < 0.2, -1.0, rng.integers(0, 2, n))
+    frame["never"] = 0.0
+    truth = np.abs(frame[["acl", "tear", "never"]].to_numpy())
+    shared = rng.normal(size=truth.shape)
+    out = []
+    for s in skill:
+        z = s * (truth - 0.5) + 0.8 * shared + 0.6 * rng.normal(size=truth.shape)
+        out.append(prediction_table(frame, ["acl", "tear", "never"], "test", np.arange(n), 1 / (1 + np.exp(-z))))
+    return out
+
+
+def test_differences_are_those_of_the_evaluations():
+    first, second = pair()
+    found = compare(first, second, 200, 3)
+    ours, theirs = (evaluate_split(t, False, 0)["labels"] for t in (first, second))
+    for label in ("acl", "tear"):
+        for metric in METRICS:
+            assert found[label][metric]["value"] == pytest.approx(ours[label][metric]["value"] - theirs[label][metric]["value"])
+            assert found[label][metric]["low"] < found[label][metric]["value"] < found[label][metric]["high"]
+        assert found[label]["n"] == ours[label]["auroc"]["n"]
+    assert found["never"]["auroc"]["reason"] == "no positive study"
+    assert found["never"]["auroc"]["delong"]["value"] is None
+    assert found["never"]["accuracy"]["value"] is not None
+    y, a, b = first["y_acl"].to_numpy(), first["p_acl"].to_numpy(), second["p_acl"].to_numpy()
+    assert found["acl"]["auroc"]["delong"] == delong_difference(y, a, b, np.arange(200) // 2)
+    test = found["acl"]["mcnemar"]
+    assert {k: test[k] for k in test if k != "thresholds"} == mcnemar(y, a >= 0.5, b >= 0.5)
+
+
+def test_it_agrees_with_the_difference_of_the_mean():
+    first, second = (t.drop(columns=[c for c in t if c.endswith(("tear", "never"))]) for t in pair())
+    macro = paired_difference(first, second, 300, 1)
+    auroc = compare(first, second, 300, 1)["acl"]["auroc"]
+    assert (auroc["value"], auroc["low"], auroc["high"]) == (macro["value"], macro["low"], macro["high"])
+
+
+def test_the_pair_is_resampled_together_and_at_thresholds_of_its_own():
+    first, second = pair()
+    alone = [evaluate_split(t, False, 400)["labels"]["acl"]["kappa"] for t in (first, second)]
+    together = compare(first, second, 400)["acl"]["kappa"]
+    spread = [m["high"] - m["low"] for m in (*alone, together)]
+    assert spread[2] < 0.95 * np.hypot(*spread[:2]), "what both find hard cancels"
+    same = compare(first, first, 50, thresholds={"acl": (0.4, 0.4)})["acl"]
+    assert (same["kappa"]["value"], same["kappa"]["low"], same["kappa"]["high"]) == (0, 0, 0)
+    other = compare(first, first, 50, thresholds={"acl": (0.3, 0.7)})["acl"]
+    assert other["sensitivity"]["value"] > 0 > other["specificity"]["value"]
+    assert other["mcnemar"]["thresholds"] == [0.3, 0.7]
+
+
+def test_the_interval_of_a_kappa_difference_covers_it_as_often_as_it_says():
+    """Two models equally good: the interval holds 0 about 95 times in 100, with two dependent studies a patient or not."""
+    held = 0
+    for seed in range(120):
+        first, second = (t[["id", "patient", "group", "split", "p_acl", "y_acl"]] for t in pair(seed, 120, (1.2, 1.2)))
+        m = compare(first, second, 200, seed)["acl"]["kappa"]
+        held += m["low"] <= 0 <= m["high"]
+    assert 0.88 <= held / 120 <= 1.0
+
+
+def test_the_table_names_the_test_behind_each_p():
+    first, second = pair()
+    found = compare(first, second, 50)
+    table = differences(found).set_index(["label", "metric"])
+    assert len(table) == 3 * len(METRICS)
+    assert table.loc[("acl", "auroc"), "p"] == found["acl"]["auroc"]["delong"]["p"]
+    assert table.loc[("acl", "accuracy"), "p"] == found["acl"]["mcnemar"]["exact"]
+    assert np.isnan(table.loc[("acl", "kappa"), "p"])

@@ -1,0 +1,104 @@
+"""Are probabilities frequencies? Calibration error, Brier score, and one temperature a label.
+
+Shapes: N studies of one label.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xraylab.metrics import result
+
+BINS = 15  # of equal width, as Guo et al. (2017)
+LEAST, MOST = 0.01, 100.0  # temperatures
+EPSILON = 1e-7  # the least distance from 0 and 1 that a probability keeps as a logit: that of a 32-bit sigmoid
+
+
+def calibration(truth: np.ndarray, probability: np.ndarray, brier: np.ndarray | None = None) -> dict[str, Any]:
+    """How well probabilities agree with frequencies: ``n, ece, brier, parts, bins``.
+
+    ``ece``: the mean over studies of |mean probability - frequency| of their bin, of 15 bins of equal width. With few studies
+    in a bin it is too large, and more so in a bootstrap, so it has no interval. ``brier``: the mean of (p - y)^2. ``parts``:
+    brier = miscalibration - discrimination + uncertainty, exactly, by isotonic regression (Dimitriadis, Gneiting and Jordan
+    2021): what is lost to wrong probabilities, what is won by telling studies apart, and what always giving the prevalence
+    would cost. ``bins``: those that hold studies, each ``{"low", "high", "n", "probability", "frequency"}``.
+
+    Args:
+        truth: 0/1 (N,).
+        probability: (N,) in [0,1].
+        brier: (R,) the Brier score in each resample; None: no interval.
+    """
+    n = len(truth)
+    if n == 0:
+        none = result(None, 0, None, "no study has a label that is scored")
+        return {"n": 0, "ece": none, "brier": none, "parts": None, "bins": []}
+    of = np.minimum((probability * BINS).astype(int), BINS - 1)
+    bins = []
+    for b in np.unique(of).tolist():
+        part = of == b
+        means = {"probability": float(probability[part].mean()), "frequency": float(truth[part].mean())}
+        bins.append({"low": b / BINS, "high": (b + 1) / BINS, "n": int(part.sum()), **means})
+    ece = sum(b["n"] * abs(b["probability"] - b["frequency"]) for b in bins) / n
+    return {
+        "n": n,
+        "ece": result(ece, n, None, "no interval: bins of a resample hold fewer studies, which makes its error larger"),
+        "brier": result(float(np.mean((probability - truth) ** 2)), n, brier),
+        "parts": _parts(truth, probability),
+        "bins": bins,
+    }
+
+
+def fit_temperature(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
+    """The temperature of least log loss, ``{"value", "reason"}``: p becomes sigmoid(logit(p) / T).
+
+    Args:
+        truth: 0/1 (N,).
+        probability: (N,) in [0,1].
+
+    Returns:
+        Value null with a reason where no temperature between 0.01 and 100 is best.
+    """
+    from scipy.optimize import brentq
+
+    if len(np.unique(truth)) < 2:
+        return {"value": None, "reason": "validation has one class only"}
+    z = logit(probability)
+
+    def slope(inverse: float) -> float:  # of the log loss, which is convex in 1/T
+        return float(z @ (_sigmoid(z * inverse) - truth))
+
+    if slope(1 / MOST) >= 0:
+        return {
+            "value": None,
+            "reason": "in validation 0.5 for every study would have the least log loss, so no temperature is best",
+        }
+    if slope(1 / LEAST) <= 0:
+        return {"value": None, "reason": "in validation no probability is on the wrong side of 0.5, so no temperature is best"}
+    return {"value": 1 / brentq(slope, 1 / MOST, 1 / LEAST, xtol=1e-12, rtol=1e-12), "reason": None}
+
+
+def scaled(probability: np.ndarray, temperature: float) -> np.ndarray:
+    """sigmoid(logit(p) / T), of any shape; the ranking stays, but for ties within 1e-7 of 0 and 1. Guo et al. (2017)."""
+    return _sigmoid(logit(probability) / temperature)
+
+
+def logit(probability: np.ndarray) -> np.ndarray:
+    """log(p / (1-p)), finite: p keeps a distance of 1e-7 from 0 and 1."""
+    p = np.clip(probability.astype(np.float64), EPSILON, 1 - EPSILON)
+    return np.log(p) - np.log1p(-p)
+
+
+def _parts(truth: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    from sklearn.isotonic import IsotonicRegression
+
+    recalibrated = IsotonicRegression().fit_transform(probability, truth)
+    score, best, constant = (float(np.mean((p - truth) ** 2)) for p in (probability, recalibrated, truth.mean()))
+    return {"miscalibration": score - best, "discrimination": constant - best, "uncertainty": constant}
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    from scipy.special import expit
+
+    return np.asarray(expit(z))

@@ -1,0 +1,251 @@
+"""A run's model card: what is known is written, what is not is marked to be filled in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from xraylab.data.table import SYNTHETIC
+from xraylab.metrics import number
+from xraylab.run import write_text
+
+CARD = "MODEL_CARD.md"
+BLANK = "[to be filled]"
+FEW = 20  # positives or negatives, below which a result is called uncertain
+OWN = {  # sections that people write, with what they are asked
+    "Intended use": ["What for", "By whom", "On which patients and devices", "What it must not be used for"],
+    "Further limits": ["Sites, devices and patients that are missing", "Known failures"],
+    "Licence": ["Of the data", "Of the weights"],
+}
+
+
+def write_card(directory: Path) -> Path:
+    """Write ``MODEL_CARD.md`` of a run directory from its evaluation, configuration and environment.
+
+    What people wrote into the sections of ``OWN`` of an earlier card stays.
+    """
+    path = directory / CARD
+    kept = _own_sections(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    blanks = {title: "\n".join(f"- {question}: {BLANK}" for question in asked) for title, asked in OWN.items()}
+    own = {title: kept.get(title) or blank for title, blank in blanks.items()}
+    evaluation = json.loads((directory / "evaluation.json").read_text())
+    record = _json(directory / "environment.json")
+    config = directory / "config.yaml"
+    settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(config)) if config.is_file() else {}  # type: ignore[assignment]
+    summary = directory / "model_summary.txt"
+    lines = summary.read_text().splitlines()[:2] if summary.is_file() else []
+    sections = {
+        "Intended use": own["Intended use"],
+        "Model": _model(evaluation, settings, lines),
+        "Data": _data(evaluation),
+        "Preprocessing": _preprocessing(settings),
+        "Results": _results(evaluation),
+        "Operating points": _operating(evaluation),
+        "Calibration": _calibration(evaluation),
+        "Subgroups": _subgroups(evaluation),
+        "Known limits": "\n".join(f"- {limit}" for limit in limits(evaluation)),
+        "Further limits": own["Further limits"],
+        "Licence": own["Licence"],
+        "How it was made": _made(record),
+    }
+    warning = "**Synthetic sample: every number here is about drawings and means nothing for patients.**\n\n"
+    head = (
+        f"# Model card: {directory.absolute().parent.name}/{directory.absolute().name}\n\n"
+        f"{warning if evaluation['data'] == SYNTHETIC else ''}"
+        f"Written from the run, again at every evaluation. What is written under {', '.join(OWN)} is kept.\n"
+    )
+    body = "\n\n".join(f"## {title}\n\n{text.strip() or 'Not known.'}" for title, text in sections.items())
+    write_text(path, f"{head}\n{body}\n")
+    return path
+
+
+def limits(evaluation: Mapping[str, Any]) -> list[str]:
+    """What is known to limit a result, a sentence each."""
+    found = []
+    if evaluation["data"] == SYNTHETIC:
+        found.append("The data is a synthetic sample.")
+    splits = evaluation["splits"]
+    for split, result in splits.items():
+        if result["selected_on"]:
+            found.append(f"{split}: choices were made on these studies, so its results are too good.")
+        if result["patients"] is None:
+            found.append(f"{split}: patients are not known, so one may be in two splits; intervals are over studies.")
+    if all(r["selected_on"] for r in splits.values()):
+        found.append("No split is held out from all choices: how well the model does on new studies is not known.")
+    found.append("All splits are of one data set: how well the model does elsewhere is not known.")
+    for split, result in splits.items():
+        few, undefined = [], []
+        for label, m in result["labels"].items():
+            if m["auroc"]["value"] is None:
+                undefined.append(f"{label} ({m['auroc']['reason']})")
+            elif min(m["positives"]["value"], m["negatives"]["value"]) < FEW:
+                few.append(f"{label} ({m['positives']['value']} positive, {m['negatives']['value']} negative)")
+        if undefined:
+            found.append(f"{split}: the AUROC is undefined for {', '.join(undefined)}.")
+        if few:
+            found.append(f"{split}: fewer than {FEW} positive or negative studies, so little is known of {', '.join(few)}.")
+        uncertain = sum(m["uncertain"]["value"] for m in result["labels"].values())
+        how = evaluation.get("scored", {}).get("uncertain", "ignore")
+        if uncertain:
+            found.append(f"{split}: {uncertain} labels are uncertain; they are scored as: {how}.")
+    for kind, names in evaluation.get("skipped", {}).items():
+        found.append(f"Left out of the data: {len(names)} {kind}.")
+    return found
+
+
+def _model(evaluation: Mapping[str, Any], settings: Mapping[str, Any], summary: Sequence[str]) -> str:
+    lines = list(summary)
+    for group in ("backbone", "pool", "loss"):
+        node = settings.get(group)
+        if isinstance(node, dict):
+            values = ", ".join(f"{k} {v}" for k, v in node.items() if k != "_target_" and not isinstance(v, dict | list))
+            lines.append(f"{group}: {str(node.get('_target_')).rsplit('.', 1)[-1]}{f' ({values})' if values else ''}")
+    if of := evaluation.get("checkpoint"):
+        lines.append(f"checkpoint: {of['file']}, epoch {of['epoch'] + 1}, chosen by {of['monitor']}")
+    if evaluation.get("members"):
+        lines.append(f"joined from: {', '.join(map(str, evaluation['members']))}")
+    return _list(lines)
+
+
+def _data(evaluation: Mapping[str, Any]) -> str:
+    rows = []
+    train = evaluation.get("trained_on")
+    if train:
+        rows.append(["train", train["n"], "not known" if train["patients"] is None else train["patients"], "trained on"])
+    for split, r in evaluation["splits"].items():
+        use = "choices were made on it" if r["selected_on"] else "held out from all choices"
+        rows.append([split, r["n"], "not known" if r["patients"] is None else r["patients"], use])
+    counts = [
+        [split, label, *(m[c]["value"] for c in ("positives", "negatives", "uncertain", "blank"))]
+        for split, r in evaluation["splits"].items()
+        for label, m in r["labels"].items()
+    ]
+    scored = evaluation.get("scored", {})
+    said = "".join(f" {k.capitalize()} labels: {v} in validation and test." for k, v in scored.items())
+    return (
+        f"{evaluation['data']}; splits by selection {evaluation.get('selection', 'not known')}.{said}\n\n"
+        f"{_table(['split', 'studies', 'patients', 'use'], rows)}\n\n"
+        f"{_table(['split', 'finding', 'positive', 'negative', 'uncertain', 'blank'], counts)}"
+    )
+
+
+def _preprocessing(settings: Mapping[str, Any]) -> str:
+    image = settings.get("image")
+    if not isinstance(image, dict):
+        return ""
+    size = f"resized to {image['size']} x {image['size']} pixels" if image.get("size") else "as large as they are"
+    lines = [f"images are {size}"]
+    if image.get("rescale"):
+        lines.append("each volume, or view, is stretched to the full range 0-255")
+    for key in ("mean", "std"):
+        lines.append(f"{key}: {'of the backbone' if image.get(key) is None else image[key]}, on the scale 0-255")
+    lines.append(
+        f"trained by {settings.get('unit', 'study')}, with {'random changes' if _augmented(settings) else 'no random changes'}"
+    )
+    return _list(lines)
+
+
+def _augmented(settings: Mapping[str, Any]) -> bool:
+    node = settings.get("augmentation")
+    return isinstance(node, dict) and bool(node.get("transforms"))
+
+
+def _results(evaluation: Mapping[str, Any]) -> str:
+    parts = []
+    shown = ("auroc", "average_precision", "accuracy", "f1", "kappa", "sensitivity", "specificity")
+    for split, r in evaluation["splits"].items():
+        rows = [[label, m["auroc"]["n"], *(number(m[k]) for k in shown)] for label, m in r["labels"].items()]
+        if len(r["labels"]) > 1:
+            rows.append(["macro", r["macro"]["auroc"]["n"], *(number(r["macro"][k]) for k in shown)])
+        b = r["bootstrap"]
+        how = f"95% intervals by {b['resamples']} bootstrap resamples over {b['over']}" if b["resamples"] else "no intervals"
+        note = f"{split}, by {r['unit']}, threshold {r['threshold']}; {how}:"
+        parts.append(f"{note}\n\n{_table(['finding', 'n', *(k.replace('_', ' ') for k in shown)], rows)}")
+    return "\n\n".join(parts)
+
+
+def _operating(evaluation: Mapping[str, Any]) -> str:
+    split, result = _last(evaluation)
+    points = result.get("operating_points")
+    if not points:
+        return ""
+    shown = ("sensitivity", "specificity", "ppv", "npv", "kappa")
+    rows = [
+        [label, name, "-" if f["threshold"] is None else f"{f['threshold']:.4f}", *(number(f[k]) for k in shown), f["kappa"]["n"]]
+        for name, point in points.items()
+        for label, f in point["labels"].items()
+    ]
+    rules = "; ".join(f"{name}: {point['rule']}" for name, point in points.items())
+    chosen = {str(p["chosen_on"]) for p in points.values() if p["chosen_on"]}
+    where = f"chosen on {', '.join(sorted(chosen))}" if chosen else "not chosen"
+    return f"{split}, thresholds {where}. {rules}.\n\n{_table(['finding', 'point', 'threshold', *shown, 'n'], rows)}"
+
+
+def _calibration(evaluation: Mapping[str, Any]) -> str:
+    split, result = _last(evaluation)
+    block = result.get("calibration")
+    if not block:
+        return ""
+    rows = []
+    for label, f in block["labels"].items():
+        t, after = f["temperature"]["value"], f["after"]
+        changed = [number(after["ece"]), number(after["brier"])] if after else ["-", "-"]
+        rows.append([label, number(f["ece"]), number(f["brier"]), "-" if t is None else f"{t:.3f}", *changed, f["n"]])
+    head = ["finding", "ECE", "Brier", "temperature", "ECE after", "Brier after", "n"]
+    return f"{split}, ECE over {block['bins']} bins of equal width; temperature of {block['chosen_on']}.\n\n{_table(head, rows)}"
+
+
+def _subgroups(evaluation: Mapping[str, Any]) -> str:
+    split, result = _last(evaluation)
+    if len(result["groups"]) < 2:
+        return f"One group only: {', '.join(result['groups'])}. Age, sex and site: {BLANK}"
+    rows = [
+        [group, label, m["auroc"]["n"], *(number(m[k]) for k in ("auroc", "kappa", "sensitivity", "specificity"))]
+        for group, part in result["groups"].items()
+        for label, m in part["labels"].items()
+    ]
+    return f"{split}:\n\n{_table(['group', 'finding', 'n', 'AUROC', 'kappa', 'sensitivity', 'specificity'], rows)}"
+
+
+def _made(record: Mapping[str, Any]) -> str:
+    if not record:
+        return ""
+    versions = record.get("versions", {})
+    git = record.get("git")
+    lines = [f"`{record['command']}`" if "command" in record else "", f"seed {record['seed']}" if "seed" in record else ""]
+    lines.append(", ".join(f"{k} {versions[k]}" for k in ("xraylab", "python", "torch") if k in versions))
+    if git:
+        lines.append(f"commit {git['commit']}{', with changes' if git['modified'] else ''}")
+    return _list(line for line in lines if line)
+
+
+def _last(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The split whose results count most: test, or what there is."""
+    splits = evaluation["splits"]
+    name = "test" if "test" in splits else list(splits)[-1]
+    return name, splits[name]
+
+
+def _own_sections(text: str) -> dict[str, str]:
+    found = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    return {title.strip(): body.strip() for title, body in found if title.strip() in OWN}
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    cells = [[str(c).replace("|", r"\|") for c in row] for row in (head, *rows)]
+    cells.insert(1, ["---"] * len(head))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return content

@@ -1,0 +1,138 @@
+"""A model's most confident mistakes and best calls, with pictures: chosen and drawn at evaluation, while the data is at hand.
+
+``figures/cases/cases.csv`` has one row a case: ``label, kind, id, p, y, what, picture``, the most confident mistakes first.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from xraylab.data.table import StudyTable
+from xraylab.evaluation import THRESHOLD, labels_of, scored_labels
+from xraylab.run import beside
+
+FOLDER = Path("figures") / "cases"
+ALL = 60  # pictures, at most, of all findings together
+SIDE = 192  # pixels, at most, of a picture's longer side
+KINDS = ("false positive", "false negative", "true positive", "true negative")
+
+
+def choose_cases(
+    table: pd.DataFrame, each: int, blank: str = "ignore", uncertain: str = "ignore", threshold: float = THRESHOLD
+) -> pd.DataFrame:  # fmt: skip
+    """The cases of a prediction table: of each finding the most confident mistakes, and half as many confident right calls.
+
+    Args:
+        table: by study.
+        each: at most this many of a finding, and no more than 60 of all.
+        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.scored_labels`.
+        threshold: a study is called positive at or above it.
+
+    Returns:
+        ``label, kind, id, p, y, row``: by finding, kinds in the order of ``KINDS``, each by falling confidence; row is the
+        place in the table.
+    """
+    labels = labels_of(table)
+    each = min(each, ALL // len(labels)) if len(labels) <= ALL else min(each, 1)
+    mistakes = each - each // 3
+    quota = dict(zip(KINDS, (mistakes - mistakes // 2, mistakes // 2, each // 3 - each // 6, each // 6), strict=True))
+    found = []
+    for label in labels[:ALL]:
+        truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
+        p = table[f"p_{label}"].to_numpy()
+        for kind, most in quota.items():
+            called = p >= threshold if kind.endswith("positive") else p < threshold
+            right = kind.startswith("true")
+            rows = np.flatnonzero(called & (truth == (kind.endswith("positive") == right)))
+            confidence = p[rows] if kind.endswith("positive") else -p[rows]
+            for row in rows[np.argsort(-confidence, kind="stable")][:most]:
+                found.append((label, kind, table["id"].iloc[row], p[row], int(truth[row]), int(row)))
+    return pd.DataFrame(found, columns=["label", "kind", "id", "p", "y", "row"])
+
+
+def write_cases(
+    directory: Path, table: StudyTable, predictions: pd.DataFrame, rows: np.ndarray, each: int, blank: str = "ignore",
+    uncertain: str = "ignore",
+) -> None:  # fmt: skip
+    """Write ``figures/cases``: a picture of each case, the study's first view or middle slice, and ``cases.csv``.
+
+    What was there of an earlier evaluation is removed.
+
+    Args:
+        directory: of the run.
+        table: the data that the predictions are of.
+        predictions: a prediction table, by study.
+        rows: (N,) the places of its rows in ``table.frame``.
+        each: see :func:`choose_cases`; 0: none.
+    """
+    folder = directory / FOLDER
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    cases = choose_cases(predictions, each, blank, uncertain)
+    if cases.empty:
+        return
+    drawn: dict[int, tuple[str, str]] = {}  # a study may be a case of several findings
+    for row in dict.fromkeys(cases["row"]):
+        references = table.frame["images"].iloc[rows[row]]
+        k = 0 if table.views else len(references) // 2
+        images = table.source.read(references[k : k + 1])
+        i = 0 if table.views else len(images) // 2
+        place, of = (k, len(references)) if table.views or len(references) > 1 else (i, len(images))
+        what = f"{'view' if table.views else 'slice'} {place + 1} of {of}" if of > 1 else ""
+        name = f"{len(drawn) + 1:02d}.png"
+        with beside(folder / name) as partial:
+            _write_png(partial, images[i], table.data)
+        drawn[row] = (name, what)
+    pictures = pd.DataFrame([drawn[row] for row in cases["row"]], columns=["picture", "what"])
+    out = pd.concat([cases.drop(columns="row"), pictures], axis=1).assign(split=predictions["split"].iloc[0], data=table.data)
+    with beside(folder / "cases.csv") as partial:
+        out.to_csv(partial, index=False)
+
+
+def cases_section(directory: Path) -> str:
+    """The part of a report that shows a run's cases, pictures embedded; empty where it has none."""
+    path = directory / FOLDER / "cases.csv"
+    if not path.is_file():
+        return ""
+    cases = pd.read_csv(path, dtype=str, keep_default_na=False)
+    note = (
+        f"{cases['split'].iloc[0]}: of each finding the most confident mistakes at {THRESHOLD}, then confident right calls. "
+        "The first view or the middle slice of each study."
+    )
+    parts = [f"<h2>Cases <small>{html.escape(cases['data'].iloc[0])}</small></h2><p class=n>{html.escape(note)}</p>"]
+    for label, of_label in cases.groupby("label", sort=False):
+        parts.append(f"<h3>{html.escape(str(label))}</h3>")
+        for kind, of_kind in of_label.groupby("kind", sort=False):
+            figures = []
+            for case in of_kind.to_dict("records"):
+                picture = directory / FOLDER / case["picture"]
+                if picture.is_file():
+                    words = f"{case['id']}: p {float(case['p']):.3f}" + (f", {case['what']}" if case["what"] else "")
+                    source = base64.b64encode(picture.read_bytes()).decode()
+                    figures.append(
+                        f'<figure class=case><img alt="{html.escape(words)}" src="data:image/png;base64,{source}">'
+                        f"<figcaption>{html.escape(words)}</figcaption></figure>"
+                    )
+            parts.append(f"<p>{html.escape(str(kind))}</p>{''.join(figures)}")
+    return "".join(parts)
+
+
+def _write_png(path: Path, image: np.ndarray, data: str) -> None:
+    """uint8 (H,W) or (H,W,3) as a small PNG that says of what data it is."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    scale = min(1.0, SIDE / max(image.shape[:2]))
+    if scale < 1:
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    about = PngInfo()
+    about.add_text("Description", data)
+    Image.fromarray(np.ascontiguousarray(image)).save(path, format="png", pnginfo=about)

@@ -1,0 +1,272 @@
+"""Operating points: thresholds chosen on validation by rule, and what a classifier does at them.
+
+A study is called positive at or above a threshold. Thresholds lie halfway between two neighbouring probabilities of
+validation, so a last digit that differs on another machine changes no call.
+
+``operating_points.json`` of a run holds what was chosen on validation: ``{"data", "checkpoint", "chosen_on", "rules", "labels":
+{label: {"n", "positives", "thresholds": {name: {"value", "reason"}}, "temperature": {"value", "reason"}}}}``. Thresholds are of
+probabilities as the model gives them, without the temperature.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xraylab.calibration import BINS, calibration, fit_temperature, scaled
+from xraylab.errors import UserError, listed
+from xraylab.evaluation import clusters_of, labels_of, scored_labels
+from xraylab.metrics import Resamples, result, undefined
+
+VALID = "valid"  # the split that chooses
+CHOSEN = "operating_points.json"
+FIXED = "0.5"  # the name of the point that nothing chose
+RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1", "kappa")
+CELLS = ("tp", "fp", "fn", "tn")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which thresholds are chosen.
+
+    Attributes:
+        youden: the largest sensitivity + specificity (Youden 1950).
+        sensitivity: the largest specificity with at least this sensitivity; None: not chosen.
+        specificity: the largest sensitivity with at least this specificity; None: not chosen.
+        kappa: the largest Cohen's kappa.
+    """
+
+    youden: bool = True
+    sensitivity: float | None = 0.9
+    specificity: float | None = 0.9
+    kappa: bool = True
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Name to what it says, e.g. ``sensitivity_0.9``: the largest specificity with sensitivity at least 0.9."""
+        out = {}
+        if self.youden:
+            out["youden"] = "largest sensitivity + specificity"
+        if self.sensitivity is not None:
+            out[f"sensitivity_{self.sensitivity:g}"] = f"largest specificity with a sensitivity of at least {self.sensitivity:g}"
+        if self.specificity is not None:
+            out[f"specificity_{self.specificity:g}"] = f"largest sensitivity with a specificity of at least {self.specificity:g}"
+        if self.kappa:
+            out["kappa"] = "largest kappa"
+        return out
+
+
+STANDARD = Rules()
+
+
+def candidates(truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every threshold that calls other studies positive than the next, by falling value, (T,), with the tp and fp of each.
+
+    The first calls nobody positive, the last everybody.
+
+    Args:
+        truth: 0/1 (N,), N at least 1.
+        probability: (N,) in [0,1].
+    """
+    order = np.argsort(-probability, kind="stable")
+    p = probability[order]
+    last = np.r_[np.flatnonzero(np.diff(p)), len(p) - 1]  # of each tie
+    tp, fp = (np.r_[0, np.cumsum(truth[order] == k)[last]] for k in (1, 0))
+    edges = np.r_[max(1.0, float(np.nextafter(p[0], 2))), p[last], 0.0]
+    above, below = edges[:-1], edges[1:]
+    halfway = (above + below) / 2
+    return np.where(halfway > below, halfway, above), tp, fp  # neighbouring floats have no number between them
+
+
+def choose(truth: np.ndarray, probability: np.ndarray, rules: Rules) -> dict[str, dict[str, Any]]:
+    """The thresholds of all rules, ``{name: {"value", "reason"}}``; of equally good ones the highest.
+
+    Args:
+        truth: 0/1 (N,).
+        probability: (N,) in [0,1].
+
+    Returns:
+        Value null with a reason where there is one class only.
+    """
+    missing = undefined("auroc", truth)
+    if missing:
+        return {name: {"value": None, "reason": f"{missing} in validation"} for name in rules.names}
+    threshold, tp, fp = candidates(truth, probability)
+    positives, negatives = tp[-1], fp[-1]
+    rates = _rates(tp, fp, positives, negatives)
+    sensitivity, specificity = rates["sensitivity"], rates["specificity"]
+    best = {}
+    for name in rules.names:
+        if name == "youden":
+            best[name] = int(np.argmax(tp * negatives - fp * positives))  # in whole numbers, for ties are ties there
+        elif name == "kappa":
+            best[name] = int(np.argmax(np.round(rates["kappa"], 12)))
+        elif name.startswith("sensitivity"):
+            best[name] = int(np.argmax(sensitivity >= (rules.sensitivity or 0.0) - 1e-12))
+        else:
+            least = int(np.flatnonzero(specificity >= (rules.specificity or 0.0) - 1e-12)[-1])
+            best[name] = int(np.argmax(tp == tp[least]))  # as sensitive, and no positive less specific
+    return {name: {"value": float(threshold[k]), "reason": None} for name, k in best.items()}
+
+
+def at_threshold(
+    truth: np.ndarray, probability: np.ndarray, found: Mapping[str, Any], samples: np.ndarray | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """What a label's calls are worth at a threshold.
+
+    Args:
+        truth: 0/1 (N,).
+        probability: (N,).
+        found: ``{"value", "reason"}`` of the threshold, as :func:`choose` gives it.
+        samples: (R,4), the columns of :func:`cells` summed over the studies of each resample; None: no intervals.
+
+    Returns:
+        ``threshold, reason, confusion {tp,fp,fn,tn}`` and every one of ``RATES`` as a metric with value, interval and n.
+    """
+    threshold, reason = found["value"], found["reason"]
+    if threshold is None:
+        none = {metric: result(None, len(truth), None, f"no threshold: {reason}") for metric in RATES}
+        return {"threshold": None, "reason": reason, "confusion": None, **none}
+    counts = cells(truth, probability, threshold).sum(0)
+    values = {k: float(v) for k, (v,) in _rates(*counts[:, None]).items()}
+    spread = {} if samples is None else _rates(*samples.T)
+    why = {"ppv": "no study is called positive", "npv": "no study is called negative"}
+    out: dict[str, Any] = {}
+    for metric in RATES:
+        missing = undefined("accuracy" if metric in why else metric, truth)
+        if missing is None and not np.isfinite(values[metric]):
+            missing = why[metric]
+        out[metric] = result(None if missing else values[metric], len(truth), spread.get(metric), missing)
+    tp, fp, p, n = (int(v) for v in counts)
+    return {"threshold": threshold, "reason": None, "confusion": dict(zip(CELLS, (tp, fp, p - tp, n - fp), strict=True)), **out}
+
+
+def cells(truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:
+    """Whether each study is a true positive, a false positive, positive, negative: bool (N,4)."""
+    called, positive = probability >= threshold, truth == 1
+    return np.stack([called & positive, called & ~positive, positive, ~positive], axis=1)
+
+
+def judge(
+    splits: Mapping[str, dict[str, Any]], tables: Mapping[str, pd.DataFrame], rules: Rules = STANDARD, blank: str = "ignore",
+    uncertain: str = "ignore",
+) -> dict[str, Any]:  # fmt: skip
+    """Choose thresholds and temperatures on validation, and say what they are worth in every split.
+
+    Adds two blocks to the result of each split: ``operating_points``: ``{name: {"rule", "chosen_on", "labels": {label: ...}}}``,
+    the fixed 0.5 first, see :func:`at_threshold`; and ``calibration``: ``{"bins": 15, "chosen_on", "labels": {label: {...,
+    "temperature", "after"}}}``, see :func:`xraylab.calibration.calibration`, ``after`` being the same with the temperature.
+
+    Args:
+        splits: results of :func:`xraylab.evaluation.evaluate_split`, by study.
+        tables: the prediction tables that they are of.
+        rules: what is chosen.
+        blank, uncertain: what such labels count as, as in the results.
+
+    Returns:
+        What was chosen: ``{"chosen_on", "rules", "labels"}`` of ``operating_points.json``.
+    """
+    labels = labels_of(next(iter(tables.values())))
+    chosen: dict[str, Any] = {"chosen_on": VALID if VALID in tables else None, "rules": rules.names, "labels": {}}
+    for label in labels:
+        none: dict[str, Any] = {"value": None, "reason": "there is no validation split"}
+        found = {"n": 0, "positives": 0, "thresholds": dict.fromkeys(rules.names, none), "temperature": none}
+        if VALID in tables:
+            truth, probability, _ = scored_rows(tables[VALID], label, blank, uncertain)
+            temperature = fit_temperature(truth, probability)
+            thresholds = choose(truth, probability, rules)
+            found = {"n": len(truth), "positives": int(truth.sum()), "thresholds": thresholds, "temperature": temperature}
+        chosen["labels"][label] = found
+    for split, evaluated in splits.items():
+        b = evaluated["bootstrap"]
+        draws = Resamples(clusters_of(tables[split]), b["resamples"], b["seed"])
+        points: dict[str, Any] = {FIXED: {"rule": "fixed", "chosen_on": None, "labels": {}}}
+        points |= {n: {"rule": rule, "chosen_on": chosen["chosen_on"], "labels": {}} for n, rule in rules.names.items()}
+        calibrated: dict[str, Any] = {}
+        for label in labels:
+            truth, probability, rows = scored_rows(tables[split], label, blank, uncertain)
+            of = {FIXED: {"value": float(FIXED), "reason": None}, **chosen["labels"][label]["thresholds"]}
+            temperature = chosen["labels"][label]["temperature"]
+            ways = {"as they are": probability}
+            if temperature["value"] is not None:
+                ways["after"] = scaled(probability, temperature["value"])
+            # one pass over the resamples for everything that is a sum over studies
+            parts = [cells(truth, probability, t["value"]) for t in of.values() if t["value"] is not None]
+            parts += [np.stack([(p - truth) ** 2, np.ones(len(truth))], axis=1) for p in ways.values()]
+            sums = draws.sums(rows, np.concatenate(parts, axis=1))
+            for name, t in of.items():
+                here, sums = (None, sums) if t["value"] is None else (sums[:, :4], sums[:, 4:])
+                points[name]["labels"][label] = at_threshold(truth, probability, t, here)
+            scores = {}
+            for k, (way, p) in enumerate(ways.items()):
+                brier = sums[:, 2 * k] / np.maximum(sums[:, 2 * k + 1], 1)
+                scores[way] = calibration(truth, p, brier)
+            calibrated[label] = {**scores["as they are"], "temperature": temperature, "after": scores.get("after")}
+        evaluated["operating_points"] = points
+        evaluated["calibration"] = {"bins": BINS, "chosen_on": chosen["chosen_on"], "labels": calibrated}
+    return chosen
+
+
+def read_chosen(path: Path, step: int) -> dict[str, Any]:
+    """The content of a run's ``operating_points.json``; empty where there is none for the checkpoint of that step.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content if content.get("checkpoint", {}).get("step") == step else {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: cannot be read: {error}. Write it anew by python -m xraylab.evaluate run={path.parent}"
+        ) from error
+
+
+def temperatures_of(chosen: Mapping[str, Any], labels: Iterable[str]) -> dict[str, float]:
+    """The temperature of each label, from the content of ``operating_points.json``.
+
+    Raises:
+        UserError: there is none, with the reason.
+    """
+    if not chosen:
+        raise UserError(
+            f"calibrate: no temperature is known: {CHOSEN} of the run does not lie beside its checkpoints folder, or is of "
+            "another checkpoint. Load the run directory, or write it anew by python -m xraylab.evaluate run=<run>."
+        )
+    found = {label: chosen["labels"].get(label, {}).get("temperature", {}) for label in labels}
+    missing = [f"{label} ({t.get('reason', 'not in the file')})" for label, t in found.items() if t.get("value") is None]
+    if missing:
+        raise UserError(f"calibrate: no temperature for {listed(missing)}. Leave calibrate out.")
+    return {label: float(t["value"]) for label, t in found.items()}
+
+
+def scored_rows(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth 0/1, probability and place of the rows whose label is scored, (M,)."""
+    truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
+    rows = np.flatnonzero((truth == 0) | (truth == 1))
+    return truth[rows].astype(int), table[f"p_{label}"].to_numpy()[rows], rows
+
+
+def _rates(tp: np.ndarray, fp: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> dict[str, np.ndarray]:
+    """Every one of ``RATES`` from counts or weights of equal shape; NaN where undefined."""
+    fn, tn, total = positives - tp, negatives - fp, positives + negatives
+    with np.errstate(divide="ignore", invalid="ignore"):
+        agree = (tp + tn) / total
+        chance = ((tp + fp) * 1.0 * positives + (fn + tn) * 1.0 * negatives) / (total * 1.0) ** 2
+        return {
+            "sensitivity": tp / positives,
+            "specificity": tn / negatives,
+            "ppv": tp / (tp + fp),
+            "npv": tn / (fn + tn),
+            "accuracy": agree,
+            "f1": np.where(positives > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
+            "kappa": np.where(positives * 1.0 * negatives > 0, (agree - chance) / (1 - chance), np.nan),
+        }

@@ -1,0 +1,69 @@
+"""Two prediction tables of the same studies: by finding, the difference of every metric, with intervals and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xraylab.evaluation import THRESHOLD, clusters_of, labels_of
+from xraylab.metrics import METRICS, RANKED, Resamples, point, result, undefined
+from xraylab.operating import scored_rows
+from xraylab.statistics import delong_difference, mcnemar
+
+
+def compare(
+    first: pd.DataFrame, second: pd.DataFrame, resamples: int = 1000, seed: int = 0, blank: str = "ignore",
+    uncertain: str = "ignore", thresholds: Mapping[str, tuple[float, float]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What ``first`` is better at than ``second``, finding by finding.
+
+    Intervals are of a paired bootstrap by patient, or by study where patients are not known: both tables are resampled by the
+    same draws. The AUROC has ``delong`` besides, by patient too; ``mcnemar`` takes studies as independent, so where patients
+    have several, rather look at the interval of kappa or accuracy.
+
+    Args:
+        first, second: prediction tables of the same studies and raw labels, row by row, as
+            :func:`xraylab.ensemble.aligned` makes them.
+        resamples, seed: of the bootstrap.
+        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.scored_labels`.
+        thresholds: label to the thresholds of both; 0.5 where not given.
+
+    Returns:
+        ``{label: {"n", metric: {"value", "low", "high", "n", "reason"}, "mcnemar": {...}}}``: the metric of the first minus
+        that of the second.
+    """
+    draws = Resamples(clusters_of(first), resamples, seed)
+    out: dict[str, Any] = {}
+    for label in labels_of(first):
+        truth, a, rows = scored_rows(first, label, blank, uncertain)
+        b = second[f"p_{label}"].to_numpy()[rows]
+        cuts = (thresholds or {}).get(label, (THRESHOLD, THRESHOLD))
+        samples = [draws.replicates(rows, truth, p, cut) for p, cut in zip((a, b), cuts, strict=True)]
+        found: dict[str, Any] = {"n": len(truth)}
+        for metric in METRICS:
+            reason = undefined(metric, truth)
+            ours, theirs = (point(metric, truth, p, cut) for p, cut in zip((a, b), cuts, strict=True))
+            value = None if ours is None or theirs is None else ours - theirs
+            found[metric] = result(value, len(truth), samples[0][metric] - samples[1][metric], reason)
+        found["auroc"]["delong"] = delong_difference(truth, a, b, draws.clusters[rows])
+        found["mcnemar"] = {**mcnemar(truth, a >= cuts[0], b >= cuts[1]), "thresholds": list(cuts)}
+        out[label] = found
+    return out
+
+
+def differences(found: Mapping[str, Any]) -> pd.DataFrame:
+    """A row a finding and metric of :func:`compare`: ``label, metric, difference, low, high, delong_low, delong_high, p, n``.
+
+    ``p`` is DeLong's for the AUROC and McNemar's exact one for the accuracy, which are what each tests.
+    """
+    rows = []
+    for label, of in found.items():
+        for metric in METRICS:
+            m, delong = of[metric], of[metric].get("delong", {})
+            p = delong.get("p") if metric in RANKED else of["mcnemar"]["exact"] if metric == "accuracy" else None
+            rows.append((label, metric, m["value"], m["low"], m["high"], delong.get("low"), delong.get("high"), p, m["n"]))
+    names = ["label", "metric", "difference", "low", "high", "delong_low", "delong_high", "p", "n"]
+    return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[2:8], np.float64))

@@ -1,0 +1,104 @@
+"""What people read, beside the model: a CSV of readings, judged as calls at a threshold are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.evaluation import clusters_of, labels_of
+from xraylab.metrics import Resamples
+from xraylab.operating import at_threshold, cells, scored_rows
+
+CALL: dict[str, Any] = {"value": 0.5, "reason": None}  # a reading is 0 or 1
+
+
+def read_readings(path: Path, labels: Sequence[str], ids: Mapping[str, str]) -> pd.DataFrame:
+    """A CSV of readings: a row a study and reader, columns ``id, reader`` and any of the labels, 0, 1 or blank.
+
+    Args:
+        labels: that the model knows.
+        ids: split of every study that could be read; those of a split that is not evaluated are refused too.
+
+    Returns:
+        ``id, reader`` as text, a float column a label (NaN: not read).
+
+    Raises:
+        UserError: no such file or columns, a label, id or value that is not known, or a study read twice by one reader.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"readers={path}: cannot be read: {error}") from error
+    missing = [c for c in ("id", "reader") if c not in table.columns]
+    if missing:
+        raise UserError(f"readers={path}: no column {listed(missing)}. It wants id, reader, and a column a finding with 0 or 1.")
+    found = [c for c in table.columns if c not in ("id", "reader")]
+    unknown = [c for c in found if c not in labels]
+    if unknown or not found:
+        hint = did_you_mean(unknown[0], labels) if unknown else ""
+        said = f"not findings of the model: {listed(unknown)}" if unknown else "no column of a finding"
+        raise UserError(f"readers={path}: {said}.{hint} There are: {listed(labels, 30)}.")
+    problems = []
+    for label in found:
+        wrong = table.index[~table[label].str.strip().isin(["0", "1", "0.0", "1.0", ""])]
+        if len(wrong):
+            problems.append(f"{label} is not 0, 1 or blank: {listed(_row(table, k, label) for k in wrong)}")
+    twice = table.index[table.duplicated(["id", "reader"])]
+    if len(twice):
+        problems.append(f"read twice by one reader: {listed(_row(table, k) for k in twice)}")
+    strange = [i for i in dict.fromkeys(table["id"]) if i not in ids]
+    if strange:
+        problems.append(f"ids of no study of {listed(sorted(set(ids.values())))}: {listed(strange)} ({len(strange)} in all)")
+    if problems:
+        raise UserError(f"readers={path}: " + "\n       ".join(problems))
+    return table.assign(**{c: pd.to_numeric(table[c].str.strip(), errors="coerce").astype(float) for c in found})
+
+
+def judge_readers(
+    splits: Mapping[str, dict[str, Any]], tables: Mapping[str, pd.DataFrame], path: Path, blank: str = "ignore",
+    uncertain: str = "ignore",
+) -> None:  # fmt: skip
+    """Add ``readers`` to the result of each split that was read.
+
+    ``{"file", "readers": {reader: {"n", "labels": {label: ...}}}}``; a label's block is that of
+    :func:`xraylab.operating.at_threshold`, over the studies that the reader read.
+
+    Args:
+        splits, tables: results and prediction tables by study, as :func:`xraylab.operating.judge` takes them.
+        path: see :func:`read_readings`.
+        blank, uncertain: what such labels of the truth count as, as in the results.
+
+    Raises:
+        UserError: as of :func:`read_readings`.
+    """
+    labels = labels_of(next(iter(tables.values())))
+    readings = read_readings(path, labels, {i: split for split, t in tables.items() for i in t["id"]})
+    for split, table in tables.items():
+        here = readings[readings["id"].isin(table["id"])]
+        if here.empty:
+            continue
+        b = splits[split]["bootstrap"]
+        draws = Resamples(clusters_of(table), b["resamples"], b["seed"])
+        block: dict[str, Any] = {}
+        for reader, part in here.groupby("reader"):
+            of_reader = part.set_index("id").reindex(table["id"])
+            block[str(reader)] = {"n": len(part), "labels": {}}
+            for label in (c for c in labels if c in part.columns):
+                truth, _, rows = scored_rows(table, label, blank, uncertain)
+                called = of_reader[label].to_numpy(float)[rows]
+                known = ~np.isnan(called)
+                truth, called, rows = truth[known], called[known], rows[known]
+                judged = at_threshold(truth, called, CALL, draws.sums(rows, cells(truth, called, CALL["value"])))
+                block[str(reader)]["labels"][label] = {k: v for k, v in judged.items() if k not in ("threshold", "reason")}
+        splits[split]["readers"] = {"file": path.name, "readers": block}
+
+
+def _row(table: pd.DataFrame, k: int, label: str | None = None) -> str:
+    value = f" {table.loc[k, label]!r}" if label else ""
+    study, reader = (str(table.loc[k, c]) for c in ("id", "reader"))
+    return f"line {k + 2} (id {study}, reader {reader}){value}"
