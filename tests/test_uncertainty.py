@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.functional import cross_entropy
 
+from xraylab.adapting import derivatives
 from xraylab.data.sources import ArraySource
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError
 from xraylab.losses import BALANCES, WeightedBCE, spec
-from xraylab.uncertainty import Asymmetric, Focal, MultiClass, SelfTrained, Uncertainty, derivatives
+from xraylab.uncertainty import Asymmetric, Focal, MultiClass, SelfTrained, Uncertainty
 
 NAN = float("nan")
 NAMES = ["edema", "fracture", "atelectasis"]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from xraylab.adapting import derivatives
 from xraylab.calibration import scaled
 from xraylab.data.loading import Batch, pack, prepare
 from xraylab.data.module import batches_done
@@ -25,7 +26,7 @@ from xraylab.losses import Loss, spec
 from xraylab.models.studynet import StudyNet
 from xraylab.models.weights import FOREIGN
 from xraylab.operating import CHOSEN, read_chosen, temperatures_of
-from xraylab.uncertainty import Uncertainty, derivatives
+from xraylab.uncertainty import Uncertainty
 
 FORMAT = 2  # of the "xraylab" entry of a checkpoint
 
