@@ -79,7 +79,9 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
 def _of_what(evaluation: dict[str, Any]) -> str:
     """What predicted: a checkpoint, a combination of models, or a table that says no more."""
     if "checkpoint" in evaluation:
-        return f"{evaluation['checkpoint']['file']}, epoch {evaluation['checkpoint']['epoch'] + 1}"
+        of = evaluation["checkpoint"]
+        averaged = f", weights {of['weights']}" * of.get("weights", "").startswith("averaged")
+        return f"{of['file']}, epoch {of['epoch'] + 1}{averaged}"
     if "combination" in evaluation:
         return f"{evaluation['combination']['method']} of {', '.join(evaluation['members'])}"
     return evaluation["table"]
@@ -139,7 +141,8 @@ def write_report(directory: Path) -> Path:
     parts.append(f"<pre>{_e(environment['command'])}</pre>")
     chosen = ""
     if "checkpoint" in evaluation:
-        chosen = f", step {evaluation['checkpoint']['step']}, chosen by {evaluation['checkpoint']['monitor']}"
+        of = evaluation["checkpoint"]
+        chosen = f", step {of['step']}, chosen by {of['monitor']}"
     parts.append(f"<p>Evaluated: {_e(_of_what(evaluation) + chosen)}.</p>")
     if "combination" in evaluation:
         parts += _combination(evaluation)
