@@ -25,7 +25,7 @@ from xraylab.errors import UserError
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"  # of a run directory, held by the process that writes there
-BEGUN = "begun.yaml"  # what was asked for, as composed; is there from a run's first moment on
+BEGUN = ".begun.yaml"  # what was asked for, as composed; is there from a run's first moment on
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
 
 PACKAGES = (
