@@ -102,19 +102,15 @@ def memory_in_words(error: BaseException, settings: Settings) -> str | None:
 
 
 def make_profiler(kind: str | None, directory: Path) -> Profiler | None:
-    """Lightning's profiler of that kind, which writes to ``profile`` in the run directory.
-
-    Raises:
-        UserError: it is XLA's, and there is no torch_xla.
-    """
+    """Lightning's profiler of that kind, which writes to ``profile`` in the run directory."""
     if kind is None:
         return None
     folder = directory / "profile"
     if kind == "simple":
         return SimpleProfiler(folder, "simple", extended=True)
     if kind == "pytorch":
-        return PyTorchProfiler(folder, "pytorch", group_by_input_shapes=False, row_limit=50)
-    try:
-        return XLAReport(folder)
-    except ModuleNotFoundError:
-        raise UserError("profiler=xla needs torch_xla, which is not installed here. There are simple and pytorch.") from None
+        some = torch.profiler.schedule(
+            wait=1, warmup=1, active=5, repeat=1
+        )  # of training, and of validation; all would fill the disk
+        return PyTorchProfiler(folder, "pytorch", row_limit=50, schedule=some, acc_events=True)
+    return XLAReport(folder)

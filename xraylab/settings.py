@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -111,6 +112,13 @@ class Settings(_Strict):
     @classmethod
     def _checkpoint_every(cls, value: str | None) -> str | None:
         parse_interval(value)
+        return value
+
+    @field_validator("profiler")
+    @classmethod
+    def _profiler(cls, value: str | None) -> str | None:
+        if value == "xla" and importlib.util.find_spec("torch_xla") is None:
+            raise ValueError("it needs torch_xla, which is not installed here; there are simple and pytorch")
         return value
 
     @field_validator("cache", mode="before")
