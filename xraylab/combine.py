@@ -260,7 +260,7 @@ def job(cfg: DictConfig) -> None:
     """Combine, and report."""
     from hydra.core.hydra_config import HydraConfig
 
-    from xraylab.report import closing_table, write_report
+    from xraylab.page import closing_table, write_report
     from xraylab.results import write_records
 
     started = time.monotonic()

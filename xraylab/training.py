@@ -32,9 +32,9 @@ from xraylab.evaluation import evaluate_split, prediction_table, write_table
 from xraylab.loggers import finish, send_results
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
+from xraylab.page import closing_table, write_report
 from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
-from xraylab.report import closing_table, write_report
 from xraylab.run import environment, write_json, write_text
 
 log = logging.getLogger(__name__)

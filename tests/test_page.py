@@ -15,7 +15,7 @@ from PIL import Image
 from xraylab.evaluation import evaluate_split, write_table
 from xraylab.metrics import number
 from xraylab.operating import judge
-from xraylab.report import closing_table, write_report
+from xraylab.page import closing_table, write_report
 from xraylab.training import train
 
 
