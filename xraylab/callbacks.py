@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -308,6 +309,26 @@ class StopOnInterrupt(Callback):
         for number, handler in self._old.items():
             signal.signal(number, handler)
         self._old = {}
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """What a scheduler sends before it ends a job counts as Ctrl-C, where there is no step to wait for."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt
+
+    old = {number: signal.signal(number, end) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 class Unfreeze(Callback):

@@ -174,6 +174,15 @@ def run_of(path: str | Path, begun: bool = False) -> Path:
     raise UserError(f"{given} is not a run directory: it has no config.yaml.{newest}")
 
 
+def short_names(places: Sequence[Path]) -> list[str]:
+    """The ends of the paths that tell them apart."""
+    full = [p.resolve().parts for p in places]
+    depth = 1
+    while len({parts[-depth:] for parts in full}) < len(full):
+        depth += 1
+    return ["/".join(parts[-depth:]) for parts in full]
+
+
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` that becomes ``path`` when the block ends well, and vanishes when not.

@@ -5,17 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
 import shlex
 import shutil
 import signal
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -30,18 +27,18 @@ from xraylab import conf_dir
 from xraylab.assemble import Job, assemble, mode_of, resumed_config
 from xraylab.averaging import weights_in_words
 from xraylab.build import build
-from xraylab.callbacks import ENDING, History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
+from xraylab.callbacks import ENDING, History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock, ending
 from xraylab.cases import write_cases
 from xraylab.checkpoint_files import CheckpointFiles
 from xraylab.errors import Stopped, UserError, listed
-from xraylab.evaluation import evaluate_split, prediction_table, write_table
+from xraylab.evaluation import evaluate_split, prediction_table, raw_counts, write_table
 from xraylab.guards import FiniteLoss, make_profiler, memory_in_words
 from xraylab.loggers import finish, send_results
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
+from xraylab.page import closing_table, write_report
 from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
-from xraylab.report import closing_table, write_report
 from xraylab.run import BEGUN, CannotWrite, claimed, environment, read_begun, write_begun, write_json, write_text
 from xraylab.settings import check_config, parse_interval
 
@@ -93,26 +90,6 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
     finally:
         if upload:
             upload.finish()
-
-
-@contextmanager
-def ending() -> Iterator[None]:
-    """What a scheduler sends before it ends a job counts as Ctrl-C, where there is no step to wait for."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    process = os.getpid()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == process:
-            raise KeyboardInterrupt
-
-    old = {number: signal.signal(number, end) for number in ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None) -> None:
@@ -423,7 +400,11 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         "checkpoint": of,
         "loss": {"policy": job.module.loss.describe(table.labels, job.module.groups), **job.module.loss.state(table.labels)},
         "skipped": table.problems,
-        "trained_on": {"n": len(train), "patients": int(train["patient"].nunique()) if table.patients_known else None},
+        "trained_on": {
+            "n": len(train),
+            "patients": int(train["patient"].nunique()) if table.patients_known else None,
+            "labels": {label: raw_counts(train[label].to_numpy(float)) for label in table.labels},
+        },
         "scored": counts_as,
         "splits": splits,
     }
