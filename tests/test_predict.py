@@ -318,7 +318,7 @@ def test_a_model_of_a_plane_takes_the_images_of_that_plane(planes, mrnet_root):
     everything = predict(planes[0], find_studies(str(mrnet_root / "valid")), CPU).table
     assert everything["id"].str.startswith("axial/").all()
     assert len(everything) == 30
-    with pytest.raises(UserError, match=r"these are images of coronal; .* was trained on plane=axial"):
+    with pytest.raises(UserError, match=r"these are images of coronal; the model was trained on plane=axial"):
         predict(planes[0], find_studies(str(mrnet_root / "valid" / "coronal")), CPU)
 
 

@@ -22,7 +22,7 @@ from xraylab.assemble import hardware, split_table
 from xraylab.build import build, find_data, plain
 from xraylab.callbacks import RunningLoss, StudyProgress, clock
 from xraylab.combination import Combination, read_combination
-from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, AnyFileSource, Files, Skipped
+from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, AnyFileSource, Files, Skipped, of_plane, with_parts
 from xraylab.data.loading import Batch, Draw, StepSampler, StudyDataset, prepare
 from xraylab.data.module import worker_count
 from xraylab.data.mrnet import PLANES
@@ -103,7 +103,11 @@ def predict(run: Path, studies: str | Files, options: Options | None = None) -> 
         rows = table.part(studies).index.to_numpy()
         paths = [f"{table.name}/{i}" for i in table.frame.loc[rows, "id"]]
     else:
-        studies = _of_plane(run, studies, options.joined)
+        plane = OmegaConf.select(config, "plane") if config is not None else None
+        if module.net.parts:
+            studies = with_parts(studies, module.net.parts)
+        elif plane in PLANES:
+            studies = of_plane(studies, plane, PLANES, options.joined)
         table, rows = _of_files(studies, module, options), np.arange(len(studies.frame))
         lost, paths = studies.missing, studies.frame["path"].tolist()
     found, probabilities, skipped = _run(module, table, rows, config, options)
@@ -221,6 +225,7 @@ def _of_files(files: Files, module: StudyModule, options: Options) -> StudyTable
         name=files.name,
         synthetic=files.synthetic,
         views=bool(module.images["views"]),
+        parts=module.net.parts,
     )
 
 
@@ -252,29 +257,6 @@ def _model(run: Path, member: Path) -> Path:
     if member.is_dir():
         return member
     raise UserError(f"{run}: its member {member.resolve()} is a table of predictions, of a model that is not here.")
-
-
-def _of_plane(run: Path, files: Files, joined: bool) -> Files:
-    """Of exams in several planes, which folders name, the images of the plane that a run was trained on.
-
-    Raises:
-        UserError: there are images of other planes only.
-    """
-    home = home_of(run)
-    plane = OmegaConf.select(OmegaConf.load(home / "config.yaml"), "plane") if home is not None else None
-    planes = [next((part for part in reversed(path.split("/")) if part in PLANES), None) for path in files.frame["path"]]
-    if plane not in PLANES or not any(planes):
-        return files
-    frame = files.frame[[p in (plane, None) for p in planes]].reset_index(drop=True)
-    there = listed(sorted({p for p in planes if p}))
-    if frame.empty:
-        raise UserError(f"{files.name}: these are images of {there}; {run} was trained on plane={plane}.")
-    if len(frame) < len(planes):
-        log.info("%d of %d studies are of another plane than %s, and left alone", len(planes) - len(frame), len(planes), plane)
-    if joined:
-        frame["id"] = ["/".join(part for part in i.split("/") if part != plane) for i in frame["id"]]
-        frame["group"] = frame["group"].where(frame["group"] != "", plane)
-    return replace(files, frame=frame)
 
 
 def predict_all(runs: Sequence[Path], studies: str | Files, options: Options | None = None) -> Predicted:
@@ -335,39 +317,38 @@ class _Tolerant(Dataset[_Read]):
         self.studies = studies
 
     def __getitem__(self, draw: Draw) -> _Read:
-        by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
+        by_shape: dict[tuple[int, ...], list[tuple[int, list[np.ndarray]]]] = defaultdict(list)
         skipped: list[tuple[int, str, str, str]] = []
         for row in draw.rows:
-            bag, faults = self._read(row)
-            if bag is not None:
-                by_shape[bag.shape[1:]].append((row, bag))
-            became = LEFT_OUT if bag is None else FROM_THE_REST
+            bags, faults = self._read(row)
+            if bags is not None:
+                by_shape[bags[0].shape[1:]].append((row, bags))
+            became = LEFT_OUT if bags is None else FROM_THE_REST
             skipped += [(row, image, reason, became) for image, reason in faults]
         batches = [self.studies.batch([r for r, _ in part], [b for _, b in part], 0.0) for part in by_shape.values()]
         return _Read(tuple(batches), tuple(skipped), tuple(self.studies.ids[draw.rows]))
 
-    def _read(self, row: int) -> tuple[np.ndarray | None, list[tuple[str, str]]]:
+    def _read(self, row: int) -> tuple[list[np.ndarray] | None, list[tuple[str, str]]]:
         """A study's prepared images, or None; and images with the reason why they are not among them."""
+        of, parts = self.studies.images[row], self.studies.parts
         try:
             return self.studies.read(row), []
         except UserError as error:
             whole = _reason("", error)
         faults, left = [], []
-        for image in self.studies.images[row]:
+        for image in of:
             try:
-                self._prepared([image])
+                prepare(self.studies.source.read([image]), self.studies.size, self.studies.rescale)
                 left.append(image)
             except UserError as error:
                 faults.append((image, _reason(image, error)))
         if not faults:
             return None, [("", whole)]
+        kept = {self.studies.part_of[row][of.index(image)] for image in left} if parts else set()
         try:
-            return (self._prepared(left) if left else None), faults
+            return (self.studies.prepared(row, left) if left and kept == set(parts) else None), faults
         except UserError as error:
             return None, [*faults, ("", _reason("", error))]
-
-    def _prepared(self, images: list[str]) -> np.ndarray:
-        return prepare(self.studies.source.read(images), self.studies.size, self.studies.rescale)
 
 
 def _reason(image: str, error: UserError) -> str:
