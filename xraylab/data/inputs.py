@@ -299,6 +299,7 @@ def with_parts(files: Files, parts: Sequence[str]) -> Files:
             lost.append(Skipped(study, "", f"there is no {' and no '.join(missing)} of it", LEFT_OUT))
             continue
         pairs = [(image, part) for part in parts for image in of[part]]
+        found["group"] = found["group"] or "+".join(parts)
         found["images"], found["parts"] = (tuple(column) for column in zip(*pairs, strict=True))
         whole.append(found)
     if not whole:

@@ -129,7 +129,7 @@ class MRNet(Reader):
             {
                 "id": labels.index,
                 "patient": "",
-                "group": self.plane,
+                "group": "+".join(self.planes),
                 "split": "train" if split == "train" else "heldout",
                 "images": [tuple(f"{split}/{plane}/{name}.npy" for plane in self.planes) for name in labels.index],
                 **parts,
