@@ -282,7 +282,8 @@ def test_challenges_get_their_files(tmp_path):
 # ---- several models ---------------------------------------------------------------------------------------------------
 
 
-def test_views_are_predicted_by_combinations_and_side_by_side(mura, mura_root, tmp_path):
+def test_views_are_predicted_by_combinations_and_side_by_side(mura, mura_root, tmp_path, caplog):
+    caplog.set_level("INFO", "xraylab")
     from xraylab.combination import Combination, write_combination
 
     again = shutil.copytree(mura, tmp_path / "again")
@@ -297,6 +298,9 @@ def test_views_are_predicted_by_combinations_and_side_by_side(mura, mura_root, t
     assert mean[["id", "image"]].equals(parts[0][["id", "image"]])
     assert np.allclose(mean["p_abnormal"], (parts[0]["p_abnormal"] + parts[1]["p_abnormal"]) / 2, rtol=0, atol=1e-12)
     assert not np.allclose(parts[0]["p_abnormal"], parts[1]["p_abnormal"], atol=1e-3)
+    write_combination(tmp_path / "mean", Combination("union", ("a", "b")), [mura, again])
+    assert predict(tmp_path / "mean", studies, CPU).images is None
+    assert "there is no table by image: a union is of studies" in caplog.text
 
     checkpoint["xraylab"]["labels"] = ["normal"]
     torch.save(checkpoint, again / "checkpoints" / "best.ckpt")

@@ -265,8 +265,12 @@ def _combined(run: Path, combination: Combination, members: list[Path], studies:
         tables, skipped = _shared(done)
     table = combination.join(tables)
     views = [d.images for d in done if d.images is not None]
-    whole = combination.method not in ("stack", "union") and len(views) == len(done)
-    images = combination.join(_same_images(views)) if whole else None
+    images = None
+    if len(views) == len(done):
+        try:
+            images = combination.join(_same_images(views))
+        except UserError as error:  # as of a stack, or where models are chosen by another group than an image's
+            log.info("there is no table by image: %s.", error)
     paths = {i: path for d in reversed(done) for i, path in zip(d.table["id"], d.paths, strict=True)}
     return Predicted(table, skipped, any(d.synthetic for d in done), [paths[i] for i in table["id"]], images)
 
