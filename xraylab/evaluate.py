@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xraylab.cli import launch
+from xraylab.cli import importing, launch
 from xraylab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,11 @@ def job(cfg: DictConfig) -> None:
         return
     if cfg.output is not None:
         raise UserError(f"output={cfg.output}: it is for table=…; a run's evaluation is written into the run.")
-    from xraylab.assemble import assemble
-    from xraylab.report import closing_table, write_report
-    from xraylab.run import run_of, write_json
-    from xraylab.training import checkpoint_of, evaluate_run, quiet
+    with importing():
+        from xraylab.assemble import assemble
+        from xraylab.report import closing_table, write_report
+        from xraylab.run import run_of, write_json
+        from xraylab.training import checkpoint_of, evaluate_run, quiet
 
     started = time.monotonic()
     quiet()
