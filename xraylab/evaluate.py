@@ -40,18 +40,19 @@ def job(cfg: DictConfig) -> None:
         return
     if cfg.output is not None:
         raise UserError(f"output={cfg.output}: it is for table=…; a run's evaluation is written into the run.")
-    with importing():
-        from xraylab.assemble import assemble
-        from xraylab.report import closing_table, write_report
-        from xraylab.run import run_of, write_json
-        from xraylab.training import checkpoint_of, evaluate_run, quiet
+    from xraylab.run import run_of, write_json
 
     started = time.monotonic()
-    quiet()
     run = run_of(cfg.run)
     if not (run / "checkpoints").is_dir() and (run / "predictions").is_dir():
         table = next(iter(sorted((run / "predictions").glob("*.csv"))), run / "predictions")
         raise UserError(f"run={run}: made of tables, it has no model of its own. Combine anew, or evaluate its table={table}.")
+    with importing():
+        from xraylab.assemble import assemble
+        from xraylab.report import closing_table, write_report
+        from xraylab.training import checkpoint_of, evaluate_run, quiet
+
+    quiet()
     checkpoint = checkpoint_of(run)
     if cfg.checkpoint != "best":
         checkpoint = run / "checkpoints" / "last.ckpt" if cfg.checkpoint == "last" else Path(cfg.checkpoint)
