@@ -264,7 +264,7 @@ def trees(mrnet_root, pneumonia_file, mura_root, chexpert_root, mimic_root, tuto
 
 # a recipe of each dataset
 REPORTED = ("mrnet_blog", "mura_paper", "chexpert_paper", "chest_mimic", "chest_tutorial", "pneumoniamnist")
-TINY_RESNET = ["image.size=32", "backbone=resnet18", "backbone.pretrained=false", "+backbone.kwargs.channels=[8,8,16,16]"]
+TINY_RESNET = ["image.size=64", "backbone=resnet18", "backbone.pretrained=false", "+backbone.kwargs.channels=[8,8,16,16]"]
 
 
 def small(name: str) -> list[str]:
@@ -282,7 +282,7 @@ def small_sweep(name: str) -> list[str]:
         "mura_cnn_ladder": ["image.size=64"],
         "mura_regularisation": ["image.size=32"],
         "mura_body_parts": ["image.size=32", "backbone.layers=2"],
-        "chest_eight": [*TINY_RESNET, "findings=[edema,cardiomegaly,fracture,pneumonia]"],
+        "chest_eight": [*TINY_RESNET, "findings=[pneumothorax,atelectasis,cardiomegaly,pleural_effusion]"],
     }.get(name, TINY_RESNET)
     return ["max_epochs=1", "bootstrap=20", *size]
 
