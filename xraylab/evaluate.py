@@ -49,7 +49,7 @@ def job(cfg: DictConfig) -> None:
         raise UserError(f"run={run}: made of tables, it has no model of its own. Combine anew, or evaluate its table={table}.")
     with importing():
         from xraylab.assemble import assemble
-        from xraylab.report import closing_table, write_report
+        from xraylab.page import closing_table, write_report
         from xraylab.training import checkpoint_of, evaluate_run, quiet
 
     quiet()
@@ -102,7 +102,7 @@ def evaluate_table(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from xraylab.data.table import SYNTHETIC
-    from xraylab.report import closing_table, write_report
+    from xraylab.page import closing_table, write_report
     from xraylab.results import evaluate_tables, write_records
     from xraylab.run import new_run_dir
     from xraylab.settings import scoring_of
