@@ -7,33 +7,27 @@ import shutil
 from pathlib import Path
 
 import cv2
-import hydra
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, compose_config
+from conftest import TINY, run_job, train_run
 from data.test_inputs import picture
-from hydra.core.global_hydra import GlobalHydra
 
 import xraylab
-from xraylab import conf_dir
 from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, find_studies
 from xraylab.errors import UserError
 from xraylab.inference import Options, predict, predict_all
-from xraylab.predict import job
 from xraylab.submission import write_submission
 
-SMALL = [*TINY, "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small"]
+SMALL = [
+    *TINY, "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small", "+backbone.kwargs.channels=[8,8,16,16]",
+]  # fmt: skip
 CPU = Options(workers=0)
 
 
 def run_of(directory: Path, *overrides: str) -> Path:
-    from xraylab.training import train
-
-    directory.mkdir(parents=True)
-    train(compose_config(*SMALL, *overrides), directory, list(overrides))
-    return directory
+    return train_run(directory, *SMALL, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +52,7 @@ def here(tmp_path, monkeypatch, caplog):
 
     def run(*overrides: str) -> str:
         caplog.clear()
-        GlobalHydra.instance().clear()
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = hydra.compose("predict", [*overrides, "num_workers=0"])
-        job(cfg)
+        run_job("predict", *overrides, "num_workers=0")
         return caplog.text
 
     return run

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import launch
+from xraylab.cli import importing, launch
 from xraylab.errors import UserError, listed
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ def job(cfg: DictConfig) -> None:
     _check(cfg)
     output = _output(cfg, runs, given)
 
-    from xraylab.data.inputs import LEFT_OUT, find_studies
-    from xraylab.data.sources import check_bits
-    from xraylab.evaluation import write_table
-    from xraylab.inference import SPLITS, Options, predict_all, run_labels
-    from xraylab.submission import check_format, write_submission
-    from xraylab.training import quiet
+    with importing():
+        from xraylab.data.inputs import LEFT_OUT, find_studies
+        from xraylab.data.sources import check_bits
+        from xraylab.evaluation import write_table
+        from xraylab.inference import SPLITS, Options, predict_all, run_labels
+        from xraylab.submission import check_format, write_submission
+        from xraylab.training import quiet
 
     check_format(cfg.format)
     if cfg.format != "table":

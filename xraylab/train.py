@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from xraylab.cli import launch
+from xraylab.cli import importing, launch
 from xraylab.errors import UserError
 
 USAGE = """
@@ -34,8 +34,9 @@ def job(cfg: DictConfig) -> None:
 
     check_config(cfg)  # mistakes answer before torch is imported
 
-    from xraylab.assemble import resumed_config
-    from xraylab.training import train
+    with importing():
+        from xraylab.assemble import resumed_config
+        from xraylab.training import train
 
     hydra_config = HydraConfig.get()
     typed = list(hydra_config.overrides.task)
