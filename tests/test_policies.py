@@ -173,12 +173,12 @@ def test_self_training_stopped_in_its_first_model_goes_on_there(compose, train_h
     run = tmp_path / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StopOnInterrupt, "on_train_batch_end", stop)
-        with pytest.raises(Stopped, match=f"(?s)while the first model was trained.*hydra.run.dir={run}"):
+        with pytest.raises(Stopped, match=f"(?s)while the first model was trained.*resume={run}"):
             train_here(run, *options)
     assert not (run / "config.yaml").exists()
-    with pytest.raises(UserError, match=rf"(?s)stopped while its first model was trained.*loss=selftrained.*hydra.run.dir={run}"):
+    with pytest.raises(UserError, match=rf"(?s)stopped before its training began.*resume={run}"):
         run_of(run)
-    train(compose(*options), run, options)
+    train(resumed_config(str(run), []), run, [])
     assert same_weights(whole / "first", run / "first")
     assert same_weights(whole, run)
 

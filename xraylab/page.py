@@ -82,7 +82,9 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
 def _of_what(evaluation: dict[str, Any]) -> str:
     """What predicted: a checkpoint, a combination of models, or a table that says no more."""
     if "checkpoint" in evaluation:
-        return f"{evaluation['checkpoint']['file']}, epoch {evaluation['checkpoint']['epoch'] + 1}"
+        of = evaluation["checkpoint"]
+        averaged = f", weights {of['weights']}" * of.get("weights", "").startswith("averaged")
+        return f"{of['file']}, epoch {of['epoch'] + 1}{averaged}"
     if "combination" in evaluation:
         return f"{evaluation['combination']['method']} of {', '.join(evaluation['members'])}"
     return evaluation["table"]
