@@ -147,7 +147,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     log.info("loss: %s, counted on %d %s of train", loss.describe(table.labels, groups), len(rows), counted)
     net = StudyNet(
         backbone, pool, loss.outputs(len(table.labels)), settings.head.hidden, settings.head.dropout,
-        settings.image.mean, settings.image.std, loss.softmax(len(table.labels)),
+        settings.image.mean, settings.image.std, loss.softmax(len(table.labels)), table.parts,
     ).to(memory_format=torch.channels_last)  # fmt: skip
     size, rescale = (None, False) if packed else (settings.image.size, settings.image.rescale)
     data = StudyDataModule(

@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import launch
+from xraylab.cli import importing, launch
 from xraylab.errors import UserError, listed
 
 log = logging.getLogger(__name__)
@@ -39,9 +39,10 @@ def job(cfg: DictConfig) -> None:
 
     check_config(cfg)  # mistakes answer before torch is imported
 
-    from xraylab.assemble import resumed_config
-    from xraylab.run import run_of
-    from xraylab.training import train
+    with importing():
+        from xraylab.assemble import resumed_config
+        from xraylab.run import run_of
+        from xraylab.training import train
 
     hydra_config = HydraConfig.get()
     typed = list(hydra_config.overrides.task)
