@@ -419,7 +419,7 @@ def _run(
     batch_size = options.batch_size or (settings.batch_size if settings else BATCH)
     accelerator = options.accelerator or (plain(config.accelerator) if config is not None else {"accelerator": "auto"})
     precision = options.precision or (settings.precision if settings else "auto")
-    accelerator, precision = hardware({"devices": 1, **accelerator}, precision)
+    accelerator, precision = hardware(accelerator, precision)
     dataset = StudyDataset(table, module.preprocessing["size"], module.preprocessing["rescale"])
     loader = DataLoader(
         _Tolerant(dataset),

@@ -27,11 +27,13 @@ from xraylab.assemble import Job, assemble, mode_of, resumed_config
 from xraylab.build import build
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
 from xraylab.cases import write_cases
-from xraylab.errors import Stopped, UserError, listed
+from xraylab.errors import Lost, Stopped, UserError, listed
 from xraylab.evaluation import evaluate_split, prediction_table, write_table
+from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words, rank, trainer_options
 from xraylab.loggers import finish, send_results
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
+from xraylab.processes import ALONE, Processes
 from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
 from xraylab.report import closing_table, write_report
@@ -70,54 +72,53 @@ class Upload(Checkpoint):
             self.upload.sync()
 
 
-def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
+def train(cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = ALONE) -> None:
     """One run, from a composed configuration to a finished run directory.
+
+    Args:
+        processes: that have met, see :func:`xraylab.exchange.joined`; only the first writes.
 
     Raises:
         UserError: a mistake in the configuration or the data.
-        Stopped: interrupted; the directory holds what there is and can be resumed.
+        Stopped: interrupted, or another process was lost; the directory holds what there is and can be resumed.
+        Lost: another process was lost before there was anything to keep.
     """
-    upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if cfg.get("upload") else None
+    if processes.world > 1 and "first" in cfg.loss and cfg.loss.first is None:
+        raise UserError(
+            "loss=selftrained with several processes: train the first model on its own (loss=ignore "
+            "save_train_predictions=true), and name its run: loss.first=<run>."
+        )
+    mine = cfg.get("upload") and processes.rank == 0
+    upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if mine else None
     try:
-        _train(cfg, directory, typed, upload)
+        _train(cfg, directory, typed, upload, processes)
     finally:
         if upload:
             upload.finish()
 
 
-def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None) -> None:
+def _train(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, processes: Processes = ALONE
+) -> None:  # fmt: skip
     started = time.monotonic()
     quiet()
     resume = bool(cfg.get("resume"))
-    if not resume and (directory / "config.yaml").exists():
-        raise UserError(f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir.")
-    if resume:
-        _check_resumable(directory, int(cfg.max_epochs))
-    job = assemble(_with_first(cfg, directory, typed, upload), typed, fresh=not resume)
-    if job.settings.readers is not None:  # before hours of training
-        frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
-        read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
-        job.config.readers = str(Path(job.settings.readers).absolute())
-    if resume:
-        require_splits(job.digest, directory / "checkpoints" / "last.ckpt", str(directory))
-    job.config.resume = None
-    write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
-    earlier = json.loads((directory / "environment.json").read_text()) if resume else {}
-    record = {
-        **environment(job.settings.seed, list(typed)),
-        "device": job.accelerator["accelerator"],
-        "precision": job.precision,
-        "data": job.table.data,
-        "sessions_before": [*earlier.pop("sessions_before", []), *([earlier] if earlier else [])],
-        "finished": False,
-    }
-    write_json(directory / "environment.json", record)
-    _summarise(job, directory)
-    go_on = f"Go on with:\n  python -m xraylab.train {shlex.quote(f'resume={directory}')}"
-    loggers = make_loggers(job, directory)
+    job = in_turn(lambda: _job(cfg, directory, typed, upload, processes), processes.local_rank)
+    agree("data", {"studies and splits": job.digest})
+    record: dict[str, Any] = {}
+    loggers: list[Logger] = []
+    if processes.rank == 0:
+        record = _begin(job, directory, typed, resume)
+        loggers = make_loggers(job, directory)
+    again = "torchrun … -m" if processes.launcher == "torchrun" else "python -m"
+    go_on = f"Go on with:\n  {again} xraylab.train {shlex.quote(f'resume={directory}')}"
     try:
         stopped = fit(job, directory, loggers, resume, upload)
-        evaluation = evaluate_run(job, directory, checkpoint_of(directory))
+        evaluation = evaluate_run(job, directory, directory)
+        if not evaluation:  # the first process has it
+            if stopped:
+                raise Stopped("")
+            return
         write_json(directory / "evaluation.json", evaluation)
         seconds = round(time.monotonic() - started, 1)
         write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
@@ -127,11 +128,58 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
         if not (directory / "checkpoints" / "last.ckpt").exists():
             raise KeyboardInterrupt from error
         raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        words = lost_words(processes, error)
+        if not (directory / "checkpoints" / "last.ckpt").exists():
+            raise Lost(f"{words} There was no checkpoint yet.") from error
+        raise Stopped(f"{words} The last checkpoint is whole. {go_on}") from error
     finally:
         finish(loggers)
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
         raise Stopped(f"stopped before the end. {go_on}")
+
+
+def _job(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, processes: Processes) -> Job:
+    """Everything that a run is made of, checked, before anything of it is written.
+
+    Raises:
+        UserError, Stopped: as of :func:`train`.
+    """
+    resume = bool(cfg.get("resume"))
+    if not resume and (directory / "config.yaml").exists():
+        raise UserError(f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir.")
+    if resume:
+        _check_resumable(directory, int(cfg.max_epochs))
+    job = assemble(_with_first(cfg, directory, typed, upload), typed, fresh=not resume, processes=processes)
+    if job.settings.readers is not None:  # before hours of training
+        frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
+        read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
+        job.config.readers = str(Path(job.settings.readers).absolute())
+    if resume:
+        require_splits(job.digest, directory / "checkpoints" / "last.ckpt", str(directory))
+    job.config.resume = None
+    return job
+
+
+def _begin(job: Job, directory: Path, typed: Sequence[str], resume: bool) -> dict[str, Any]:
+    """Write what the run is, before training; the content of ``environment.json``."""
+    write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
+    earlier = json.loads((directory / "environment.json").read_text()) if resume else {}
+    record = {
+        **environment(job.settings.seed, list(typed)),
+        "device": job.accelerator["accelerator"],
+        "processes": {"number": job.processes.world, "machines": job.processes.machines},
+        "precision": job.precision,
+        "data": job.table.data,
+        "sessions_before": [*earlier.pop("sessions_before", []), *([earlier] if earlier else [])],
+        "finished": False,
+    }
+    write_json(directory / "environment.json", record)
+    _summarise(job, directory)
+    return record
 
 
 def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None) -> DictConfig:
@@ -246,6 +294,7 @@ def make_trainer(job: Job, **options: Any) -> pl.Trainer:
     """A Trainer for the job's device and precision."""
     return pl.Trainer(
         **job.accelerator,
+        **trainer_options(job.processes),
         precision=job.precision,  # type: ignore[arg-type]
         accumulate_grad_batches=job.settings.accumulate,
         gradient_clip_val=job.settings.gradient_clip,
@@ -260,33 +309,40 @@ def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Rows of the table (N,), probabilities (N,L), and those of single images (I,L), of a split in table order."""
     trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
     outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
-    rows, by_study, by_image = (torch.cat([o[i] for o in outputs]) for i in range(3))
-    found = by_study.double().cpu().numpy()
+    parts = gather([torch.cat([o[i] for o in outputs]).cpu() for i in range(3)])  # in the order of processes, as the table is
+    rows, by_study, by_image = (torch.cat(of) for of in zip(*parts, strict=True))
+    found = by_study.double().numpy()
     require_finite(found, split)
-    return rows.cpu().numpy(), found, by_image.double().cpu().numpy()
+    return rows.numpy(), found, by_image.double().numpy()
 
 
 def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     """Predict with a checkpoint, write the prediction tables, evaluate them, and write what was chosen on validation.
 
+    Args:
+        checkpoint: a file, or the run, whose best it is.
+
     Returns:
-        The content of ``evaluation.json``.
+        The content of ``evaluation.json``; empty in a process that is not the first.
     """
-    saved = read_checkpoint(checkpoint)
-    require_splits(job.digest, checkpoint)
-    try:
-        job.module.load_state_dict(saved["state_dict"])
-    except RuntimeError as error:
-        raise UserError(
-            f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
-        ) from error
+    if rank() == 0:  # the others get its weights
+        checkpoint = checkpoint_of(checkpoint)
+        saved = read_checkpoint(checkpoint)
+        require_splits(job.digest, checkpoint)
+        try:
+            job.module.load_state_dict(saved["state_dict"])
+        except RuntimeError as error:
+            raise UserError(
+                f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
+            ) from error
     table, s = job.table, job.settings
     splits: dict[str, Any] = {}
     tables: dict[str, pd.DataFrame] = {}
-    for split in ["valid", "test"] + ["train"] * s.save_train_predictions:
-        if not len(table.part(split)):
-            continue
-        rows, probabilities, by_image = predict_split(job, split)
+    wanted = [split for split in ["valid", "test"] + ["train"] * s.save_train_predictions if len(table.part(split))]
+    predicted = {split: predict_split(job, split) for split in wanted}
+    if rank() != 0:
+        return {}
+    for split, (rows, probabilities, by_image) in predicted.items():
         predictions = prediction_table(table.frame, table.labels, split, rows, probabilities)
         write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
         options = (split == "valid", s.bootstrap, s.seed, table.exclusive, s.evaluate.blank, s.evaluate.uncertain)
@@ -331,6 +387,7 @@ def quiet() -> None:
         ".*You are using a CUDA device.*Tensor Cores.*",
         ".*isinstance.treespec, LeafSpec.*",  # inside Lightning, about torch
         ".*LeafSpec.*deprecated.*",
+        ".*sync_dist=True.*",  # what is logged is of all processes already
     ):
         warnings.filterwarnings("ignore", reason)
 
