@@ -117,7 +117,7 @@ def agree(what: str, value: dict[str, Any]) -> None:
             raise UserError(f"processes 0 and {number} have different {what}: {listed(shown, 5)}. Start all with the same.")
 
 
-def is_lost(error: BaseException) -> bool:
+def is_lost(error: BaseException | None) -> bool:
     """Whether an exception says that another process does not answer."""
     words = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL", "Broken pipe")
     return world() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
@@ -168,18 +168,18 @@ def joined(processes: Processes, kind: str, start: Callable[[Processes], bytes] 
         except (RuntimeError, ValueError) as error:
             raise Lost(f"{processes.name} on {socket.gethostname()}: the others did not come: {_line(error)}") from error
         yield
-    except (UserError, Stopped) as error:
-        _speak(processes, error)
-        raise
-    except (RuntimeError, Lost) as error:
-        if not (isinstance(error, Lost) or is_lost(error)):
+    except (UserError, Stopped, Lost, RuntimeError) as error:
+        lost = isinstance(error, Lost) or is_lost(error) or is_lost(error.__cause__)
+        if isinstance(error, RuntimeError) and not lost:
             raise
-        told = _told() if processes.rank == 0 else None
-        if told is not None:
+        with suppress(Exception):
+            dist.destroy_process_group()  # the others notice
+        if lost and processes.rank == 0 and (told := _told()) is not None:
             raise UserError(told) from None
-        if isinstance(error, Lost):
-            raise
-        raise Lost(lost_words(processes, error)) from error
+        _speak(processes, error)
+        if isinstance(error, RuntimeError):
+            raise Lost(lost_words(processes, error) if str(error) else "") from error
+        raise
     finally:
         with suppress(Exception):  # where others are gone
             dist.destroy_process_group()
