@@ -72,7 +72,7 @@ def together():
         def process(number):
             of = Processes(2, number, 2, number, "srun", "127.0.0.1", port, timeout)
             try:
-                with joined(of, "cpu"):
+                with joined(of):
                     answer = work(of)
             except (UserError, Stopped, Lost) as error:
                 answer = error

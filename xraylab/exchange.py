@@ -124,11 +124,10 @@ def is_lost(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def joined(processes: Processes, kind: str, start: Callable[[Processes], bytes] | None = None) -> Iterator[None]:
+def joined(processes: Processes, start: Callable[[Processes], bytes] | None = None) -> Iterator[None]:
     """Meet the other processes, and part from them at the end.
 
     Args:
-        kind: of device: ``gpu``, ``cpu`` or ``auto``.
         start: for processes that nothing started: of the process that each will be, what :func:`main` reads.
 
     Raises:
@@ -142,8 +141,9 @@ def joined(processes: Processes, kind: str, start: Callable[[Processes], bytes] 
     children: list[subprocess.Popen[bytes]] = []
     threads, named = torch.get_num_threads(), "OMP_NUM_THREADS" in os.environ
     backend = "gloo"
-    if kind != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(processes.local_rank)
+    if torch.cuda.is_available():
+        if processes.local_rank < torch.cuda.device_count():
+            torch.cuda.set_device(processes.local_rank)
         backend = "cpu:gloo,cuda:nccl"
     try:
         if start is not None:

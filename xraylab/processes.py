@@ -58,10 +58,10 @@ def launched(environment: Mapping[str, str] = os.environ) -> Processes:
         UserError: machines have different numbers of processes.
     """
     e = environment
-    if "TORCHELASTIC_RUN_ID" in e:
+    if "RANK" in e and "WORLD_SIZE" in e:  # of torchrun, and of what does as torchrun does
         found = Processes(
-            int(e["WORLD_SIZE"]), int(e["RANK"]), int(e["LOCAL_WORLD_SIZE"]), int(e["LOCAL_RANK"]), "torchrun",
-            e["MASTER_ADDR"], int(e["MASTER_PORT"]),
+            int(e["WORLD_SIZE"]), int(e["RANK"]), int(e.get("LOCAL_WORLD_SIZE", 1)), int(e.get("LOCAL_RANK", 0)), "torchrun",
+            e.get("MASTER_ADDR", "127.0.0.1"), int(e.get("MASTER_PORT", 29500)),
         )  # fmt: skip
     elif int(e.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         world, machines = int(e["SLURM_STEP_NUM_TASKS"]), int(e.get("SLURM_STEP_NUM_NODES", 1))

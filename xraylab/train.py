@@ -61,7 +61,7 @@ def job(cfg: DictConfig) -> None:
     def start(of: Processes) -> bytes:
         return pickle.dumps((HydraConfig.instance().cfg, cfg, directory, typed, of))
 
-    with joined(processes, cfg.accelerator.accelerator, None if processes.launcher else start):
+    with joined(processes, None if processes.launcher else start):
         if processes.launcher and processes.world > 1:
             agree("settings", composed)
             cfg, directory = gather((cfg, directory) if rank() == 0 else None, patiently=True)[0] or (cfg, directory)
@@ -78,7 +78,7 @@ def other(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], pr
     HydraConfig.instance().cfg = hydra_cfg
     hush()
     try:
-        with joined(processes, cfg.accelerator.accelerator):
+        with joined(processes):
             train(cfg, directory, typed, processes)
     except (UserError, Stopped, Lost) as error:
         ended_by(error)
