@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -197,8 +198,9 @@ def lost_words(processes: Processes, error: BaseException) -> str:
 
 
 def _line(error: BaseException) -> str:
-    text = str(error).splitlines()[0]
-    return text[text.rfind("] ", 0, 200) + 2 :][:160].strip() if text.startswith("[") else text[:160]
+    """The first sentence, without the place in torch's source."""
+    text = str(error).splitlines()[0].partition(". ")[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", text)[:160]
 
 
 def _speak(processes: Processes, error: Exception) -> None:
