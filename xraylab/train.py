@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def job(cfg: DictConfig) -> None:
     typed = list(hydra_config.overrides.task)
     directory = Path(hydra_config.runtime.output_dir)
     processes = planned(cfg.accelerator, sweep=hydra_config.mode is RunMode.MULTIRUN)
+    if processes.world > 1:  # where another is lost, torch would print its stack
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
     from xraylab.assemble import resumed_config
     from xraylab.exchange import agree, gather, hush, joined, rank
