@@ -7,9 +7,9 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import ended_by, launch
+from xraylab.cli import ended_by, flat, launch
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.processes import Processes, planned
 
@@ -51,7 +51,7 @@ def job(cfg: DictConfig) -> None:
     from xraylab.exchange import agree, gather, hush, joined, rank
     from xraylab.training import train
 
-    composed = {str(key): value for key, value in cfg.items()}
+    composed = {k: v for k, v in flat(OmegaConf.to_container(cfg, resolve=False)) if not isinstance(v, dict)}
     if cfg.resume and processes.rank == 0:
         resumed = resumed_config(cfg.resume, typed, cfg.accelerator)
         if directory.resolve() != Path(resumed.resume).resolve():
