@@ -165,7 +165,7 @@ def _unknown_key(key: str, config: str) -> str:
     others = {owner for owner, keys in _dataset_keys().items() if key.split(".")[0] in keys}
     if others and dataset not in others:
         return f"{key} is a key of dataset={' or dataset='.join(sorted(others))}; the dataset here is {dataset}."
-    flat = dict(flat(_composed(config, list(groups.values()))))
+    flat = dict(every_key(_composed(config, list(groups.values()))))
     known = sorted(set(flat) | set(_groups() if "dataset" in flat else []))
     if key in known:
         return f"{key} cannot be set this way: write {key}=<value> or {key}=<choice>."
@@ -186,12 +186,12 @@ def _composed(config: str, groups: list[str]) -> Any:
     return OmegaConf.to_container(cfg, resolve=False)
 
 
-def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def every_key(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every key of a nested mapping, as ``group.key``, and its value."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield f"{prefix}{key}", value
-            yield from flat(value, f"{prefix}{key}.")
+            yield from every_key(value, f"{prefix}{key}.")
 
 
 def _dataset_keys() -> dict[str, set[str]]:

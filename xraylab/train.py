@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import ended_by, flat, launch
+from xraylab.cli import ended_by, every_key, launch
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.processes import Processes, planned
 
@@ -51,7 +51,7 @@ def job(cfg: DictConfig) -> None:
     from xraylab.exchange import agree, gather, hush, joined, rank
     from xraylab.training import train
 
-    composed = {k: v for k, v in flat(OmegaConf.to_container(cfg, resolve=False)) if not isinstance(v, dict)}
+    composed = {k: v for k, v in every_key(OmegaConf.to_container(cfg, resolve=False)) if not isinstance(v, dict)}
     if cfg.resume and processes.rank == 0:
         resumed = resumed_config(cfg.resume, typed, cfg.accelerator)
         if directory.resolve() != Path(resumed.resume).resolve():
