@@ -125,7 +125,7 @@ def test_started_here_in_a_sweep_or_by_torchrun_two_processes_are_one_run(train_
     done = subprocess.run(
         [sys.executable, "-m", "xraylab.train", "-m", *options[:-2], f"dataset.root={mrnet_root}", "save_train_predictions=true",
          "accelerator.devices=2", f"hydra.sweep.dir={sweep}", "max_epochs=2,1"],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False,
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     same_run(one, sweep / "0")
@@ -137,7 +137,7 @@ def test_started_here_in_a_sweep_or_by_torchrun_two_processes_are_one_run(train_
 
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "xraylab.train", *options],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False,
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = (tmp_path / "outputs" / "mrnet").iterdir()
@@ -329,7 +329,7 @@ def test_two_gpus_are_one_run(train_here, tmp_path, mrnet_root):
     done = subprocess.run(
         [sys.executable, "-m", "xraylab.train", *options, "accelerator=gpus", "accelerator.devices=2",
          f"hydra.run.dir={tmp_path / 'two'}"],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False,
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     same_run(one, tmp_path / "two")
