@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -66,9 +65,13 @@ def summed(value: Tensor) -> Tensor:
     return value
 
 
-def any_of(flag: bool) -> bool:
-    """Whether it is so in any process; waits for the other processes, but for no device."""
-    return bool(summed(torch.tensor(int(flag)))) if world() > 1 else flag
+def largest(*numbers: int) -> list[int]:
+    """The largest of each over processes; waits for the others, but for no device."""
+    if world() == 1:
+        return list(numbers)
+    values = torch.tensor(numbers)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return [int(v) for v in values]
 
 
 def from_first(tensors: Iterator[Tensor]) -> None:
@@ -307,12 +310,6 @@ class Known(ClusterEnvironment):
 def trainer_options(processes: Processes) -> dict[str, Any]:
     """Arguments of a Trainer that make it one of several; new ones for each Trainer."""
     return {"strategy": DDPStrategy(cluster_environment=Known(processes))} if processes.world > 1 else {}
-
-
-def hush() -> None:
-    """Leave it to the first process to speak."""
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
 
 
 def main() -> None:

@@ -6,7 +6,9 @@ have the same settings and the same table; the first writes, prints and speaks f
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -138,3 +140,9 @@ def planned(accelerator: Mapping[str, Any], sweep: bool = False, environment: Ma
             f"they must agree. Leave accelerator.devices out, or start {devices} on each."
         )
     return Processes(**{**vars(here), "timeout": timeout})
+
+
+def hush() -> None:
+    """Leave it to the first process to speak."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
