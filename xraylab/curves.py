@@ -132,6 +132,47 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank:
     return figure
 
 
+def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, blank: str, uncertain: str) -> Figure:
+    """A figure of confusion matrices: of each finding at the first operating point, 0.5; of exclusive ones also the likeliest.
+
+    Cells hold counts; colours the share of a row, which is what is true. Arguments as of :func:`panels`.
+    """
+    from matplotlib.figure import Figure
+
+    labels = labels_of(table)
+    matrices: list[tuple[str, list[str], np.ndarray]] = []
+    if "exclusive" in result:
+        truth, p = (table[[f"{kind}_{name}" for name in labels]].to_numpy(np.float64) for kind in "yp")
+        rows = (truth == 1).sum(1) == 1
+        counts = np.zeros((len(labels), len(labels)), int)
+        np.add.at(counts, (truth[rows].argmax(1), p[rows].argmax(1)), 1)
+        matrices.append(("likeliest", labels, counts))
+    for label in labels:
+        y, probability = scored(table, label, blank, uncertain)
+        called = (probability >= result["threshold"]).astype(int)
+        counts = np.array([[((y == a) & (called == b)).sum() for b in (0, 1)] for a in (0, 1)])
+        matrices.append((f"{label}, n {len(y)}", ["negative", "positive"], counts))
+    columns = min(COLUMNS, len(matrices))
+    lines = math.ceil(len(matrices) / columns)
+    figure = Figure(figsize=(max(2.75 * columns, 4.5), 2.9 * lines + 0.9), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    figure.suptitle(f"Confusion at {result['threshold']}, {where}")
+    for axes, (title, names, counts) in zip(grid, matrices, strict=False):
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        axes.set_title(title, fontsize=9)
+        axes.set_xticks(range(len(names)), names, fontsize=7, rotation=0 if len(names) == 2 else 90)
+        axes.set_yticks(range(len(names)), names, fontsize=7, rotation=90 if len(names) == 2 else 0, va="center")
+        for (a, b), count in np.ndenumerate(counts):
+            axes.text(b, a, str(count), ha="center", va="center", fontsize=9 if len(names) < 8 else 6,
+                      color="white" if share[a, b] > 0.6 else "black", gid=f"{title}: {names[a]} called {names[b]}")  # fmt: skip
+    for axes in grid[len(matrices) :]:
+        axes.set_axis_off()
+    figure.supxlabel("called", fontsize=10)
+    figure.supylabel("truth", fontsize=10)
+    return figure
+
+
 def scored(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
     """Truth, 0/1, and probability of the rows whose label is scored, (M,)."""
     truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)

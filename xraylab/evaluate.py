@@ -41,6 +41,8 @@ def job(cfg: DictConfig) -> None:
     if cfg.output is not None:
         raise UserError(f"output={cfg.output}: it is for table=…; a run's evaluation is written into the run.")
     from xraylab.assemble import assemble
+    from xraylab.build import plain
+    from xraylab.dashboards import record_evaluation
     from xraylab.page import closing_table, write_report
     from xraylab.run import run_of, write_json
     from xraylab.training import checkpoint_of, evaluate_run, quiet
@@ -89,6 +91,7 @@ def job(cfg: DictConfig) -> None:
     evaluation = evaluate_run(assembled, run, checkpoint)
     write_json(run / "evaluation.json", evaluation)
     write_report(run)
+    record_evaluation(run, evaluation, {"evaluate": plain(cfg)}, checkpoint)
     log.info("%s", closing_table(evaluation, run, f"{time.monotonic() - started:.0f} s"))
     if before is not None:
         changed = sorted(_differences(before, evaluation))

@@ -7,6 +7,7 @@ import json
 import logging
 import shlex
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -27,9 +28,10 @@ from xraylab.assemble import Job, assemble, mode_of, resumed_config
 from xraylab.build import build
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
 from xraylab.cases import write_cases
+from xraylab.dashboards import group_of, send_results, tags_of
 from xraylab.errors import Stopped, UserError, listed
 from xraylab.evaluation import evaluate_split, prediction_table, write_table
-from xraylab.loggers import finish, send_results
+from xraylab.loggers import Wandb, finish
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
 from xraylab.page import closing_table, write_report
@@ -115,6 +117,7 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
     _summarise(job, directory)
     go_on = f"Go on with:\n  python -m xraylab.train {shlex.quote(f'resume={directory}')}"
     loggers = make_loggers(job, directory)
+    stopped = False
     try:
         stopped = fit(job, directory, loggers, resume, upload)
         evaluation = evaluate_run(job, directory, checkpoint_of(directory))
@@ -128,7 +131,7 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
             raise KeyboardInterrupt from error
         raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
     finally:
-        finish(loggers)
+        finish(loggers, sys.exception(), stopped)
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
         raise Stopped(f"stopped before the end. {go_on}")
@@ -196,7 +199,12 @@ def _check_resumable(directory: Path, max_epochs: int) -> None:
 def make_loggers(job: Job, directory: Path) -> list[Logger]:
     """The loggers of a job's configuration, which write into its directory unless told otherwise."""
     nodes = job.config.logger.items()
-    return [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+    loggers = [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+    backbone = job.module.net.backbone.hparams.get("name", type(job.module.net.backbone).__name__)
+    for logger in loggers:
+        if isinstance(logger, Wandb):
+            logger.of_run(directory, "train", group_of(directory), tags_of(job.table.data, job.table.name, backbone))
+    return loggers
 
 
 def fit(
