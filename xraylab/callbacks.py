@@ -119,7 +119,7 @@ class History(Callback):
 
 
 class RunningLoss(Callback):
-    """The running training loss and the learning rates by step, one device sync every ``every`` steps, to the loggers and the bar."""
+    """The running training loss and learning rates by step, one device sync every ``every`` steps, to loggers and the bar."""
 
     def __init__(self, every: int) -> None:
         self.every = every

@@ -76,14 +76,14 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
 
     def send(logger: Logger) -> None:
         if isinstance(logger, Wandb):
-            about = {f"best/{k}": checkpoint[k] for k in ("epoch", "step") if k in checkpoint}
-            logger.summarise({**best_values(directory), **metrics, **about})
             for key, path in pictures.items():
                 logger.log_image(key, [str(path)])
             if cases is not None:
                 logger.log_metrics({f"{cases['split'].iloc[0]}/cases": _wandb_table(cases)})
             if logger.artifacts:
                 _log_artifacts(logger, evaluation, directory)
+            about = {f"best/{k}": checkpoint[k] for k in ("epoch", "step") if k in checkpoint}
+            logger.summarise({**best_values(directory), **metrics, **about})
             return
         logger.log_metrics(metrics, step)
         for key, path in pictures.items():
@@ -109,7 +109,7 @@ def best_values(directory: Path) -> dict[str, dict[str, float]]:
 
     path = directory / "history.csv"
     history = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-    names = [c for c in history if (c.startswith("valid/") or c == "train/loss") and history[c].notna().any()]
+    names = [c for c in map(str, history) if (c.startswith("valid/") or c == "train/loss") and history[c].notna().any()]
     return {name: {best_of(name): float(getattr(history[name], best_of(name))())} for name in names}
 
 
@@ -165,7 +165,9 @@ def sheet(cases: pd.DataFrame) -> Figure:
     return figure
 
 
-def record_made(directory: Path, evaluation: Mapping[str, Any], config: Mapping[str, Any], members: Sequence[Path], job_type: str) -> None:  # fmt: skip
+def record_made(
+    directory: Path, evaluation: Mapping[str, Any], config: Mapping[str, Any], members: Sequence[Path], job_type: str
+) -> None:  # fmt: skip
     """Log what was made of runs' tables as a W&B run of its own that uses theirs; nothing unless all of them were logged.
 
     Args:

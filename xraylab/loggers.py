@@ -18,14 +18,14 @@ os.environ.setdefault("WANDB_SILENT", "true")
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger  # noqa: E402
 from pytorch_lightning.loggers.logger import DummyLogger  # noqa: E402
-from pytorch_lightning.utilities import rank_zero_only  # noqa: E402
+from pytorch_lightning.utilities.rank_zero import rank_zero_only  # noqa: E402
 
 STEP = "trainer/global_step"  # Lightning's name of the axis
 PATIENCE = 600.0  # seconds that the end of a run waits for an upload
 
 
 class Unfailing(Logger):
-    """What makes a logger of Lightning one that is turned off on its first failure, with one warning. It comes first of the bases."""
+    """Turns a logger of Lightning off on its first failure, with one warning. The first of a class's bases."""
 
     called = "the logger"
     _broken = False
@@ -34,7 +34,7 @@ class Unfailing(Logger):
     def experiment(self) -> Any:
         """What the logger writes to, or a stand-in that takes every call once it has failed."""
         found: list[Any] = []
-        if rank_zero_only.rank == 0:
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             self.safely(lambda: found.append(self._opened()))
         return found[0] if found else DummyLogger().experiment
 
@@ -52,9 +52,7 @@ class Unfailing(Logger):
                 return
             self._broken = True
             reason = _in_a_line(error)
-            log.warning(
-                "%s is off for the rest of this run: %s. Training goes on; history.csv is complete.", self.called, reason
-            )
+            log.warning("%s is off for the rest of this run: %s. Training goes on; history.csv is complete.", self.called, reason)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """As in Lightning."""
@@ -142,24 +140,24 @@ class Wandb(Unfailing, WandbLogger):
     def _begin(self) -> None:
         import wandb
 
-        if self.mode == "online" and not wandb.login(prompt=False):  # else it asks at a terminal, and waits
-            self._to_disk("there is no key (WANDB_API_KEY, or wandb login)")
         if self.mode == "online":
             try:
+                if not wandb.login(prompt=False):  # else it asks at a terminal, and waits
+                    raise UserError("there is no key: set WANDB_API_KEY, or wandb login")
                 self._start("online")
                 return
-            except Exception as error:  # no network, a wrong key: several kinds
-                self._to_disk(_in_a_line(error))
+            except Exception as error:  # no key, a wrong one, no network: several kinds
+                self.mode = "offline"
+                later = f"wandb sync {self._save_dir}/wandb/offline-run-*"
+                log.warning("W&B: %s. Recorded on disk; to send it later: %s", _in_a_line(error), later)
         self._start(self.mode)
-
-    def _to_disk(self, reason: str) -> None:
-        self.mode = "offline"
-        log.warning("W&B: %s. Recorded offline; later: wandb sync %s/wandb/offline-run-*", reason, self._save_dir)
 
     def _start(self, mode: str) -> None:
         if mode != "online":
             self._data_dir = os.environ.get("WANDB_DATA_DIR", "")
-            os.environ["WANDB_DATA_DIR"] = self._data_dir or str(Path(str(self._save_dir)) / "wandb")  # else it stages under the home
+            os.environ["WANDB_DATA_DIR"] = self._data_dir or str(
+                Path(str(self._save_dir)) / "wandb"
+            )  # else it stages under the home
         self._wandb_init["mode"] = mode
         _ = super()._opened()
         if self.kept_in is not None:
@@ -172,7 +170,11 @@ class Wandb(Unfailing, WandbLogger):
         def send() -> None:
             run = self.experiment
             for key, value in metrics.items():
-                if key not in self._defined and isinstance(value, int | float) and (key.startswith("valid/") or key == "train/loss"):
+                if (
+                    key not in self._defined
+                    and isinstance(value, int | float)
+                    and (key.startswith("valid/") or key == "train/loss")
+                ):
                     self._defined.add(key)
                     run.define_metric(key, step_metric=STEP, step_sync=True, summary=best_of(key))
             self._last = max(self._last, step or 0)
@@ -190,8 +192,15 @@ class Wandb(Unfailing, WandbLogger):
             run.use_artifact(artifact)
 
     def summarise(self, metrics: Mapping[str, Any]) -> None:
-        """Set what stands for the whole run."""
-        self.safely(lambda: self.experiment.summary.update(dict(metrics)))
+        """Set what stands for the whole run, once all else is logged."""
+
+        def send() -> None:
+            run = self.experiment
+            run.log({}, step=self._last, commit=True)  # else W&B takes the last row into the summary after this
+            run.summary.update(dict(metrics))
+
+        if not self._broken:
+            self.safely(send)
 
     def finish(self, exit_code: int = 0) -> None:
         """End the W&B run, so that the next job of a sweep gets its own; 75: it can be resumed."""
@@ -208,7 +217,8 @@ class Wandb(Unfailing, WandbLogger):
             self._data_dir = None
 
 
-def _in_a_line(error: Exception) -> str:
+def _in_a_line(error: BaseException) -> str:
+    error = error.__cause__ or error  # of what Lightning's TensorBoard logger makes of it
     return " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")
 
 
