@@ -110,7 +110,7 @@ def test_differences_are_paired_with_the_best_run_on_the_same_studies(policies):
     write_run(folder, "3", table((0, 0, 0.1), 3).assign(id=[f"t{i}" for i in range(80)]), ["loss=zeros", "x=1"])
     write_comparison(folder)
     rows = pd.read_csv(folder / "comparison.csv", dtype={"job": str})
-    found = rows[rows["metric"] == "auroc_minus_best"].set_index("job")
+    found = rows[rows["metric"] == "auroc_minus_reference"].set_index("job")
     best = max(results, key=lambda k: results[k]["macro"]["auroc"]["value"])
     assert set(found.index) == {"0", "1", "2"}
     assert found.loc[best, "value"] == 0
@@ -125,7 +125,7 @@ def test_differences_are_paired_with_the_best_run_on_the_same_studies(policies):
     write_run(folder, "4", table((0.6, 0.6, 0.6), 4).assign(id=[f"t{i}" for i in range(80)]), ["loss=many", "x=1"])
     write_comparison(folder)
     rows = pd.read_csv(folder / "comparison.csv", dtype={"job": str})
-    again = rows[rows["metric"] == "auroc_minus_best"].set_index("job")
+    again = rows[rows["metric"] == "auroc_minus_reference"].set_index("job")
     assert set(again.index) == set("01234")
     pd.testing.assert_frame_equal(again.loc[list("012")], found.loc[list("012")])
     assert again.loc["4", "value"] == 0 > again.loc["3", "value"]

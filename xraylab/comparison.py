@@ -20,8 +20,9 @@ from xraylab.run import write_json, write_text
 OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union", "stack"}
 NOTHING: dict[str, Any] = {"note": "", "rows": {}, "data": "", "n": None}  # published
 GIVEN = "comparison.json"  # what a sweep said of its comparison, for it to be repeated
-DIFFERENCE = "auroc_minus_best"  # of the macro, against the best run, paired
+DIFFERENCE = "auroc_minus_reference"  # of the macro, paired
 WIDTH = 130  # of the printed table
+NAMED = 60  # characters of a run's words there
 BOUNDS = ("value", "low", "high")
 COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n"]
 
@@ -106,14 +107,19 @@ def text_table(folder: Path) -> str:
     shared = set.intersection(*typed) if len(typed) > 1 else set()
     found = {(r["job"], r["metric"]): r for r in rows}
     lines = [f"{split}, by study, n {', '.join(dict.fromkeys(r['n'] for r in rows))}; 95% intervals in report.html"]
+    of = csv.DictReader((folder / "differences.csv").open()) if (folder / "differences.csv").is_file() else []
+    references = {r["job"]: r["reference"] for r in of if r["split"] == split}
+    if len(set(references.values())) == 1:
+        lines[0] += f"; differences from {next(iter(references.values()))}, paired"
     for job, overrides in jobs.items():
         own = " ".join(o for o in overrides.split(" ") if o not in shared)
         values = [(m, found[job, m]["value"]) for m in ("auroc", "kappa", "accuracy")]
         numbers = "  ".join(f"{m} {float(v):.3f}" if v else f"{m} -" for m, v in values)
         difference = found.get((job, DIFFERENCE))
         if difference is not None and difference["low"]:
-            numbers += "  from the best {:+.3f} ({:+.3f} to {:+.3f})".format(*(float(difference[k]) for k in BOUNDS))
-        lines.append(f"  {numbers}  {job}: {own}")
+            other = f"  minus {references[job]}" if len(set(references.values())) > 1 else "  difference"
+            numbers += other + " {:+.3f} ({:+.3f} to {:+.3f})".format(*(float(difference[k]) for k in BOUNDS))
+        lines.append(f"  {numbers}  {job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}")
     return "\n".join(lines + _text_pivot(every, jobs, shared, published))
 
 
@@ -136,7 +142,8 @@ def _text_pivot(rows: list[dict[str, str]], jobs: dict[str, str], shared: set[st
             cells.append("- " if value is None else f"{value:.3f}" + ("*" if alike and value == best[label] else " "))
         macro = found[job, "macro"]
         of = "" if alike else f" (n {macro['n']})"
-        table.append([f"{job}: " + " ".join(o for o in overrides.split(" ") if o not in shared) + of, *cells])
+        own = " ".join(o for o in overrides.split(" ") if o not in shared)
+        table.append([f"{job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}{of}", *cells])
         for row in beside(overrides, published, macro.get("data", published["data"]), int(macro["n"])):
             table.append(["  published", *(f"{row[la]:.3f} " if la in row else "" for la in labels)])
     if len(table) == 2 + len(jobs):
@@ -169,6 +176,7 @@ def write_comparison(
     """
     from xraylab.build import plain
     from xraylab.ensemble import Ensemble, write_ensemble
+    from xraylab.page import write_report
 
     runs, waiting = finished(folder)
     if not runs:
@@ -187,6 +195,8 @@ def write_comparison(
             )
         else:
             results.append(Result(name.replace("_", " "), f"of {', '.join(made[0])}", made[1], folder / "ensembles" / name))
+            if ended:
+                write_report(folder / "ensembles" / name)
     write_json(folder / GIVEN, {"ensembles": plain(ensembles or {}), "published": plain(published or {})})
     title = (folder.absolute().parents[1].name, folder.name)
     write_results(folder, title, results, waiting, _published(published), ended, reference)

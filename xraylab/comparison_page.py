@@ -58,7 +58,8 @@ def page(
 
     jobs = [r for r in results if "members" not in r.evaluation]
     shared = set.intersection(*({*r.overrides.split(" ")} for r in jobs)) if len(jobs) > 1 else set()
-    count = f"{len(jobs)} runs" + f" and {len(results) - len(jobs)} of several" * (len(jobs) < len(results))
+    joined = len(results) - len(jobs)
+    count = f"{len(jobs)} run{'s' * (len(jobs) != 1)}" + f" and {joined} combination{'s' * (joined != 1)}" * (joined > 0)
     parts = [f"<h1>{html.escape(title[0])} <small>{html.escape(title[1])}, {count}</small></h1>"]
     if synthetic:
         parts.append("<p class=sample>Synthetic sample: every number and figure below is about drawings, not patients.</p>")

@@ -81,11 +81,15 @@ def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any],
         axes.set_axis_off()
     handles = [grid[0].plot([], [], color=f"C{k}")[0] for k in range(len(curves))]
     which = "macro" if len(labels) > 1 else labels[0]
-    words = [f"{job}; {value} {_value(result, which, metric)}, n {result['n']}" for job, _, result, _ in curves]
+    of = f"macro {value}" if which == "macro" else value
+    words = [f"{job}; {of} {_value(result, which, metric)}, n {result['n']}" for job, _, result, _ in curves]
     figure.legend(handles, words, loc="outside lower center", fontsize=8, frameon=False)
     x, y = ("1 - specificity", "sensitivity") if kind == "roc" else ("sensitivity (recall)", "precision")
-    figure.supxlabel(x, fontsize=10)
-    figure.supylabel(y, fontsize=10)
+    for k, axes in enumerate(grid[: len(labels)]):
+        axes.set_ylabel(y if k % columns == 0 else "", fontsize=9)
+        if k >= len(labels) - columns:
+            axes.set_xlabel(x, fontsize=9)
+            axes.tick_params(labelbottom=True)
     return figure
 
 
@@ -112,6 +116,7 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
     for column, axes in panels.items():
         axes.set_title(column, fontsize=10)
         axes.set_xlabel("epoch")
+        axes.locator_params("x", integer=True)
         for k, (_, history) in enumerate(histories):
             if column in history:
                 axes.plot(history["epoch"] + 1, history[column], styles[k], marker=".", color=f"C{k % LINES}", lw=1)

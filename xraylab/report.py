@@ -44,6 +44,9 @@ def job(cfg: DictConfig) -> None:
     given = [str(p) for p in ([cfg.runs] if isinstance(cfg.runs, str) else cfg.runs)]
     if not given:
         raise UserError("runs=[]: name a run, or several: runs=[<a>,<b>].")
+    if tables := [p for p in given if p.lower().endswith(".csv")]:
+        make = f"python -m xraylab.evaluate table={tables[0]} output=<new folder>"
+        raise UserError(f"runs: {tables[0]} is a table. Make it a run first:\n  {make}")
     if len(given) == 1 and not _is_multirun(Path(given[0])):
         if cfg.reference is not None or cfg.output is not None:
             key = "reference" if cfg.reference is not None else "output"
@@ -54,7 +57,7 @@ def job(cfg: DictConfig) -> None:
     if cfg.output is not None and Path(cfg.output).exists() and any(Path(cfg.output).iterdir()):
         raise UserError(f"output={cfg.output}: the folder is not empty. Name a new one.")
     results, waiting = read_results([Path(p) for p in given])
-    reference = _reference(cfg.reference, results)
+    reference = None if cfg.reference is None else _reference(str(cfg.reference), results)
     if sole:
         folder = Path(given[0])
         _of_multirun(folder, reference)
@@ -79,10 +82,6 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     places: list[Path] = []
     waiting: list[str] = []
     for path in paths:
-        if path.suffix.lower() == ".csv":
-            raise UserError(
-                f"runs: {path} is a table. Make it a run: python -m xraylab.evaluate table={path} output=<new folder>"
-            )
         if _is_multirun(path):
             runs, others = finished(path)
             places += [*runs, *sorted(p.parent for p in path.glob("ensembles/*/evaluation.json"))]
@@ -99,7 +98,8 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     for place in places:
         if not json.loads((place / "environment.json").read_text())["finished"]:
             waiting.append(f"{place} was stopped before its end; it is shown as it is")
-    return [read_result(place, name) for place, name in zip(places, short_names(places), strict=True)], waiting
+    names = [n.replace("_", " ") if p.parent.name == "ensembles" else n for p, n in zip(places, short_names(places), strict=True)]
+    return [read_result(place, name) for place, name in zip(places, names, strict=True)], waiting
 
 
 def _is_multirun(path: Path) -> bool:
@@ -115,10 +115,8 @@ def _require_whole(run: Path) -> None:
             raise UserError(f"{run}: no {name} that can be read ({error}). Finish that run, or leave it out.") from error
 
 
-def _reference(asked: str | None, results: Sequence[Result]) -> str | None:
+def _reference(asked: str, results: Sequence[Result]) -> str:
     """The name of the result that was asked for by its name or path."""
-    if asked is None:
-        return None
     found = [r.job for r in results if asked == r.job or Path(asked).resolve() == r.directory.resolve()]
     if not found:
         names = [r.job for r in results]
