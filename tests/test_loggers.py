@@ -199,7 +199,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(sweep):
     assert summary(second)["valid/loss"]["min"] == pytest.approx(written["valid/loss"].min()), "of both sessions"
 
 
-def test_what_is_made_of_runs_is_a_run_that_uses_theirs(sweep, monkeypatch, tmp_path):
+def test_what_is_made_of_runs_is_a_run_that_uses_theirs(sweep, monkeypatch, tmp_path, command):
     from xraylab import evaluate
 
     ids = [json.loads((sweep / seed / "wandb.json").read_text())["id"] for seed in "01"]
@@ -216,6 +216,14 @@ def test_what_is_made_of_runs_is_a_run_that_uses_theirs(sweep, monkeypatch, tmp_
     made = json.loads((sweep / "ensembles" / "mean_of_two" / "evaluation.json").read_text())
     assert summary(record)["test/acl/auroc"] == made["splits"]["test"]["labels"]["acl"]["auroc"]["value"]
     assert contents(named(record, f"predictions-{about['run_id']}")).keys() >= {"predictions/test.csv", "evaluation.json"}
+
+    members = f"runs=[{sweep / '0'},{sweep / '1'}]"
+    done = command("combine", "method=vote", members, "splits=[test]", f"hydra.run.dir={tmp_path / 'vote'}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    (record,) = records(tmp_path / "vote")
+    assert (of(record, "run")[0]["run_group"], of(record, "run")[0]["job_type"]) == (sweep.name, "combine")
+    assert [contents(a) for a in of(record, "artifact") if a.get("use_after_commit")] == used
+    assert of(record, "config")[-1]["update"]["method"] == "vote"
 
     GlobalHydra.instance().clear()
     run = shutil.copytree(sweep / "0", tmp_path / "again", ignore=shutil.ignore_patterns("wandb"))
