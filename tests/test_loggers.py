@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import compose_config
-from hydra.core.global_hydra import GlobalHydra
+from conftest import compose_config, run_job
 from matplotlib.image import imread
 from omegaconf import OmegaConf
 
@@ -98,7 +97,7 @@ def _train_two(folder, mrnet_root):
 def test_tensorboard_gets_losses_metrics_rates_curves_and_cases(train_here, tmp_path, mrnet_root):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=tensorboard")
+    run = train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=tensorboard", report=True)
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
@@ -199,9 +198,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(sweep):
     assert summary(second)["valid/loss"]["min"] == pytest.approx(written["valid/loss"].min()), "of both sessions"
 
 
-def test_what_is_made_of_runs_is_a_run_that_uses_theirs(sweep, monkeypatch, tmp_path, command):
-    from xraylab import evaluate
-
+def test_what_is_made_of_runs_is_a_run_that_uses_theirs(sweep, tmp_path, command):
     ids = [json.loads((sweep / seed / "wandb.json").read_text())["id"] for seed in "01"]
     used = [contents(named(records(sweep / seed)[-1], f"predictions-{i}")) for seed, i in zip("01", ids, strict=True)]
 
@@ -225,12 +222,8 @@ def test_what_is_made_of_runs_is_a_run_that_uses_theirs(sweep, monkeypatch, tmp_
     assert [contents(a) for a in of(record, "artifact") if a.get("use_after_commit")] == used
     assert of(record, "config")[-1]["update"]["method"] == "vote"
 
-    GlobalHydra.instance().clear()
     run = shutil.copytree(sweep / "0", tmp_path / "again", ignore=shutil.ignore_patterns("wandb"))
-    monkeypatch.chdir(tmp_path)
-    config = OmegaConf.load(Path(evaluate.__file__).parents[1] / "conf" / "evaluate.yaml")
-    config = OmegaConf.merge(config, {"run": str(run), "num_workers": 0, "accelerator": {"accelerator": "auto"}})
-    evaluate.job(config)
+    run_job("evaluate", f"run={run}", "num_workers=0")
     (record,) = records(run)
     (about,) = of(record, "run")
     assert (about["job_type"], about["run_group"]) == ("evaluate", sweep.name)

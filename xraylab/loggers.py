@@ -234,7 +234,7 @@ def finish(loggers: Sequence[Logger], error: BaseException | None = None, stoppe
         error: what the run failed by, if it did.
         stopped: it ended before its end, and can be resumed.
     """
-    code = EXIT_RESUMABLE if stopped or isinstance(error, Stopped) else 0
+    code = EXIT_RESUMABLE if stopped or isinstance(error, Stopped | KeyboardInterrupt | SystemExit) else 0
     if error is not None and code == 0:
         code = EXIT_USER if isinstance(error, UserError) else 1
     for logger in loggers:
