@@ -5,6 +5,7 @@ Curves hold every study that is scored; they are drawn with so few points that n
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import labels_of, scored_labels
 from xraylab.metrics import number
-from xraylab.sections import panel_grid, points_legend, roc_points, spaced
+from xraylab.sections import COLUMNS, panel_grid, points_legend, roc_points, spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,8 +142,9 @@ def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, blank: st
         matrices.append((f"{label}, n {len(y)}", ["negative", "positive"], counts))
     columns = min(COLUMNS, len(matrices))
     lines = math.ceil(len(matrices) / columns)
-    figure = Figure(figsize=(max(2.75 * columns, 4.5), 2.9 * lines + 0.9), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    figure = Figure(figsize=(max(2.75 * columns, 4.5), 2.9 * lines + 0.9))
+    names_of_rows = 0.6 if "exclusive" not in result else 1.2
+    grid = spaced(figure, lines, columns, 0.4 + names_of_rows, 0.1, 0.7, 0.8, names_of_rows, 0.75)
     figure.suptitle(f"Confusion at {result['threshold']}, {where}")
     for axes, (title, names, counts) in zip(grid, matrices, strict=False):
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)

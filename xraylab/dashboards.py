@@ -150,9 +150,11 @@ def sheet(cases: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.image import imread
 
+    from xraylab.sections import spaced
+
     rows = -(-len(cases) // ACROSS)
-    figure = Figure(figsize=(2.0 * ACROSS, 2.4 * rows + 0.4), layout="constrained")
-    grid = figure.subplots(rows, ACROSS, squeeze=False).ravel()
+    figure = Figure(figsize=(2.0 * ACROSS, 2.5 * rows + 0.4))
+    grid = spaced(figure, rows, ACROSS, 0.05, 0.05, 0.05, 0.95, 0.08, 0.55)
     for axes in grid:
         axes.set_axis_off()
     for axes, case in zip(grid, cases.to_dict("records"), strict=False):
