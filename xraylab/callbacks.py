@@ -134,7 +134,7 @@ class History(Callback):
 
 
 class RunningLoss(Callback):
-    """The running training loss by step, one device sync every ``every`` steps, to the loggers and the bar."""
+    """The running training loss and learning rates by step, one device sync every ``every`` steps, to loggers and the bar."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -163,8 +163,10 @@ class RunningLoss(Callback):
         if n > self._before[1]:
             self.value = (total - self._before[0]) / (n - self._before[1])
         self._before = (total, n)
+        first, *others = (group["lr"] for group in trainer.optimizers[0].param_groups)
+        rates = {"lr": first, **({"lr/loss": others[0]} if others else {})}  # what a loss learns has its own
         for logger in trainer.loggers:
-            logger.log_metrics({"train/running_loss": self.value}, step=trainer.global_step)
+            logger.log_metrics({"train/running_loss": self.value, **rates}, step=trainer.global_step)
 
 
 class StudyProgress(ProgressBar):

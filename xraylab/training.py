@@ -8,6 +8,7 @@ import logging
 import shlex
 import shutil
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -30,11 +31,12 @@ from xraylab.build import build
 from xraylab.callbacks import ENDING, History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock, ending
 from xraylab.cases import write_cases
 from xraylab.checkpoint_files import CheckpointFiles
+from xraylab.dashboards import group_of, send_results, tags_of
 from xraylab.errors import Stopped, UserError, listed
 from xraylab.evaluation import evaluate_split, prediction_table, raw_counts, write_table
 from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words, rank, trainer_options
 from xraylab.guards import FiniteLoss, make_profiler, memory_in_words
-from xraylab.loggers import finish, send_results
+from xraylab.loggers import Wandb, finish
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
 from xraylab.page import closing_table, write_report
@@ -179,6 +181,7 @@ def _run(
     if processes.rank == 0:
         record = _describe(job, directory, typed)
         loggers = make_loggers(job, directory)
+    stopped: int | None = None
     try:
         stopped = fit(job, directory, loggers, checkpoint, upload)
         if stopped in ENDING:  # there may be no time to evaluate
@@ -196,7 +199,7 @@ def _run(
         write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
         send_results(loggers, evaluation, directory)
     finally:
-        finish(loggers)
+        finish(loggers, sys.exception(), bool(stopped))
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
         raise Stopped(f"stopped before the end. {go_on}")
@@ -319,7 +322,12 @@ def _whole(broken: Path) -> list[tuple[Path, str]]:
 def make_loggers(job: Job, directory: Path) -> list[Logger]:
     """The loggers of a job's configuration, which write into its directory unless told otherwise."""
     nodes = job.config.logger.items()
-    return [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+    loggers = [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+    backbone = job.module.net.backbone.hparams.get("name", type(job.module.net.backbone).__name__)
+    for logger in loggers:
+        if isinstance(logger, Wandb):
+            logger.of_run(directory, "train", group_of(directory), tags_of(job.table.data, job.table.name, backbone))
+    return loggers
 
 
 def fit(
