@@ -182,7 +182,6 @@ def _run(
     if processes.rank == 0:
         record = _describe(job, directory, typed)
         loggers = make_loggers(job, directory)
-    stopped: int | None = None
     try:
         stopped = fit(job, directory, loggers, checkpoint, upload)
         if stopped in ENDING:  # there may be no time to evaluate
