@@ -29,7 +29,7 @@ from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.studynet import per_channel
 from xraylab.module import StudyModule, checkpoint_of, require_splits
 from xraylab.remote import is_url
-from xraylab.settings import Evaluate, Settings, check_config, existing_run
+from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of
 from xraylab.uncertainty import SelfTrained
 
 log = logging.getLogger(__name__)
@@ -257,11 +257,6 @@ def resumed_config(resume: str, typed: Sequence[str]) -> DictConfig:
         OmegaConf.update(saved, key, override.value())
     saved.resume = str(run)
     return saved
-
-
-def mode_of(monitor: str) -> str:
-    """``min`` for a loss, ``max`` for every other metric."""
-    return "min" if monitor.endswith("loss") else "max"
 
 
 def _announce(table: StudyTable, settings: Settings) -> None:

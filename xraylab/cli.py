@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import sys
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xraylab import conf_dir
-from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Stopped, UserError, did_you_mean, listed
+from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Pruned, Stopped, UserError, did_you_mean, listed
 from xraylab.run import new_run_dir
 
 
@@ -47,16 +48,22 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
     def guarded(cfg: DictConfig) -> None:
         try:
             job(cfg)
-        except (UserError, Stopped) as error:
+        except (UserError, Stopped, Pruned) as error:
             if HydraConfig.get().mode is not RunMode.RUN:
                 print(f"error: {error}" if isinstance(error, UserError) else error, file=sys.stderr)
-                if isinstance(error, Stopped):  # ends the sweep as well
-                    raise SystemExit(EXIT_RESUMABLE) from None
-                raise
+                raise  # to the sweeper, from whatever process
             ended.append(error)
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+        except Exception:
+            if HydraConfig.get().mode is not RunMode.RUN:
+                logging.getLogger(__name__).exception("the job failed")  # into its log; the sweep goes on
+            raise
 
     try:
+        if any(word.startswith("sweep.resume=") for word in sys.argv[1:]):
+            from xraylab.journal import resumed_words
+
+            sys.argv[1:] = resumed_words(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(guarded)()
         if ended:
             raise ended[0]

@@ -58,9 +58,15 @@ class Comparison(Callback):
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Print the comparison."""
+        from xraylab.journal import JOURNAL, Journal
+
         folder = Path(config.hydra.sweep.dir)
+        if not config.hydra.launcher._target_.endswith(".BasicLauncher"):  # jobs that end together write over each other
+            write_comparison(folder, self.ensembles, self.published)
         if (folder / "comparison.csv").is_file():
             print(f"\n{_table(folder, self.published)}\n  everything is in {folder}")
+        if (folder / JOURNAL).is_file():
+            print(f"\n{Journal.read(folder).closing()}")
 
 
 def _published(given: Mapping[str, Any] | None) -> dict[str, Any]:

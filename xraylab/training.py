@@ -23,11 +23,11 @@ from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from pytorch_lightning.loggers import Logger
 
 from xraylab import conf_dir
-from xraylab.assemble import Job, assemble, mode_of, resumed_config
+from xraylab.assemble import Job, assemble, resumed_config
 from xraylab.build import build
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
 from xraylab.cases import write_cases
-from xraylab.errors import Stopped, UserError, listed
+from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.evaluation import evaluate_split, prediction_table, write_table
 from xraylab.loggers import finish, send_results
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
@@ -36,6 +36,7 @@ from xraylab.page import closing_table, write_report
 from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
 from xraylab.run import environment, write_json, write_text
+from xraylab.settings import mode_of
 
 log = logging.getLogger(__name__)
 
@@ -70,22 +71,28 @@ class Upload(Checkpoint):
             self.upload.sync()
 
 
-def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
+def train(cfg: DictConfig, directory: Path, typed: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> None:
     """One run, from a composed configuration to a finished run directory.
+
+    Args:
+        callbacks: beside those of the configuration.
 
     Raises:
         UserError: a mistake in the configuration or the data.
+        Pruned: a callback gave it up.
         Stopped: interrupted; the directory holds what there is and can be resumed.
     """
     upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if cfg.get("upload") else None
     try:
-        _train(cfg, directory, typed, upload)
+        _train(cfg, directory, typed, upload, callbacks)
     finally:
         if upload:
             upload.finish()
 
 
-def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None) -> None:
+def _train(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, callbacks: Sequence[pl.Callback] = ()
+) -> None:  # fmt: skip
     started = time.monotonic()
     quiet()
     resume = bool(cfg.get("resume"))
@@ -94,6 +101,7 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
     if resume:
         _check_resumable(directory, int(cfg.max_epochs))
     job = assemble(_with_first(cfg, directory, typed, upload), typed, fresh=not resume)
+    job.callbacks += callbacks
     if job.settings.readers is not None:  # before hours of training
         frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
         read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
@@ -123,6 +131,9 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
         write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
         write_report(directory)
         send_results(loggers, evaluation, directory)
+    except Pruned as pruned:
+        write_json(directory / "environment.json", {**record, "pruned": str(pruned)})
+        raise
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
         if not (directory / "checkpoints" / "last.ckpt").exists():
             raise KeyboardInterrupt from error
