@@ -73,7 +73,7 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
     except Stopped as stopped:
         _exit(str(stopped), EXIT_RESUMABLE)
     except (HydraException, OmegaConfBaseException) as error:
-        _exit(f"error: {_in_words(error, config)}", EXIT_USER)
+        _exit(f"error: {in_words(error, config)}", EXIT_USER)
     except OSError as error:
         typed = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
         if not (typed and error.filename and os.path.abspath(typed[-1]).startswith(os.path.abspath(error.filename))):
@@ -112,7 +112,8 @@ def _exit(message: str, code: int) -> None:
 # ---- mistakes in words ----------------------------------------------------------------------------------------------
 
 
-def _in_words(error: Exception, config: str) -> str:
+def in_words(error: Exception, config: str) -> str:
+    """A composition error of Hydra as a message to the user."""
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
