@@ -1,11 +1,11 @@
-"""The comparison of a multirun's jobs: ``comparison.csv`` and ``report.html`` in its directory, anew after every job."""
+"""The comparison of a multirun's jobs: in its directory, a table after every job and the whole at the end."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
-from xraylab.comparison_page import Result, beside, page
+from xraylab.comparison_page import Pair, Result, beside, page
 from xraylab.errors import UserError
-from xraylab.run import write_text
+from xraylab.run import write_json, write_text
 
 OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union", "stack"}
-DIFFERENCE = "auroc_minus_best"  # of the macro, against the best run, paired
+NOTHING: dict[str, Any] = {"note": "", "rows": {}, "data": "", "n": None}  # published
+GIVEN = "comparison.json"  # what a sweep said of its comparison, for it to be repeated
+DIFFERENCE = "auroc_minus_reference"  # of the macro, paired
 WIDTH = 130  # of the printed table
+NAMED = 60  # characters of a run's words there
 BOUNDS = ("value", "low", "high")
 COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n"]
 
@@ -38,7 +41,8 @@ class Comparison(Callback):
         self, ensembles: Mapping[str, Mapping[str, Any]] | None = None, published: Mapping[str, Any] | None = None
     ) -> None:  # fmt: skip
         self.ensembles = dict(ensembles or {})
-        self.published = _published(published)
+        self.published = dict(published or {})
+        _published(published)
         for name, options in self.ensembles.items():
             if wrong := set(options) - OPTIONS:
                 raise UserError(f"ensembles.{name}.{min(wrong)}: there is no such key. There are: {', '.join(sorted(OPTIONS))}.")
@@ -54,17 +58,16 @@ class Comparison(Callback):
         """Compare the jobs so far, in a multirun."""
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.MULTIRUN:
-            write_comparison(Path(hydra.sweep.dir), self.ensembles, self.published)
+            write_comparison(Path(hydra.sweep.dir), self.ensembles, self.published, ended=False)
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        """Print the comparison."""
+        """Write the whole comparison, and print it; then the best job, and what did not come to an end."""
         from xraylab.journal import JOURNAL, Journal
 
         folder = Path(config.hydra.sweep.dir)
-        if not config.hydra.launcher._target_.endswith(".BasicLauncher"):  # jobs that end together write over each other
-            write_comparison(folder, self.ensembles, self.published)
+        write_comparison(folder, self.ensembles, self.published)
         if (folder / "comparison.csv").is_file():
-            print(f"\n{_table(folder, self.published)}\n  everything is in {folder}")
+            print(f"\n{text_table(folder)}\n  everything is in {folder}\n  read {folder / 'report.html'}")
         if (folder / JOURNAL).is_file():
             print(f"\n{Journal.read(folder).closing()}")
 
@@ -72,7 +75,7 @@ class Comparison(Callback):
 def _published(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """``note`` and ``rows`` of published numbers, checked; empty where none are given."""
     if not given:
-        return {"note": "", "rows": {}, "data": "", "n": None}
+        return NOTHING
     if wrong := set(given) - {"note", "rows", "data", "n"}:
         raise UserError(f"published.{min(map(str, wrong))}: there is no such key. There are: note, rows, data, n.")
     rows = {str(words): {str(k): v for k, v in row.items()} for words, row in (given.get("rows") or {}).items()}
@@ -83,24 +86,31 @@ def _published(given: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"note": str(given.get("note") or "published"), "rows": rows, "data": given.get("data", ""), "n": given.get("n")}
 
 
-def _table(folder: Path, published: Mapping[str, Any]) -> str:
+def text_table(folder: Path) -> str:
     """The runs and ensembles of a comparison by study, on the test split if there is one, in a few lines of text."""
+    published = _published(json.loads((folder / GIVEN).read_text())["published"]) if (folder / GIVEN).is_file() else NOTHING
     rows = list(csv.DictReader((folder / "comparison.csv").open()))
     split = "test" if any(r["split"] == "test" for r in rows) else "valid"
     every = [r for r in rows if (r["split"], r["unit"]) == (split, "study")]
     rows = [r for r in rows if (r["split"], r["unit"], r["label"]) == (split, "study", "macro")]
     jobs = {r["job"]: r["overrides"] for r in rows}
-    shared = set.intersection(*(set(o.split(" ")) for j, o in jobs.items() if j.isdigit()))
+    typed = [set(o.split(" ")) for o in jobs.values() if not o.startswith("of ")]
+    shared = set.intersection(*typed) if len(typed) > 1 else set()
     found = {(r["job"], r["metric"]): r for r in rows}
     lines = [f"{split}, by study, n {', '.join(dict.fromkeys(r['n'] for r in rows))}; 95% intervals in report.html"]
+    of = csv.DictReader((folder / "differences.csv").open()) if (folder / "differences.csv").is_file() else []
+    references = {r["job"]: r["reference"] for r in of if r["split"] == split}
+    if len(set(references.values())) == 1:
+        lines[0] += f"; differences from {next(iter(references.values()))}, paired"
     for job, overrides in jobs.items():
         own = " ".join(o for o in overrides.split(" ") if o not in shared)
         values = [(m, found[job, m]["value"]) for m in ("auroc", "kappa", "accuracy")]
         numbers = "  ".join(f"{m} {float(v):.3f}" if v else f"{m} -" for m, v in values)
         difference = found.get((job, DIFFERENCE))
         if difference is not None and difference["low"]:
-            numbers += "  from the best {:+.3f} ({:+.3f} to {:+.3f})".format(*(float(difference[k]) for k in BOUNDS))
-        lines.append(f"  {numbers}  {job}: {own}")
+            other = f"  minus {references[job]}" if len(set(references.values())) > 1 else "  difference"
+            numbers += other + " {:+.3f} ({:+.3f} to {:+.3f})".format(*(float(difference[k]) for k in BOUNDS))
+        lines.append(f"  {numbers}  {job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}")
     return "\n".join(lines + _text_pivot(every, jobs, shared, published))
 
 
@@ -123,7 +133,8 @@ def _text_pivot(rows: list[dict[str, str]], jobs: dict[str, str], shared: set[st
             cells.append("- " if value is None else f"{value:.3f}" + ("*" if alike and value == best[label] else " "))
         macro = found[job, "macro"]
         of = "" if alike else f" (n {macro['n']})"
-        table.append([f"{job}: " + " ".join(o for o in overrides.split(" ") if o not in shared) + of, *cells])
+        own = " ".join(o for o in overrides.split(" ") if o not in shared)
+        table.append([f"{job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}{of}", *cells])
         for row in beside(overrides, published, macro.get("data", published["data"]), int(macro["n"])):
             table.append(["  published", *(f"{row[la]:.3f} " if la in row else "" for la in labels)])
     if len(table) == 2 + len(jobs):
@@ -145,20 +156,23 @@ def _text_pivot(rows: list[dict[str, str]], jobs: dict[str, str], shared: set[st
 
 
 def write_comparison(
-    folder: Path, ensembles: Mapping[str, Mapping[str, Any]] | None = None, published: Mapping[str, Any] | None = None
+    folder: Path, ensembles: Mapping[str, Mapping[str, Any]] | None = None, published: Mapping[str, Any] | None = None,
+    ended: bool = True, reference: str | None = None,
 ) -> None:  # fmt: skip
-    """Write the comparison of the finished runs that lie in a folder, and of their ensembles; nothing where there is none."""
-    from xraylab.data.table import SYNTHETIC
-    from xraylab.ensemble import Ensemble, write_ensemble
-    from xraylab.evaluation import by_unit
+    """Write the comparison of the finished runs that lie in a folder, and of their ensembles; nothing where there is none.
 
-    evaluated = sorted((p.parent for p in folder.glob("*/evaluation.json")), key=lambda p: (len(p.name), p.name))
-    runs = [run for run in evaluated if json.loads((run / "environment.json").read_text())["finished"]]
-    results = [_read(run) for run in runs]
-    if not results:
+    Args:
+        ensembles, published: as of :class:`Comparison`.
+        ended, reference: as of :func:`write_results`.
+    """
+    from xraylab.build import plain
+    from xraylab.ensemble import Ensemble, write_ensemble
+    from xraylab.page import write_report
+
+    runs, waiting = finished(folder)
+    if not runs:
         return
-    waiting = [f"job {run.name} was stopped before its end, and is left out" for run in evaluated if run not in runs]
-    waiting += [f"job {p.name} failed: {p / 'xraylab.log'}" for p in sorted(folder.glob("[0-9]*")) if p not in evaluated]
+    results = [read_result(run, run.name) for run in runs]
     for name, options in (ensembles or {}).items():
         ensemble = Ensemble(**options)
         try:
@@ -172,53 +186,103 @@ def write_comparison(
             )
         else:
             results.append(Result(name.replace("_", " "), f"of {', '.join(made[0])}", made[1], folder / "ensembles" / name))
+            if ended:
+                write_report(folder / "ensembles" / name)
+    write_json(folder / GIVEN, {"ensembles": plain(ensembles or {}), "published": plain(published or {})})
+    title = (folder.absolute().parents[1].name, folder.name)
+    write_results(folder, title, results, waiting, _published(published), ended, reference)
+
+
+def finished(folder: Path) -> tuple[list[Path], list[str]]:
+    """The finished runs that lie in a multirun's folder, in the order of its jobs; and what is said of the others."""
+    evaluated = sorted((p.parent for p in folder.glob("*/evaluation.json")), key=lambda p: (len(p.name), p.name))
+    runs = [run for run in evaluated if json.loads((run / "environment.json").read_text())["finished"]]
+    others = [f"job {run.name} was stopped before its end, and is left out" for run in evaluated if run not in runs]
+    others += [f"job {p.name} {_end(p)}" for p in sorted(folder.glob("[0-9]*")) if p not in evaluated]
+    return runs, others
+
+
+def _end(run: Path) -> str:
+    """How a run ended that has no evaluation."""
+    record = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+    return f"was {record['pruned']}" if record.get("pruned") else f"failed: {run / 'xraylab.log'}"
+
+
+def read_result(run: Path, name: str) -> Result:
+    """The result of a run directory, under this name."""
+    environment = json.loads((run / "environment.json").read_text())
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
+    typed = " ".join(word for word in first["overrides"] if not word.startswith("hydra."))
+    return Result(name, f"of {', '.join(evaluation['members'])}" if "members" in evaluation else typed, evaluation, run)
+
+
+def write_results(
+    folder: Path, title: tuple[str, str], results: Sequence[Result], waiting: Sequence[str], published: Mapping[str, Any],
+    ended: bool = True, reference: str | None = None,
+) -> None:  # fmt: skip
+    """Write ``comparison.csv`` and ``report.html`` of several results into a folder; at the end ``differences.csv`` and figures.
+
+    Args:
+        title: the page's heading, and what is smaller beside it.
+        waiting: what is said of results that are not there.
+        ended: False: without what takes long, as more results are to come.
+        reference: the result with which others are compared; None: in each split the run of highest macro AUROC.
+    """
+    from xraylab.data.table import SYNTHETIC
+    from xraylab.evaluation import by_unit
+    from xraylab.paired import differences
+
     synthetic = any(r.evaluation["data"] == SYNTHETIC for r in results)
-    differences, left_out = _differences(results)
+    pairs, left_out = paired(results, reference) if ended else ({}, [])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    mark = [SYNTHETIC] if synthetic else []
     writer.writerow([*COLUMNS, *(["data"] if synthetic else [])])
     for job, overrides, evaluation, _ in results:
         for split, result in by_unit(evaluation):
-            pair = differences.get((job, split)) if result["unit"] == "study" else None
-            macro = {**result["macro"], **({DIFFERENCE: pair} if pair else {})}
+            pair = pairs.get((job, split)) if result["unit"] == "study" else None
+            macro = {**result["macro"], **({DIFFERENCE: pair.macro()} if pair else {})}
             for label, metrics in {**result["labels"], "macro": macro}.items():
                 for metric, m in metrics.items():
                     cells = ["" if m[k] is None else m[k] for k in ("value", "low", "high", "n")]
-                    mark = [evaluation["data"]] if synthetic else []
                     writer.writerow([job, overrides, split, result["unit"], label, metric, *cells, *mark])
     write_text(folder / "comparison.csv", text.getvalue())
-    write_text(folder / "report.html", page(folder, results, synthetic, waiting + left_out, _published(published), differences))
+    tables = [differences(p.found).assign(job=job, reference=p.reference, split=s) for (job, s), p in pairs.items() if p.found]
+    if tables:
+        import pandas as pd
+
+        of = pd.concat(tables, ignore_index=True).assign(**({"data": SYNTHETIC} if synthetic else {}))
+        first = ["job", "reference", "split"]
+        write_text(folder / "differences.csv", of[[*first, *(c for c in of if c not in first)]].to_csv(index=False))
+    write_text(folder / "report.html", page(folder, title, results, synthetic, [*waiting, *left_out], published, pairs, ended))
 
 
-def _read(run: Path) -> Result:
-    environment = json.loads((run / "environment.json").read_text())
-    first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
-    return Result(run.name, " ".join(first["overrides"]), json.loads((run / "evaluation.json").read_text()), run)
+def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dict[tuple[str, str], Pair], list[str]]:
+    """Each result against one on the same studies, by job and split; and which could not be paired, and why.
 
-
-def _differences(results: list[Result]) -> tuple[dict[tuple[str, str], dict[str, Any]], list[str]]:
-    """Macro AUROC minus that of the best run on the same studies, paired, by job and split; and which could not be paired.
-
-    Runs are paired where their prediction tables hold the same studies, labels and scoring; by study alone. An ensemble is
-    never the best.
+    Results are paired where their prediction tables by study hold the same studies, labels and scoring. The other is the
+    reference where one is named, else the one of highest macro AUROC; an ensemble is that only where no run is.
     """
-    from xraylab.evaluation import CERTAIN, paired_difference, read_table
+    from xraylab.evaluation import CERTAIN, read_table
     from xraylab.joining import aligned
+    from xraylab.paired import compare
 
-    out: dict[tuple[str, str], dict[str, Any]] = {}
+    out: dict[tuple[str, str], Pair] = {}
     left_out = []
     for split in dict.fromkeys(s for r in results for s in r.evaluation["splits"]):
         here = [r for r in results if split in r.evaluation["splits"]]
         here = [r for r in here if (r.directory / "predictions" / f"{split}.csv").is_file()]
         value = {r.job: r.evaluation["splits"][split]["macro"]["auroc"]["value"] for r in here}
         here = [r for r in here if value[r.job] is not None]
+        if reference is not None and reference not in value:
+            left_out.append(f"{split}: nothing is compared with {reference}, which has no predictions of it")
+            continue
         leaders: list[tuple[Result, dict[str, str], Any]] = []
         why: dict[str, str] = {}
-        for r in sorted(here, key=lambda r: ("members" in r.evaluation, -value[r.job])):
-            table, scored = (
-                read_table(r.directory / "predictions" / f"{split}.csv"),
-                {**CERTAIN, **r.evaluation.get("scored", {})},
-            )
+        for r in sorted(here, key=lambda r: (r.job != reference, "members" in r.evaluation, -value[r.job])):
+            table = read_table(r.directory / "predictions" / f"{split}.csv")
+            scored = {**CERTAIN, **r.evaluation.get("scored", {})}
             for best, scoring, other in leaders:
                 try:
                     if scoring != scored:
@@ -229,11 +293,14 @@ def _differences(results: list[Result]) -> tuple[dict[tuple[str, str], dict[str,
                     why.setdefault(best.job, str(error))
                     continue
                 b = best.evaluation["splits"][split]["bootstrap"]
-                out[r.job, split] = paired_difference(table, other, b["resamples"], b["seed"], **scored)
-                out[best.job, split] = {"value": 0.0, "low": None, "high": None, "n": len(other), "reason": "the best run"}
+                out[r.job, split] = Pair(
+                    best.job, compare(table, other, b["resamples"], b["seed"], **scored), len(other), reference is None
+                )
+                out.setdefault((best.job, split), Pair(best.job, None, len(other), reference is None))
                 break
             else:
-                leaders.append((r, scored, table))
-        alone = [r.job for r, _, _ in leaders if (r.job, split) not in out and r.job in why]
+                if reference is None or not leaders:
+                    leaders.append((r, scored, table))
+        alone = [r.job for r in here if (r.job, split) not in out and r.job in why]
         left_out += [f"{split}: {job} is not paired with another run: {why[job]}" for job in alone]
     return out, left_out

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import html
+import json
+import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from xraylab.overlay import overlaid, trainings
+
+NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
 
 
 class Result(NamedTuple):
@@ -18,30 +24,52 @@ class Result(NamedTuple):
     directory: Path
 
 
+class Pair(NamedTuple):
+    """A result against another of the same n studies, which was ``picked`` for its score, or named.
+
+    ``found`` is of :func:`xraylab.paired.compare`; None of the other itself.
+    """
+
+    reference: str
+    found: dict[str, Any] | None
+    n: int
+    picked: bool
+
+    def macro(self) -> dict[str, Any]:
+        """The difference of macro AUROC."""
+        itself = {"value": 0.0, "low": None, "high": None, "n": self.n, "reason": "the reference"}
+        return self.found["macro"]["auroc"] if self.found else itself
+
+
 def page(
-    folder: Path, results: list[Result], synthetic: bool, waiting: list[str], published: dict[str, Any],
-    differences: dict[tuple[str, str], dict[str, Any]],
+    folder: Path, title: tuple[str, str], results: Sequence[Result], synthetic: bool, said: Sequence[str],
+    published: Mapping[str, Any], pairs: Mapping[tuple[str, str], Pair], ended: bool,
 ) -> str:  # fmt: skip
+    """The page, HTML; where ``ended``, its figures are written into ``folder`` besides.
+
+    Args:
+        title: the heading, and what is smaller beside it.
+        said: sentences of what is not there.
+        published: AUROCs to show beside, see :class:`xraylab.comparison.Comparison`.
+        pairs: differences by job and split.
+    """
     from xraylab.evaluation import by_unit
-    from xraylab.page import STYLE, scoring
+    from xraylab.page import STYLE
 
     jobs = [r for r in results if "members" not in r.evaluation]
     shared = set.intersection(*({*r.overrides.split(" ")} for r in jobs)) if len(jobs) > 1 else set()
-    sweep = html.escape(folder.absolute().parents[1].name)
-    parts = [f"<h1>{sweep} <small>{html.escape(folder.name)}, {len(jobs)} runs</small></h1>"]
+    joined = len(results) - len(jobs)
+    count = f"{len(jobs)} run{'s' * (len(jobs) != 1)}" + f" and {joined} combination{'s' * (joined != 1)}" * (joined > 0)
+    parts = [f"<h1>{html.escape(title[0])} <small>{html.escape(title[1])}, {count}</small></h1>"]
     if synthetic:
-        parts.append("<p class=sample>Synthetic sample: every number below is about drawings, not patients.</p>")
+        parts.append("<p class=sample>Synthetic sample: every number and figure below is about drawings, not patients.</p>")
+    if not ended:
+        again = html.escape(f"python -m xraylab.report runs={folder}")
+        parts.append(f"<p>More runs are to come. Curves and differences are made at the end, or by <code>{again}</code></p>")
     if shared:
         parts.append(f"<p>All with {html.escape(' '.join(sorted(shared)))}.</p>")
-    parts += [f"<p>{html.escape(line[0].upper() + line[1:])}.</p>" for line in waiting]
-    said: dict[str, list[str]] = {}
-    for r in results:
-        left = [f"no {file}, for {reason}" for file, reason in r.evaluation.get("left_out", {}).items()]
-        for line in [*left, *scoring(r.evaluation), *_joined(r.evaluation)]:
-            said.setdefault(line, []).append(r.job)
-    for line, of_jobs in said.items():
-        whose = "all" if len(of_jobs) == len(results) else ", ".join(of_jobs)
-        parts.append(f"<p>{html.escape(whose)}: {html.escape(line)}.</p>")
+    parts += [f"<p>{html.escape(line[0].upper() + line[1:])}.</p>" for line in said]
+    parts += [_said(results), _runs(folder, results, shared), configurations(results)]
     shown = "test" if any("test" in r.evaluation["splits"] for r in results) else "valid"
     for split, unit in dict.fromkeys((s, x["unit"]) for r in results for s, x in by_unit(r.evaluation)):
         of = [(r, x) for r in results for s, x in by_unit(r.evaluation) if (s, x["unit"]) == (split, unit)]
@@ -53,12 +81,81 @@ def page(
         many = any(len(x["labels"]) > 1 for _, x in of)
         parts.append(f"<details><summary>every metric</summary>{metrics}</details>" if many else metrics)
         if unit == "study":
-            parts.append(_from_the_best(of, shared, {job: m for (job, s), m in differences.items() if s == split}))
-        parts += [_over_seeds(of, shared), _groups(of, shared)]
-    title = "xraylab comparison" + (" (synthetic sample)" if synthetic else "")
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"
-    )
+            parts.append(_differences(of, shared, {job: pair for (job, s), pair in pairs.items() if s == split}))
+        parts += [_calibration(of, shared), _over_seeds(of, shared), _groups(of, shared)]
+        if ended:
+            parts.append(overlaid(folder, split, of, shared, synthetic))
+    if ended:
+        parts.append(trainings(folder, jobs, shared, synthetic))
+    name = "xraylab comparison" + (" (synthetic sample)" if synthetic else "")
+    body = "\n".join(parts)
+    return f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>{body}</html>\n"
+
+
+def _said(results: Sequence[Result]) -> str:
+    """What results say of their scoring and making, each sentence once."""
+    from xraylab.page import scoring
+
+    said: dict[str, list[str]] = {}
+    for r in results:
+        left = [f"no {file}, for {reason}" for file, reason in r.evaluation.get("left_out", {}).items()]
+        for line in [*left, *scoring(r.evaluation), *_joined(r.evaluation)]:
+            said.setdefault(line, []).append(r.job)
+    parts = []
+    for line, of_jobs in said.items():
+        whose = "all" if len(of_jobs) == len(results) else ", ".join(of_jobs)
+        parts.append(f"<p>{html.escape(whose)}: {html.escape(line)}.</p>")
+    return "".join(parts)
+
+
+def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> str:
+    """What each result is: its words, data, the chosen epoch, how long it took, and where it lies."""
+    rows = []
+    for r in results:
+        environment = json.loads((r.directory / "environment.json").read_text())
+        sessions = [*environment.get("sessions_before", []), environment]
+        seconds = sum(s.get("seconds", 0) for s in sessions)
+        epoch = r.evaluation["checkpoint"]["epoch"] + 1 if "checkpoint" in r.evaluation else ""
+        place = os.path.relpath(r.directory.absolute(), folder.absolute())
+        link = f"<a href='{html.escape(place, quote=True)}/report.html'>{html.escape(place)}</a>"
+        cells = [
+            html.escape(_own(r, shared)),
+            html.escape(r.evaluation["data"]),
+            epoch,
+            f"{seconds:.0f} s" if seconds else "",
+            link,
+        ]
+        rows.append([html.escape(r.job), "".join(f"<td>{c}</td>" for c in cells)])
+    return "<h2>Runs</h2>" + _rows(["job", "overrides", "data", "epoch chosen", "took", "directory"], rows)
+
+
+def configurations(results: Sequence[Result]) -> str:
+    """A table of the settings that differ between runs that were trained; empty where fewer than two were."""
+    from omegaconf import OmegaConf
+
+    flat = {}
+    for r in results:
+        if "checkpoint" in r.evaluation and (r.directory / "config.yaml").is_file():
+            config = OmegaConf.to_container(OmegaConf.load(r.directory / "config.yaml"))
+            assert isinstance(config, dict)
+            flat[r.job] = {key: value for key, value in _flat(config) if key not in NOT_SETTINGS}
+    if len(flat) < 2:
+        return ""
+    keys = [k for k in dict.fromkeys(k for of in flat.values() for k in of) if len({of.get(k, "-") for of in flat.values()}) > 1]
+    title = "<h2>What differs in their settings</h2>"
+    if not keys:
+        return f"{title}<p>Nothing.</p>"
+    rows = [[html.escape(k), "".join(f"<td>{html.escape(of.get(k, '-'))}</td>" for of in flat.values())] for k in keys]
+    return f"{title}<div class=settings>{_rows(['', *flat], rows)}</div>"
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and values in words of a configuration."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}{key}.")
+    else:
+        yield prefix.removesuffix("."), "null" if node is None else str(node)
 
 
 def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
@@ -90,7 +187,7 @@ def _joined(evaluation: dict[str, Any]) -> list[str]:
     return said
 
 
-def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published: dict[str, Any]) -> str:
+def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published: Mapping[str, Any]) -> str:
     """AUROC by run and finding, the best of each finding bold; nothing where there is one finding."""
     from xraylab.metrics import number
 
@@ -127,20 +224,71 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
     return f"<h3>AUROC by finding, {what}{note}</h3>{pivot}"
 
 
-def _from_the_best(of: list[tuple[Result, dict[str, Any]]], shared: set[str], differences: dict[str, dict[str, Any]]) -> str:
-    """Macro AUROC of each run minus that of the best, paired; nothing where there is one run."""
+def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pairs: Mapping[str, Pair]) -> str:
+    """Each run minus the one it is compared with, paired: the macro AUROC, and by finding what is tested; empty of one run."""
+    if len(pairs) < 2:
+        return ""
+    many = any(len(x["labels"]) > 1 for _, x in of)
+    rows, by_finding = [], []
+    for r, _ in of:
+        if (pair := pairs.get(r.job)) is None:
+            continue
+        own, m = html.escape(_own(r, shared)), pair.macro()
+        text = m["reason"] if m["value"] is None or pair.found is None else _signed(m)
+        rows.append([html.escape(r.job), own, html.escape(pair.reference), m["n"], f"<td>{html.escape(text)}</td>"])
+        if pair.found is None:
+            continue
+        for label, d in pair.found["labels"].items():
+            delong = d["auroc"].get("delong", {})
+            by_delong = {"value": None, "low": delong.get("low"), "high": delong.get("high")}
+            cells = [_signed(d["auroc"]), _signed(by_delong), _p(delong.get("p"))]
+            cells += [_signed(d["kappa"]), _signed(d["accuracy"]), _p(d["mcnemar"]["exact"])]
+            texts = "".join(f"<td>{html.escape(c)}</td>" for c in cells)
+            by_finding.append([html.escape(r.job), own, html.escape(pair.reference), html.escape(label), d["n"], texts])
+    over, resamples = of[0][1]["bootstrap"]["over"], of[0][1]["bootstrap"]["resamples"]
+    how = f"95% paired bootstrap interval over {over}" if resamples else "no intervals were asked for"
+    tests = len(by_finding)
+    note = (
+        f"Each run minus the one it is compared with, on the same studies; {how}. p of the AUROC is DeLong's, p of the accuracy "
+        f"at 0.5 McNemar's exact one, which takes studies as independent; they are not corrected for there being {tests} of each."
+    )
+    if any(pair.picked for pair in pairs.values()):
+        note += " The other was picked for its macro AUROC on these very studies, so its lead is somewhat too large."
+    head = ["job", "overrides", "compared with", "label", "n", "AUROC", "DeLong", "p", "kappa", "accuracy", "p"]
+    every = _rows(head, by_finding).replace("<table>", "<table class=pivot>", 1)
+    parts = [f"<h3>differences <small>{how}</small></h3><p class=n>{html.escape(note)}</p>"]
+    if many:
+        parts.append(_rows(["job", "overrides", "compared with", "n", "macro AUROC"], rows))
+        parts.append(f"<details><summary>by finding</summary>{every}</details>")
+    else:
+        parts.append(every)
+    return "".join(parts)
+
+
+def _signed(difference: Mapping[str, Any]) -> str:
+    """A difference and its interval in words; a dash where there is none."""
+    value, low, high = (difference[k] for k in ("value", "low", "high"))
+    bounds = "" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
+    if value is None:
+        return bounds or "-"
+    return f"{value:+.3f}" + f" ({bounds})" * bool(bounds)
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else "<.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
+    """ECE and Brier score by run and finding."""
+    from xraylab.metrics import number
+
     rows = []
     for r, result in of:
-        m = differences.get(r.job)
-        if m is not None:
-            bounds = "" if m["low"] is None else f" ({m['low']:+.3f} to {m['high']:+.3f})"
-            text = m["reason"] if m["value"] is None or m["reason"] == "the best run" else f"{m['value']:+.3f}{bounds}"
-            over = result["bootstrap"]["over"]
-            rows.append([html.escape(r.job), html.escape(_own(r, shared)), m["n"], f"<td>{html.escape(text)}</td>"])
-    if len(rows) < 2:
-        return ""
-    title = f"<h3>difference of macro AUROC from the best run <small>95% paired bootstrap interval over {over}</small></h3>"
-    return title + _rows(["job", "overrides", "n", "difference"], rows)
+        for label, found in result.get("calibration", {}).get("labels", {}).items():
+            cells = f"<td>{number(found['ece'])}</td><td>{number(found['brier'])}</td><td>{found['n']}</td>"
+            rows.append([html.escape(r.job), html.escape(_own(r, shared)), html.escape(label), cells])
+    table = _rows(["job", "overrides", "label", "ECE", "Brier", "n"], rows)
+    return f"<details><summary>calibration</summary>{table}</details>" if rows else ""
 
 
 def _own(r: Result, shared: set[str]) -> str:

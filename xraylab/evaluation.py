@@ -173,37 +173,6 @@ def _exclusive(table: pd.DataFrame, draws: Resamples) -> dict[str, Any]:
     }
 
 
-def paired_difference(
-    table: pd.DataFrame, other: pd.DataFrame, resamples: int, seed: int, blank: str = "ignore", uncertain: str = "ignore"
-) -> dict[str, Any]:  # fmt: skip
-    """The macro AUROC of one prediction table minus that of another, with a paired bootstrap interval.
-
-    Args:
-        table, other: of the same studies and raw labels, row by row; both are resampled by the same draws.
-        resamples, seed: of the bootstrap, over patients where known, else over studies.
-        blank, uncertain: what such labels count as, see :func:`scored_labels`.
-
-    Returns:
-        ``{"value", "low", "high", "n", "reason"}``; n is the number of studies.
-    """
-    draws = Resamples(clusters_of(table), resamples, seed)
-    values, replicates = [], []
-    for label in labels_of(table):
-        truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
-        rows = np.flatnonzero((truth == 0) | (truth == 1))
-        called = truth[rows].astype(int)
-        if undefined("auroc", called):
-            continue
-        pair = [t[f"p_{label}"].to_numpy()[rows] for t in (table, other)]
-        ours, theirs = (point("auroc", called, p) or 0.0 for p in pair)
-        values.append(ours - theirs)
-        a, b = (draws.replicates(rows, called, p, THRESHOLD)["auroc"] for p in pair)
-        replicates.append(a - b)
-    if not values:
-        return result(None, len(table), None, "undefined for every label")
-    return result(float(np.mean(values)), len(table), np.mean(replicates, axis=0))
-
-
 def quick_metrics(labels: Sequence[str], probabilities: np.ndarray, raw: np.ndarray) -> dict[str, float]:
     """Point values by label and their means, for the end of an epoch: ``<label>/auroc`` ... ``macro/auroc`` ...
 

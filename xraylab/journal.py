@@ -29,7 +29,7 @@ class SweepJob:
     overrides: list[str]
     params: dict[str, Any] = field(default_factory=dict)  # as drawn; of a grid, none
     state: str = "waiting"  # running, finished, pruned, failed, stopped
-    values: list[float | None] = field(default_factory=list)  # of the objectives
+    scores: list[float | None] = field(default_factory=list)  # of the objectives
     reason: str | None = None  # of a failure, or of a value that is not there
 
 
@@ -70,11 +70,11 @@ class Journal:
         """
         run = self.folder / str(job.number)
         record = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
-        job.values, job.reason = [], None
+        job.scores, job.reason = [], None
         if record.get("finished"):
             job.state = "finished"
             found = [objective_of(run, objective) for objective in self.objectives]
-            job.values = [value for value, _ in found]
+            job.scores = [value for value, _ in found]
             job.reason = "; ".join(reason for _, reason in found if reason) or None
         elif record.get("pruned"):
             job.state, job.reason = "pruned", record["pruned"]
@@ -89,9 +89,9 @@ class Journal:
         signs = [-1.0 if mode_of(o) == "max" else 1.0 for o in self.objectives]
 
         def cost(job: SweepJob) -> list[float]:
-            return [s * v for s, v in zip(signs, job.values, strict=True) if v is not None]
+            return [s * v for s, v in zip(signs, job.scores, strict=True) if v is not None]
 
-        known = [job for job in self.jobs if job.state == "finished" and job.values and None not in job.values]
+        known = [job for job in self.jobs if job.state == "finished" and job.scores and None not in job.scores]
         beaten = [any(_dominates(cost(a), cost(b)) for a in known) for b in known]
         front = [job for job, worse in zip(known, beaten, strict=True) if not worse]
         return front[:1] if len(signs) == 1 else front
@@ -116,7 +116,7 @@ class Journal:
         best = self.best()
         on_test = " (chosen on test: its results there are too good)" * any(o.startswith("test/") for o in self.objectives)
         for job in best[:10]:
-            values = ", ".join(f"{o} {v:.4f}" for o, v in zip(self.objectives, job.values, strict=True))
+            values = ", ".join(f"{o} {v:.4f}" for o, v in zip(self.objectives, job.scores, strict=True))
             what = "best" if len(self.objectives) == 1 else "beaten by none in all objectives"
             lines.append(f"{what}: job {job.number}, {values}{on_test}. Repeat it with:\n  {self.command(job)}")
         if not best:

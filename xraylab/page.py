@@ -31,6 +31,7 @@ white-space:nowrap;font-variant-numeric:tabular-nums}td:first-child,th:first-chi
 pre{background:#f6f8fa;padding:1em;overflow:auto}h2{margin-top:1.8em}svg{max-width:100%;height:auto}
 .metrics td,.metrics th{padding:.25em .35em;font-size:12px}.metrics th{white-space:normal;vertical-align:bottom}
 .case{margin:.2em .5em .6em 0;vertical-align:top}.case figcaption{max-width:192px;font-size:12px;overflow-wrap:anywhere}
+.settings{overflow-x:auto}.settings td{white-space:normal;overflow-wrap:anywhere;font-size:12px;max-width:18em}
 .decisions td,.decisions th{padding:.25em .4em;font-size:12px}
 .pivot td,.pivot th{white-space:normal;padding:.25em .3em;font-size:12px;vertical-align:top}.pivot td:nth-child(2){min-width:9em}
 """
@@ -154,7 +155,7 @@ def write_report(directory: Path) -> Path:
         parts += [f"<li>{len(v)} {_e(k)}: {_e(', '.join(v[:50]))}</li>" for k, v in evaluation["skipped"].items()]
         parts.append("</ul>")
     if (directory / "history.csv").is_file():
-        parts.append("<h2>Training</h2>" + _curves(pd.read_csv(directory / "history.csv"), synthetic))
+        parts.append("<h2>Training</h2>" + _curves(directory, pd.read_csv(directory / "history.csv"), synthetic))
     parts.append(f"<h2>Configuration</h2><pre>{_e(config)}</pre>")
     parts.append(f"<h2>Environment</h2><pre>{_e(json.dumps(environment, indent=2))}</pre>")
     title = "xraylab report" + (" (synthetic sample)" if synthetic else "")
@@ -228,7 +229,7 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool,
     if "calibration" in result:
         figure = reliability(result["calibration"], f"{split} by {result['unit']}")
         parts += [calibration_table(split, result["calibration"]), svg(figure, synthetic)]
-        _save(figure, directory / "figures" / f"{split}_calibration.png", synthetic)
+        save_figure(figure, directory / "figures" / f"{split}_calibration.png", synthetic)
     return parts
 
 
@@ -254,16 +255,17 @@ def _figures(
         drawn.append(svg(figure, synthetic) if len(result["labels"]) > OVERLAID else "")
         if synthetic and not drawn[-1]:
             mark(figure)
-        _save(figure, directory / "figures" / f"{split}_{kind}{'_images' * (result['unit'] == 'image')}.png", synthetic)
+        save_figure(figure, directory / "figures" / f"{split}_{kind}{'_images' * (result['unit'] == 'image')}.png", synthetic)
     return "".join(drawn) or svg(side_by_side(table, result, where, **scored), synthetic)
 
 
-def _save(figure: Any, path: Path, synthetic: bool) -> None:
+def save_figure(figure: Any, path: Path, synthetic: bool) -> None:
+    """Write a figure as PNG; one of synthetic data must be marked before, see :func:`svg`."""
     with beside(path) as partial:
         figure.savefig(partial, format="png", metadata={"Description": SYNTHETIC if synthetic else ""})
 
 
-def _curves(history: pd.DataFrame, synthetic: bool) -> str:
+def _curves(directory: Path, history: pd.DataFrame, synthetic: bool) -> str:
     from matplotlib.figure import Figure
 
     if history.empty:
@@ -280,7 +282,9 @@ def _curves(history: pd.DataFrame, synthetic: bool) -> str:
     score.set(xlabel="epoch", title="Validation AUROC")
     for axes in (loss, score):
         axes.legend(fontsize=8)
-    return svg(figure, synthetic)
+    drawn = svg(figure, synthetic)
+    save_figure(figure, directory / "figures" / "training.png", synthetic)
+    return drawn
 
 
 def svg(figure: Any, synthetic: bool) -> str:

@@ -60,7 +60,7 @@ class Study:
             self.study.tell(trial.number, state=state.FAIL)
         known = {t.user_attrs["job"] for t in self.study.get_trials(deepcopy=False, states=(state.COMPLETE, state.PRUNED))}
         for job in journal.jobs:
-            if job.state in ("finished", "pruned") and None not in job.values and job.number not in known:
+            if job.state in ("finished", "pruned") and None not in job.scores and job.number not in known:
                 self.ask_again(job)
                 self.tell(job, journal.folder)
 
@@ -83,7 +83,7 @@ class Study:
             self._keep(self.study.ask(self.distributions), job)
 
     def tell(self, job: SweepJob, folder: Path) -> None:
-        """What became of a job: its values, and its course where there is one objective."""
+        """What became of a job: its scores, and its course where there is one objective."""
         trial, state = self.trials.pop(job.number), self.optuna.trial.TrialState
         if len(self.objectives) == 1 and self.objectives[0].startswith("valid/"):
             course = history_of(folder / str(job.number) / "history.csv", self.objectives[0])
@@ -94,8 +94,8 @@ class Study:
             trial.set_user_attr("reason", job.reason)
         if job.state == "pruned":
             self.study.tell(trial, state=state.PRUNED)
-        elif job.state == "finished" and None not in job.values:
-            self.study.tell(trial, job.values)
+        elif job.state == "finished" and None not in job.scores:
+            self.study.tell(trial, job.scores)
         else:
             self.study.tell(trial, state=state.FAIL)
 

@@ -55,8 +55,8 @@ def search_space(overrides: Iterable[Override]) -> dict[str, Dimension]:
         if not texts:
             raise UserError(f"{override.input_line}: there is no value in it.")
         numbers = value.range() if isinstance(value, RangeSweep) and not value.shuffle else None
-        whole = isinstance(numbers, range) and numbers.step > 0
-        space[key] = Choice(tuple(f"{key}={text}" for text in texts), texts, numbers if whole else None)
+        steps = numbers if isinstance(numbers, range) and numbers.step > 0 else None
+        space[key] = Choice(tuple(f"{key}={text}" for text in texts), texts, steps)
     return space
 
 

@@ -34,14 +34,18 @@ class JobSweeper(Sweeper):
         params: key -> values, beside those on the command line.
     """
 
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
+
     def __init__(self, max_batch_size: int | None = None, params: Mapping[str, str] | None = None) -> None:
         self.max_batch_size, self.params = max_batch_size, dict(params or {})
-        self.errors: list[BaseException] = []  # of the jobs that failed
+        self.errors: list[Exception] = []  # of the jobs that failed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """As Hydra asks for it."""
         self.hydra_context, self.config = hydra_context, config
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+        self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -143,7 +147,7 @@ class JobSweeper(Sweeper):
         journal.write()
         words = [[*job.overrides, f"hydra.sweep.subdir={job.number}"] for job in batch]
         returned: Sequence[Any] = [None] * len(batch)
-        lost: BaseException | None = None
+        lost: Exception | None = None
         try:
             returned = self.launcher.launch(words, initial_job_idx=batch[0].number)
         except KeyboardInterrupt:
@@ -155,11 +159,11 @@ class JobSweeper(Sweeper):
             lost = error
         stopped = False
         for job, result in zip(batch, returned, strict=True):
-            error = lost if result is None else _error_of(result)
-            stopped |= isinstance(error, Stopped)
-            journal.settle(job, None if isinstance(error, Stopped) else error)
-            if job.state == "failed" and error is not None:
-                self.errors.append(error)
+            why = lost if result is None else _error_of(result)
+            stopped |= isinstance(why, Stopped)
+            journal.settle(job, None if isinstance(why, Stopped) else why)
+            if job.state == "failed" and why is not None:
+                self.errors.append(why)
         journal.write()
         if stopped:
             raise KeyboardInterrupt

@@ -1,0 +1,151 @@
+"""``python -m xraylab.report runs=…``: one HTML file of a run, or of several runs together."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from xraylab.cli import launch
+from xraylab.errors import UserError, did_you_mean, listed
+
+if TYPE_CHECKING:
+    from xraylab.comparison_page import Result
+
+log = logging.getLogger(__name__)
+
+USAGE = """
+xraylab.report: one HTML file that opens anywhere, of a run or of several, from what lies in their directories.
+
+  python -m xraylab.report runs=outputs/mrnet/<date_time>                        write a run's report.html and figures/ anew
+  python -m xraylab.report runs=[outputs/mrnet/<a>,outputs/mrnet/<b>]            what differs, one table, curves, differences
+  python -m xraylab.report runs=[outputs/mrnet/<a>,outputs/combine/<b>] reference=outputs/mrnet/<a>
+  python -m xraylab.report runs=outputs/mrnet/multirun/<date_time>               a sweep's comparison, also one that was cut off
+
+Several runs leave report.html, comparison.csv, differences.csv and figures/ in a folder of their own. Runs are compared on
+the studies of a split where they have the same ones. A table of predictions of another tool becomes a run by
+python -m xraylab.evaluate table=….
+"""
+
+
+def job(cfg: DictConfig) -> None:
+    """Report."""
+    from xraylab.comparison import NOTHING, text_table, write_results
+    from xraylab.run import new_run_dir
+
+    started = time.monotonic()
+    if OmegaConf.is_missing(cfg, "runs"):
+        raise UserError("runs must be given: runs=…  (--help explains it)")
+    given = [str(p) for p in ([cfg.runs] if isinstance(cfg.runs, str) else cfg.runs)]
+    if not given:
+        raise UserError("runs=[]: name a run, or several: runs=[<a>,<b>].")
+    if tables := [p for p in given if p.lower().endswith(".csv")]:
+        make = f"python -m xraylab.evaluate table={tables[0]} output=<new folder>"
+        raise UserError(f"runs: {tables[0]} is a table. Make it a run first:\n  {make}")
+    if len(given) == 1 and not _is_multirun(Path(given[0])):
+        if cfg.reference is not None or cfg.output is not None:
+            key = "reference" if cfg.reference is not None else "output"
+            raise UserError(f"{key}={cfg[key]}: it is for several runs; a run's report is written into the run.")
+        _of_one(given[0])
+        return
+    sole = len(given) == 1 and cfg.output is None
+    if cfg.output is not None and Path(cfg.output).exists() and any(Path(cfg.output).iterdir()):
+        raise UserError(f"output={cfg.output}: the folder is not empty. Name a new one.")
+    results, waiting = read_results([Path(p) for p in given])
+    reference = None if cfg.reference is None else _reference(str(cfg.reference), results)
+    if sole:
+        folder = Path(given[0])
+        _of_multirun(folder, reference)
+    else:
+        folder = Path(new_run_dir("report")) if cfg.output is None else Path(cfg.output)
+        write_results(folder, ("report", folder.name), results, waiting, NOTHING, reference=reference)
+    log.info("%s", text_table(folder))
+    for line in waiting:
+        log.warning("%s.", line)
+    log.info("  in %.0f s; everything is in %s\n  read %s", time.monotonic() - started, folder, folder / "report.html")
+
+
+def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
+    """The results of run directories and of multiruns, their ensembles too; and what is said of those that are not whole.
+
+    Raises:
+        UserError: one is neither, has no evaluation, or is there twice.
+    """
+    from xraylab.comparison import finished, read_result
+    from xraylab.run import run_of, short_names
+
+    places: list[Path] = []
+    waiting: list[str] = []
+    for path in paths:
+        if _is_multirun(path):
+            runs, others = finished(path)
+            places += [*runs, *sorted(p.parent for p in path.glob("ensembles/*/evaluation.json"))]
+            waiting += others if len(paths) == 1 else [f"{path}: {line}" for line in others]
+        else:
+            places.append(run_of(path))
+    for place in places:
+        _require_whole(place)
+    full = [p.resolve() for p in places]
+    if twice := sorted({str(p) for p, q in zip(places, full, strict=True) if full.count(q) > 1}):
+        raise UserError(f"runs: {listed(twice)} is there twice. Name each run once.")
+    if not places:
+        raise UserError(f"runs: no run in {listed(map(str, paths))} was finished.")
+    for place in places:
+        if not json.loads((place / "environment.json").read_text())["finished"]:
+            waiting.append(f"{place} was stopped before its end; it is shown as it is")
+    names = [n.replace("_", " ") if p.parent.name == "ensembles" else n for p, n in zip(places, short_names(places), strict=True)]
+    return [read_result(place, name) for place, name in zip(places, names, strict=True)], waiting
+
+
+def _is_multirun(path: Path) -> bool:
+    return not (path / "config.yaml").is_file() and any(path.glob("*/evaluation.json"))
+
+
+def _require_whole(run: Path) -> None:
+    """Refuse a run that was not evaluated."""
+    for name in ("evaluation.json", "environment.json"):
+        try:
+            json.loads((run / name).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{run}: no {name} that can be read ({error}). Finish that run, or leave it out.") from error
+
+
+def _reference(asked: str, results: Sequence[Result]) -> str:
+    """The name of the result that was asked for by its name or path."""
+    found = [r.job for r in results if asked == r.job or Path(asked).resolve() == r.directory.resolve()]
+    if not found:
+        names = [r.job for r in results]
+        raise UserError(f"reference={asked}: it is none of runs.{did_you_mean(asked, names)} There are: {listed(names)}.")
+    return found[0]
+
+
+def _of_one(given: str) -> None:
+    """Write a run's report anew."""
+    from xraylab.page import write_report
+    from xraylab.run import run_of
+
+    run = run_of(given)
+    _require_whole(run)
+    log.info("read %s", write_report(run))
+
+
+def _of_multirun(folder: Path, reference: str | None) -> None:
+    """Write a multirun's comparison as its end would have."""
+    from xraylab.comparison import GIVEN, write_comparison
+
+    given = json.loads((folder / GIVEN).read_text()) if (folder / GIVEN).is_file() else {}
+    write_comparison(folder, given.get("ensembles"), given.get("published"), reference=reference)
+
+
+def main() -> None:
+    """The entry point."""
+    launch("report", job, USAGE)
+
+
+if __name__ == "__main__":
+    main()
