@@ -108,20 +108,20 @@ def test_points_are_drawn_from_the_space_and_tpe_learns_from_what_it_is_told(tmp
     for method in ("tpe", "random"):
         study = Study(tmp_path / method, method, space, ["valid/macro/auroc"], 0, False)
         jobs = []
-        for _ in range(40):
+        for _ in range(26):
             job = study.ask(jobs)
             words = dict(word.split("=") for word in job.overrides)
             cfg = OmegaConf.from_dotlist([f"optimizer.lr={words['optimizer.lr']}", f"batch_size={words['batch_size']}"])
             job.state, job.scores = "finished", [skill(cfg)]
             jobs.append(job)
             study.tell(job, tmp_path)
-        assert [t.user_attrs["job"] for t in trials(tmp_path / method)] == list(range(40))
+        assert [t.user_attrs["job"] for t in trials(tmp_path / method)] == list(range(26))
         assert [[t.value] for t in trials(tmp_path / method)] == [job.scores for job in jobs]
-        worth[method] = np.mean([job.scores[0] for job in jobs[20:]])
-    assert worth["tpe"] > worth["random"] + 0.1
+        worth[method] = np.mean([job.scores[0] for job in jobs[12:]])
+    assert worth["tpe"] > worth["random"] + 0.05
     drawn = pd.DataFrame([dict(word.split("=") for word in job.overrides) for job in jobs])  # random
     lr, epochs = np.log10(drawn["optimizer.lr"].astype(float)), np.log2(drawn["max_epochs"].astype(int))
-    assert -5 <= lr.min() < -4.4 < -1.6 < lr.max() <= -1
+    assert -5 <= lr.min() < -4 < -2 < lr.max() <= -1
     assert 0.3 < (lr < -3).mean() < 0.7, "evenly in the logarithm"
     assert 0.3 < (epochs < 3).mean() < 0.7
     assert {k: set(drawn[k]) for k in ("batch_size", "head.hidden", "accumulate", "seed")} == {
@@ -212,7 +212,7 @@ def test_an_undefined_objective_is_recorded_and_fail_fast_stops_at_once(drawn):
             raise RuntimeError("out of memory")
         return None if cfg.seed == 0 else 0.1 * cfg.seed
 
-    code, said, folder = drawn(job, "-m", "seed=0,1,2,3")
+    code, _, folder = drawn(job, "-m", "seed=0,1,2,3")
     assert code == 1
     assert states(folder) == ["finished", "failed", "finished", "finished"]
     journal = Journal.read(folder)
@@ -252,6 +252,7 @@ def test_several_objectives_end_with_all_that_none_beats(drawn):
         (["sweep.objective=valid/macro/auc"], "there is no such metric. Did you mean valid/macro/auroc"),
         (["sweep.method=bayes"], "sweep.method=bayes: it should be 'grid', 'random' or 'tpe'"),
         (["sweep.trails=3"], "Did you mean sweep.trials"),
+        (["optimizer.lrr=interval(1,2)", "sweep.method=random"], "Did you mean optimizer.lr"),
         (["sweep.method=tpe"], "hydra.sweeper.max_batch_size=4"),
         (["optimizer.lr=interval(1,2)"], "an interval has no grid"),
         (["optimizer.lr=tag(log,interval(0,2))", "sweep.method=random"], "low > 0 for log"),
@@ -275,7 +276,7 @@ def test_a_test_objective_is_taken_where_it_is_forced_and_says_so(drawn):
 
 
 def test_a_job_is_given_up_as_optunas_median_pruner_would(tmp_path):
-    """Random courses of 12 jobs, some short, some with NaN: the same jobs end at the same epochs."""
+    """Random courses of nine jobs, some short, some with NaN: the same jobs end at the same epochs."""
     optuna = pytest.importorskip("optuna", reason="the extra sweeps is not installed")
     from types import SimpleNamespace
 
@@ -285,7 +286,7 @@ def test_a_job_is_given_up_as_optunas_median_pruner_would(tmp_path):
     for direction, objective in (("maximize", "valid/macro/auroc"), ("minimize", "valid/loss")):
         study = optuna.create_study(direction=direction, pruner=optuna.pruners.MedianPruner(3, 2))
         ended = []
-        for number in range(12):
+        for number in range(9):
             folder = tmp_path / direction / str(number)
             leave(folder, 0.5)
             (folder / "environment.json").write_text(json.dumps({"finished": False}))
@@ -307,7 +308,7 @@ def test_a_job_is_given_up_as_optunas_median_pruner_would(tmp_path):
             study.tell(trial, None if expected else 0.5, state=optuna.trial.TrialState.PRUNED if expected else None)
             if not expected:
                 (folder / "environment.json").write_text(json.dumps({"finished": True}))
-        assert 2 <= sum(ended) <= 10
+        assert 1 <= sum(ended) <= 7
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
@@ -325,10 +326,10 @@ def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
             raise UserError(f"too much, in process {os.getpid()}")
         return os.getpid()
 
-    words = ["optimizer.lr=1e-4,1e-1,1e-3"]
+    words = ["optimizer.lr=1e-4,1e-1"]
     code, said, folder = drawn(job, "-m", f"hydra/launcher={launcher}", *options, *words)
     assert code == 2, said
-    assert states(folder) == ["finished", "failed", "finished"]
+    assert states(folder) == ["finished", "failed"]
     journal = Journal.read(folder)
     assert re.search(r"^too much, in process \d+$", journal.jobs[1].reason)
     assert os.getpid() not in [job.scores for job in journal.jobs if job.scores]

@@ -106,6 +106,11 @@ def words_of(space: Mapping[str, Dimension], params: Mapping[str, Any]) -> list[
     return out
 
 
+def a_point(space: Mapping[str, Dimension]) -> list[str]:
+    """The overrides of some point, to compose it before any is drawn."""
+    return words_of(space, {key: d.texts[0] if isinstance(d, Choice) else d.low for key, d in varied(space).items()})
+
+
 def distributions(space: Mapping[str, Dimension]) -> dict[str, Any]:
     """Optuna's distributions of what varies."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution

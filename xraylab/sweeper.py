@@ -62,7 +62,7 @@ class JobSweeper(Sweeper):
         """
         from xraylab.journal import Journal, objectives_of, words_of_command
         from xraylab.settings import sweep_of
-        from xraylab.space import search_space, varied
+        from xraylab.space import a_point, search_space, varied
 
         config = self.config
         rules = sweep_of(OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
@@ -86,6 +86,7 @@ class JobSweeper(Sweeper):
         if rules.method != "grid":
             from xraylab.sampling import Study
 
+            self.validate_batch_is_legal([a_point(space)])
             study = Study(folder, rules.method, space, objectives, int(config.seed), size > 1)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, folder / "multirun.yaml")
