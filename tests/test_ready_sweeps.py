@@ -119,7 +119,7 @@ def test_learning_rates_are_drawn_and_hopeless_ones_given_up(here, monkeypatch, 
     ("name", "words"),
     [
         ("backbones", ["backbone=resnet18,resnet50", "seed=0", *RESNET]),
-        ("uncertainty_grid", ["loss.u=0.0,1.0", "loss.w=0.5", "valid_fraction=0.3", "unit=study", *TINY]),
+        ("uncertainty_grid", ["loss.u=0.0,1.0", "loss.w=0.5", "valid_fraction=0.3", "unit=study", "backbone.pretrained=false", *TINY]),
     ],
 )
 def test_a_grid_ends_with_its_table_and_the_best(here, name, words, mrnet_root, chexpert_root):
@@ -138,7 +138,7 @@ def test_a_grid_ends_with_its_table_and_the_best(here, name, words, mrnet_root, 
 @pytest.mark.parametrize(
     ("words", "drawn", "expected"),
     [
-        (["sweep=seeds", "dataset=mura"], {"seed": 3}, {"seed": 3, "split_seed": 0, "name": "seeds"}),
+        (["sweep=seeds", "plane=coronal"], {"seed": 3}, {"seed": 3, "split_seed": 0, "name": "seeds", "plane": "coronal"}),
         (
             [
                 "sweep.method=tpe", "sweep.prune=true", "optimizer.lr=tag(log,interval(1e-6,1e-3))",
