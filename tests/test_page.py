@@ -43,6 +43,13 @@ def test_it_shows_the_numbers_of_the_evaluation(run):
     for result in splits.values():
         for metrics in result["labels"].values():
             assert number(metrics["auroc"]) in page
+    data = page.split("<h2>Data</h2>")[1].split("<h2>")[0]
+    trained = json.loads((run / "evaluation.json").read_text())["trained_on"]
+    for label, of in trained["labels"].items():
+        assert f"<td>train</td><td>{label}</td><td>{of['positives']}</td><td>{of['negatives']}</td><td>0</td><td>0</td>" in data
+        assert of["positives"] + of["negatives"] == trained["n"]
+    for split, result in splits.items():
+        assert f"<td>{split}</td><td>{result['n']}</td><td>not known</td>" in data
     assert "Synthetic sample: every number" in page
     assert "choices were made on these studies" in page
     assert "held out from all choices" in page
@@ -77,7 +84,7 @@ def test_the_curves_are_files_too_and_marked(run):
     for name in ("valid_roc", "valid_pr", "test_roc", "test_pr"):
         with Image.open(run / "figures" / f"{name}.png") as picture:
             assert picture.info["Description"] == "synthetic sample"
-    assert "<th>uncertain</th>" not in (run / "report.html").read_text(), "a column of zeros says nothing"
+    assert "<th>uncertain</th>" not in (run / "report.html").read_text().split("by study")[1], "a column of zeros says nothing"
 
 
 def test_it_shows_operating_points_and_calibration(run):

@@ -119,7 +119,10 @@ def test_learning_rates_are_drawn_and_hopeless_ones_given_up(here, monkeypatch, 
     ("name", "words"),
     [
         ("backbones", ["backbone=resnet18,resnet50", "seed=0", *RESNET]),
-        ("uncertainty_grid", ["loss.u=0.0,1.0", "loss.w=0.5", "valid_fraction=0.3", "unit=study", "backbone.pretrained=false", *TINY]),
+        (
+            "uncertainty_grid",
+            ["loss.u=0.0,1.0", "loss.w=0.5", "unit=study", "backbone.pretrained=false", *TINY],
+        ),
     ],
 )
 def test_a_grid_ends_with_its_table_and_the_best(here, name, words, mrnet_root, chexpert_root):

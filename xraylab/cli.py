@@ -118,7 +118,9 @@ def in_words(error: Exception, config: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         options = list(error.options or _choices(group))
-        return f"there is no {group}={choice}.{did_you_mean(choice, options)} The choices of {group} are: {listed(options, 40)}."
+        text = f"there is no {group}={choice}.{did_you_mean(choice, options)} The choices of {group} are: {listed(options, 40)}."
+        extra = " joblib and submitit come with pip install 'xraylab[sweeps]', ray with 'xraylab[ray]'."
+        return text + extra * (group == "hydra/launcher")
     if isinstance(error, ConfigCompositionException):
         key = re.search(r"Could not (?:override|append to|delete from config\. )[^']*'([^']+)'", text)
         if key:

@@ -142,8 +142,7 @@ def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, draws: 
             if value is not None:
                 replicates[metric].append(samples[metric])
                 names[metric].append(label)
-        counts = {"positives": raw == 1, "negatives": raw == 0, "uncertain": raw == -1, "blank": np.isnan(raw)}
-        labels[label] |= {c: result(int(counts[c].sum()), len(raw)) for c in COUNTS}
+        labels[label] |= {kind: result(count, len(raw)) for kind, count in raw_counts(raw).items()}
     macro = {}
     for metric in METRICS:
         values = [labels[name][metric]["value"] for name in names[metric]]
@@ -171,6 +170,12 @@ def _exclusive(table: pd.DataFrame, draws: Resamples) -> dict[str, Any]:
         "accuracy": result(accuracy, len(rows), samples, None if len(rows) else "no study has exactly one true label"),
         "kappa": result(kappa, len(rows), None, "all studies are of one class" if single else "no interval: not resampled"),
     }
+
+
+def raw_counts(raw: np.ndarray) -> dict[str, int]:
+    """How many of the raw labels (N,) are of each of :data:`xraylab.metrics.COUNTS`."""
+    kinds = (raw == 1, raw == 0, raw == -1, np.isnan(raw))
+    return {kind: int(found.sum()) for kind, found in zip(COUNTS, kinds, strict=True)}
 
 
 def quick_metrics(labels: Sequence[str], probabilities: np.ndarray, raw: np.ndarray) -> dict[str, float]:

@@ -6,13 +6,14 @@ import html
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from xraylab.card import write_card
+from xraylab.card import OF_LABELS, OF_SPLITS, data_rows, write_card
 from xraylab.cases import cases_section
 from xraylab.curves import KINDS, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
@@ -31,6 +32,7 @@ white-space:nowrap;font-variant-numeric:tabular-nums}td:first-child,th:first-chi
 pre{background:#f6f8fa;padding:1em;overflow:auto}h2{margin-top:1.8em}svg{max-width:100%;height:auto}
 .metrics td,.metrics th{padding:.25em .35em;font-size:12px}.metrics th{white-space:normal;vertical-align:bottom}
 .case{margin:.2em .5em .6em 0;vertical-align:top}.case figcaption{max-width:192px;font-size:12px;overflow-wrap:anywhere}
+.beside{display:flex;flex-wrap:wrap;gap:0 3em;align-items:start}
 .settings{overflow-x:auto}.settings td{white-space:normal;overflow-wrap:anywhere;font-size:12px;max-width:18em}
 .decisions td,.decisions th{padding:.25em .4em;font-size:12px}
 .pivot td,.pivot th{white-space:normal;padding:.25em .3em;font-size:12px;vertical-align:top}.pivot td:nth-child(2){min-width:9em}
@@ -147,6 +149,8 @@ def write_report(directory: Path) -> Path:
     if policy := evaluation.get("loss", {}).get("policy"):
         parts.append(f"<p>Loss: {_e(policy)}.</p>")
     parts += [f"<p><b>{_e(line[0].upper() + line[1:])}.</b></p>" for line in (*scoring(evaluation), *moved(evaluation))]
+    rows, counts = data_rows(evaluation)
+    parts += ["<h2>Data</h2><div class=beside>", _plain(OF_SPLITS, rows), _plain(OF_LABELS, counts), "</div>"]
     for split, result in by_unit(evaluation):
         parts += _split(directory, split, result, synthetic, {**CERTAIN, **evaluation.get("scored", {})})
     parts.append(cases_section(directory))
@@ -231,6 +235,11 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool,
         parts += [calibration_table(split, result["calibration"]), svg(figure, synthetic)]
         save_figure(figure, directory / "figures" / f"{split}_calibration.png", synthetic)
     return parts
+
+
+def _plain(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = ["".join(f"<td>{_e(cell)}</td>" for cell in row) for row in rows]
+    return f"<table><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def _table(labels: dict[str, Any]) -> str:
