@@ -121,7 +121,15 @@ def test_learning_rates_are_drawn_and_hopeless_ones_given_up(here, monkeypatch, 
         ("backbones", ["backbone=resnet18,resnet50", "seed=0", *RESNET]),
         (
             "uncertainty_grid",
-            ["loss.u=0.0,1.0", "loss.w=0.5", "unit=study", "backbone.pretrained=false", *TINY],
+            [
+                "loss.u=0.0,1.0",
+                "loss.w=0.5",
+                "findings=[edema,pleural_effusion]",
+                "valid_fraction=0.3",
+                "unit=study",
+                "backbone.pretrained=false",
+                *TINY,
+            ],
         ),
     ],
 )
