@@ -52,6 +52,10 @@ def test_every_choice_composes_and_instantiates(compose, group, choice, tmp_path
             with pytest.raises(UserError, match=r"at must be given"):
                 build(node.unfreeze, "callbacks.unfreeze")
             node.unfreeze["at"] = {2: None}
+        if choice == "swa":
+            with pytest.raises(UserError, match=r"start must be given"):
+                build(node.swa, "callbacks.swa")
+            node.swa["start"] = 2
         assert all(isinstance(build(n, group), pl.Callback) for n in node.values())
     elif group == "dataset":
         assert isinstance(build({k: v for k, v in node.items() if k != "embedded"}, group), Reader)

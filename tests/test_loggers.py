@@ -18,7 +18,7 @@ QUICK = [*TINY, "max_epochs=2", "batch_size=4", "log_every=2"]
 def test_tensorboard_gets_losses_metrics_and_the_learning_rate(train_here, tmp_path, mrnet_root):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=tensorboard")
+    run = train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=tensorboard", report=True)
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
@@ -41,7 +41,7 @@ def test_tensorboard_gets_losses_metrics_and_the_learning_rate(train_here, tmp_p
 
 def test_wandb_records_offline_in_the_run_directory(train_here, tmp_path, mrnet_root, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=wandb")
+    run = train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=wandb", report=True)
     (record,) = run.glob("wandb/offline-run-*/run-*.wandb")
     import wandb
 
@@ -70,7 +70,7 @@ def test_a_failing_dashboard_does_not_stop_a_run(train_here, tmp_path, mrnet_roo
         raise wandb.errors.CommError("no network, no key")
 
     monkeypatch.setattr(wandb, "init", fail)
-    run = train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=wandb")
+    run = train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=wandb", report=True)
     assert len(pd.read_csv(run / "history.csv")) == 2
     assert caplog.text.count("W&B is off for the rest of this run: no network, no key") == 1
 

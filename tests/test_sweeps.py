@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -181,6 +182,15 @@ def test_a_sweep_that_was_cut_off_goes_on_as_one_that_was_not(drawn, method):
         kept.append((directory / "checkpoints" / "last.ckpt").exists())
         return skill(cfg)
 
+    if method == "grid":
+        holds = "import sys\nfrom xraylab.run import Path, claimed\nwith claimed(Path(sys.argv[1])): print(flush=True), input()"
+        other = subprocess.Popen([sys.executable, "-c", holds, folder / "5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                 env={**os.environ, "PYTHONPATH": str(REPOSITORY)})  # fmt: skip
+        other.stdout.readline()
+        code, said, _ = drawn(goes_on, f"sweep.resume={folder}")
+        other.communicate(b"\n")
+        assert code == 2
+        assert f"{folder / '5'}: process {other.pid} on" in said
     code, said, folder = drawn(goes_on, f"sweep.resume={folder}")
     assert code == 0, said
     assert ran == [2, 3, 5, 6]

@@ -17,6 +17,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from xraylab.averaging import StochasticWeightAveraging
 from xraylab.build import build, find_data, plain, read
 from xraylab.callbacks import Unfreeze
 from xraylab.data.module import ADAPT, StudyDataModule, worker_count
@@ -29,11 +30,13 @@ from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.studynet import per_channel
 from xraylab.module import StudyModule, checkpoint_of, require_splits
 from xraylab.remote import is_url
+from xraylab.run import read_begun
 from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of
 from xraylab.uncertainty import SelfTrained
 
 log = logging.getLogger(__name__)
-RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload")
+RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload",
+             "checkpoint_every", "profiler")  # fmt: skip
 
 
 @dataclass
@@ -97,6 +100,8 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     for callback in callbacks:
         if isinstance(callback, Unfreeze):
             callback.check(backbone, settings.max_epochs)
+        elif isinstance(callback, StochasticWeightAveraging):
+            callback.check(settings.max_epochs)
     for name in ("mean", "std"):
         per_channel(getattr(settings.image, name), getattr(backbone, name), name)
 
@@ -142,7 +147,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     log.info("loss: %s, counted on %d %s of train", loss.describe(table.labels, groups), len(rows), counted)
     net = StudyNet(
         backbone, pool, loss.outputs(len(table.labels)), settings.head.hidden, settings.head.dropout,
-        settings.image.mean, settings.image.std, loss.softmax(len(table.labels)),
+        settings.image.mean, settings.image.std, loss.softmax(len(table.labels)), table.parts,
     ).to(memory_format=torch.channels_last)  # fmt: skip
     size, rescale = (None, False) if packed else (settings.image.size, settings.image.rescale)
     data = StudyDataModule(
@@ -237,8 +242,8 @@ def resumed_config(resume: str, typed: Sequence[str]) -> DictConfig:
     Raises:
         UserError: no such run, or something else was typed.
     """
-    run = existing_run(resume)
-    saved = OmegaConf.load(run / "config.yaml")
+    run, checkpoint = existing_run(resume)
+    saved = OmegaConf.load(run / "config.yaml") if checkpoint else OmegaConf.create(read_begun(run)["config"])
     assert isinstance(saved, DictConfig)
     laid_out = {"total_steps", "T_max"} & set(saved.scheduler)
     for override in OverridesParser.create().parse_overrides(list(typed)):
@@ -255,7 +260,7 @@ def resumed_config(resume: str, typed: Sequence[str]) -> DictConfig:
                 f"What can: {', '.join(RESUMABLE)}. Start a new run for the rest."
             )
         OmegaConf.update(saved, key, override.value())
-    saved.resume = str(run)
+    saved.resume = str(checkpoint or run)
     return saved
 
 

@@ -9,16 +9,20 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from tqdm import tqdm
 
+from xraylab.checkpoint_files import LATER
 from xraylab.data.loading import Batch
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError
@@ -28,6 +32,7 @@ from xraylab.run import write_text
 
 log = logging.getLogger(__name__)
 FIRST_COLUMNS = ["epoch", "step", "lr", "train/loss", "valid/loss"]
+ENDING = (signal.SIGTERM, signal.SIGUSR1)  # what a scheduler sends before it ends a job
 LAST_COLUMNS = ["seconds", "studies_per_s", "images_per_s"]
 
 
@@ -126,6 +131,14 @@ class RunningLoss(Callback):
         self.value = math.nan
         self._before = (0.0, 0.0)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the last point, from which the next one counts."""
+        return {"before": self._before}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        self._before = tuple(state["before"])
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._before = (0.0, 0.0)
 
@@ -220,42 +233,69 @@ class Interrupted(Exception):
 
 
 class StopOnInterrupt(Callback):
-    """Ctrl-C ends training after the current optimiser step, with ``last.ckpt`` written there; a second one at once.
+    """Writes ``last.ckpt`` within epochs: every so often while training goes on, and where it is asked to stop.
 
-    In the middle of an epoch it raises :class:`Interrupted`, because ``trainer.should_stop`` would run the hooks of the
-    epoch's end, and they would write a checkpoint of an epoch that was never finished.
+    Ctrl-C, SIGTERM and SIGUSR1 (SLURM's) end training after the current optimiser step; a second one at once. In the middle of an
+    epoch that raises :class:`Interrupted`, because ``trainer.should_stop`` would run the hooks of the epoch's end, and they would
+    write a checkpoint of an epoch that was never finished.
+
+    Args:
+        checkpoint: the file.
+        steps, seconds: how often it is written; None: not for that reason.
 
     Attributes:
-        stopped: whether it did.
+        asked: the signal that came, if one did.
+        stopped: whether training was stopped for it.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
-        self.asked = self.stopped = False
-        self._old: Any = None
+    def __init__(self, checkpoint: Path, steps: int | None = None, seconds: float | None = None) -> None:
+        self.checkpoint, self.steps, self.seconds = checkpoint, steps, seconds
+        self.asked: int | None = None
+        self.stopped = False
+        self._old: dict[int, Any] = {}
+        self._saved = time.monotonic()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._process = os.getpid()
-        self._old = signal.signal(signal.SIGINT, self._ask)
+        if threading.current_thread() is threading.main_thread():  # the only one that signals reach
+            self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, *ENDING)}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved = time.monotonic()
+        for early in trainer.early_stopping_callbacks:
+            if isinstance(early, EarlyStopping) and early.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
+                trainer.should_stop = True  # a resumed run that had stopped early does not train another epoch
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a reader, forked from the process that decides
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        self.asked = number
+        again = "Ctrl-C again stops at once" if number == signal.SIGINT else f"{signal.Signals(number).name} came"
+        print(f"\nstopping after this step; {again}", file=sys.stderr)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.asked and stepped and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if not stepped or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        if self.asked:
             trainer.save_checkpoint(self.checkpoint)
             self.stopped = True
             raise Interrupted
+        if self._due(trainer):
+            self._saved = time.monotonic()
+            trainer.save_checkpoint(self.checkpoint, storage_options=LATER)
+
+    def _due(self, trainer: pl.Trainer) -> bool:
+        if self.steps is not None:
+            return trainer.global_step % self.steps == 0
+        return self.seconds is not None and time.monotonic() - self._saved >= self.seconds
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved = time.monotonic()
         if self.asked and trainer.current_epoch + 1 < (trainer.max_epochs or 0) and not trainer.should_stop:
             self.stopped = trainer.should_stop = True
 
@@ -266,9 +306,29 @@ class StopOnInterrupt(Callback):
         self._restore()
 
     def _restore(self) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGINT, self._old)
-            self._old = None
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._old = {}
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """What a scheduler sends before it ends a job counts as Ctrl-C, where there is no step to wait for."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt
+
+    old = {number: signal.signal(number, end) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 class Unfreeze(Callback):

@@ -6,7 +6,7 @@ Nothing here imports torch, so that help and mistakes answer at once.
 from __future__ import annotations
 
 import contextlib
-import functools
+import gc
 import logging
 import os
 import re
@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xraylab import conf_dir
 from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Pruned, Stopped, UserError, did_you_mean, listed
-from xraylab.run import new_run_dir
+from xraylab.run import BEGUN, LOCK, new_run_dir
 
 
 def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
@@ -83,21 +83,40 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
         _exit("interrupted before there was anything to keep", 1)
 
 
-@functools.cache
-def _claimed(name: str, resume: str | None) -> str:
-    return new_run_dir(name, resume)
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Around the imports of torch and what goes with it: a quarter of their time went to looking for garbage."""
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
-def _run_dir(name: str, resume: str | None) -> str:
+_claimed: dict[tuple[str, str | None], str] = {}
+
+
+def _run_dir(name: str, resume: str | None, *, _root_: DictConfig) -> str:
     # merging configs resolves it too; only a job that begins claims a directory, and once
-    return _claimed(name, resume) if HydraConfig.initialized() else ""
+    if not HydraConfig.initialized():
+        return ""
+    if (name, resume) not in _claimed:
+        config = OmegaConf.to_container(_root_) if resume == "auto" else None
+        _claimed[name, resume] = new_run_dir(name, resume, config)  # type: ignore[arg-type]
+    return _claimed[name, resume]
 
 
 def _remove_if_empty(directory: Path) -> None:
     """Delete the directory of a run that never began: nothing in it but an empty or a short log."""
     if (directory / "config.yaml").exists() or directory.resolve() == Path.cwd().resolve():
         return
-    (directory / "xraylab.log").unlink(missing_ok=True)
+    if not (directory / BEGUN).exists():
+        for name in ("xraylab.log", LOCK):
+            (directory / name).unlink(missing_ok=True)
     ours = [directory, *directory.parents[:2]] if directory.parts[-3:-2] == ("outputs",) else [directory]
     with contextlib.suppress(OSError):  # until one holds something
         for folder in ours:

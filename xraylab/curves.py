@@ -5,7 +5,6 @@ Curves hold every study that is scored; they are drawn with so few points that n
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +13,13 @@ import pandas as pd
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import labels_of, scored_labels
 from xraylab.metrics import number
-from xraylab.sections import points_legend, roc_points
+from xraylab.sections import panel_grid, points_legend, roc_points, spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 POINTS = 500  # at most, of a drawn curve
-COLUMNS = 4  # of panels
 KINDS = {"roc": ("auroc", "ROC", "AUROC"), "pr": ("average_precision", "Precision-recall", "average precision")}
 
 
@@ -67,22 +65,15 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
         where: what the title says of the data.
         blank, uncertain: as in the evaluation.
     """
-    from matplotlib.figure import Figure
-
     labels = labels_of(table)
-    columns = min(COLUMNS, len(labels))
-    rows = math.ceil(len(labels) / columns)
-    figure = Figure(figsize=(max(2.75 * columns, 4.5), 3.05 * rows + 0.9), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    figure, grid = panel_grid(len(labels))
     metric, name, value = KINDS[kind]
     interval = ", 95% interval" if result["bootstrap"]["resamples"] else ""
     figure.suptitle(f"{name}, {where}; {value}{interval}")
     for axes, label in zip(grid, labels, strict=False):
         m = result["labels"][label][metric]
         truth, probability = scored(table, label, blank, uncertain)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.set_title(f"{label}\nn {len(truth)}, {int(truth.sum())} positive\n{number(m)}", fontsize=9)
-        axes.tick_params(labelsize=8)
         if m["value"] is None:
             axes.text(0.5, 0.5, m["reason"].replace(" that ", "\nthat "), ha="center", va="center", fontsize=8, color="#656d76")
             continue
@@ -91,10 +82,6 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
             roc_points(axes, result, label, "C3")
         if kind == "pr":
             axes.axhline(truth.mean(), ls=":", color="grey", lw=1)
-    for axes in grid[len(labels) - columns : len(labels)]:
-        axes.tick_params(labelbottom=True)
-    for axes in grid[len(labels) :]:
-        axes.set_axis_off()
     x, y = ("1 - specificity", "sensitivity") if kind == "roc" else ("sensitivity (recall)", "precision")
     figure.supxlabel(x + (points_legend(result) if kind == "roc" else ""), fontsize=10)
     figure.supylabel(y, fontsize=10)
@@ -105,8 +92,8 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank:
     """A figure of all findings' ROC curves, and beside them the precision-recall curves. Arguments as of :func:`panels`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.5, 4.8), layout="constrained")
-    roc, pr = figure.subplots(1, 2)
+    figure = Figure(figsize=(10.5, 4.8))
+    roc, pr = spaced(figure, 1, 2, 0.65, 0.1, 0.75, 0.7, 0.75)
     for k, label in enumerate(labels_of(table)):
         metrics = result["labels"][label]
         truth, probability = scored(table, label, blank, uncertain)

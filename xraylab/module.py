@@ -20,7 +20,7 @@ from xraylab.data.loading import Batch, pack, prepare
 from xraylab.data.module import batches_done
 from xraylab.data.sources import Images
 from xraylab.data.table import HELD_BACK
-from xraylab.errors import UserError
+from xraylab.errors import UserError, listed
 from xraylab.evaluation import quick_metrics, scored_labels
 from xraylab.losses import Loss, spec
 from xraylab.models.studynet import StudyNet
@@ -124,7 +124,10 @@ class StudyModule(pl.LightningModule):
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of the table (B,), probabilities (B,L), and those of each image as a study of its own (I,L)."""
+        """Rows of the table (B,), probabilities (B,L), and those of each view as a study of its own (I,L), of slices (0,L)."""
+        if not self.images["views"]:
+            probabilities = self.loss.probabilities(self(batch))
+            return batch.rows, probabilities, probabilities[:0]
         by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels))
         return batch.rows, self.loss.probabilities(by_study), self.loss.probabilities(by_image)
 
@@ -235,31 +238,42 @@ class StudyModule(pl.LightningModule):
             self.epoch_loss = saved["epoch_loss"].to(self.device)
 
     @torch.no_grad()
-    def predict(self, images: Images, calibrate: bool = False) -> dict[str, float]:
+    def predict(self, images: Images | Mapping[str, np.ndarray], calibrate: bool = False) -> dict[str, float]:
         """Probabilities of one study by label.
 
         Args:
             images: uint8 (N,H,W) or (N,H,W,3), or a list of views (H,W) or (H,W,3), as stored; prepared here as in training.
-                One grey image may be (H,W).
+                One grey image may be (H,W). A model of several parts takes each by name: ``{"axial": volume, ...}``.
             calibrate: apply each label's temperature, see :attr:`operating`. Thresholds are of probabilities without.
 
         Raises:
-            UserError: another shape or dtype; values scaled to 0-1 would give a plausible and wrong answer. Or a temperature
-                is not known.
+            UserError: another shape or dtype; values scaled to 0-1 would give a plausible and wrong answer. Or other parts than
+                the model's, or a temperature is not known.
         """
         temperatures = temperatures_of(self.operating, self.labels) if calibrate else {}
+        given = images if isinstance(images, Mapping) else {"": images}
+        parts = self.net.parts or ("",)
+        if set(given) != set(parts):
+            named = ", ".join(f'"{part}": volume' for part in self.net.parts)
+            was = f"{{{listed(given)}}}" if isinstance(images, Mapping) else "images without names"
+            raise UserError(f"predict: {was} given; this model wants {f'{{{named}}}' if named else 'the images of a study'}.")
+        bags = [self._prepared(given[part]) for part in parts]
+        study = torch.repeat_interleave(torch.arange(len(bags)), torch.tensor([len(bag) for bag in bags]))
+        logits = self.net(pack(bags).to(self.device), study.to(self.device), 1)
+        probabilities = self.loss.probabilities(logits)[0].double().cpu().numpy()
+        found = zip(self.labels, probabilities, strict=True)
+        return {name: float(scaled(p, temperatures[name]) if calibrate else p) for name, p in found}
+
+    def _prepared(self, images: Images) -> np.ndarray:
+        """A bag as the network wants it. Raises UserError: of another shape or dtype."""
         if isinstance(images, np.ndarray) and images.ndim == 2:
             images = images[None]
         for bag in [view[None] for view in images] if isinstance(images, list) else [images]:
-            if bag.dtype != np.uint8 or bag.ndim not in (3, 4) or (bag.ndim == 4 and bag.shape[-1] != 3):
+            if bag.dtype != np.uint8 or bag.ndim not in (3, 4) or bag.size == 0 or (bag.ndim == 4 and bag.shape[-1] != 3):
                 raise UserError(
                     f"predict: {bag.dtype} {bag.shape} given; uint8 (N,H,W) or (N,H,W,3) on the scale 0-255 is wanted."
                 )
-        bag = prepare(images, self.preprocessing["size"], self.preprocessing["rescale"])
-        study = torch.zeros(len(bag), dtype=torch.long, device=self.device)
-        probabilities = self.loss.probabilities(self.net(pack([bag]).to(self.device), study, 1))[0].double().cpu().numpy()
-        found = zip(self.labels, probabilities, strict=True)
-        return {name: float(scaled(p, temperatures[name]) if calibrate else p) for name, p in found}
+        return prepare(images, self.preprocessing["size"], self.preprocessing["rescale"])
 
 
 def require_finite(probabilities: np.ndarray, split: str) -> None:

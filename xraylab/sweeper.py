@@ -60,7 +60,8 @@ class JobSweeper(Sweeper):
             Stopped: interrupted; it can be resumed.
             SystemExit: a job failed.
         """
-        from xraylab.journal import Journal, objectives_of, words_of_command
+        from xraylab.journal import SETTLED, Journal, objectives_of, words_of_command
+        from xraylab.run import claimed, holder_of
         from xraylab.settings import sweep_of
         from xraylab.space import a_point, search_space, varied
 
@@ -82,22 +83,25 @@ class JobSweeper(Sweeper):
             journal = Journal(folder, words_of_command(config), rules.method, objectives)
             if rules.method == "grid":
                 self._list_grid(journal, space)
-        study = None
-        if rules.method != "grid":
-            from xraylab.sampling import Study
-
-            self.validate_batch_is_legal([a_point(space)])
-            study = Study(folder, rules.method, space, objectives, int(config.seed), size > 1)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / "multirun.yaml")
         for job in journal.jobs:
-            _prepare(journal, job)
-        if study is not None:
-            study.catch_up(journal)
-        try:
-            self._run(journal, study, rules.trials, size)
-        except KeyboardInterrupt:
-            raise Stopped(f"the sweep is stopped. Go on with:\n  {journal.go_on}") from None
+            if job.state not in SETTLED and (holder := holder_of(folder / str(job.number))) is not None:
+                raise UserError(f"{folder / str(job.number)}: {holder} still works there. Wait for its end, then resume.")
+        with claimed(folder):
+            study = None
+            if rules.method != "grid":
+                from xraylab.sampling import Study
+
+                self.validate_batch_is_legal([a_point(space)])
+                study = Study(folder, rules.method, space, objectives, int(config.seed), size > 1)
+            OmegaConf.save(config, folder / "multirun.yaml")
+            for job in journal.jobs:
+                _prepare(journal, job)
+            if study is not None:
+                study.catch_up(journal)
+            try:
+                self._run(journal, study, rules.trials, size)
+            except KeyboardInterrupt:
+                raise Stopped(f"the sweep is stopped. Go on with:\n  {journal.go_on}") from None
         if self.errors:
             self.hydra_context.callbacks.on_multirun_end(config=config)  # which Hydra leaves out where a sweep fails
             sys.exit(EXIT_USER if all(isinstance(error, UserError) for error in self.errors) else 1)
@@ -180,11 +184,13 @@ def _error_of(result: Any) -> Exception | None:
 
 def _prepare(journal: Journal, job: SweepJob) -> None:
     """Make a job that is not settled ready to run: in place where it was cut off and left a checkpoint, else anew."""
+    from xraylab.journal import SETTLED
+
     before = job.state
-    if before == "waiting" or before in ("finished", "pruned"):
+    if before in ("waiting", *SETTLED):
         return
     journal.settle(job)
-    if job.state in ("finished", "pruned"):
+    if job.state in SETTLED:
         return
     run = journal.folder / str(job.number)
     begun = any((run / part / "checkpoints" / "last.ckpt").is_file() for part in ("", "first"))

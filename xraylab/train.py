@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import launch
-from xraylab.errors import UserError
+from xraylab.cli import importing, launch
+from xraylab.errors import UserError, listed
+
+log = logging.getLogger(__name__)
 
 USAGE = """
 xraylab.train: train a classifier of radiology studies, test it, and leave a run that can be judged.
@@ -21,6 +25,7 @@ xraylab.train: train a classifier of radiology studies, test it, and leave a run
   python -m xraylab.train sweep.resume=outputs/mrnet/multirun/<date_time>   what that sweep has not finished
   python -m xraylab.train fold=1/5                              one fold of a cross-validation
   python -m xraylab.train resume=outputs/mrnet/<date_time>      go on where that run stopped
+  python -m xraylab.train dataset=mrnet resume=auto             go on with the last unfinished run of this command, or begin it
 
 Data is looked for in dataset.root, in $XRAYLAB_DATA (the parent of the published names), in ./data; where there is none,
 a synthetic sample is used and everything says so. Results go to outputs/<name>/<date_time>, or hydra.run.dir=<folder>.
@@ -31,31 +36,63 @@ Exit codes: 0 done, 2 a mistake in what was asked, 75 stopped and can be resumed
 def job(cfg: DictConfig) -> None:
     """One run. Heavy imports happen here, after composition."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     from xraylab.settings import check_config
 
     check_config(cfg)  # mistakes answer before torch is imported
 
-    from xraylab.assemble import resumed_config
-    from xraylab.training import train
+    with importing():
+        from xraylab.assemble import resumed_config
+        from xraylab.run import BEGUN, run_of
+        from xraylab.training import train
 
     hydra_config = HydraConfig.get()
     typed = list(hydra_config.overrides.task)
     directory = Path(hydra_config.runtime.output_dir)
-    if cfg.resume:
+    if cfg.resume == "auto":
+        if hydra_config.mode is RunMode.MULTIRUN:
+            raise UserError("resume=auto is of one run: leave out -m.")
+        if (going := auto(cfg, directory)) is None:
+            return
+        cfg = going
+    elif cfg.resume:
         resumed = resumed_config(cfg.resume, typed)
-        if directory.resolve() != Path(resumed.resume).resolve():
+        if directory.resolve() != run_of(cfg.resume, begun=True).resolve():
             raise UserError(f"resume={cfg.resume}: a run goes on in its own directory: leave out -m and hydra.run.dir.")
         cfg = resumed
-    swept, callbacks = hydra_config.mode == RunMode.MULTIRUN, []
+    swept, callbacks = hydra_config.mode is RunMode.MULTIRUN, []
     if swept and cfg.sweep.prune:
         from xraylab.pruning import MedianPruning
 
         callbacks = [MedianPruning.of(cfg.sweep, cfg.monitor, directory)]
-    if swept and (directory / "config.yaml").is_file():  # of a sweep that was cut off, and goes on
-        cfg = resumed_config(str(directory), [])
+    if swept and any((directory / name).is_file() for name in (BEGUN, "config.yaml")):  # of a sweep that was cut off
+        cfg, typed = resumed_config(str(directory), []), []
     train(cfg, directory, typed, callbacks)
+
+
+def auto(cfg: DictConfig, directory: Path) -> DictConfig | None:
+    """The configuration to go on with in a directory of ``resume=auto``, or to begin with; None if that run is finished.
+
+    Raises:
+        UserError: the directory holds a run of another configuration.
+    """
+    from xraylab.assemble import resumed_config
+    from xraylab.run import BEGUN, differing, is_finished, read_begun
+
+    if not (directory / BEGUN).is_file():
+        log.info("resume=auto: no unfinished run of this command; a new one begins in %s", directory)
+        cfg.resume = None
+        return cfg
+    if differ := differing(OmegaConf.to_container(cfg), read_begun(directory)["config"]):  # type: ignore[arg-type]
+        raise UserError(
+            f"resume=auto: {directory} holds a run of another configuration, which differs in {listed(differ)}. "
+            "Give the command that began it, or name another hydra.run.dir."
+        )
+    if is_finished(directory):
+        log.info("resume=auto: the run in %s is finished; there is nothing to do.", directory)
+        return None
+    log.info("resume=auto: going on with %s", directory)
+    return resumed_config(str(directory), [])
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import shlex
 import shutil
+import signal
 import time
 import warnings
 from collections.abc import Sequence
@@ -19,24 +20,27 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import Logger
 
 from xraylab import conf_dir
 from xraylab.assemble import Job, assemble, resumed_config
+from xraylab.averaging import weights_in_words
 from xraylab.build import build
-from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
+from xraylab.callbacks import ENDING, History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock, ending
 from xraylab.cases import write_cases
+from xraylab.checkpoint_files import CheckpointFiles
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.evaluation import evaluate_split, prediction_table, raw_counts, write_table
+from xraylab.guards import FiniteLoss, make_profiler, memory_in_words
 from xraylab.loggers import finish, send_results
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
 from xraylab.page import closing_table, write_report
 from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
-from xraylab.run import environment, write_json, write_text
-from xraylab.settings import mode_of
+from xraylab.run import BEGUN, CannotWrite, claimed, environment, read_begun, write_begun, write_json, write_text
+from xraylab.settings import check_config, mode_of, parse_interval
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +82,15 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str], callbacks: Seq
         callbacks: beside those of the configuration.
 
     Raises:
-        UserError: a mistake in the configuration or the data.
+        UserError: a mistake in the configuration or the data, or the machine is too small for it.
         Pruned: a callback gave it up.
         Stopped: interrupted; the directory holds what there is and can be resumed.
     """
     upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if cfg.get("upload") else None
+    logging.raiseExceptions = False  # a full disk stops the run by its own words, not by those of its log
     try:
-        _train(cfg, directory, typed, upload, callbacks)
+        with ending():
+            _train(cfg, directory, typed, upload, callbacks)
     finally:
         if upload:
             upload.finish()
@@ -93,24 +99,78 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str], callbacks: Seq
 def _train(
     cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, callbacks: Sequence[pl.Callback] = ()
 ) -> None:  # fmt: skip
-    started = time.monotonic()
     quiet()
-    resume = bool(cfg.get("resume"))
-    if not resume and (directory / "config.yaml").exists():
-        raise UserError(f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir.")
-    if resume:
-        _check_resumable(directory, int(cfg.max_epochs))
-    job = assemble(_with_first(cfg, directory, typed, upload), typed, fresh=not resume)
+    go_on = f"Go on with:\n  python -m xraylab.train {shlex.quote(f'resume={directory}')}"
+    with claimed(directory):
+        checkpoint = _checkpoint_to_resume(cfg, directory)
+        if checkpoint is None:
+            typed = _begin(cfg, directory, typed)
+        try:
+            _run(cfg, directory, typed, upload, checkpoint, go_on, callbacks)
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
+            if not (directory / "checkpoints" / "last.ckpt").exists():
+                raise Stopped(f"stopped before the first checkpoint; it begins again with:{go_on.partition(':')[2]}") from error
+            raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
+        except CannotWrite as error:
+            raise UserError(f"{error} Make room, or let it be written there. {go_on}") from error
+        except UserError:
+            if not (directory / "config.yaml").exists():
+                (directory / BEGUN).unlink(missing_ok=True)  # nothing was begun
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if (words := memory_in_words(error, check_config(cfg))) is None:
+                raise
+            raise UserError(words) from error
+
+
+def _checkpoint_to_resume(cfg: DictConfig, directory: Path) -> Path | None:
+    """The checkpoint that a run goes on from, checked; None for one that begins.
+
+    Raises:
+        UserError: it is not whole, or beyond the epochs asked for; or a run that is to begin is there already.
+    """
+    named = cfg.get("resume")
+    if not named:
+        if (directory / "config.yaml").exists():
+            raise UserError(
+                f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir."
+            )
+        return None
+    if not named.endswith(".ckpt"):
+        return None
+    _check_resumable(Path(named), directory, int(cfg.max_epochs))
+    return Path(named)
+
+
+def _begin(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> list[str]:
+    """Record what a run is to be, or clear one that ended before its first checkpoint; returns the overrides it was begun by."""
+    if not cfg.get("resume"):
+        write_begun(directory, OmegaConf.to_container(cfg), typed)  # type: ignore[arg-type]
+        return list(typed)
+    log.info("%s has no checkpoint yet: it begins again", directory)
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    (directory / "history.csv").unlink(missing_ok=True)
+    return [*read_begun(directory)["typed"], *typed]
+
+
+def _run(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, checkpoint: Path | None, go_on: str,
+    callbacks: Sequence[pl.Callback],
+) -> None:  # fmt: skip
+    started = time.monotonic()
+    resume = checkpoint is not None
+    job = assemble(_with_first(cfg, directory, typed, upload, go_on), typed, fresh=not resume)
     job.callbacks += callbacks
     if job.settings.readers is not None:  # before hours of training
         frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
         read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
         job.config.readers = str(Path(job.settings.readers).absolute())
-    if resume:
-        require_splits(job.digest, directory / "checkpoints" / "last.ckpt", str(directory))
+    if checkpoint is not None:
+        require_splits(job.digest, checkpoint, str(directory))
     job.config.resume = None
     write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
-    earlier = json.loads((directory / "environment.json").read_text()) if resume else {}
+    before = directory / "environment.json"
+    earlier = json.loads(before.read_text()) if before.is_file() else {}
     record = {
         **environment(job.settings.seed, list(typed)),
         "device": job.accelerator["accelerator"],
@@ -119,25 +179,23 @@ def _train(
         "sessions_before": [*earlier.pop("sessions_before", []), *([earlier] if earlier else [])],
         "finished": False,
     }
-    write_json(directory / "environment.json", record)
+    write_json(before, record)
     _summarise(job, directory)
-    go_on = f"Go on with:\n  python -m xraylab.train {shlex.quote(f'resume={directory}')}"
     loggers = make_loggers(job, directory)
     try:
-        stopped = fit(job, directory, loggers, resume, upload)
+        stopped = fit(job, directory, loggers, checkpoint, upload)
+        if stopped in ENDING:  # there may be no time to evaluate
+            raise Stopped(f"{signal.Signals(stopped).name}: stopped before the end; everything is saved. {go_on}")
         evaluation = evaluate_run(job, directory, checkpoint_of(directory))
         write_json(directory / "evaluation.json", evaluation)
         seconds = round(time.monotonic() - started, 1)
-        write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
+        write_json(before, {**record, "seconds": seconds})
         write_report(directory)
+        write_json(before, {**record, "seconds": seconds, "finished": not stopped})  # the last, for now nothing is missing
         send_results(loggers, evaluation, directory)
     except Pruned as pruned:
-        write_json(directory / "environment.json", {**record, "pruned": str(pruned)})
+        write_json(before, {**record, "pruned": str(pruned)})
         raise
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
-        if not (directory / "checkpoints" / "last.ckpt").exists():
-            raise KeyboardInterrupt from error
-        raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
     finally:
         finish(loggers)
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
@@ -145,7 +203,9 @@ def _train(
         raise Stopped(f"stopped before the end. {go_on}")
 
 
-def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None) -> DictConfig:
+def _with_first(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, go_on: str
+) -> DictConfig:  # fmt: skip
     """The configuration with the first model's run of a self-trained loss, trained here unless another is named.
 
     Raises:
@@ -160,6 +220,7 @@ def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: 
     ignore = OmegaConf.load(conf_dir() / "loss" / "ignore.yaml")
     teacher.loss = OmegaConf.merge(ignore, {k: v for k, v in cfg.loss.items() if k in ignore and k not in ("_target_", "w")})
     teacher.save_train_predictions, teacher.logger, teacher.upload = True, {}, None  # it is copied with this run
+    teacher.resume = None
     record = first / "environment.json"
     begun = (first / "checkpoints" / "last.ckpt").is_file()
     if first.is_dir() and not begun:
@@ -173,11 +234,7 @@ def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: 
         try:
             _train(teacher, first, typed, upload)
         except Stopped:
-            words = [word for word in typed if not word.startswith("hydra.run.dir=")]
-            command = shlex.join([*words, f"hydra.run.dir={directory}"])
-            raise Stopped(
-                f"stopped while the first model was trained. Go on with:\n  python -m xraylab.train {command}"
-            ) from None
+            raise Stopped(f"stopped while the first model was trained. {go_on}") from None
         log.info("loss=selftrained: the first model is trained; now the second")
     cfg.loss.first = str(first)
     return cfg
@@ -194,14 +251,30 @@ def _require_same(first: Path, typed: Sequence[str]) -> None:
         )
 
 
-def _check_resumable(directory: Path, max_epochs: int) -> None:
-    """Before anything of a run is touched: its last checkpoint is whole, and not beyond the epochs asked for."""
-    last = directory / "checkpoints" / "last.ckpt"
-    done = read_checkpoint(last)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+def _check_resumable(checkpoint: Path, directory: Path, max_epochs: int) -> None:
+    """Before anything of a run is touched: the checkpoint is whole, and not beyond the epochs asked for."""
+    try:
+        saved = read_checkpoint(checkpoint)
+    except UserError as error:
+        whole = [f"  python -m xraylab.train {shlex.quote(f'resume={path}')}   # {what}" for path, what in _whole(checkpoint)]
+        if not whole:
+            raise
+        raise UserError(f"{error} These are whole; go on from one of them:\n" + "\n".join(whole)) from error
+    done = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if done > max_epochs:
         raise UserError(
             f"max_epochs={max_epochs}: {directory} has {done} epochs behind it. Give at least that many, or leave it out."
         )
+
+
+def _whole(broken: Path) -> list[tuple[Path, str]]:
+    """The other checkpoints of a run that can be read, the latest first, and where each was written."""
+    found = []
+    for path in broken.parent.glob("*.ckpt"):
+        with suppress(UserError):
+            saved = read_checkpoint(path)
+            found.append((saved["global_step"], path, f"epoch {saved['epoch'] + 1}, step {saved['global_step']}"))
+    return [(path, what) for _, path, what in sorted(found, reverse=True)]
 
 
 def make_loggers(job: Job, directory: Path) -> list[Logger]:
@@ -211,16 +284,20 @@ def make_loggers(job: Job, directory: Path) -> list[Logger]:
 
 
 def fit(
-    job: Job, directory: Path, loggers: Sequence[Logger] = (), resume: bool = False, upload: RunUpload | None = None
-) -> bool:  # fmt: skip
-    """Train until done, stopped early or interrupted; True if interrupted.
+    job: Job, directory: Path, loggers: Sequence[Logger] = (), checkpoint: Path | None = None, upload: RunUpload | None = None
+) -> int | None:  # fmt: skip
+    """Train until done, stopped early or interrupted; the signal that interrupted it, if one did.
 
     Leaves ``history.csv`` and ``checkpoints/{best,last}.ckpt``.
+
+    Args:
+        checkpoint: to go on from.
     """
     s = job.settings
     folder = directory / "checkpoints"
     running = RunningLoss(s.log_every)
-    stop = StopOnInterrupt(folder / "last.ckpt")
+    stop = StopOnInterrupt(folder / "last.ckpt", *parse_interval(s.checkpoint_every))
+    profiler = make_profiler(s.profiler, directory)
 
     def keep(kind: type[ModelCheckpoint], name: str, **options: Any) -> ModelCheckpoint:
         return kind(
@@ -229,6 +306,7 @@ def fit(
 
     chosen: dict[str, Any] = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
     callbacks: list[pl.Callback] = [
+        FiniteLoss(s.log_every),  # the first, for others write checkpoints
         History(directory / "history.csv", job.module.labels, s.monitor, job.table.synthetic, s.unit),
         running,
         StudyProgress(running, s.unit),
@@ -245,12 +323,17 @@ def fit(
         callbacks.append(early)
     for logger in loggers:
         logger.log_hyperparams({"data": job.table.data, **OmegaConf.to_container(job.config)})  # type: ignore[dict-item]
-    trainer = make_trainer(job, callbacks=callbacks, logger=list(loggers) or False, max_epochs=s.max_epochs)
+    files = CheckpointFiles()
+    options = {"logger": list(loggers) or False, "max_epochs": s.max_epochs, "profiler": profiler, "plugins": [files]}
+    trainer = make_trainer(job, callbacks=callbacks, **options)
     with suppress(Interrupted):
-        trainer.fit(job.module, datamodule=job.data, ckpt_path=folder / "last.ckpt" if resume else None, weights_only=True)
+        trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
+    files.wait()
+    if profiler is not None:
+        log.info("where the time went: %s", directory / "profile")
     if trainer.should_stop and not stop.stopped and s.early_stopping:
         log.info("stopped early: no better %s for %d epochs", s.early_stopping.monitor, s.early_stopping.patience)
-    return stop.stopped
+    return stop.asked if stop.stopped else None
 
 
 def make_trainer(job: Job, **options: Any) -> pl.Trainer:
@@ -313,7 +396,11 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     counts_as = s.evaluate.model_dump()
     write_cases(directory, table, *shown, s.cases, **counts_as)  # of test, or of valid where there is no test
     train = table.part("train")
-    of = {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor}
+    averaging = [n for n, c in zip(job.config.callbacks, job.callbacks, strict=True) if isinstance(c, WeightAveraging)]
+    of = {
+        "file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor,
+        "weights": weights_in_words(saved, averaging),
+    }  # fmt: skip
     chosen = judge(splits, tables, Rules(**s.operating.model_dump()), **counts_as)
     if s.readers is not None:
         judge_readers(splits, tables, Path(s.readers), **counts_as)

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     """Packed studies; images are not padded."""
 
     images: Tensor  # uint8 (I,C,H,W)
-    study: Tensor  # int64 (I,), the row 0..B-1 an image belongs to, ascending
+    study: Tensor  # int64 (I,), the row 0..B-1 an image belongs to, ascending; of studies of P parts, row * P + part
     labels: Tensor  # float32 (B,L) raw: 1, 0, -1 uncertain, NaN not mentioned
     rows: Tensor  # int64 (B,), rows of the table
     group: Tensor  # int64 (B,), number of the study's group among those of train, -1 for another
@@ -97,6 +97,7 @@ class StudyDataset(Dataset[Batch]):
         self.augmentation, self.seed = augmentation, seed
         self.ids, self.groups = table.frame["id"].to_numpy(str), table.frame["group"].to_numpy(str)
         self.images = table.frame["images"].tolist()
+        self.parts, self.part_of = table.parts, table.frame["parts"].tolist() if table.parts else []
         # where rows are single images, their place in the study, so that an image is drawn alike by either unit
         self.first = table.frame["image"].tolist() if "image" in table.frame else [0] * len(self.ids)
         self.group = torch.from_numpy(table.group_numbers())
@@ -105,9 +106,9 @@ class StudyDataset(Dataset[Batch]):
     def __getitem__(self, draw: Draw) -> Batch:
         return self.batch(draw.rows, [self.read(row, draw.epoch) for row in draw.rows], draw.scored)
 
-    def batch(self, of: list[int], bags: Sequence[np.ndarray], scored: float) -> Batch:
-        """Some rows of the table, their prepared images uint8 (N,H,W[,3]) packed; ``scored`` as in :class:`Draw`."""
-        rows = torch.tensor(of)
+    def batch(self, of: list[int], studies: Sequence[list[np.ndarray]], scored: float) -> Batch:
+        """Some rows of the table, their images as :meth:`read` gives them packed; ``scored`` as in :class:`Draw`."""
+        rows, bags = torch.tensor(of), [bag for study in studies for bag in study]
         return Batch(
             images=pack(bags),
             study=torch.repeat_interleave(torch.arange(len(bags)), torch.tensor([len(b) for b in bags])),
@@ -119,12 +120,26 @@ class StudyDataset(Dataset[Batch]):
             groups=tuple(self.groups[of]),
         )
 
-    def read(self, row: int, epoch: int | None = None) -> np.ndarray:
-        """A study's prepared images, uint8 (N,H,W[,3]); augmented as in that training epoch, if one is given."""
-        images = prepare(self.source.read(self.images[row]), self.size, self.rescale)
+    def read(self, row: int, epoch: int | None = None) -> list[np.ndarray]:
+        """A study's prepared images, uint8 (N,H,W[,3]), a bag for each part; augmented as in that training epoch, if given.
+
+        Raises:
+            UserError: an image cannot be read, or sizes differ and none is set.
+        """
+        bags = self.prepared(row, self.images[row])
         if epoch is not None and self.augmentation is not None:
-            images = self.augmentation(images, self.seed, epoch, str(self.ids[row]), self.first[row])
-        return images
+            name = str(self.ids[row])
+            draws = [f"{name}/{part}" for part in self.parts] or [name]
+            bags = [self.augmentation(bag, self.seed, epoch, d, self.first[row]) for bag, d in zip(bags, draws, strict=True)]
+        return bags
+
+    def prepared(self, row: int, images: Sequence[str]) -> list[np.ndarray]:
+        """As :meth:`read`, of some of the study's references, among which every part has one."""
+        of = dict(zip(self.images[row], self.part_of[row], strict=True)) if self.parts else {}
+        bags = [[image for image in images if of[image] == part] for part in self.parts] or [list(images)]
+        prepared = [prepare(self.source.read(bag), self.size, self.rescale) for bag in bags]
+        _require_one_size(prepared)
+        return prepared
 
 
 def prepare(images: Images, size: int | None = None, rescale: bool = False) -> np.ndarray:

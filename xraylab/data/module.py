@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from typing import Any
 
 import numpy as np
@@ -76,6 +78,7 @@ class StudyDataModule(pl.LightningDataModule):
             batch_size=None,  # the sampler draws whole batches and the dataset packs them
             collate_fn=_as_is,
             num_workers=self.workers,
+            worker_init_fn=outlive_signals,
             persistent_workers=self.workers > 0 and split in ("train", "valid"),
             pin_memory=torch.cuda.is_available(),
         )
@@ -106,6 +109,20 @@ class StudyDataModule(pl.LightningDataModule):
         """Continue after those batches, in the middle of an epoch if need be."""
         sampler = self._train[0]
         sampler.epoch, sampler.skip = divmod(int(state["batches"]), max(len(sampler), 1))
+
+
+def outlive_signals(worker: int) -> None:
+    """In a reader: let no SIGTERM but its parent's end it. A scheduler sends it to all, and the parent needs one more batch."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def batches_done(trainer: pl.Trainer) -> int:
