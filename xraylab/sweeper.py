@@ -73,8 +73,10 @@ class JobSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         space = search_space(parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *own]))
         size = self._batch_size(rules.method, bool(config.fail_fast))
-        if rules.method != "grid" and not varied(space):
-            raise UserError(f"sweep.method={rules.method}: nothing varies. Give values, as optimizer.lr=interval(1e-5,1e-3).")
+        if rules.method != "grid":
+            if not varied(space):
+                raise UserError(f"sweep.method={rules.method}: nothing varies. Give values, as optimizer.lr=interval(1e-5,1e-3).")
+            self.validate_batch_is_legal([a_point(space)])
         if rules.resume:
             journal = Journal.read(folder)
         elif (folder / "sweep.json").is_file():
@@ -91,7 +93,6 @@ class JobSweeper(Sweeper):
             if rules.method != "grid":
                 from xraylab.sampling import Study
 
-                self.validate_batch_is_legal([a_point(space)])
                 study = Study(folder, rules.method, space, objectives, int(config.seed), size > 1)
             OmegaConf.save(config, folder / "multirun.yaml")
             for job in journal.jobs:
