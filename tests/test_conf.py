@@ -17,6 +17,7 @@ from xraylab.data.reader import Reader
 from xraylab.errors import UserError
 from xraylab.losses import Loss
 from xraylab.models import Backbone, Pool
+from xraylab.processes import planned
 from xraylab.settings import check_config
 
 CHOICES = sorted((p.parent.name, p.stem) for p in conf_dir().glob("*/*.yaml"))
@@ -63,7 +64,8 @@ def test_every_choice_composes_and_instantiates(compose, group, choice, tmp_path
         for n in node.values():
             assert isinstance(build({**n, "save_dir": str(tmp_path)}, group), pl.loggers.Logger)
     elif group == "accelerator":
-        if choice == "gpu" and not torch.cuda.is_available():
+        assert planned({**node, "num_nodes": 1}).world >= 1
+        if choice in ("gpu", "gpus") and not torch.cuda.is_available():
             with pytest.raises(UserError, match="there is no GPU"):
                 hardware(OmegaConf.to_container(node), "auto")
         else:

@@ -20,12 +20,14 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
+from pytorch_lightning.strategies import DDPStrategy
 from tqdm import tqdm
 
 from xraylab.checkpoint_files import LATER
 from xraylab.data.loading import Batch
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError
+from xraylab.exchange import gather, largest, rank, summed
 from xraylab.models.backbones import Backbone
 from xraylab.module import StudyModule
 from xraylab.run import write_text
@@ -57,12 +59,17 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rows, and how far the epoch is, so that a resumed run's history is that of its checkpoint."""
-        done = {"units": self._units, "images": self._images, "seconds": time.monotonic() - self._start}
-        return {"rows": self.rows, **done}
+        units, images = self._counted()
+        return {"rows": self.rows, "units": units, "images": images, "seconds": time.monotonic() - self._start}
+
+    def _counted(self) -> list[int]:
+        """Units and images of the epoch so far, in all processes."""
+        return [sum(counts) for counts in zip(*gather((self._units, self._images)), strict=True)]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them back."""
-        self.rows, self._units, self._images = list(state["rows"]), state["units"], state["images"]
+        self.rows = list(state["rows"])
+        self._units, self._images = (state["units"], state["images"]) if rank() == 0 else (0, 0)
         self._start = time.monotonic() - state["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -81,12 +88,13 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, StudyModule)
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or self._units == 0:
+        units, images = self._counted()
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or units == 0:
             return  # stopped in the middle of an epoch: its row is written when it is finished
-        total, n = pl_module.epoch_loss.tolist()
+        total, n = summed(pl_module.epoch_loss).tolist()
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("valid/")}
         seconds = time.monotonic() - self._start
-        counts = {"studies": self._units, "images": self._images} if self.unit == "study" else {"images": self._images}
+        counts = {"studies": units, "images": images} if self.unit == "study" else {"images": images}
         row: dict[str, Any] = {
             "epoch": self._epoch,
             "step": trainer.global_step,
@@ -98,6 +106,8 @@ class History(Callback):
             **pl_module.loss.state(self.labels),
         }
         self.rows.append(row)
+        if not trainer.is_global_zero:
+            return
         self._write()
         sent = {k: v for k, v in row.items() if k not in ("epoch", "step", *metrics) and not _nan(v)}
         for logger in trainer.loggers:
@@ -124,7 +134,7 @@ class History(Callback):
 
 
 class RunningLoss(Callback):
-    """The running training loss by step, one device sync every ``every`` steps, to the loggers and the bar."""
+    """The running training loss and learning rates by step, one device sync every ``every`` steps, to loggers and the bar."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -149,12 +159,14 @@ class RunningLoss(Callback):
         if not stepped or trainer.global_step % self.every:
             return
         assert isinstance(pl_module, StudyModule)
-        total, n = pl_module.epoch_loss.tolist()
+        total, n = summed(pl_module.epoch_loss).tolist()
         if n > self._before[1]:
             self.value = (total - self._before[0]) / (n - self._before[1])
         self._before = (total, n)
+        first, *others = (group["lr"] for group in trainer.optimizers[0].param_groups)
+        rates = {"lr": first, **({"lr/loss": others[0]} if others else {})}  # what a loss learns has its own
         for logger in trainer.loggers:
-            logger.log_metrics({"train/running_loss": self.value}, step=trainer.global_step)
+            logger.log_metrics({"train/running_loss": self.value, **rates}, step=trainer.global_step)
 
 
 class StudyProgress(ProgressBar):
@@ -164,7 +176,7 @@ class StudyProgress(ProgressBar):
         super().__init__()
         self.running, self.unit = running, unit
         self._bar: tqdm[Any] | None = None
-        self._enabled = sys.stderr.isatty()
+        self._enabled = sys.stderr.isatty() and rank() == 0
 
     def disable(self) -> None:
         self._enabled = False
@@ -184,7 +196,7 @@ class StudyProgress(ProgressBar):
         if self._bar is not None:
             if not math.isnan(self.running.value):
                 self._bar.set_postfix_str(f"loss {self.running.value:.4f}", refresh=False)
-            self._bar.update(len(batch.ids))
+            self._bar.update(len(batch.ids) * trainer.world_size)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close()
@@ -244,14 +256,14 @@ class StopOnInterrupt(Callback):
         steps, seconds: how often it is written; None: not for that reason.
 
     Attributes:
-        asked: the signal that came, if one did.
-        stopped: whether training was stopped for it.
+        asked: the signal that came to this process, if one did.
+        stopped: the signal that training was stopped for, in all processes at one step; or 0.
     """
 
     def __init__(self, checkpoint: Path, steps: int | None = None, seconds: float | None = None) -> None:
         self.checkpoint, self.steps, self.seconds = checkpoint, steps, seconds
         self.asked: int | None = None
-        self.stopped = False
+        self.stopped = 0
         self._old: dict[int, Any] = {}
         self._saved = time.monotonic()
 
@@ -273,7 +285,8 @@ class StopOnInterrupt(Callback):
             raise KeyboardInterrupt
         self.asked = number
         again = "Ctrl-C again stops at once" if number == signal.SIGINT else f"{signal.Signals(number).name} came"
-        print(f"\nstopping after this step; {again}", file=sys.stderr)
+        if rank() == 0:
+            print(f"\nstopping after this step; {again}", file=sys.stderr)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -281,11 +294,12 @@ class StopOnInterrupt(Callback):
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not stepped or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
-        if self.asked:
+        asked, due = largest(self.asked or 0, self._due(trainer))
+        if asked:
             trainer.save_checkpoint(self.checkpoint)
-            self.stopped = True
+            self.stopped = asked
             raise Interrupted
-        if self._due(trainer):
+        if due:
             self._saved = time.monotonic()
             trainer.save_checkpoint(self.checkpoint, storage_options=LATER)
 
@@ -296,8 +310,9 @@ class StopOnInterrupt(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = time.monotonic()
-        if self.asked and trainer.current_epoch + 1 < (trainer.max_epochs or 0) and not trainer.should_stop:
-            self.stopped = trainer.should_stop = True
+        (asked,) = largest(self.asked or 0)
+        if asked and trainer.current_epoch + 1 < (trainer.max_epochs or 0) and not trainer.should_stop:
+            self.stopped, trainer.should_stop = asked, True
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._restore()
@@ -376,6 +391,9 @@ class Unfreeze(Callback):
         if due > self._reached:
             self._reached = due
             pl_module.net.backbone.freeze(self.at[due], self.freeze_batch_stats)
+            if isinstance(trainer.strategy, DDPStrategy):  # which averages the gradients of what was trained when it was made
+                trainer.strategy.model = pl_module
+                trainer.strategy.configure_ddp()
             trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
             log.info("epoch %d: trainable from %s on: %s parameters", due, self.at[due] or "the first layer", f"{trained:,}")
 

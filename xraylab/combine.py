@@ -276,6 +276,7 @@ def job(cfg: DictConfig) -> None:
     """Combine, and report."""
     from hydra.core.hydra_config import HydraConfig
 
+    from xraylab.dashboards import record_made
     from xraylab.page import closing_table, write_report
     from xraylab.results import write_records
     from xraylab.settings import scoring_of
@@ -307,6 +308,7 @@ def job(cfg: DictConfig) -> None:
     assert isinstance(config, dict)
     write_records(directory, evaluation, {str(k): v for k, v in config.items()}, "combine", list(hydra.overrides.task), seed)
     write_report(directory)
+    record_made(directory, evaluation, config, [m.path for m in members], "combine")  # type: ignore[arg-type]
     log.info("%s", closing_table(evaluation, directory, f"{time.monotonic() - started:.0f} s"))
 
 

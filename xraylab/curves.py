@@ -5,6 +5,7 @@ Curves hold every study that is scored; they are drawn with so few points that n
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import labels_of, scored_labels
 from xraylab.metrics import number
-from xraylab.sections import panel_grid, points_legend, roc_points, spaced
+from xraylab.sections import COLUMNS, panel_grid, points_legend, roc_points, spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,6 +117,48 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank:
     for axes in (roc, pr):
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=8)
+    return figure
+
+
+def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, blank: str, uncertain: str) -> Figure:
+    """A figure of confusion matrices: of each finding at the first operating point, 0.5; of exclusive ones also the likeliest.
+
+    Cells hold counts; colours the share of a row, which is what is true. Arguments as of :func:`panels`.
+    """
+    from matplotlib.figure import Figure
+
+    labels = labels_of(table)
+    matrices: list[tuple[str, list[str], np.ndarray]] = []
+    if "exclusive" in result:
+        truth, p = (table[[f"{kind}_{name}" for name in labels]].to_numpy(np.float64) for kind in "yp")
+        rows = (truth == 1).sum(1) == 1
+        counts = np.zeros((len(labels), len(labels)), int)
+        np.add.at(counts, (truth[rows].argmax(1), p[rows].argmax(1)), 1)
+        matrices.append(("likeliest", labels, counts))
+    for label in labels:
+        y, probability = scored(table, label, blank, uncertain)
+        called = (probability >= result["threshold"]).astype(int)
+        counts = np.array([[((y == a) & (called == b)).sum() for b in (0, 1)] for a in (0, 1)])
+        matrices.append((f"{label}, n {len(y)}", ["negative", "positive"], counts))
+    columns = min(COLUMNS, len(matrices))
+    lines = math.ceil(len(matrices) / columns)
+    figure = Figure(figsize=(max(2.75 * columns, 4.5), 2.9 * lines + 0.9))
+    names_of_rows = 0.6 if "exclusive" not in result else 1.2
+    grid = spaced(figure, lines, columns, 0.4 + names_of_rows, 0.1, 0.7, 0.8, names_of_rows, 0.75)
+    figure.suptitle(f"Confusion at {result['threshold']}, {where}")
+    for axes, (title, names, counts) in zip(grid, matrices, strict=False):
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        axes.set_title(title, fontsize=9)
+        axes.set_xticks(range(len(names)), names, fontsize=7, rotation=0 if len(names) == 2 else 90)
+        axes.set_yticks(range(len(names)), names, fontsize=7, rotation=90 if len(names) == 2 else 0, va="center")
+        for (a, b), count in np.ndenumerate(counts):
+            axes.text(b, a, str(count), ha="center", va="center", fontsize=9 if len(names) < 8 else 6,
+                      color="white" if share[a, b] > 0.6 else "black", gid=f"{title}: {names[a]} called {names[b]}")  # fmt: skip
+    for axes in grid[len(matrices) :]:
+        axes.set_axis_off()
+    figure.supxlabel("called", fontsize=10)
+    figure.supylabel("truth", fontsize=10)
     return figure
 
 

@@ -20,6 +20,10 @@ class Pruned(Exception):
     """A job of a sweep that was given up, as the message says; the sweep goes on."""
 
 
+class Lost(Exception):
+    """Another process of the run is gone, and nothing can be resumed. Exit code 1."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A sentence that starts with a space and names the nearest choices, or an empty string."""
     choices = list(choices)

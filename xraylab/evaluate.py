@@ -49,6 +49,8 @@ def job(cfg: DictConfig) -> None:
         raise UserError(f"run={run}: made of tables, it has no model of its own. Combine anew, or evaluate its table={table}.")
     with importing():
         from xraylab.assemble import assemble
+        from xraylab.build import plain
+        from xraylab.dashboards import record_evaluation
         from xraylab.page import closing_table, write_report
         from xraylab.training import checkpoint_of, evaluate_run, quiet
 
@@ -91,6 +93,7 @@ def job(cfg: DictConfig) -> None:
     evaluation = evaluate_run(assembled, run, checkpoint)
     write_json(run / "evaluation.json", evaluation)
     write_report(run)
+    record_evaluation(run, evaluation, {"evaluate": plain(cfg)}, checkpoint)
     log.info("%s", closing_table(evaluation, run, f"{time.monotonic() - started:.0f} s"))
     if before is not None:
         changed = sorted(_differences(before, evaluation))

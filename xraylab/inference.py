@@ -127,7 +127,7 @@ def _how(config: DictConfig | None, options: Options) -> tuple[int, dict[str, An
     batch_size = options.batch_size or (settings.batch_size if settings else BATCH)
     accelerator = options.accelerator or (plain(config.accelerator) if config is not None else {"accelerator": "auto"})
     precision = options.precision or (settings.precision if settings else "auto")
-    return batch_size, *hardware({"devices": 1, **accelerator}, precision)
+    return batch_size, *hardware(accelerator, precision)
 
 
 def _image_table(table: StudyTable, split: str, views: Sequence[View], probabilities: np.ndarray) -> pd.DataFrame:

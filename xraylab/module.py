@@ -22,6 +22,7 @@ from xraylab.data.sources import Images
 from xraylab.data.table import HELD_BACK
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import quick_metrics, scored_labels
+from xraylab.exchange import from_first, gather, rank, summed, world
 from xraylab.losses import Loss, spec
 from xraylab.models.studynet import StudyNet
 from xraylab.models.weights import FOREIGN
@@ -79,7 +80,8 @@ class StudyModule(pl.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, outputs)."""
-        return self.net(batch.images, batch.study, len(batch.labels))
+        studies = len(batch.labels)
+        return self.net(batch.images, batch.study, max(studies, 1))[:studies]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch: its share of the loss of the whole optimiser step."""
@@ -98,15 +100,18 @@ class StudyModule(pl.LightningModule):
         with torch.no_grad():
             scored = self.loss.scored(batch.labels).sum()
             self.epoch_loss += torch.stack([loss.detach() * batch.scored, scored])
-        # Lightning divides by the number of accumulated batches, but batch.scored already counts all of them
-        return loss * self.trainer.accumulate_grad_batches
+        # Lightning divides by the number of accumulated batches, and averages over processes, but batch.scored counts all
+        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:
         self.epoch_loss = torch.zeros(2, dtype=torch.float64, device=self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # dropout depends on the seed and the batch's number alone, so a resumed run repeats it
-        torch.manual_seed((self.seed * 1_000_003 + batches_done(self.trainer)) % 2**63)
+        # dropout depends on the seed, the batch's number and the process alone, so a resumed run repeats it
+        torch.manual_seed((self.seed * 1_000_003 + batches_done(self.trainer) + (self.global_rank << 40)) % 2**63)
+
+    def on_validation_epoch_start(self) -> None:
+        from_first(self.buffers())  # batch statistics, which every process has of its own share
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep logits, labels and the loss on the device until the epoch's end."""
@@ -140,8 +145,10 @@ class StudyModule(pl.LightningModule):
         self._finish("test")
 
     def _finish(self, split: str) -> None:
-        logits, labels, losses = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self._seen.clear()
+        seen, self._seen = self._seen, []
+        if world() > 1:  # in the order of processes, which is that of the table
+            seen = [part for of in gather([[t.cpu() for t in part] for part in seen]) for part in of]  # type: ignore[misc]
+        logits, labels, losses = (torch.cat(parts).to(self.device) for parts in zip(*seen, strict=True))
         total, certain = losses.sum(0)
         values: dict[str, Any] = {"loss": total / certain if certain else float("nan")}
         probabilities = self.loss.probabilities(logits).double().cpu().numpy()
@@ -225,7 +232,7 @@ class StudyModule(pl.LightningModule):
             "data": self.data,
             "splits": self.split_digest,
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
-            "epoch_loss": self.epoch_loss.cpu(),
+            "epoch_loss": summed(self.epoch_loss).cpu(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -235,7 +242,7 @@ class StudyModule(pl.LightningModule):
         if self._scheduler is not None and self._scheduler_state is not None:
             self._scheduler.load_state_dict(self._scheduler_state)
         if "epoch_loss" in saved:
-            self.epoch_loss = saved["epoch_loss"].to(self.device)
+            self.epoch_loss = saved["epoch_loss"].to(self.device) * (rank() == 0)  # of all processes together
 
     @torch.no_grad()
     def predict(self, images: Images | Mapping[str, np.ndarray], calibrate: bool = False) -> dict[str, float]:

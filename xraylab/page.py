@@ -15,7 +15,7 @@ import pandas as pd
 
 from xraylab.card import OF_LABELS, OF_SPLITS, data_rows, write_card
 from xraylab.cases import cases_section
-from xraylab.curves import KINDS, mark, panels, side_by_side
+from xraylab.curves import KINDS, confusion, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import CERTAIN, by_unit, read_table
 from xraylab.metrics import COUNTS, METRICS, number
@@ -258,7 +258,7 @@ def _table(labels: dict[str, Any]) -> str:
 def _figures(
     directory: Path, table: pd.DataFrame, split: str, result: dict[str, Any], synthetic: bool, scored: dict[str, str]
 ) -> str:  # fmt: skip
-    """Write ``figures/<split>_roc.png`` and ``_pr.png``, and return the curves for the page."""
+    """Write ``figures/<split>_roc.png``, ``_pr.png`` and ``_confusion.png``, and return the curves for the page."""
     where = f"{split} by {result['unit']}"
     drawn = []
     for kind in KINDS:
@@ -267,6 +267,10 @@ def _figures(
         if synthetic and not drawn[-1]:
             mark(figure)
         save_figure(figure, directory / "figures" / f"{split}_{kind}{'_images' * (result['unit'] == 'image')}.png", synthetic)
+    figure = confusion(table, result, where, **scored)
+    if synthetic:
+        mark(figure)
+    save_figure(figure, directory / "figures" / f"{split}_confusion{'_images' * (result['unit'] == 'image')}.png", synthetic)
     return "".join(drawn) or svg(side_by_side(table, result, where, **scored), synthetic)
 
 

@@ -61,11 +61,13 @@ class JobSweeper(Sweeper):
             SystemExit: a job failed.
         """
         from xraylab.journal import SETTLED, Journal, objectives_of, words_of_command
+        from xraylab.processes import planned
         from xraylab.run import claimed, holder_of
         from xraylab.settings import sweep_of
         from xraylab.space import a_point, search_space, varied
 
         config = self.config
+        planned(config.get("accelerator", {}), sweep=True)
         rules = sweep_of(OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
         objectives = objectives_of(rules, str(config.monitor))
         folder = Path(config.hydra.sweep.dir)

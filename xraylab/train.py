@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
+import pickle
+import sys
 from pathlib import Path
+from typing import Any
 
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import importing, launch
-from xraylab.errors import UserError, listed
+from xraylab.cli import ended_by, every_key, importing, launch
+from xraylab.errors import Lost, Stopped, UserError, listed
+from xraylab.processes import Processes, hush, planned
+from xraylab.run import BEGUN
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +32,8 @@ xraylab.train: train a classifier of radiology studies, test it, and leave a run
   python -m xraylab.train fold=1/5                              one fold of a cross-validation
   python -m xraylab.train resume=outputs/mrnet/<date_time>      go on where that run stopped
   python -m xraylab.train dataset=mrnet resume=auto             go on with the last unfinished run of this command, or begin it
+  python -m xraylab.train batch_size=8 accelerator=gpus         all GPUs of this machine; accelerator.devices=2: two processes
+  torchrun --nproc-per-node=2 -m xraylab.train batch_size=8     the same, started by torchrun
 
 Data is looked for in dataset.root, in $XRAYLAB_DATA (the parent of the published names), in ./data; where there is none,
 a synthetic sample is used and everything says so. Results go to outputs/<name>/<date_time>, or hydra.run.dir=<folder>.
@@ -40,34 +48,88 @@ def job(cfg: DictConfig) -> None:
     from xraylab.settings import check_config
 
     check_config(cfg)  # mistakes answer before torch is imported
-
-    with importing():
-        from xraylab.assemble import resumed_config
-        from xraylab.run import BEGUN, run_of
-        from xraylab.training import train
-
     hydra_config = HydraConfig.get()
     typed = list(hydra_config.overrides.task)
     directory = Path(hydra_config.runtime.output_dir)
-    if cfg.resume == "auto":
-        if hydra_config.mode is RunMode.MULTIRUN:
-            raise UserError("resume=auto is of one run: leave out -m.")
-        if (going := auto(cfg, directory)) is None:
-            return
-        cfg = going
-    elif cfg.resume:
-        resumed = resumed_config(cfg.resume, typed)
-        if directory.resolve() != run_of(cfg.resume, begun=True).resolve():
-            raise UserError(f"resume={cfg.resume}: a run goes on in its own directory: leave out -m and hydra.run.dir.")
-        cfg = resumed
-    swept, callbacks = hydra_config.mode is RunMode.MULTIRUN, []
+    if cfg.resume == "auto" and hydra_config.mode is RunMode.MULTIRUN:
+        raise UserError("resume=auto is of one run: leave out -m.")
+    processes = planned(cfg.accelerator, sweep=hydra_config.mode is RunMode.MULTIRUN)
+    if processes.world > 1:  # where another is lost, torch would print its stack
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if processes.rank:
+        hush()
+
+    swept = hydra_config.mode is RunMode.MULTIRUN
+    if swept and cfg.sweep.prune and processes.world > 1:
+        raise UserError("sweep.prune: a job of several processes cannot be given up. Leave out one of the two.")
+
+    with importing():
+        from xraylab.exchange import agree, gather, joined
+        from xraylab.training import train
+
+    if processes.launcher and processes.world > 1:
+        with joined(processes):
+            composed = every_key(OmegaConf.to_container(cfg, resolve=False))
+            agree("settings", {k: v for k, v in composed if not isinstance(v, dict)})
+            mine = (resolved(cfg, directory, typed), directory) if processes.rank == 0 else (None, directory)
+            going, directory = gather(mine, patiently=True)[0]
+            if going is not None:
+                train(going, directory, typed, processes)
+        return
+    if swept and (directory / BEGUN).is_file():  # of a sweep that was cut off, and goes on
+        cfg.resume, typed = str(directory), []
+    if (going := resolved(cfg, directory, typed)) is None:
+        return
+    processes = planned(going.accelerator)
+
+    def start(of: Processes) -> bytes:
+        return pickle.dumps((HydraConfig.instance().cfg, going, directory, typed, of))
+
+    callbacks = []
     if swept and cfg.sweep.prune:
         from xraylab.pruning import MedianPruning
 
         callbacks = [MedianPruning.of(cfg.sweep, cfg.monitor, directory)]
-    if swept and any((directory / name).is_file() for name in (BEGUN, "config.yaml")):  # of a sweep that was cut off
-        cfg, typed = resumed_config(str(directory), []), []
-    train(cfg, directory, typed, callbacks)
+    with joined(processes, start):
+        train(going, directory, typed, processes, callbacks)
+
+
+def resolved(cfg: DictConfig, directory: Path, typed: list[str]) -> DictConfig | None:
+    """The configuration of the run to begin or to go on with; None if it is finished.
+
+    Raises:
+        UserError: there is nothing to go on with, or not in this way.
+    """
+    from xraylab.assemble import resumed_config
+    from xraylab.run import run_of
+
+    if cfg.resume == "auto":
+        return auto(cfg, directory)
+    if cfg.resume:
+        resumed = resumed_config(cfg.resume, typed, cfg.accelerator)
+        if directory.resolve() != run_of(cfg.resume, begun=True).resolve():
+            raise UserError(f"resume={cfg.resume}: a run goes on in its own directory: leave out -m and hydra.run.dir.")
+        planned(resumed.accelerator)
+        return resumed
+    return cfg
+
+
+def other(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], processes: Processes) -> None:
+    """One of the processes of a run that the first has started, to its end."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hush()
+    from xraylab.exchange import joined
+    from xraylab.training import train
+
+    HydraConfig.instance().cfg = hydra_cfg
+    try:
+        with joined(processes):
+            train(cfg, directory, typed, processes)
+    except (UserError, Stopped, Lost) as error:
+        ended_by(error)
+    except KeyboardInterrupt:
+        sys.exit(1)  # the first process says it
 
 
 def auto(cfg: DictConfig, directory: Path) -> DictConfig | None:
@@ -77,7 +139,7 @@ def auto(cfg: DictConfig, directory: Path) -> DictConfig | None:
         UserError: the directory holds a run of another configuration.
     """
     from xraylab.assemble import resumed_config
-    from xraylab.run import BEGUN, differing, is_finished, read_begun
+    from xraylab.run import differing, is_finished, read_begun
 
     if not (directory / BEGUN).is_file():
         log.info("resume=auto: no unfinished run of this command; a new one begins in %s", directory)

@@ -8,10 +8,11 @@ import logging
 import shlex
 import shutil
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ from xraylab.build import build
 from xraylab.callbacks import ENDING, History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock, ending
 from xraylab.cases import write_cases
 from xraylab.checkpoint_files import CheckpointFiles
+from xraylab.dashboards import group_of, send_results, tags_of
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.evaluation import evaluate_split, prediction_table, raw_counts, write_table
+from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words, rank, trainer_options
 from xraylab.guards import FiniteLoss, make_profiler, memory_in_words
-from xraylab.loggers import finish, send_results
+from xraylab.loggers import Wandb, finish
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
 from xraylab.page import closing_table, write_report
+from xraylab.processes import ALONE, Processes
 from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
 from xraylab.run import BEGUN, CannotWrite, claimed, environment, read_begun, write_begun, write_json, write_text
@@ -75,38 +79,51 @@ class Upload(Checkpoint):
             self.upload.sync()
 
 
-def train(cfg: DictConfig, directory: Path, typed: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> None:
+def train(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = ALONE, callbacks: Sequence[pl.Callback] = ()
+) -> None:  # fmt: skip
     """One run, from a composed configuration to a finished run directory.
 
     Args:
+        processes: that have met, see :func:`xraylab.exchange.joined`; only the first writes.
         callbacks: beside those of the configuration.
 
     Raises:
         UserError: a mistake in the configuration or the data, or the machine is too small for it.
         Pruned: a callback gave it up.
-        Stopped: interrupted; the directory holds what there is and can be resumed.
+        Stopped: interrupted, or another process was lost; the directory holds what there is and can be resumed.
     """
-    upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if cfg.get("upload") else None
+    if processes.world > 1 and "first" in cfg.loss and cfg.loss.first is None:
+        raise UserError(
+            "loss=selftrained with several processes: train the first model on its own (loss=ignore "
+            "save_train_predictions=true), and name its run: loss.first=<run>."
+        )
+    mine = cfg.get("upload") and processes.rank == 0
+    upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if mine else None
     logging.raiseExceptions = False  # a full disk stops the run by its own words, not by those of its log
     try:
         with ending():
-            _train(cfg, directory, typed, upload, callbacks)
+            _train(cfg, directory, typed, upload, processes, callbacks)
     finally:
         if upload:
             upload.finish()
 
 
 def _train(
-    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, callbacks: Sequence[pl.Callback] = ()
+    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, processes: Processes = ALONE,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> None:  # fmt: skip
     quiet()
-    go_on = f"Go on with:\n  python -m xraylab.train {shlex.quote(f'resume={directory}')}"
-    with claimed(directory):
-        checkpoint = _checkpoint_to_resume(cfg, directory)
-        if checkpoint is None:
+    first = processes.rank == 0
+    command = "torchrun … -m xraylab.train" if processes.launcher == "torchrun" else "python -m xraylab.train"
+    go_on = f"Go on with:\n  {command} {shlex.quote(f'resume={directory}')}"
+    with claimed(directory) if first else nullcontext():
+        checkpoint = _checkpoint_to_resume(cfg, directory) if first else None
+        if first and checkpoint is None:
             typed = _begin(cfg, directory, typed)
+        checkpoint, typed = gather((checkpoint, typed), patiently=True)[0]
         try:
-            _run(cfg, directory, typed, upload, checkpoint, go_on, callbacks)
+            _run(cfg, directory, typed, upload, checkpoint, go_on, processes, callbacks)
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
             if not (directory / "checkpoints" / "last.ckpt").exists():
                 raise Stopped(f"stopped before the first checkpoint; it begins again with:{go_on.partition(':')[2]}") from error
@@ -114,10 +131,14 @@ def _train(
         except CannotWrite as error:
             raise UserError(f"{error} Make room, or let it be written there. {go_on}") from error
         except UserError:
-            if not (directory / "config.yaml").exists():
+            if first and not (directory / "config.yaml").exists():
                 (directory / BEGUN).unlink(missing_ok=True)  # nothing was begun
             raise
         except (MemoryError, RuntimeError) as error:
+            if is_lost(error):
+                there = (directory / "checkpoints" / "last.ckpt").exists()
+                state = "The last checkpoint is whole." if there else "There is no checkpoint yet; it would begin again."
+                raise Stopped(f"{lost_words(processes, error)} {state} {go_on}") from error
             if (words := memory_in_words(error, check_config(cfg))) is None:
                 raise
             raise UserError(words) from error
@@ -155,12 +176,54 @@ def _begin(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> list[str]:
 
 def _run(
     cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, checkpoint: Path | None, go_on: str,
-    callbacks: Sequence[pl.Callback],
+    processes: Processes, callbacks: Sequence[pl.Callback],
 ) -> None:  # fmt: skip
     started = time.monotonic()
-    resume = checkpoint is not None
-    job = assemble(_with_first(cfg, directory, typed, upload, go_on), typed, fresh=not resume)
-    job.callbacks += callbacks
+    job = in_turn(lambda: _job(cfg, directory, typed, upload, checkpoint, go_on, processes), processes.local_rank)
+    agree("data", {"studies and splits": job.digest})
+    record: dict[str, Any] = {}
+    loggers: list[Logger] = []
+    if processes.rank == 0:
+        record = _describe(job, directory, typed)
+        loggers = make_loggers(job, directory)
+    stopped: int | None = None
+    try:
+        stopped = fit(job, directory, loggers, checkpoint, upload, callbacks)
+        if stopped in ENDING:  # there may be no time to evaluate
+            raise Stopped(f"{signal.Signals(stopped).name}: stopped before the end; everything is saved. {go_on}")
+        evaluation = evaluate_run(job, directory, directory)
+        if not evaluation:  # the first process has it
+            if stopped:
+                raise Stopped("")
+            return
+        write_json(directory / "evaluation.json", evaluation)
+        seconds = round(time.monotonic() - started, 1)
+        write_json(directory / "environment.json", {**record, "seconds": seconds})
+        write_report(directory)
+        # the last, for now nothing is missing
+        write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
+        send_results(loggers, evaluation, directory)
+    except Pruned as pruned:
+        write_json(directory / "environment.json", {**record, "pruned": str(pruned)})
+        raise
+    finally:
+        finish(loggers, sys.exception(), bool(stopped))
+    log.info("%s", closing_table(evaluation, directory, clock(seconds)))
+    if stopped:
+        raise Stopped(f"stopped before the end. {go_on}")
+
+
+def _job(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, checkpoint: Path | None, go_on: str,
+    processes: Processes,
+) -> Job:  # fmt: skip
+    """Everything that a run is made of, checked before anything of it is written.
+
+    Raises:
+        UserError, Stopped: as of :func:`train`.
+    """
+    cfg = _with_first(cfg, directory, typed, upload, go_on)
+    job = assemble(cfg, typed, fresh=checkpoint is None, processes=processes)
     if job.settings.readers is not None:  # before hours of training
         frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
         read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
@@ -168,12 +231,18 @@ def _run(
     if checkpoint is not None:
         require_splits(job.digest, checkpoint, str(directory))
     job.config.resume = None
+    return job
+
+
+def _describe(job: Job, directory: Path, typed: Sequence[str]) -> dict[str, Any]:
+    """Write what a run is, before it is trained; the content of ``environment.json``."""
     write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
     before = directory / "environment.json"
     earlier = json.loads(before.read_text()) if before.is_file() else {}
     record = {
         **environment(job.settings.seed, list(typed)),
         "device": job.accelerator["accelerator"],
+        "processes": {"number": job.processes.world, "machines": job.processes.machines},
         "precision": job.precision,
         "data": job.table.data,
         "sessions_before": [*earlier.pop("sessions_before", []), *([earlier] if earlier else [])],
@@ -181,26 +250,7 @@ def _run(
     }
     write_json(before, record)
     _summarise(job, directory)
-    loggers = make_loggers(job, directory)
-    try:
-        stopped = fit(job, directory, loggers, checkpoint, upload)
-        if stopped in ENDING:  # there may be no time to evaluate
-            raise Stopped(f"{signal.Signals(stopped).name}: stopped before the end; everything is saved. {go_on}")
-        evaluation = evaluate_run(job, directory, checkpoint_of(directory))
-        write_json(directory / "evaluation.json", evaluation)
-        seconds = round(time.monotonic() - started, 1)
-        write_json(before, {**record, "seconds": seconds})
-        write_report(directory)
-        write_json(before, {**record, "seconds": seconds, "finished": not stopped})  # the last, for now nothing is missing
-        send_results(loggers, evaluation, directory)
-    except Pruned as pruned:
-        write_json(before, {**record, "pruned": str(pruned)})
-        raise
-    finally:
-        finish(loggers)
-    log.info("%s", closing_table(evaluation, directory, clock(seconds)))
-    if stopped:
-        raise Stopped(f"stopped before the end. {go_on}")
+    return record
 
 
 def _with_first(
@@ -280,13 +330,19 @@ def _whole(broken: Path) -> list[tuple[Path, str]]:
 def make_loggers(job: Job, directory: Path) -> list[Logger]:
     """The loggers of a job's configuration, which write into its directory unless told otherwise."""
     nodes = job.config.logger.items()
-    return [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+    loggers = [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+    backbone = job.module.net.backbone.hparams.get("name", type(job.module.net.backbone).__name__)
+    for logger in loggers:
+        if isinstance(logger, Wandb):
+            logger.of_run(directory, "train", group_of(directory), tags_of(job.table.data, job.table.name, backbone))
+    return loggers
 
 
 def fit(
-    job: Job, directory: Path, loggers: Sequence[Logger] = (), checkpoint: Path | None = None, upload: RunUpload | None = None
-) -> int | None:  # fmt: skip
-    """Train until done, stopped early or interrupted; the signal that interrupted it, if one did.
+    job: Job, directory: Path, loggers: Sequence[Logger] = (), checkpoint: Path | None = None, upload: RunUpload | None = None,
+    more: Sequence[pl.Callback] = (),
+) -> int:  # fmt: skip
+    """Train until done, stopped early or interrupted; the signal that interrupted it, or 0.
 
     Leaves ``history.csv`` and ``checkpoints/{best,last}.ckpt``.
 
@@ -311,6 +367,7 @@ def fit(
         running,
         StudyProgress(running, s.unit),
         *job.callbacks,
+        *more,
         stop,  # after those, for the checkpoint that it writes holds what they did in this step
         keep(Best, "best", **chosen),
         *([keep(Top, "epoch{epoch:03d}", save_top_k=s.save_top_k, **chosen)] if s.save_top_k > 1 else []),
@@ -333,13 +390,14 @@ def fit(
         log.info("where the time went: %s", directory / "profile")
     if trainer.should_stop and not stop.stopped and s.early_stopping:
         log.info("stopped early: no better %s for %d epochs", s.early_stopping.monitor, s.early_stopping.patience)
-    return stop.asked if stop.stopped else None
+    return stop.stopped
 
 
 def make_trainer(job: Job, **options: Any) -> pl.Trainer:
     """A Trainer for the job's device and precision."""
     return pl.Trainer(
         **job.accelerator,
+        **trainer_options(job.processes),
         precision=job.precision,  # type: ignore[arg-type]
         accumulate_grad_batches=job.settings.accumulate,
         gradient_clip_val=job.settings.gradient_clip,
@@ -354,33 +412,40 @@ def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Rows of the table (N,), probabilities (N,L), and those of single images (I,L), of a split in table order."""
     trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
     outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
-    rows, by_study, by_image = (torch.cat([o[i] for o in outputs]) for i in range(3))
-    found = by_study.double().cpu().numpy()
+    parts = gather([torch.cat([o[i] for o in outputs]).cpu() for i in range(3)])  # in the order of processes, as the table is
+    rows, by_study, by_image = (torch.cat(of) for of in zip(*parts, strict=True))
+    found = by_study.double().numpy()
     require_finite(found, split)
-    return rows.cpu().numpy(), found, by_image.double().cpu().numpy()
+    return rows.numpy(), found, by_image.double().numpy()
 
 
 def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     """Predict with a checkpoint, write the prediction tables, evaluate them, and write what was chosen on validation.
 
+    Args:
+        checkpoint: a file, or the run, whose best it is.
+
     Returns:
-        The content of ``evaluation.json``.
+        The content of ``evaluation.json``; empty in a process that is not the first.
     """
-    saved = read_checkpoint(checkpoint)
-    require_splits(job.digest, checkpoint)
-    try:
-        job.module.load_state_dict(saved["state_dict"])
-    except RuntimeError as error:
-        raise UserError(
-            f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
-        ) from error
+    if rank() == 0:  # the others get its weights
+        checkpoint = checkpoint_of(checkpoint)
+        saved = read_checkpoint(checkpoint)
+        require_splits(job.digest, checkpoint)
+        try:
+            job.module.load_state_dict(saved["state_dict"])
+        except RuntimeError as error:
+            raise UserError(
+                f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
+            ) from error
     table, s = job.table, job.settings
     splits: dict[str, Any] = {}
     tables: dict[str, pd.DataFrame] = {}
-    for split in ["valid", "test"] + ["train"] * s.save_train_predictions:
-        if not len(table.part(split)):
-            continue
-        rows, probabilities, by_image = predict_split(job, split)
+    wanted = [split for split in ["valid", "test"] + ["train"] * s.save_train_predictions if len(table.part(split))]
+    predicted = {split: predict_split(job, split) for split in wanted}
+    if rank() != 0:
+        return {}
+    for split, (rows, probabilities, by_image) in predicted.items():
         predictions = prediction_table(table.frame, table.labels, split, rows, probabilities)
         write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
         options = (split == "valid", s.bootstrap, s.seed, table.exclusive, s.evaluate.blank, s.evaluate.uncertain)
@@ -433,6 +498,7 @@ def quiet() -> None:
         ".*You are using a CUDA device.*Tensor Cores.*",
         ".*isinstance.treespec, LeafSpec.*",  # inside Lightning, about torch
         ".*LeafSpec.*deprecated.*",
+        ".*sync_dist=True.*",  # what is logged is of all processes already
     ):
         warnings.filterwarnings("ignore", reason)
 

@@ -21,7 +21,7 @@ from xraylab.errors import UserError
 
 
 class Batch(NamedTuple):
-    """Packed studies; images are not padded."""
+    """Packed studies; images are not padded. Of B = 0 studies there are the images of one, 0, which nothing is made of."""
 
     images: Tensor  # uint8 (I,C,H,W)
     study: Tensor  # int64 (I,), the row 0..B-1 an image belongs to, ascending; of studies of P parts, row * P + part
@@ -34,11 +34,15 @@ class Batch(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """A batch to be read: rows of the table, the epoch (None: no augmentation), the step's scored labels."""
+    """A batch to be read: rows of the table, the epoch (None: no augmentation), the step's scored labels.
+
+    Where a process has no share in a small batch, ``blank`` is read instead of rows, as the images of no study.
+    """
 
     rows: list[int]
     epoch: int | None
     scored: float
+    blank: int | None = None
 
 
 class StepSampler(Sampler[Draw]):
@@ -49,16 +53,22 @@ class StepSampler(Sampler[Draw]):
     Args:
         rows: rows of the table to draw from.
         scored: labels that the loss scores, for each of those rows.
-        batch_size: studies in a batch.
+        batch_size: studies in a batch, over all processes.
         accumulate: batches in an optimiser step.
         shuffle: a new seeded order every epoch; else the given order, without augmentation.
         seed: of the order.
+        rank, world: of how many processes which this is. Shuffled, each takes its share of every batch, and where a batch is
+            too small for a share a blank one, so that all have as many batches. Else each takes a part of the order.
     """
 
     def __init__(
         self, rows: Sequence[int] | np.ndarray, scored: Sequence[float] | np.ndarray, batch_size: int, accumulate: int = 1,
-        shuffle: bool = False, seed: int = 0,
+        shuffle: bool = False, seed: int = 0, rank: int = 0, world: int = 1,
     ) -> None:  # fmt: skip
+        if not shuffle and world > 1:
+            part = slice(len(rows) * rank // world, len(rows) * (rank + 1) // world)
+            rows, scored, batch_size, rank, world = rows[part], scored[part], -(-batch_size // world), 0, 1
+        self.rank, self.world = rank, world
         self.rows, self.scored = np.asarray(rows, np.int64), np.asarray(scored, np.float64)
         self.batch_size, self.accumulate, self.shuffle, self.seed = batch_size, accumulate, shuffle, seed
         self.epoch = 0
@@ -83,7 +93,9 @@ class StepSampler(Sampler[Draw]):
                 continue
             whole = order[start // step * step :][:step]
             batch = order[start : start + self.batch_size]
-            yield Draw(self.rows[batch].tolist(), self.epoch if self.shuffle else None, float(self.scored[whole].sum()))
+            rows, scored = self.rows[batch].tolist(), float(self.scored[whole].sum())
+            share = rows[self.rank :: self.world]
+            yield Draw(share, self.epoch if self.shuffle else None, scored, None if share else rows[0])
 
 
 class StudyDataset(Dataset[Batch]):
@@ -104,11 +116,13 @@ class StudyDataset(Dataset[Batch]):
         self.labels = torch.from_numpy(table.label_values())
 
     def __getitem__(self, draw: Draw) -> Batch:
+        if draw.blank is not None:
+            return self.batch([], [self.read(draw.blank)], draw.scored)
         return self.batch(draw.rows, [self.read(row, draw.epoch) for row in draw.rows], draw.scored)
 
     def batch(self, of: list[int], studies: Sequence[list[np.ndarray]], scored: float) -> Batch:
         """Some rows of the table, their images as :meth:`read` gives them packed; ``scored`` as in :class:`Draw`."""
-        rows, bags = torch.tensor(of), [bag for study in studies for bag in study]
+        rows, bags = torch.tensor(of, dtype=torch.int64), [bag for study in studies for bag in study]
         return Batch(
             images=pack(bags),
             study=torch.repeat_interleave(torch.arange(len(bags)), torch.tensor([len(b) for b in bags])),
