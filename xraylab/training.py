@@ -183,10 +183,10 @@ def _run(
     agree("data", {"studies and splits": job.digest})
     record: dict[str, Any] = {}
     loggers: list[Logger] = []
+    stopped = 0
     if processes.rank == 0:
         record = _describe(job, directory, typed)
         loggers = make_loggers(job, directory)
-    stopped: int | None = None
     try:
         stopped = fit(job, directory, loggers, checkpoint, upload, callbacks)
         if stopped in ENDING:  # there may be no time to evaluate
