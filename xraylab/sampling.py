@@ -49,7 +49,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         self.study = optuna.create_study(
             storage=f"sqlite:///{(folder / 'study.db').absolute()}", study_name="sweep", load_if_exists=True,
-            directions=[optuna.study.StudyDirection[f"{mode_of(o)}imize".upper()] for o in objectives],
+            directions=["maximize" if mode_of(o) == "max" else "minimize" for o in objectives],
         )  # fmt: skip
         self.trials: dict[int, Any] = {}  # by job
 
