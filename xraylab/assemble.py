@@ -31,6 +31,7 @@ from xraylab.module import StudyModule, checkpoint_of, require_splits
 from xraylab.remote import is_url
 from xraylab.settings import Evaluate, Settings, check_config, existing_run
 from xraylab.uncertainty import SelfTrained
+from xraylab.xla import XLAStep, require_tpu, tpu_there
 
 log = logging.getLogger(__name__)
 RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload")
@@ -67,6 +68,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     reader, path, embedded = find_data(cfg, typed, fresh)
     settings = check_config(cfg)
     accelerator, precision = hardware(plain(cfg.accelerator), settings.precision)
+    static_shapes = bool(accelerator.pop("static_shapes", False))
 
     torch.manual_seed(settings.seed)
     pool, loss, augmentation = (build(cfg[g], g) for g in ("pool", "loss", "augmentation"))
@@ -92,7 +94,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
                 f"{key}={metric}: there is no such metric.{did_you_mean(metric, ['valid/loss', *known])} "
                 f"There are: valid/loss, {', '.join(known)}, and for a label valid/<label>/..."
             )
-    _try_trainer(cfg, accelerator, precision)
+    _try_trainer(cfg, accelerator)
     backbone = build(cfg.backbone if fresh else {**cfg.backbone, "pretrained": False}, "backbone")
     for callback in callbacks:
         if isinstance(callback, Unfreeze):
@@ -148,7 +150,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     data = StudyDataModule(
         table, settings.batch_size, settings.accumulate, size, rescale, augmentation,
         worker_count(settings.num_workers), settings.seed,
-        loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit,
+        loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit, static_shapes,
     )  # fmt: skip
     steps = -(-data.train_units // (settings.batch_size * settings.accumulate)) * settings.max_epochs
     module = StudyModule(
@@ -200,7 +202,7 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
 
 
 def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any], str]:
-    """Arguments of the Trainer for what is there, and its precision; both are logged.
+    """Arguments of the Trainer for what is there, its precision among them, and that in words; both are logged.
 
     Raises:
         UserError: the device asked for is not there, or does not have that precision.
@@ -212,7 +214,12 @@ def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any
             f"accelerator=gpu: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu)."
         )
     if kind == "auto":
-        accelerator["accelerator"] = kind = "gpu" if gpu else "cpu"
+        accelerator["accelerator"] = kind = "gpu" if gpu else "tpu" if tpu_there() else "cpu"
+    if kind == "tpu":
+        chosen = require_tpu(accelerator, precision, "the GPU (accelerator=gpu)" if gpu else "the CPU (accelerator=cpu)")
+        accelerator = {"static_shapes": True, **accelerator, "plugins": XLAStep(chosen)}
+        log.info("device: TPU; precision %s, shapes %s", chosen, "static" if accelerator["static_shapes"] else "as they come")
+        return accelerator, chosen
     if accelerator.get("devices", 1) != 1 or accelerator.get("num_nodes", 1) != 1:
         raise UserError("accelerator.devices: one device is supported; several are not yet.")
     on_gpu = kind in ("gpu", "cuda")
@@ -226,7 +233,7 @@ def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     hint = " (precision=32 for plain float32)" if chosen != "32-true" else ""
     log.info("device: %s; precision %s, channels_last%s", device, chosen, hint)
-    return accelerator, chosen
+    return {**accelerator, "precision": chosen}, chosen
 
 
 def resumed_config(resume: str, typed: Sequence[str]) -> DictConfig:
@@ -343,10 +350,10 @@ def _try(optimizer: Any, scheduler: Any) -> None:
         raise UserError(f"{where}: {str(error).splitlines()[0].rstrip('.')} (in {values})") from None
 
 
-def _try_trainer(cfg: DictConfig, accelerator: dict[str, Any], precision: Any) -> None:
+def _try_trainer(cfg: DictConfig, accelerator: dict[str, Any]) -> None:
     """Make the Trainer and the loggers once, so that their mistakes are refused before data is read."""
     try:
-        pl.Trainer(**accelerator, precision=precision, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        pl.Trainer(**accelerator, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     except Exception as error:  # Lightning raises several kinds
         raise UserError(f"accelerator: {str(error).splitlines()[0]}") from None
     for name, node in cfg.logger.items():

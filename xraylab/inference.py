@@ -419,8 +419,11 @@ def _run(
     batch_size = options.batch_size or (settings.batch_size if settings else BATCH)
     accelerator = options.accelerator or (plain(config.accelerator) if config is not None else {"accelerator": "auto"})
     precision = options.precision or (settings.precision if settings else "auto")
-    accelerator, precision = hardware({"devices": 1, **accelerator}, precision)
-    dataset = StudyDataset(table, module.preprocessing["size"], module.preprocessing["rescale"])
+    accelerator, _ = hardware({"devices": 1, **accelerator}, precision)
+    static_shapes = bool(accelerator.pop("static_shapes", False))
+    dataset = StudyDataset(
+        table, module.preprocessing["size"], module.preprocessing["rescale"], static_shapes=static_shapes
+    )  # fmt: skip
     loader = DataLoader(
         _Tolerant(dataset),
         sampler=StepSampler(rows, np.zeros(len(rows)), batch_size),
@@ -430,7 +433,7 @@ def _run(
         pin_memory=torch.cuda.is_available(),
     )
     trainer = pl.Trainer(
-        **accelerator, precision=precision, logger=False,  # type: ignore[arg-type]
+        **accelerator, logger=False,
         callbacks=[StudyProgress(RunningLoss(1)), _Log(len(rows))],
         enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip

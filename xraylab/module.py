@@ -79,7 +79,7 @@ class StudyModule(pl.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, outputs)."""
-        return self.net(batch.images, batch.study, len(batch.labels))
+        return self.net(batch.images, batch.study, len(batch.labels), batch.real)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch: its share of the loss of the whole optimiser step."""
@@ -89,7 +89,7 @@ class StudyModule(pl.LightningModule):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UserError(
-                f"a batch of {len(batch.images)} image of {self.preprocessing['size']} pixels cannot be batch-normalised: "
+                f"a batch of one image of {self.preprocessing['size']} pixels cannot be batch-normalised: "
                 "choose a batch_size that does not leave one image for the last batch, or a larger image.size."
             ) from None
         loss = self.loss(logits, batch.labels, batch.scored, batch.group, batch.rows)
@@ -106,14 +106,19 @@ class StudyModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # dropout depends on the seed and the batch's number alone, so a resumed run repeats it
-        torch.manual_seed((self.seed * 1_000_003 + batches_done(self.trainer)) % 2**63)
+        seed = (self.seed * 1_000_003 + batches_done(self.trainer)) % 2**63
+        torch.manual_seed(seed)
+        if self.device.type == "xla":  # which torch's seed does not reach
+            import torch_xla
+
+            torch_xla.manual_seed(seed)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep logits, labels and the loss on the device until the epoch's end."""
         truth = scored_labels(batch.labels, self.blank, self.uncertain)
         if self.unit == "image":
             logits, scored = self.net.both(batch.images, batch.study, len(batch.labels))
-            labels, group = truth[batch.study], batch.group[batch.study]
+            labels, group = of_images(truth, batch.study), of_images(batch.group, batch.study)
         else:
             logits, labels, group = self(batch), truth, batch.group
             scored = logits
@@ -123,10 +128,10 @@ class StudyModule(pl.LightningModule):
 
     test_step = validation_step
 
-    def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of the table (B,), probabilities (B,L), and those of each image as a study of its own (I,L)."""
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor, int | None]:
+        """Rows of the table (B,), probabilities (B,L), and those of each image alone (I,L), and how many images are real."""
         by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels))
-        return batch.rows, self.loss.probabilities(by_study), self.loss.probabilities(by_image)
+        return batch.rows, self.loss.probabilities(by_study), self.loss.probabilities(by_image), batch.real
 
     def on_validation_epoch_end(self) -> None:
         """Log ``valid/loss`` (scored labels, the balance of train, no policy) and the metrics of the design."""
@@ -196,6 +201,7 @@ class StudyModule(pl.LightningModule):
             batch = self.transfer_batch_to_device(batch, self.device, 0)
             features, study, labels = self.net.features(batch.images), batch.study, batch.labels
             if self.unit == "image":
+                features, study = features[: batch.real], study[: batch.real]
                 study, labels = torch.arange(len(features), device=self.device), labels[study]
             kept.append((features, study, labels))
         self.net.train(was_training)
@@ -260,6 +266,12 @@ class StudyModule(pl.LightningModule):
         probabilities = self.loss.probabilities(self.net(pack([bag]).to(self.device), study, 1))[0].double().cpu().numpy()
         found = zip(self.labels, probabilities, strict=True)
         return {name: float(scaled(p, temperatures[name]) if calibrate else p) for name, p in found}
+
+
+def of_images(values: Tensor, study: Tensor) -> Tensor:
+    """Values of each image's study, (I,...) of (B,...); of blank images not mentioned (NaN), or -1 of integers."""
+    none = values.new_full((1, *values.shape[1:]), float("nan") if values.is_floating_point() else -1)
+    return torch.cat([values, none])[study]
 
 
 def require_finite(probabilities: np.ndarray, split: str) -> None:

@@ -36,6 +36,7 @@ from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
 from xraylab.report import closing_table, write_report
 from xraylab.run import environment, write_json, write_text
+from xraylab.xla import write_metrics
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,8 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
     loggers = make_loggers(job, directory)
     try:
         stopped = fit(job, directory, loggers, resume, upload)
+        if job.accelerator["accelerator"] == "tpu":
+            write_metrics(directory / "xla_metrics.txt")
         evaluation = evaluate_run(job, directory, checkpoint_of(directory))
         write_json(directory / "evaluation.json", evaluation)
         seconds = round(time.monotonic() - started, 1)
@@ -246,7 +249,6 @@ def make_trainer(job: Job, **options: Any) -> pl.Trainer:
     """A Trainer for the job's device and precision."""
     return pl.Trainer(
         **job.accelerator,
-        precision=job.precision,  # type: ignore[arg-type]
         accumulate_grad_batches=job.settings.accumulate,
         gradient_clip_val=job.settings.gradient_clip,
         num_sanity_val_steps=0,
@@ -260,7 +262,8 @@ def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Rows of the table (N,), probabilities (N,L), and those of single images (I,L), of a split in table order."""
     trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
     outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
-    rows, by_study, by_image = (torch.cat([o[i] for o in outputs]) for i in range(3))
+    rows, by_study = (torch.cat([o[i] for o in outputs]) for i in range(2))
+    by_image = torch.cat([images[:real] for _, _, images, real in outputs])
     found = by_study.double().cpu().numpy()
     require_finite(found, split)
     return rows.cpu().numpy(), found, by_image.double().cpu().numpy()

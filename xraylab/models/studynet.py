@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xraylab.errors import UserError
 from xraylab.models.backbones import Backbone
+from xraylab.models.blank import WithoutBlank
 from xraylab.models.pools import Pool
 
 
@@ -55,18 +56,24 @@ class StudyNet(nn.Module, HyperparametersMixin):
         self.register_buffer("mean", per_channel(mean, [255 * m for m in backbone.mean], "mean"))
         self.register_buffer("std", per_channel(std, [255 * s for s in backbone.std], "std"))
 
-    def forward(self, images: Tensor, study: Tensor, studies: int) -> Tensor:
+    def forward(self, images: Tensor, study: Tensor, studies: int, real: int | None = None) -> Tensor:
         """Logits.
 
         Args:
             images: uint8 (I,1,H,W), or (I,C,H,W) for a backbone of C channels.
-            study: int64 (I,), the row 0..B-1 that each image belongs to; every row has an image.
+            study: int64 (I,), the row 0..B-1 that each image belongs to; every row has an image. A blank image,
+                which only fills the batch, has row B: nothing depends on it, batch statistics neither.
             studies: B.
+            real: of a batch that is filled, how many images are not blank.
 
         Returns:
             float32 (B,L).
         """
-        return self.pooled(self.features(images), study, studies)
+        if real is None or not self.training:
+            return self.pooled(self.features(images), study, studies)
+        with WithoutBlank(study < studies, real):
+            features = self.features(images)
+        return self.pooled(features, study, studies)
 
     def both(self, images: Tensor, study: Tensor, studies: int) -> tuple[Tensor, Tensor]:
         """Logits by study (B,L), and of each image as a study of its own (I,L)."""

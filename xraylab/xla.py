@@ -1,0 +1,115 @@
+"""TPUs, by torch_xla: what is there, how a step is run, and what was compiled.
+
+XLA compiles a graph for every shape of its inputs, so batches are filled, see :class:`xraylab.data.loading.StudyDataset`, and
+nothing in a step may depend on a value. Metrics need nothing of it: logits leave the device once an epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning.accelerators import XLAAccelerator
+from pytorch_lightning.plugins import XLAPrecision
+
+from xraylab.errors import UserError
+from xraylab.run import write_text
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+PRECISIONS = {"auto": "bf16-mixed", "bf16": "bf16-mixed", "32": "32-true"}
+
+
+def tpu_there() -> bool:
+    """Whether torch_xla is installed and has a TPU."""
+    return find_spec("torch_xla") is not None and XLAAccelerator.is_available()
+
+
+def require_tpu(accelerator: dict[str, Any], precision: str, others: str) -> str:
+    """The Trainer's precision on the TPU.
+
+    Args:
+        accelerator: arguments of the Trainer.
+        precision: of the settings.
+        others: the devices that are there, in words.
+
+    Raises:
+        UserError: no TPU, more than one core, or a precision that it has not.
+    """
+    if find_spec("torch_xla") is None:
+        raise UserError(f"accelerator=tpu: torch_xla, which a TPU needs, is not installed beside this torch; there is {others}.")
+    if not tpu_there():
+        raise UserError(f"accelerator=tpu: torch_xla {version('torch_xla')} finds no TPU here; there is {others}.")
+    if accelerator.get("devices", 1) != 1:
+        raise UserError(f"accelerator.devices={accelerator['devices']}: of a TPU one core is used; it is 1.")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision}: on a TPU it is bf16 or 32.")
+    return PRECISIONS[precision]
+
+
+class XLAStep(XLAPrecision):
+    """Steps that end where their graph does, in float32 or, of weights in float32, with matrix products in bfloat16.
+
+    Not Lightning's ``bf16-true``: that makes XLA keep every number in bfloat16, weights and the sum of an epoch's losses too,
+    where a step of 1e-5 on a weight of 0.01 changes nothing.
+
+    Args:
+        precision: ``32-true`` or ``bf16-mixed``.
+    """
+
+    def __init__(self, precision: str) -> None:
+        super().__init__("32-true")
+        self.precision = precision  # type: ignore[assignment]
+
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        """Where the network computes."""
+        with torch.autocast("xla", dtype=torch.bfloat16) if self.precision == "bf16-mixed" else nullcontext():
+            yield
+
+    @contextmanager
+    def val_step_context(self) -> Iterator[None]:
+        """A step that is run at its end: nothing else would run it before the epoch's, as one graph of all of them."""
+        import torch_xla
+
+        with self.forward_context():
+            yield
+        torch_xla.sync()
+
+    test_step_context = predict_step_context = val_step_context
+
+    def post_backward(self, tensor: Tensor, module: pl.LightningModule) -> Tensor:  # type: ignore[override]
+        """Run what an optimiser step accumulates batch by batch, for the graph of several has the shapes of all of them."""
+        import torch_xla
+
+        loss = super().post_backward(tensor, module)
+        if module.trainer.accumulate_grad_batches > 1:
+            torch_xla.sync()
+        return loss
+
+    def teardown(self) -> None:
+        """Say what was compiled so far, and what XLA could not."""
+        from torch_xla.debug import metrics
+
+        compiled, nanoseconds, _ = metrics.metric_data("CompileTime") or (0, 0, None)
+        fallbacks = [name for name in metrics.counter_names() if name.startswith("aten::")]
+        log.info("XLA: %d graphs compiled so far, in %.1f s", compiled, nanoseconds / 1e9)
+        if fallbacks:
+            log.warning("XLA has no %s: they run on the CPU, and wait for the device.", ", ".join(fallbacks))
+        super().teardown()
+
+
+def write_metrics(path: Path) -> None:
+    """torch_xla's own report of this process: compilations, transfers, and operations by name."""
+    from torch_xla.debug import metrics
+
+    write_text(path, metrics.metrics_report())
