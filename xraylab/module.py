@@ -117,7 +117,7 @@ class StudyModule(pl.LightningModule):
         """Keep logits, labels and the loss on the device until the epoch's end."""
         truth = scored_labels(batch.labels, self.blank, self.uncertain)
         if self.unit == "image":
-            logits, scored = self.net.both(batch.images, batch.study, len(batch.labels))
+            logits, scored = self.net.both(batch.images, batch.study, len(batch.labels), batch.real)
             labels, group = of_images(truth, batch.study), of_images(batch.group, batch.study)
         else:
             logits, labels, group = self(batch), truth, batch.group
@@ -130,7 +130,7 @@ class StudyModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor, int | None]:
         """Rows of the table (B,), probabilities (B,L), and those of each image alone (I,L), and how many images are real."""
-        by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels))
+        by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels), batch.real)
         return batch.rows, self.loss.probabilities(by_study), self.loss.probabilities(by_image), batch.real
 
     def on_validation_epoch_end(self) -> None:

@@ -36,7 +36,7 @@ from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
 from xraylab.report import closing_table, write_report
 from xraylab.run import environment, write_json, write_text
-from xraylab.xla import write_metrics
+from xraylab.xla import report
 
 log = logging.getLogger(__name__)
 
@@ -118,10 +118,10 @@ def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUp
     loggers = make_loggers(job, directory)
     try:
         stopped = fit(job, directory, loggers, resume, upload)
-        if job.accelerator["accelerator"] == "tpu":
-            write_metrics(directory / "xla_metrics.txt")
         evaluation = evaluate_run(job, directory, checkpoint_of(directory))
         write_json(directory / "evaluation.json", evaluation)
+        if job.accelerator["accelerator"] == "tpu":
+            report(directory / "xla_metrics.txt")
         seconds = round(time.monotonic() - started, 1)
         write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
         write_report(directory)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class WithoutBlank(TorchFunctionMode):
-    """While it is active, batch normalisation in training takes mean, variance and running statistics of real images only.
+    """While it is active, batch normalisation by the batch takes mean, variance and running statistics of real images only.
 
     Whichever module normalises, for all of them call ``torch.nn.functional.batch_norm``.
 
@@ -47,7 +47,7 @@ class WithoutBlank(TorchFunctionMode):
         if self.count * values == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.shape}")
         over, channel = [0, *range(2, input.ndim)], [1, -1] + [1] * (input.ndim - 2)
-        x, real = input.float(), self.real.view([-1] + [1] * (input.ndim - 1))
+        x, real = input.to(torch.promote_types(input.dtype, torch.float32)), self.real.view([-1] + [1] * (input.ndim - 1))
         n = self.real.sum() * values
         mean = torch.where(real, x, 0).sum(over) / n
         centred = x - mean.view(channel)
@@ -56,6 +56,6 @@ class WithoutBlank(TorchFunctionMode):
             with torch.no_grad():
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
                 running_var.lerp_((variance * n / (n - 1)).to(running_var.dtype), momentum)
-        scale = torch.rsqrt(variance + eps) * (1 if weight is None else weight.float())
+        scale = torch.rsqrt(variance + eps) * (1 if weight is None else weight.to(x.dtype))
         out = centred * scale.view(channel)
-        return (out if bias is None else out + bias.float().view(channel)).to(input.dtype)
+        return (out if bias is None else out + bias.to(x.dtype).view(channel)).to(input.dtype)

@@ -6,6 +6,7 @@ Shapes: I images, B studies, C channels, D features, L logits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from pytorch_lightning.core.mixins import HyperparametersMixin
@@ -69,15 +70,11 @@ class StudyNet(nn.Module, HyperparametersMixin):
         Returns:
             float32 (B,L).
         """
-        if real is None or not self.training:
-            return self.pooled(self.features(images), study, studies)
-        with WithoutBlank(study < studies, real):
-            features = self.features(images)
-        return self.pooled(features, study, studies)
+        return self.pooled(self._features(images, study, studies, real), study, studies)
 
-    def both(self, images: Tensor, study: Tensor, studies: int) -> tuple[Tensor, Tensor]:
+    def both(self, images: Tensor, study: Tensor, studies: int, real: int | None = None) -> tuple[Tensor, Tensor]:
         """Logits by study (B,L), and of each image as a study of its own (I,L)."""
-        features = self.features(images)
+        features = self._features(images, study, studies, real)
         alone = torch.arange(len(features), device=features.device)
         return self.pooled(features, study, studies), self.pooled(features, alone, len(features))
 
@@ -86,6 +83,10 @@ class StudyNet(nn.Module, HyperparametersMixin):
         dtype = self.mean.dtype
         x = (images.to(dtype).expand(-1, self.backbone.in_chans, -1, -1) - self.mean) / self.std
         return self.backbone(x.contiguous(memory_format=torch.channels_last)).to(dtype)
+
+    def _features(self, images: Tensor, study: Tensor, studies: int, real: int | None) -> Tensor:
+        with nullcontext() if real is None else WithoutBlank(study < studies, real):
+            return self.features(images)
 
     def behind_features(self) -> list[nn.Parameter]:
         """Parameters of the pool and the head."""
