@@ -70,9 +70,9 @@ class Watch(Callback):
 
 
 def test_ragged_exams_are_compiled_once_and_nothing_falls_back(compose, tmp_path, ragged):
-    """With all that a run has: batch normalisation, dropout, augmentation, accumulation, clipping, averaged weights."""
+    """With what a run has: batch normalisation, dropout, augmentation, accumulation, clipping."""
     options = [*SMALL, f"dataset.root={ragged}", "accelerator=tpu", "max_epochs=5", "head.dropout=0.2", "augmentation=mrnet",
-               "callbacks=ema", "accumulate=2", "log_every=1000"]  # fmt: skip
+               "accumulate=2", "log_every=1000"]  # fmt: skip
     job = assemble(compose(*options), options)
     assert job.precision == "bf16-mixed"
     watch = Watch()
@@ -148,7 +148,9 @@ def test_pools_and_their_gradients_are_lowered(pool):
     assert set(fallbacks()) <= {"aten::_local_scalar_dense"}
 
 
-def test_what_a_tpu_has_not_is_refused(monkeypatch):
+def test_what_a_tpu_has_not_is_refused(monkeypatch, compose):
+    with pytest.raises(UserError, match="averaged weights do not work on a TPU"):
+        assemble(compose("accelerator=tpu", "callbacks=ema"), ["accelerator=tpu", "callbacks=ema"])
     with pytest.raises(UserError, match=r"precision=16: on a TPU it is bf16 or 32"):
         hardware({"accelerator": "tpu"}, "16")
     with pytest.raises(UserError, match="devices=8: of a TPU one core"):

@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import WeightAveraging
 
 from xraylab.build import build, find_data, plain, read
 from xraylab.callbacks import Unfreeze
@@ -87,6 +88,10 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     if wrong := [c for c in callbacks if not isinstance(c, pl.Callback)]:
         raise UserError(f"callbacks: {wrong[0]!r} is not a Lightning callback.")
+    if accelerator["accelerator"] == "tpu" and any(isinstance(c, WeightAveraging) for c in callbacks):
+        raise UserError(
+            "callbacks: averaged weights do not work on a TPU (torch_xla loses them). Leave them out: callbacks=none."
+        )
     for key, metric in _monitors(settings, monitor if schedule else None).items():
         if metric != "valid/loss" and not re.fullmatch(rf"valid/[^/]+/({'|'.join(METRICS)})", metric):
             known = [f"valid/macro/{m}" for m in METRICS]
