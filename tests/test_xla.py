@@ -26,7 +26,9 @@ from xraylab.models import Attention, MaxFeature, MaxProbability, MeanProbabilit
 from xraylab.training import fit
 from xraylab.xla import XLAStep
 
-SMALL = ["backbone=cnn", "backbone.layers=3", "backbone.filters=8", "image.size=32", "batch_size=4", "optimizer.lr=1e-3",
+pytestmark = pytest.mark.timeout(1800)  # compiling takes long where others compute too
+
+SMALL = ["backbone=cnn", "backbone.layers=2", "backbone.filters=4", "image.size=16", "batch_size=4", "optimizer.lr=1e-3",
          "bootstrap=0", "num_workers=0", "cases=0", "early_stopping=null", "gradient_clip=1.0"]  # fmt: skip
 
 
@@ -71,7 +73,7 @@ class Watch(Callback):
 
 def test_ragged_exams_are_compiled_once_and_nothing_falls_back(compose, tmp_path, ragged):
     """With what a run has: batch normalisation, dropout, augmentation, accumulation, clipping."""
-    options = [*SMALL, f"dataset.root={ragged}", "accelerator=tpu", "max_epochs=5", "head.dropout=0.2", "augmentation=mrnet",
+    options = [*SMALL, f"dataset.root={ragged}", "accelerator=tpu", "max_epochs=4", "head.dropout=0.2", "augmentation=mrnet",
                "accumulate=2", "log_every=1000"]  # fmt: skip
     job = assemble(compose(*options), options)
     assert job.precision == "bf16-mixed"
@@ -82,9 +84,9 @@ def test_ragged_exams_are_compiled_once_and_nothing_falls_back(compose, tmp_path
     shapes = {shape for _, shape, _, _ in watch.steps}
     assert len(shapes) > 2, "more than one size, and the last batch"
     late = [step for step in watch.steps if step[0] >= 2]
-    assert len(late) == 3 * len(job.data.train_dataloader())
+    assert len(late) == 2 * len(job.data.train_dataloader())
     assert sum(count for _, _, count, _ in late) == 0, watch.steps
-    assert watch.epochs[-1] == watch.epochs[-2] == watch.epochs[-3], watch.epochs
+    assert watch.epochs[-1] == watch.epochs[-2], watch.epochs
     assert not any(fell for *_, fell in watch.steps), "no operation runs on the CPU, and no step waits for a number"
     assert set(fallbacks()) <= {"aten::_local_scalar_dense"}
 

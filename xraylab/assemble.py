@@ -228,7 +228,7 @@ def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any
     if accelerator.get("devices", 1) != 1 or accelerator.get("num_nodes", 1) != 1:
         raise UserError("accelerator.devices: one device is supported; several are not yet.")
     on_gpu = kind in ("gpu", "cuda")
-    can = torch.cpu.get_capabilities()
+    can = getattr(torch.cpu, "get_capabilities", dict[str, Any])()  # torch 2.9, which torch_xla needs, cannot tell
     has_bf16 = (
         torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bool(can.get("avx512_bf16") or can.get("amx_bf16"))
     )
