@@ -20,7 +20,7 @@ from xraylab.ensemble import Ensemble, write_ensemble
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split, read_table, write_table
 from xraylab.joining import alike, vote_table
-from xraylab.report import write_report
+from xraylab.page import write_report
 from xraylab.stacking import fit_stack, logits, stacked_table
 
 SCORED = {"blank": "ignore", "uncertain": "ignore"}

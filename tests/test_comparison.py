@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xraylab.comparison import Comparison, _table, write_comparison
+from xraylab.comparison import Comparison, text_table, write_comparison
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split, paired_difference, write_table
+from xraylab.evaluation import evaluate_split, write_table
+from xraylab.paired import compare
 
 FINDINGS = ("edema", "mass", "rare")
 SKILL = {"0": (0.4, 0.0, 0.2), "1": (0.1, 0.5, 0.2), "2": (0.3, 0.4, 0.2)}  # of each run at each finding
@@ -50,7 +51,7 @@ def policies(tmp_path):
 
 def cells(page, row):
     """The cells of the first table row that begins with ``row``."""
-    (line,) = re.findall(rf"<tr><td>{row}</td>(.*?)</tr>", page)[:1]
+    (line,) = re.findall(rf"<tr><td>{row}</td>(.*?)</tr>", page.split("AUROC by finding")[1])[:1]
     return re.findall(r"<td[^>]*>(.*?)</td>", line)
 
 
@@ -80,7 +81,7 @@ def test_published_numbers_stand_beside_their_run_and_are_never_the_best(policie
     assert re.findall(r"<td[^>]*>(.*?)</td>", rows[3])[1:] == ["", "0.818", "", "", ""]
     assert "<small>published: a study of 1999</small>" in page
     assert "0.777" not in page, "no run has loss=none"
-    printed = _table(folder, Comparison(published=PUBLISHED).published)
+    printed = text_table(folder)
     lines = printed.split("AUROC by finding")[1].splitlines()
     assert lines[0] == ", * the best of each; published: a study of 1999"
     assert lines[1].split() == ["edema", "mass", "rare", "macro"]
@@ -98,7 +99,7 @@ def test_many_findings_are_printed_in_lines_that_fit(tmp_path):
             found[f"p_enlarged_something_{i}"], found[f"y_enlarged_something_{i}"] = found["p_edema"], found["y_edema"]
         write_run(tmp_path, str(k), found, [f"seed={k}"])
     write_comparison(tmp_path)
-    lines = _table(tmp_path, Comparison().published).split("AUROC by finding")[1].splitlines()
+    lines = text_table(tmp_path).split("AUROC by finding")[1].splitlines()
     assert max(map(len, lines)) <= 132
     assert sum(line.startswith("  0: seed=0") for line in lines) == 3
     assert " ".join(lines).count("enlarged_something") == 11
@@ -109,7 +110,7 @@ def test_differences_are_paired_with_the_best_run_on_the_same_studies(policies):
     write_run(folder, "3", table((0, 0, 0.1), 3).assign(id=[f"t{i}" for i in range(80)]), ["loss=zeros", "x=1"])
     write_comparison(folder)
     rows = pd.read_csv(folder / "comparison.csv", dtype={"job": str})
-    found = rows[rows["metric"] == "auroc_minus_best"].set_index("job")
+    found = rows[rows["metric"] == "auroc_minus_reference"].set_index("job")
     best = max(results, key=lambda k: results[k]["macro"]["auroc"]["value"])
     assert set(found.index) == {"0", "1", "2"}
     assert found.loc[best, "value"] == 0
@@ -124,7 +125,7 @@ def test_differences_are_paired_with_the_best_run_on_the_same_studies(policies):
     write_run(folder, "4", table((0.6, 0.6, 0.6), 4).assign(id=[f"t{i}" for i in range(80)]), ["loss=many", "x=1"])
     write_comparison(folder)
     rows = pd.read_csv(folder / "comparison.csv", dtype={"job": str})
-    again = rows[rows["metric"] == "auroc_minus_best"].set_index("job")
+    again = rows[rows["metric"] == "auroc_minus_reference"].set_index("job")
     assert set(again.index) == set("01234")
     pd.testing.assert_frame_equal(again.loc[list("012")], found.loc[list("012")])
     assert again.loc["4", "value"] == 0 > again.loc["3", "value"]
@@ -133,7 +134,7 @@ def test_differences_are_paired_with_the_best_run_on_the_same_studies(policies):
 def test_a_paired_interval_is_that_of_one_bootstrap_of_both(tmp_path):
     a, b = table(SKILL["0"], 0), table(SKILL["1"], 0)
     b["p_rare"] = a["p_rare"]
-    out = paired_difference(a, b, 60, 3)
+    out = compare(a, b, 60, 3)["macro"]["auroc"]
     values = [[roc_auc_score(t[f"y_{la}"][6:], t[f"p_{la}"][6:]) for la in ("mass",)] for t in (a, b)]
     edema = [roc_auc_score(t["y_edema"], t["p_edema"]) for t in (a, b)]
     assert out["value"] == pytest.approx((edema[0] - edema[1] + values[0][0] - values[1][0] + 0) / 3)
@@ -152,7 +153,7 @@ def test_a_paired_interval_is_that_of_one_bootstrap_of_both(tmp_path):
             )
         replicates.append(np.mean(np.subtract(*scores)))
     np.testing.assert_allclose([out["low"], out["high"]], np.quantile(replicates, [0.025, 0.975]), atol=1e-12)
-    same = paired_difference(a, a, 50, 0)
+    same = compare(a, a, 50, 0)["macro"]["auroc"]
     assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
 
 

@@ -26,7 +26,7 @@ from xraylab.evaluation import (
     write_table,
 )
 from xraylab.metrics import COUNTS, METRICS
-from xraylab.report import closing_table, macro_notes
+from xraylab.page import closing_table, macro_notes
 from xraylab.statistics import delong_interval
 from xraylab.training import train
 

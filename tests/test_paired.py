@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xraylab.evaluation import evaluate_split, paired_difference, prediction_table
+from xraylab.evaluation import evaluate_split, prediction_table
 from xraylab.metrics import METRICS
 from xraylab.paired import compare, differences
 from xraylab.statistics import delong_difference, mcnemar
@@ -29,7 +29,7 @@ def pair(seed=0, n=200, skill=(1.5, 1.0), per_patient=2):
 
 def test_differences_are_those_of_the_evaluations():
     first, second = pair()
-    found = compare(first, second, 200, 3)
+    found = compare(first, second, 200, 3)["labels"]
     ours, theirs = (evaluate_split(t, False, 0)["labels"] for t in (first, second))
     for label in ("acl", "tear"):
         for metric in METRICS:
@@ -45,22 +45,33 @@ def test_differences_are_those_of_the_evaluations():
     assert {k: test[k] for k in test if k != "thresholds"} == mcnemar(y, a >= 0.5, b >= 0.5)
 
 
-def test_it_agrees_with_the_difference_of_the_mean():
-    first, second = (t.drop(columns=[c for c in t if c.endswith(("tear", "never"))]) for t in pair())
-    macro = paired_difference(first, second, 300, 1)
-    auroc = compare(first, second, 300, 1)["acl"]["auroc"]
-    assert (auroc["value"], auroc["low"], auroc["high"]) == (macro["value"], macro["low"], macro["high"])
+def test_the_macro_is_the_mean_over_the_findings_that_have_both_classes():
+    first, second = pair()
+    found = compare(first, second, 300, 1)
+    without = {la: [c for c in first if c[2:] in {"acl", "tear", "never"} - {la}] for la in ("acl", "tear", "never")}
+    alone = [compare(first.drop(columns=out), second.drop(columns=out), 300, 1)["macro"] for out in without.values()][:2]
+    macro = found["macro"]["auroc"]
+    assert macro["value"] == pytest.approx(np.mean([m["auroc"]["value"] for m in alone]))
+    assert macro["n"] == 200
+    assert macro["low"] < macro["value"] < macro["high"]
+    single = compare(first.drop(columns=without["acl"]), second.drop(columns=without["acl"]), 300, 1)
+    assert all(single["macro"][m] == {k: v for k, v in single["labels"]["acl"][m].items() if k != "delong"} for m in METRICS)
+    nothing = compare(*(t.drop(columns=[c for c in t if c[2:] in ("acl", "tear")]) for t in (first, second)), 50)["macro"][
+        "auroc"
+    ]
+    assert nothing["value"] is None
+    assert nothing["reason"] == "undefined for every label"
 
 
 def test_the_pair_is_resampled_together_and_at_thresholds_of_its_own():
     first, second = pair()
     alone = [evaluate_split(t, False, 400)["labels"]["acl"]["kappa"] for t in (first, second)]
-    together = compare(first, second, 400)["acl"]["kappa"]
+    together = compare(first, second, 400)["labels"]["acl"]["kappa"]
     spread = [m["high"] - m["low"] for m in (*alone, together)]
     assert spread[2] < 0.95 * np.hypot(*spread[:2]), "what both find hard cancels"
-    same = compare(first, first, 50, thresholds={"acl": (0.4, 0.4)})["acl"]
+    same = compare(first, first, 50, thresholds={"acl": (0.4, 0.4)})["labels"]["acl"]
     assert (same["kappa"]["value"], same["kappa"]["low"], same["kappa"]["high"]) == (0, 0, 0)
-    other = compare(first, first, 50, thresholds={"acl": (0.3, 0.7)})["acl"]
+    other = compare(first, first, 50, thresholds={"acl": (0.3, 0.7)})["labels"]["acl"]
     assert other["sensitivity"]["value"] > 0 > other["specificity"]["value"]
     assert other["mcnemar"]["thresholds"] == [0.3, 0.7]
 
@@ -70,7 +81,7 @@ def test_the_interval_of_a_kappa_difference_covers_it_as_often_as_it_says():
     held = 0
     for seed in range(120):
         first, second = (t[["id", "patient", "group", "split", "p_acl", "y_acl"]] for t in pair(seed, 120, (1.2, 1.2)))
-        m = compare(first, second, 200, seed)["acl"]["kappa"]
+        m = compare(first, second, 200, seed)["labels"]["acl"]["kappa"]
         held += m["low"] <= 0 <= m["high"]
     assert 0.88 <= held / 120 <= 1.0
 
@@ -79,7 +90,7 @@ def test_the_table_names_the_test_behind_each_p():
     first, second = pair()
     found = compare(first, second, 50)
     table = differences(found).set_index(["label", "metric"])
-    assert len(table) == 3 * len(METRICS)
-    assert table.loc[("acl", "auroc"), "p"] == found["acl"]["auroc"]["delong"]["p"]
-    assert table.loc[("acl", "accuracy"), "p"] == found["acl"]["mcnemar"]["exact"]
+    assert len(table) == 4 * len(METRICS), "three findings and their macro"
+    assert table.loc[("acl", "auroc"), "p"] == found["labels"]["acl"]["auroc"]["delong"]["p"]
+    assert table.loc[("acl", "accuracy"), "p"] == found["labels"]["acl"]["mcnemar"]["exact"]
     assert np.isnan(table.loc[("acl", "kappa"), "p"])

@@ -1,4 +1,4 @@
-"""The report: one file, complete, honest about what it shows."""
+"""The report of several runs, by the command's own function; and the same numbers wherever a run's are told."""
 
 from __future__ import annotations
 
@@ -9,123 +9,217 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY, compose_config
-from PIL import Image
+from conftest import TINY
+from omegaconf import OmegaConf
+from sklearn.metrics import auc, roc_auc_score
 
-from xraylab.evaluation import evaluate_split, write_table
+from xraylab.comparison import write_comparison
+from xraylab.comparison_page import configurations
+from xraylab.curves import curve
+from xraylab.errors import UserError
+from xraylab.evaluation import by_unit, evaluate_split, write_table
 from xraylab.metrics import number
-from xraylab.operating import judge
-from xraylab.report import closing_table, write_report
-from xraylab.training import train
+from xraylab.page import closing_table
+from xraylab.paired import compare
+from xraylab.report import job, read_results
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, mrnet_root):
-    options = [*TINY, "max_epochs=1", "batch_size=4", f"dataset.root={mrnet_root}", "task=[acl,meniscus]"]
-    cfg = compose_config(*options)
-    directory = tmp_path_factory.mktemp("report") / "run"
-    directory.mkdir()
-    train(cfg, directory, options)
-    return directory
+def table(split, skill, seed, n=120):
+    rng = np.random.default_rng(seed)
+    truth = np.random.default_rng(9).integers(0, 2, n).astype(float)
+    frame = pd.DataFrame({"id": [f"{split}{i}" for i in range(n)], "patient": [f"{split}-p{i // 2}" for i in range(n)]})
+    p = 1 / (1 + np.exp(-(skill * (truth - 0.5) + rng.normal(size=n))))
+    return frame.assign(group="axial", split=split, p_acl=p, y_acl=truth)
 
 
-def test_it_needs_no_network(run):
-    page = (run / "report.html").read_text()
-    addresses = set(re.findall(r"https?://[^\s\"'<)]+", page))
-    assert not {a for a in addresses if "w3.org" not in a and "stanford" not in a}, "name spaces are not fetched"
-    assert not re.search(r"<(script|link|iframe)\b|<img(?! alt=\"[^\"]*\" src=\"data:image/png;base64,)", page)
-    assert page.count("<svg") == 5, "curves and calibration of two splits, and the training's"
+def write_run(folder, skill, seed, **config):
+    tables = {split: table(split, skill, seed + 10 * k) for k, split in enumerate(("valid", "test"))}
+    splits = {split: evaluate_split(t, split == "valid", 60, 3) for split, t in tables.items()}
+    for split, t in tables.items():
+        write_table(t, folder / "predictions" / f"{split}.csv")
+    of = {"file": "best.ckpt", "epoch": 1, "step": 8, "monitor": "valid/loss"}
+    content = {"data": "MRNet-v1.0", "selection": "holdout", "checkpoint": of, "splits": splits}
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+    words = [f"seed={seed}", f"optimizer.lr={config['optimizer']['lr']}"]
+    session = {"command": f"python -m xraylab.train {' '.join(words)}", "overrides": words, "finished": True, "seconds": 12.0}
+    (folder / "environment.json").write_text(json.dumps(session))
+    history = pd.DataFrame({"epoch": [0, 1], "train/loss": [1.0, 0.5], "valid/loss": [0.9, 0.6], "valid/macro/auroc": [0.5, 0.7]})
+    history.to_csv(folder / "history.csv", index=False)
+    return folder
 
 
-def test_it_shows_the_numbers_of_the_evaluation(run):
-    page = (run / "report.html").read_text()
-    splits = json.loads((run / "evaluation.json").read_text())["splits"]
-    for result in splits.values():
-        for metrics in result["labels"].values():
-            assert number(metrics["auroc"]) in page
-    assert "Synthetic sample: every number" in page
-    assert "choices were made on these studies" in page
-    assert "held out from all choices" in page
-    assert "bootstrap resamples over studies" in page
+@pytest.fixture
+def runs(tmp_path):
+    """A good run and a poor one, under one name in two places."""
+    settings = {"plane": "axial", "name": "x", "loss": {"u": None}}
+    good = write_run(tmp_path / "a" / "r", 2.0, 0, **settings, optimizer={"lr": 0.1}, head={"hidden": [8]})
+    return good, write_run(tmp_path / "b" / "r", 0.7, 1, **settings, optimizer={"lr": 0.2})
 
 
-def test_real_data_is_not_called_synthetic_and_undefined_is_said(run, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "run")
-    evaluation = json.loads((copy / "evaluation.json").read_text())
-    evaluation["data"] = "MRNet-v1.0"
-    for m in ("auroc", "average_precision"):
-        evaluation["splits"]["test"]["labels"]["acl"][m] |= {
-            "value": None,
-            "low": None,
-            "high": None,
-            "reason": "no positive study",
-        }
-    (copy / "evaluation.json").write_text(json.dumps(evaluation))
-    write_report(copy)
-    page = (copy / "report.html").read_text()
-    assert "Synthetic" not in page
-    assert "acl auroc, average precision: no positive study" in page
+def report(*paths, reference=None, output=None):
+    job(OmegaConf.create({"runs": [str(p) for p in paths], "reference": reference, "output": output and str(output)}))
+    return output and output / "report.html"
 
 
-def test_numbers():
-    assert number({"value": 0.91234, "low": 0.9, "high": 1.0}) == "0.912 (0.900-1.000)"
-    assert number({"value": None, "low": None, "high": None}) == "-"
-    assert number({"value": 12, "low": None, "high": None}) == "12"
+def test_numbers_are_the_same_from_train_evaluate_and_report(train_here, command, mrnet_root, tmp_path, capfd):
+    """Whoever reads a number of a run, anywhere, reads the same."""
+    run = train_here(tmp_path / "run", *TINY, "max_epochs=1", "batch_size=4", f"dataset.root={mrnet_root}", "task=[acl,meniscus]")
+    told = (run / "evaluation.json").read_text()
+    tables = {p.name: p.read_bytes() for p in (run / "predictions").glob("*.csv")}
+    again = command("evaluate", f"run={run}", "num_workers=0")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((run / "evaluation.json").read_text()) == json.loads(told)
+    assert {p.name: p.read_bytes() for p in (run / "predictions").glob("*.csv")} == tables
+    other = shutil.copytree(run, tmp_path / "other")
+    report(run)
+    page = report(run, other, output=tmp_path / "both").read_text()
+    evaluation = json.loads(told)
+    assert set(evaluation["splits"]) == {"valid", "test"}
+    printed = closing_table(evaluation, run, "1 s")
+    rows = pd.read_csv(tmp_path / "both" / "comparison.csv", dtype={"job": str}).set_index(
+        ["job", "split", "unit", "label", "metric"]
+    )
+    for split, result in by_unit(evaluation):
+        predictions = pd.read_csv(run / "predictions" / f"{split}.csv")
+        for label, metrics in result["labels"].items():
+            truth = predictions[f"y_{label}"]
+            assert metrics["auroc"]["value"] == pytest.approx(roc_auc_score(truth, predictions[f"p_{label}"]), abs=1e-12)
+            for metric in ("auroc", "kappa", "accuracy"):
+                text = number(metrics[metric])
+                assert all(text in place for place in (printed, page, (run / "report.html").read_text(), again.stdout))
+                for name in ("run", "other"):
+                    found = rows.loc[(name, split, "study", label, metric)]
+                    assert [found["value"], found["low"], found["high"], found["n"]] == pytest.approx(
+                        [metrics[metric][k] for k in ("value", "low", "high", "n")], abs=1e-12
+                    )
+    assert rows.loc[("other", "test", "study", "macro", "auroc_minus_reference"), "value"] == 0
+    assert "Synthetic sample" in page
+    assert set(pd.read_csv(tmp_path / "both" / "differences.csv")["data"]) == {"synthetic sample"}
 
 
-def test_the_curves_are_files_too_and_marked(run):
-    for name in ("valid_roc", "valid_pr", "test_roc", "test_pr"):
-        with Image.open(run / "figures" / f"{name}.png") as picture:
-            assert picture.info["Description"] == "synthetic sample"
-    assert "<th>uncertain</th>" not in (run / "report.html").read_text(), "a column of zeros says nothing"
+def test_several_runs_are_one_page_with_what_differs_and_their_differences(runs, tmp_path):
+    good, poor = runs
+    page = report(good, poor, output=tmp_path / "out").read_text()
+    settings = page.split("What differs in their settings")[1].split("</table>")[0]
+    rows = {r[0]: r[1:] for r in (re.findall(r"<td>(.*?)</td>", line) for line in settings.split("<tr>")[2:])}
+    assert rows == {"optimizer.lr": ["0.1", "0.2"], "head.hidden": ["[8]", "-"]}
+    found = pd.read_csv(tmp_path / "out" / "differences.csv").set_index(["job", "split", "label", "metric"])
+    assert set(found["reference"]) == {"a/r"}, "the ends of paths that tell them apart"
+    assert set(found.index.get_level_values("job")) == {"b/r"}
+    tables = [pd.read_csv(r / "predictions" / "test.csv").fillna({"patient": ""}) for r in (poor, good)]
+    expected = compare(*tables, 60, 3)["labels"]["acl"]
+    row = found.loc[("b/r", "test", "acl", "auroc")]
+    assert row["difference"] == pytest.approx(expected["auroc"]["value"], abs=1e-5)
+    assert row["p"] == pytest.approx(expected["auroc"]["delong"]["p"], rel=1e-2)
+    assert row["p"] < 0.05
+    assert row["delong_high"] < 0
+    section = page.split("<h2>test, by study")[1].split("<h3>differences")[1]
+    assert "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**expected["auroc"]) in section
+    assert "not corrected for there being 1 of each" in section
+    assert "its lead is somewhat too large" in section
+    assert {p.name for p in (tmp_path / "out" / "figures").iterdir()} == {
+        "training.png", *(f"{split}_{kind}.png" for split in ("valid", "test") for kind in ("roc", "pr"))
+    }  # fmt: skip
+    assert page.count("<svg") == 5
+    assert not re.search(r"<(script|link|iframe|img)\b|src=|url\(http", page), "it opens without a network"
+    named = report(good, poor, reference=str(poor), output=tmp_path / "named").read_text()
+    section = named.split("<h2>test, by study")[1]
+    assert "{:+.3f}".format(-expected["auroc"]["value"]) in section
+    assert "somewhat too large" not in section
 
 
-def test_it_shows_operating_points_and_calibration(run):
-    page = (run / "report.html").read_text()
-    chosen = json.loads((run / "operating_points.json").read_text())["labels"]
-    splits = json.loads((run / "evaluation.json").read_text())["splits"]
-    for split, result in splits.items():
-        for name, point in result["operating_points"].items():
-            for label, found in point["labels"].items():
-                counts = "".join(f"<td>{found['confusion'][c]}</td>" for c in ("tp", "fp", "fn", "tn"))
-                assert f"<td>{found['threshold']:.4f}</td><td>{name}</td><td>{number(found['sensitivity'])}</td>" in page
-                assert f"{counts}<td>{found['kappa']['n']}</td>" in page
-                assert name == "0.5" or found["threshold"] == chosen[label]["thresholds"][name]["value"]
-        for label, found in result["calibration"]["labels"].items():
-            assert f"<td>{number(found['ece'])}</td><td>{number(found['brier'])}</td>" in page
-            delong = result["labels"][label]["auroc"]["delong"]
-            assert delong["low"] is None or f"{label} {delong['low']:.3f}-{delong['high']:.3f}" in page
-        with Image.open(run / "figures" / f"{split}_calibration.png") as picture:
-            assert picture.info["Description"] == "synthetic sample"
-    assert "the numbers of chosen thresholds are too good" in page
-    card = (run / "MODEL_CARD.md").read_text()
-    assert number(splits["test"]["labels"]["acl"]["auroc"]) in card
-    assert "| train | 32 | not known | trained on |" in card
+def test_the_curves_that_are_laid_over_each_other_are_the_runs_own(runs, tmp_path, monkeypatch):
+    """The area under each drawn line is the AUROC beside it."""
+    import xraylab.page
+
+    figures = []
+    saved = xraylab.page.save_figure
+    monkeypatch.setattr("xraylab.page.save_figure", lambda f, path, s: (figures.append((path.name, f)), saved(f, path, s)))
+    report(*runs, output=tmp_path / "out")
+    figure = dict(figures)["test_roc.png"]
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
+    words = [t.get_text() for t in figure.legends[0].get_texts()]
+    for run, line, text in zip(runs, lines, words, strict=True):
+        t = pd.read_csv(run / "predictions" / "test.csv")
+        assert auc(line.get_xdata(), line.get_ydata()) == pytest.approx(roc_auc_score(t["y_acl"], t["p_acl"]), abs=1e-12)
+        assert np.array_equal(line.get_xydata().T, curve("roc", t["y_acl"].to_numpy(), t["p_acl"].to_numpy()))
+        assert f"AUROC {roc_auc_score(t['y_acl'], t['p_acl']):.3f} (" in text
+        assert "n 120" in text
 
 
-def test_a_page_of_fourteen_findings(run, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "run")
-    rng = np.random.default_rng(0)
-    n, labels = 4000, [f"finding {k}" for k in range(14)]
-    frame = pd.DataFrame({"id": [f"s{i}" for i in range(n)], "patient": [f"p{i // 2}" for i in range(n)]})
-    frame["group"], frame["split"] = "frontal", "test"
-    for k, label in enumerate(labels):
-        truth = (rng.random(n) < 0.03 * k).astype(float)
-        frame[f"p_{label}"] = 1 / (1 + np.exp(-rng.normal(truth * 1.5, 1)))
-        frame[f"y_{label}"] = np.where(rng.random(n) < 0.1, -1, np.where(rng.random(n) < 0.2, np.nan, truth))
-    evaluation = json.loads((copy / "evaluation.json").read_text())
-    splits = {"test": evaluate_split(frame, False, 10)}
-    judge(splits, {"test": frame})
-    evaluation |= {"splits": splits, "data": "CheXpert-v1.0"}
-    (copy / "evaluation.json").write_text(json.dumps(evaluation))
-    write_table(frame, copy / "predictions" / "test.csv")
-    page = write_report(copy).read_text()
-    assert len(page) < 3_000_000
-    assert page.count("<svg") == 4, "two pictures of small panels, the calibration, and the training's"
-    assert "<th>uncertain</th><th>blank</th>" in page
-    assert "over 13 of 14 findings, without finding 0 (no positive study)." in page
-    with Image.open(copy / "figures" / "test_roc.png") as picture:
-        assert picture.info.get("Description", "") == ""
-        assert picture.height > 1000
-    closing = closing_table(evaluation, copy, "1 s").splitlines()
-    assert sum(line.split()[:1] == ["finding"] for line in closing) == 14
+def test_runs_of_other_studies_are_shown_but_not_paired_and_it_is_said(runs, tmp_path):
+    good, poor = runs
+    for split in ("valid", "test"):
+        path = poor / "predictions" / f"{split}.csv"
+        path.write_text(path.read_text().replace(f"{split}0,", "another,"))
+    page = report(good, poor, output=tmp_path / "out").read_text()
+    assert "Test: a/r is not paired with another run: runs a/r and b/r are of other studies: test0 only in a/r" in page
+    assert not (tmp_path / "out" / "differences.csv").exists()
+    assert page.count("<svg") == 5
+
+
+def test_settings_that_results_do_not_depend_on_are_not_differences(runs):
+    results, waiting = read_results(runs)
+    assert waiting == []
+    assert "<td>name</td>" not in configurations(results)
+    assert configurations(results[:1]) == ""
+    same = [results[0], results[0]._replace(job="again")]
+    assert "Nothing" in configurations(same)
+
+
+def test_a_sweep_that_was_cut_off_is_completed_as_its_end_would_have(runs, tmp_path):
+    folder = tmp_path / "sweeps" / "multirun" / "now"
+    for k, run in enumerate(runs):
+        shutil.copytree(run, folder / str(k))
+    (folder / "2").mkdir()
+    ensembles = {"mean_of_both": {"members": 2}}
+    published = {"note": "someone", "rows": {"seed=0": {"acl": 0.912}}}
+    write_comparison(folder, ensembles, published, ended=False)
+    begun = (folder / "report.html").read_text()
+    assert "More runs are to come" in begun
+    assert "<svg" not in begun
+    assert not (folder / "differences.csv").exists()
+    report(folder)
+    cut = (folder / "report.html").read_text()
+    write_comparison(folder, ensembles, published)
+    whole = (folder / "report.html").read_text()
+    assert re.sub(r"f[0-9a-f]{8,}|<svg.*?</svg>", "", cut, flags=re.S) == re.sub(
+        r"f[0-9a-f]{8,}|<svg.*?</svg>", "", whole, flags=re.S
+    )
+    assert "Job 2 failed" in whole
+    assert (folder / "ensembles" / "mean_of_both" / "report.html").is_file()
+    page = report(folder, output=tmp_path / "out").read_text()
+    assert "mean of both" in page
+    assert set(pd.read_csv(tmp_path / "out" / "comparison.csv", dtype=str)["job"]) == {"0", "1", "mean of both"}
+
+
+def test_mistakes_are_said(runs, tmp_path):
+    good, poor = runs
+    unfinished = shutil.copytree(good, tmp_path / "half")
+    (unfinished / "evaluation.json").write_text("{")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    for words, options, said in [
+        ([], {}, "runs=[]: name a run"),
+        ([good, good], {}, "is there twice"),
+        ([tmp_path / "nowhere"], {}, "is not a run directory"),
+        ([unfinished, good], {}, "no evaluation.json that can be read"),
+        ([unfinished], {}, "no evaluation.json that can be read"),
+        ([good / "predictions" / "test.csv"], {}, "is a table. Make it a run first:\n  python -m xraylab.evaluate table="),
+        ([good], {"reference": "x"}, "reference=x: it is for several runs"),
+        ([good], {"output": tmp_path / "new"}, "it is for several runs; a run's report is written into the run"),
+        ([good, poor], {"reference": "a/f"}, "reference=a/f: it is none of runs. Did you mean a/r? There are: a/r, b/r."),
+        ([good, poor], {"output": tmp_path / "full"}, "the folder is not empty"),
+    ]:
+        with pytest.raises(UserError) as stop:
+            report(*words, **options)
+        assert said in str(stop.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_was_stopped_is_shown_and_it_is_said(runs, tmp_path):
+    good, poor = runs
+    environment = json.loads((poor / "environment.json").read_text())
+    (poor / "environment.json").write_text(json.dumps({**environment, "finished": False}))
+    assert "was stopped before its end; it is shown as it is" in report(good, poor, output=tmp_path / "out").read_text()

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from xraylab.data.table import SYNTHETIC
-from xraylab.metrics import number
+from xraylab.metrics import COUNTS, number
 from xraylab.run import write_text
 
 CARD = "MODEL_CARD.md"
@@ -22,6 +22,8 @@ OWN = {  # sections that people write, with what they are asked
     "Further limits": ["Sites, devices and patients that are missing", "Known failures"],
     "Licence": ["Of the data", "Of the weights"],
 }
+OF_SPLITS = ["split", "studies", "patients", "use"]
+OF_LABELS = ["split", "finding", "positive", "negative", "uncertain", "blank"]
 
 
 def write_card(directory: Path) -> Path:
@@ -112,25 +114,27 @@ def _model(evaluation: Mapping[str, Any], settings: Mapping[str, Any], summary: 
     return _list(lines)
 
 
-def _data(evaluation: Mapping[str, Any]) -> str:
-    rows = []
+def data_rows(evaluation: Mapping[str, Any]) -> tuple[list[list[Any]], list[list[Any]]]:
+    """Rows of :data:`OF_SPLITS` and of :data:`OF_LABELS`, of train too where it is known."""
+    rows, counts = [], []
     train = evaluation.get("trained_on")
     if train:
         rows.append(["train", train["n"], "not known" if train["patients"] is None else train["patients"], "trained on"])
+        counts += [["train", label, *(of[k] for k in COUNTS)] for label, of in train.get("labels", {}).items()]
     for split, r in evaluation["splits"].items():
         use = "choices were made on it" if r["selected_on"] else "held out from all choices"
         rows.append([split, r["n"], "not known" if r["patients"] is None else r["patients"], use])
-    counts = [
-        [split, label, *(m[c]["value"] for c in ("positives", "negatives", "uncertain", "blank"))]
-        for split, r in evaluation["splits"].items()
-        for label, m in r["labels"].items()
-    ]
+        counts += [[split, la, *(m[c]["value"] for c in COUNTS)] for la, m in r["labels"].items()]
+    return rows, counts
+
+
+def _data(evaluation: Mapping[str, Any]) -> str:
+    rows, counts = data_rows(evaluation)
     scored = evaluation.get("scored", {})
     said = "".join(f" {k.capitalize()} labels: {v} in validation and test." for k, v in scored.items())
     return (
         f"{evaluation['data']}; splits by selection {evaluation.get('selection', 'not known')}.{said}\n\n"
-        f"{_table(['split', 'studies', 'patients', 'use'], rows)}\n\n"
-        f"{_table(['split', 'finding', 'positive', 'negative', 'uncertain', 'blank'], counts)}"
+        f"{_table(OF_SPLITS, rows)}\n\n{_table(OF_LABELS, counts)}"
     )
 
 

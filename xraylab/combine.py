@@ -119,7 +119,7 @@ def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Membe
     Raises:
         UserError: there are fewer than two, one is there twice, or cannot be read.
     """
-    from xraylab.run import run_of
+    from xraylab.run import run_of, short_names
 
     if len(paths) < 2:
         raise UserError(f"runs={listed(paths)}: a combination has two members or more: runs=[<a>,<b>].")
@@ -129,7 +129,7 @@ def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Membe
         raise UserError(f"runs: {listed(twice)} is there twice. Name each member once.")
     return [
         (_of_table if path.suffix.lower() == ".csv" else _of_run)(path, name, columns)
-        for path, name in zip(places, _names(places), strict=True)
+        for path, name in zip(places, short_names(places), strict=True)
     ]
 
 
@@ -157,15 +157,6 @@ def _of_table(path: Path, name: str, columns: Mapping[str, str]) -> Member:
     synthetic, table = "data" in table, table.drop(columns="data", errors="ignore")
     parts = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}
     return Member(name, path, parts, {}, None, synthetic)
-
-
-def _names(places: Sequence[Path]) -> list[str]:
-    """The ends of the paths that tell them apart."""
-    full = [p.resolve().parts for p in places]
-    depth = 1
-    while len({parts[-depth:] for parts in full}) < len(full):
-        depth += 1
-    return ["/".join(parts[-depth:]) for parts in full]
 
 
 def _files(members: Sequence[Member], splits: Sequence[str], asked: bool) -> list[str]:
@@ -260,7 +251,7 @@ def job(cfg: DictConfig) -> None:
     """Combine, and report."""
     from hydra.core.hydra_config import HydraConfig
 
-    from xraylab.report import closing_table, write_report
+    from xraylab.page import closing_table, write_report
     from xraylab.results import write_records
 
     started = time.monotonic()

@@ -235,7 +235,7 @@ def write(found: Description, directory: Path, path: Path, splits: str, command:
         command: that was typed.
     """
     from xraylab.evaluation import write_table
-    from xraylab.report import STYLE
+    from xraylab.page import STYLE
     from xraylab.run import write_text
 
     tables = {"counts": found.counts, "images_per_study": found.per_study, "image_sizes": found.sizes}
@@ -306,7 +306,7 @@ def _label_figure(found: Description, words: Sequence[str]) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from xraylab.report import svg
+    from xraylab.page import svg
 
     labels, splits = found.table.labels, found.splits
     several = len(labels) > 1
@@ -346,7 +346,7 @@ def _spread(found: Description, table: pd.DataFrame, what: str, of: str) -> list
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from xraylab.report import svg
+    from xraylab.page import svg
 
     numbers = table[what].tolist()
     if len(set(numbers)) == 1:
@@ -372,7 +372,7 @@ def _sizes(found: Description) -> list[str]:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from xraylab.report import svg
+    from xraylab.page import svg
 
     measured, total = found.sized
     sizes = found.sizes.sort_values(["images", "height", "width"], ascending=[False, True, True])

@@ -41,7 +41,7 @@ def job(cfg: DictConfig) -> None:
     if cfg.output is not None:
         raise UserError(f"output={cfg.output}: it is for table=…; a run's evaluation is written into the run.")
     from xraylab.assemble import assemble
-    from xraylab.report import closing_table, write_report
+    from xraylab.page import closing_table, write_report
     from xraylab.run import run_of, write_json
     from xraylab.training import checkpoint_of, evaluate_run, quiet
 
@@ -100,7 +100,7 @@ def evaluate_table(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from xraylab.data.table import SYNTHETIC
-    from xraylab.report import closing_table, write_report
+    from xraylab.page import closing_table, write_report
     from xraylab.results import evaluate_tables, write_records
     from xraylab.run import new_run_dir
     from xraylab.settings import scoring_of

@@ -142,8 +142,7 @@ def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, draws: 
             if value is not None:
                 replicates[metric].append(samples[metric])
                 names[metric].append(label)
-        counts = {"positives": raw == 1, "negatives": raw == 0, "uncertain": raw == -1, "blank": np.isnan(raw)}
-        labels[label] |= {c: result(int(counts[c].sum()), len(raw)) for c in COUNTS}
+        labels[label] |= {kind: result(count, len(raw)) for kind, count in raw_counts(raw).items()}
     macro = {}
     for metric in METRICS:
         values = [labels[name][metric]["value"] for name in names[metric]]
@@ -173,35 +172,10 @@ def _exclusive(table: pd.DataFrame, draws: Resamples) -> dict[str, Any]:
     }
 
 
-def paired_difference(
-    table: pd.DataFrame, other: pd.DataFrame, resamples: int, seed: int, blank: str = "ignore", uncertain: str = "ignore"
-) -> dict[str, Any]:  # fmt: skip
-    """The macro AUROC of one prediction table minus that of another, with a paired bootstrap interval.
-
-    Args:
-        table, other: of the same studies and raw labels, row by row; both are resampled by the same draws.
-        resamples, seed: of the bootstrap, over patients where known, else over studies.
-        blank, uncertain: what such labels count as, see :func:`scored_labels`.
-
-    Returns:
-        ``{"value", "low", "high", "n", "reason"}``; n is the number of studies.
-    """
-    draws = Resamples(clusters_of(table), resamples, seed)
-    values, replicates = [], []
-    for label in labels_of(table):
-        truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
-        rows = np.flatnonzero((truth == 0) | (truth == 1))
-        called = truth[rows].astype(int)
-        if undefined("auroc", called):
-            continue
-        pair = [t[f"p_{label}"].to_numpy()[rows] for t in (table, other)]
-        ours, theirs = (point("auroc", called, p) or 0.0 for p in pair)
-        values.append(ours - theirs)
-        a, b = (draws.replicates(rows, called, p, THRESHOLD)["auroc"] for p in pair)
-        replicates.append(a - b)
-    if not values:
-        return result(None, len(table), None, "undefined for every label")
-    return result(float(np.mean(values)), len(table), np.mean(replicates, axis=0))
+def raw_counts(raw: np.ndarray) -> dict[str, int]:
+    """How many of the raw labels (N,) are of each of :data:`xraylab.metrics.COUNTS`."""
+    kinds = (raw == 1, raw == 0, raw == -1, np.isnan(raw))
+    return {kind: int(found.sum()) for kind, found in zip(COUNTS, kinds, strict=True)}
 
 
 def quick_metrics(labels: Sequence[str], probabilities: np.ndarray, raw: np.ndarray) -> dict[str, float]:

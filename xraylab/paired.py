@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xraylab.evaluation import THRESHOLD, clusters_of, labels_of
-from xraylab.metrics import METRICS, RANKED, Resamples, point, result, undefined
+from xraylab.metrics import METRICS, Resamples, point, result, undefined
 from xraylab.operating import scored_rows
 from xraylab.statistics import delong_difference, mcnemar
 
@@ -26,17 +26,18 @@ def compare(
 
     Args:
         first, second: prediction tables of the same studies and raw labels, row by row, as
-            :func:`xraylab.ensemble.aligned` makes them.
+            :func:`xraylab.joining.aligned` makes them.
         resamples, seed: of the bootstrap.
         blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.scored_labels`.
         thresholds: label to the thresholds of both; 0.5 where not given.
 
     Returns:
-        ``{label: {"n", metric: {"value", "low", "high", "n", "reason"}, "mcnemar": {...}}}``: the metric of the first minus
-        that of the second.
+        ``{"labels": {label: {"n", metric: {"value", "low", "high", "n", "reason"}, "mcnemar": {...}}}, "macro": {metric: ...}}``:
+        the metric of the first minus that of the second; the macro is over the findings for which it is defined.
     """
     draws = Resamples(clusters_of(first), resamples, seed)
     out: dict[str, Any] = {}
+    means: dict[str, list[tuple[float, np.ndarray]]] = {metric: [] for metric in METRICS}
     for label in labels_of(first):
         truth, a, rows = scored_rows(first, label, blank, uncertain)
         b = second[f"p_{label}"].to_numpy()[rows]
@@ -47,23 +48,37 @@ def compare(
             reason = undefined(metric, truth)
             ours, theirs = (point(metric, truth, p, cut) for p, cut in zip((a, b), cuts, strict=True))
             value = None if ours is None or theirs is None else ours - theirs
-            found[metric] = result(value, len(truth), samples[0][metric] - samples[1][metric], reason)
+            replicates = samples[0][metric] - samples[1][metric]
+            found[metric] = result(value, len(truth), replicates, reason)
+            if value is not None:
+                means[metric].append((value, replicates))
         found["auroc"]["delong"] = delong_difference(truth, a, b, draws.clusters[rows])
         found["mcnemar"] = {**mcnemar(truth, a >= cuts[0], b >= cuts[1]), "thresholds": list(cuts)}
         out[label] = found
-    return out
+    return {"labels": out, "macro": {metric: _mean(of, len(first)) for metric, of in means.items()}}
+
+
+def _mean(of: Sequence[tuple[float, np.ndarray]], n: int) -> dict[str, Any]:
+    """The mean difference of several findings; n is the number of studies."""
+    if not of:
+        return result(None, n, None, "undefined for every label")
+    values, replicates = zip(*of, strict=True)
+    return result(float(np.mean(values)), n, np.mean(replicates, axis=0))
 
 
 def differences(found: Mapping[str, Any]) -> pd.DataFrame:
-    """A row a finding and metric of :func:`compare`: ``label, metric, difference, low, high, delong_low, delong_high, p, n``.
+    """A row a finding (and the macro of several) and metric of :func:`compare`: ``label, metric, difference, low, high,
+    delong_low, delong_high, p, n``.
 
     ``p`` is DeLong's for the AUROC and McNemar's exact one for the accuracy, which are what each tests.
     """
     rows = []
-    for label, of in found.items():
+    macro = {"macro": found["macro"]} if len(found["labels"]) > 1 else {}
+    for label, of in {**found["labels"], **macro}.items():
         for metric in METRICS:
             m, delong = of[metric], of[metric].get("delong", {})
-            p = delong.get("p") if metric in RANKED else of["mcnemar"]["exact"] if metric == "accuracy" else None
-            rows.append((label, metric, m["value"], m["low"], m["high"], delong.get("low"), delong.get("high"), p, m["n"]))
+            tests = {"auroc": delong.get("p"), "accuracy": of.get("mcnemar", {}).get("exact")}
+            of_auroc = (delong.get("low"), delong.get("high"))
+            rows.append((label, metric, m["value"], m["low"], m["high"], *of_auroc, tests.get(metric), m["n"]))
     names = ["label", "metric", "difference", "low", "high", "delong_low", "delong_high", "p", "n"]
     return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[2:8], np.float64))

@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib import metadata
@@ -62,6 +62,15 @@ def run_of(path: str | Path) -> Path:
     found = sorted(p.parent for p in Path("outputs").glob("*/*/config.yaml")) if Path("outputs").is_dir() else []
     newest = f" The newest run here is {max(found, key=lambda p: p.stat().st_mtime)}." if found else ""
     raise UserError(f"{given} is not a run directory: it has no config.yaml.{newest}")
+
+
+def short_names(places: Sequence[Path]) -> list[str]:
+    """The ends of the paths that tell them apart."""
+    full = [p.resolve().parts for p in places]
+    depth = 1
+    while len({parts[-depth:] for parts in full}) < len(full):
+        depth += 1
+    return ["/".join(parts[-depth:]) for parts in full]
 
 
 @contextmanager

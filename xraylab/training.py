@@ -28,13 +28,13 @@ from xraylab.build import build
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
 from xraylab.cases import write_cases
 from xraylab.errors import Stopped, UserError, listed
-from xraylab.evaluation import evaluate_split, prediction_table, write_table
+from xraylab.evaluation import evaluate_split, prediction_table, raw_counts, write_table
 from xraylab.loggers import finish, send_results
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
+from xraylab.page import closing_table, write_report
 from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
-from xraylab.report import closing_table, write_report
 from xraylab.run import environment, write_json, write_text
 from xraylab.xla import report
 
@@ -316,7 +316,11 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         "checkpoint": of,
         "loss": {"policy": job.module.loss.describe(table.labels, job.module.groups), **job.module.loss.state(table.labels)},
         "skipped": table.problems,
-        "trained_on": {"n": len(train), "patients": int(train["patient"].nunique()) if table.patients_known else None},
+        "trained_on": {
+            "n": len(train),
+            "patients": int(train["patient"].nunique()) if table.patients_known else None,
+            "labels": {label: raw_counts(train[label].to_numpy(float)) for label in table.labels},
+        },
         "scored": counts_as,
         "splits": splits,
     }

@@ -1,0 +1,353 @@
+"""The page of several runs: what they were asked for, their metrics by finding, group and seed, and their differences."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xraylab.overlay import overlaid, trainings
+
+NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
+
+
+class Result(NamedTuple):
+    """A run, or an ensemble of runs, the content of its ``evaluation.json``, and where it lies."""
+
+    job: str
+    overrides: str
+    evaluation: dict[str, Any]
+    directory: Path
+
+
+class Pair(NamedTuple):
+    """A result against another of the same n studies, which was ``picked`` for its score, or named.
+
+    ``found`` is of :func:`xraylab.paired.compare`; None of the other itself.
+    """
+
+    reference: str
+    found: dict[str, Any] | None
+    n: int
+    picked: bool
+
+    def macro(self) -> dict[str, Any]:
+        """The difference of macro AUROC."""
+        itself = {"value": 0.0, "low": None, "high": None, "n": self.n, "reason": "the reference"}
+        return self.found["macro"]["auroc"] if self.found else itself
+
+
+def page(
+    folder: Path, title: tuple[str, str], results: Sequence[Result], synthetic: bool, said: Sequence[str],
+    published: Mapping[str, Any], pairs: Mapping[tuple[str, str], Pair], ended: bool,
+) -> str:  # fmt: skip
+    """The page, HTML; where ``ended``, its figures are written into ``folder`` besides.
+
+    Args:
+        title: the heading, and what is smaller beside it.
+        said: sentences of what is not there.
+        published: AUROCs to show beside, see :class:`xraylab.comparison.Comparison`.
+        pairs: differences by job and split.
+    """
+    from xraylab.evaluation import by_unit
+    from xraylab.page import STYLE
+
+    jobs = [r for r in results if "members" not in r.evaluation]
+    shared = set.intersection(*({*r.overrides.split(" ")} for r in jobs)) if len(jobs) > 1 else set()
+    joined = len(results) - len(jobs)
+    count = f"{len(jobs)} run{'s' * (len(jobs) != 1)}" + f" and {joined} combination{'s' * (joined != 1)}" * (joined > 0)
+    parts = [f"<h1>{html.escape(title[0])} <small>{html.escape(title[1])}, {count}</small></h1>"]
+    if synthetic:
+        parts.append("<p class=sample>Synthetic sample: every number and figure below is about drawings, not patients.</p>")
+    if not ended:
+        again = html.escape(f"python -m xraylab.report runs={folder}")
+        parts.append(f"<p>More runs are to come. Curves and differences are made at the end, or by <code>{again}</code></p>")
+    if shared:
+        parts.append(f"<p>All with {html.escape(' '.join(sorted(shared)))}.</p>")
+    parts += [f"<p>{html.escape(line[0].upper() + line[1:])}.</p>" for line in said]
+    parts += [_said(results), _runs(folder, results, shared), configurations(results)]
+    shown = "test" if any("test" in r.evaluation["splits"] for r in results) else "valid"
+    for split, unit in dict.fromkeys((s, x["unit"]) for r in results for s, x in by_unit(r.evaluation)):
+        of = [(r, x) for r in results for s, x in by_unit(r.evaluation) if (s, x["unit"]) == (split, unit)]
+        chosen = any(x["selected_on"] for _, x in of)
+        note = "choices were made on these studies" if chosen else "held out from all choices"
+        parts.append(f"<h2>{split}, by {unit} <small>{note}; 95% intervals</small></h2>")
+        parts.append(_pivot(of, shared, published if (split, unit) == (shown, "study") else {**published, "rows": {}}))
+        metrics = _metrics(of, shared)
+        many = any(len(x["labels"]) > 1 for _, x in of)
+        parts.append(f"<details><summary>every metric</summary>{metrics}</details>" if many else metrics)
+        if unit == "study":
+            parts.append(_differences(of, shared, {job: pair for (job, s), pair in pairs.items() if s == split}))
+        parts += [_calibration(of, shared), _over_seeds(of, shared), _groups(of, shared)]
+        if ended:
+            parts.append(overlaid(folder, split, of, shared, synthetic))
+    if ended:
+        parts.append(trainings(folder, jobs, shared, synthetic))
+    name = "xraylab comparison" + (" (synthetic sample)" if synthetic else "")
+    body = "\n".join(parts)
+    return f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>{body}</html>\n"
+
+
+def _said(results: Sequence[Result]) -> str:
+    """What results say of their scoring and making, each sentence once."""
+    from xraylab.page import scoring
+
+    said: dict[str, list[str]] = {}
+    for r in results:
+        left = [f"no {file}, for {reason}" for file, reason in r.evaluation.get("left_out", {}).items()]
+        for line in [*left, *scoring(r.evaluation), *_joined(r.evaluation)]:
+            said.setdefault(line, []).append(r.job)
+    parts = []
+    for line, of_jobs in said.items():
+        whose = "all" if len(of_jobs) == len(results) else ", ".join(of_jobs)
+        parts.append(f"<p>{html.escape(whose)}: {html.escape(line)}.</p>")
+    return "".join(parts)
+
+
+def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> str:
+    """What each result is: its words, data, the chosen epoch, how long it took, and where it lies."""
+    rows = []
+    for r in results:
+        environment = json.loads((r.directory / "environment.json").read_text())
+        sessions = [*environment.get("sessions_before", []), environment]
+        seconds = sum(s.get("seconds", 0) for s in sessions)
+        epoch = r.evaluation["checkpoint"]["epoch"] + 1 if "checkpoint" in r.evaluation else ""
+        place = os.path.relpath(r.directory.absolute(), folder.absolute())
+        link = f"<a href='{html.escape(place, quote=True)}/report.html'>{html.escape(place)}</a>"
+        cells = [
+            html.escape(_own(r, shared)),
+            html.escape(r.evaluation["data"]),
+            epoch,
+            f"{seconds:.0f} s" if seconds else "",
+            link,
+        ]
+        rows.append([html.escape(r.job), "".join(f"<td>{c}</td>" for c in cells)])
+    return "<h2>Runs</h2>" + _rows(["job", "overrides", "data", "epoch chosen", "took", "directory"], rows)
+
+
+def configurations(results: Sequence[Result]) -> str:
+    """A table of the settings that differ between runs that were trained; empty where fewer than two were."""
+    from omegaconf import OmegaConf
+
+    flat = {}
+    for r in results:
+        if "checkpoint" in r.evaluation and (r.directory / "config.yaml").is_file():
+            config = OmegaConf.to_container(OmegaConf.load(r.directory / "config.yaml"))
+            assert isinstance(config, dict)
+            flat[r.job] = {key: value for key, value in _flat(config) if key not in NOT_SETTINGS}
+    if len(flat) < 2:
+        return ""
+    keys = [k for k in dict.fromkeys(k for of in flat.values() for k in of) if len({of.get(k, "-") for of in flat.values()}) > 1]
+    title = "<h2>What differs in their settings</h2>"
+    if not keys:
+        return f"{title}<p>Nothing.</p>"
+    rows = [[html.escape(k), "".join(f"<td>{html.escape(of.get(k, '-'))}</td>" for of in flat.values())] for k in keys]
+    return f"{title}<div class=settings>{_rows(['', *flat], rows)}</div>"
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and values in words of a configuration."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}{key}.")
+    else:
+        yield prefix.removesuffix("."), "null" if node is None else str(node)
+
+
+def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
+    from xraylab.metrics import METRICS, number
+
+    rows = []
+    for r, result in of:
+        own = html.escape(_own(r, shared))
+        labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
+        for label, metrics in labels.items():
+            cells = "".join(f"<td>{number(metrics[m])}</td>" for m in METRICS)
+            rows.append([r.job, own, html.escape(label), metrics["auroc"]["n"], cells])
+    return _rows(["job", "overrides", "label", "n", *METRICS], rows)
+
+
+def _joined(evaluation: dict[str, Any]) -> list[str]:
+    """How an ensemble's members are joined, where that is not one way for every study and finding."""
+    from xraylab.combination import Combination
+
+    said = Combination.of_record(evaluation["combination"]).said() if "combination" in evaluation else []
+    if chosen := evaluation.get("combination", {}).get("chosen"):
+        undefined = " (undefined in valid, so by the lowest validation loss)"
+        names = [
+            f"{x} by {c['member']}" + (undefined if c["auroc"] is None else f" ({c['auroc']:.3f})") for x, c in chosen.items()
+        ]
+        said.append(f"each finding by the member of highest AUROC in valid: {', '.join(names)}")
+    for split, counts in evaluation.get("members_of_studies", {}).items():
+        said.append(f"{split}: " + ", ".join(f"{n} studies of {k} member{'s' * (k != '1')}" for k, n in counts.items()))
+    return said
+
+
+def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published: Mapping[str, Any]) -> str:
+    """AUROC by run and finding, the best of each finding bold; nothing where there is one finding."""
+    from xraylab.metrics import number
+
+    labels = list(dict.fromkeys(label for _, x in of for label in x["labels"]))
+    if len(labels) < 2:
+        return ""
+    found = [(r, {la: m["auroc"] for la, m in {**x["labels"], "macro": x["macro"]}.items()}) for r, x in of]
+    columns = [*labels, "macro"]
+    best, counts = {}, []
+    for label in columns:
+        there = [aurocs[label] for _, aurocs in found if label in aurocs]
+        best[label] = max((m["value"] for m in there if m["value"] is not None), default=None)
+        counts.append(", ".join(dict.fromkeys(str(m["n"]) for m in there)))
+    alike = not any("," in count for count in counts)  # else the runs are of other studies, and none is the best
+    rows: list[list[Any]] = [["n", "", "".join(f"<td class=n>{c}</td>" for c in counts)]]
+    for r, aurocs in found:
+        cells = ""
+        for label in columns:
+            text = number(aurocs[label]) if label in aurocs else ""
+            text += "" if alike or label not in aurocs else f" <span class=n>n {aurocs[label]['n']}</span>"
+            marked = alike and label in aurocs and aurocs[label]["value"] is not None and aurocs[label]["value"] == best[label]
+            cells += f"<td><b>{text}</b></td>" if marked else f"<td>{text}</td>"
+        rows.append([html.escape(r.job), html.escape(_own(r, shared)), cells])
+        for row in beside(r.overrides, published, r.evaluation["data"], aurocs["macro"]["n"]):
+            cells = "".join(f"<td class=n>{row[la]:.3f}</td>" if la in row else "<td></td>" for la in columns)
+            rows.append(["<span class=n>published</span>", "", cells])
+    if len(rows) == 1 + len(found):
+        for key, row in published["rows"].items():
+            cells = "".join(f"<td class=n>{row[la]:.3f}</td>" if la in row else "<td></td>" for la in columns)
+            rows.append(["<span class=n>published of other data</span>", html.escape(key), cells])
+    note = f" <small>published: {html.escape(published['note'])}</small>" if published["rows"] else ""
+    pivot = _rows(["job", "overrides", *columns], rows).replace("<table>", "<table class=pivot>", 1)
+    what = "the best of ours bold" if alike else "runs of other studies, so none is the best"
+    return f"<h3>AUROC by finding, {what}{note}</h3>{pivot}"
+
+
+def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pairs: Mapping[str, Pair]) -> str:
+    """Each run minus the one it is compared with, paired: the macro AUROC, and by finding what is tested; empty of one run."""
+    if len(pairs) < 2:
+        return ""
+    many = any(len(x["labels"]) > 1 for _, x in of)
+    rows, by_finding = [], []
+    for r, _ in of:
+        if (pair := pairs.get(r.job)) is None:
+            continue
+        own, m = html.escape(_own(r, shared)), pair.macro()
+        text = m["reason"] if m["value"] is None or pair.found is None else _signed(m)
+        rows.append([html.escape(r.job), own, html.escape(pair.reference), m["n"], f"<td>{html.escape(text)}</td>"])
+        if pair.found is None:
+            continue
+        for label, d in pair.found["labels"].items():
+            delong = d["auroc"].get("delong", {})
+            by_delong = {"value": None, "low": delong.get("low"), "high": delong.get("high")}
+            cells = [_signed(d["auroc"]), _signed(by_delong), _p(delong.get("p"))]
+            cells += [_signed(d["kappa"]), _signed(d["accuracy"]), _p(d["mcnemar"]["exact"])]
+            texts = "".join(f"<td>{html.escape(c)}</td>" for c in cells)
+            by_finding.append([html.escape(r.job), own, html.escape(pair.reference), html.escape(label), d["n"], texts])
+    over, resamples = of[0][1]["bootstrap"]["over"], of[0][1]["bootstrap"]["resamples"]
+    how = f"95% paired bootstrap interval over {over}" if resamples else "no intervals were asked for"
+    tests = len(by_finding)
+    note = (
+        f"Each run minus the one it is compared with, on the same studies; {how}. p of the AUROC is DeLong's, p of the accuracy "
+        f"at 0.5 McNemar's exact one, which takes studies as independent; they are not corrected for there being {tests} of each."
+    )
+    if any(pair.picked for pair in pairs.values()):
+        note += " The other was picked for its macro AUROC on these very studies, so its lead is somewhat too large."
+    head = ["job", "overrides", "compared with", "label", "n", "AUROC", "DeLong", "p", "kappa", "accuracy", "p"]
+    every = _rows(head, by_finding).replace("<table>", "<table class=pivot>", 1)
+    parts = [f"<h3>differences <small>{how}</small></h3><p class=n>{html.escape(note)}</p>"]
+    if many:
+        parts.append(_rows(["job", "overrides", "compared with", "n", "macro AUROC"], rows))
+        parts.append(f"<details><summary>by finding</summary>{every}</details>")
+    else:
+        parts.append(every)
+    return "".join(parts)
+
+
+def _signed(difference: Mapping[str, Any]) -> str:
+    """A difference and its interval in words; a dash where there is none."""
+    value, low, high = (difference[k] for k in ("value", "low", "high"))
+    bounds = "" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
+    if value is None:
+        return bounds or "-"
+    return f"{value:+.3f}" + f" ({bounds})" * bool(bounds)
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else "<.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
+    """ECE and Brier score by run and finding."""
+    from xraylab.metrics import number
+
+    rows = []
+    for r, result in of:
+        for label, found in result.get("calibration", {}).get("labels", {}).items():
+            cells = f"<td>{number(found['ece'])}</td><td>{number(found['brier'])}</td><td>{found['n']}</td>"
+            rows.append([html.escape(r.job), html.escape(_own(r, shared)), html.escape(label), cells])
+    table = _rows(["job", "overrides", "label", "ECE", "Brier", "n"], rows)
+    return f"<details><summary>calibration</summary>{table}</details>" if rows else ""
+
+
+def _own(r: Result, shared: set[str]) -> str:
+    """The overrides that not all jobs have."""
+    return " ".join(o for o in r.overrides.split(" ") if o not in shared)
+
+
+def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
+    """Mean and standard deviation over the runs that differ in their seed alone; nothing where none do."""
+    from xraylab.metrics import METRICS
+
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for r, result in of:
+        if "members" not in r.evaluation:
+            kept = [o for o in _own(r, shared).split(" ") if not o.startswith("seed=")]
+            alike.setdefault(" ".join(kept), []).append(result["macro"])
+    rows = []
+    for words, results in alike.items():
+        cells = ""
+        for metric in METRICS:
+            values = [m[metric]["value"] for m in results if m[metric]["value"] is not None]
+            spread = f"{statistics.mean(values):.3f} ({statistics.stdev(values):.3f})" if len(values) > 1 else "-"
+            cells += f"<td>{spread}</td>"
+        if len(results) > 1:
+            rows.append([html.escape(words or "all"), len(results), cells])
+    return "<h3>mean (standard deviation) over seeds</h3>" + _rows(["", "runs", *METRICS], rows) if rows else ""
+
+
+def _groups(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
+    """AUROC and kappa by group, where a result has several and one label."""
+    from xraylab.metrics import number
+
+    names = sorted({g for _, x in of for g in x["groups"]})
+    if len(names) < 2 or any(len(x["labels"]) > 1 for _, x in of):
+        return ""
+    parts = []
+    for metric in ("auroc", "kappa"):
+        rows = []
+        for r, result in of:
+            groups = {g: next(iter(part["labels"].values()))[metric] for g, part in result["groups"].items()}
+            cells = [
+                f"<td>{number(groups[g])} <span class=n>n {groups[g]['n']}</span></td>" if g in groups else "<td></td>"
+                for g in names
+            ]
+            rows.append([html.escape(f"{r.job}: {_own(r, shared)}"), "".join(cells)])
+        parts.append(f"<h3>{metric} by group</h3>" + _rows(["job", *names], rows))
+    return "".join(parts)
+
+
+def _rows(head: list[str], rows: list[list[Any]]) -> str:
+    """A table; the last cell of a row is HTML of its remaining cells."""
+    top = "".join(f"<th>{html.escape(h.replace('_', ' '))}</th>" for h in head)
+    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row[:-1]) + row[-1] + "</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def beside(overrides: str, published: Mapping[str, Any], data: str, n: int) -> list[dict[str, float]]:
+    """The published rows that belong to a run of these overrides, on the same data and as many studies."""
+    words = set(overrides.split(" "))
+    if not data.startswith(published["data"]) or published["n"] not in (None, n):
+        return []
+    return [row for key, row in published["rows"].items() if set(key.split(" ")) <= words]
