@@ -14,6 +14,7 @@ if find_spec("torch_xla") is None:
     pytest.skip("torch_xla is not installed beside this torch: make test-xla", allow_module_level=True)
 os.environ.setdefault("PJRT_DEVICE", "CPU")
 
+import torch_xla
 from lightning_fabric.accelerators import XLAAccelerator
 from pytorch_lightning.callbacks import Callback
 from torch_xla.debug import metrics
@@ -26,6 +27,7 @@ from xraylab.models import Attention, MaxFeature, MaxProbability, MeanProbabilit
 from xraylab.training import fit
 from xraylab.xla import XLAStep
 
+torch_xla.device()  # before torch's first backward pass, which counts the kinds of devices once and for all
 pytestmark = pytest.mark.timeout(1800)  # compiling takes long where others compute too
 
 SMALL = ["backbone=cnn", "backbone.layers=2", "backbone.filters=4", "image.size=16", "batch_size=4", "optimizer.lr=1e-3",
