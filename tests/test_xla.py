@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from importlib.util import find_spec
 
 import numpy as np
@@ -85,10 +86,13 @@ def test_ragged_exams_are_compiled_once_and_nothing_falls_back(compose, tmp_path
     assert next(job.module.parameters()).dtype == torch.float32
     shapes = {shape for _, shape, _, _ in watch.steps}
     assert len(shapes) > 2, "more than one size, and the last batch"
-    late = [step for step in watch.steps if step[0] >= 2]
-    assert len(late) == 2 * len(job.data.train_dataloader())
-    assert sum(count for _, _, count, _ in late) == 0, watch.steps
-    assert watch.epochs[-1] == watch.epochs[-2], watch.epochs
+    seen: Counter[object] = Counter()
+    for k, (_, shape, count, _) in enumerate(watch.steps):
+        graph = shape, k % len(job.data.train_dataloader()) % 2  # the second batch of a step adds to gradients that are there
+        assert count == 0 or seen[graph] < 2, watch.steps
+        seen[graph] += 1
+    assert max(seen.values()) > 4
+    assert watch.epochs[-1] - watch.epochs[-2] == sum(count for epoch, _, count, _ in watch.steps if epoch == 3), "validation"
     assert not any(fell for *_, fell in watch.steps), "no operation runs on the CPU, and no step waits for a number"
     assert set(fallbacks()) <= {"aten::_local_scalar_dense"}
 
@@ -105,7 +109,9 @@ def test_ragged_batches_that_are_not_filled_compile_again_and_again(compose, tmp
 
 @pytest.mark.parametrize(("precision", "rtol"), [("32", 1e-3), ("bf16", 3e-2)])
 def test_the_loss_curve_is_that_of_the_cpu(precision, rtol, train_here, tmp_path, ragged):
-    options = [*SMALL, f"dataset.root={ragged}", f"precision={precision}", "max_epochs=3"]
+    # Adam makes steps of what rounding leaves of the gradient of a bias that batch normalisation takes out again
+    options = [*SMALL, f"dataset.root={ragged}", f"precision={precision}", "max_epochs=3", "monitor=valid/loss",
+               "optimizer=sgd", "optimizer.lr=0.005"]  # fmt: skip
     runs = {kind: train_here(tmp_path / kind, *options, f"accelerator={kind}") for kind in ("cpu", "tpu")}
     cpu, tpu = (pd.read_csv(run / "history.csv") for run in runs.values())
     for column in ("train/loss", "valid/loss"):
