@@ -63,6 +63,7 @@ class Watch(Callback):
         self.steps, self.epochs = [], []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        torch_xla.sync()  # what validation left is not of the step
         self.before = compiled(), fallbacks()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -76,7 +77,7 @@ class Watch(Callback):
 
 def test_ragged_exams_are_compiled_once_and_nothing_falls_back(compose, tmp_path, ragged):
     """With what a run has: batch normalisation, dropout, augmentation, accumulation, clipping."""
-    options = [*SMALL, f"dataset.root={ragged}", "accelerator=tpu", "max_epochs=4", "head.dropout=0.2", "augmentation=mrnet",
+    options = [*SMALL, f"dataset.root={ragged}", "accelerator=tpu", "max_epochs=6", "head.dropout=0.2", "augmentation=mrnet",
                "accumulate=2", "log_every=1000"]  # fmt: skip
     job = assemble(compose(*options), options)
     assert job.precision == "bf16-mixed"
@@ -89,10 +90,11 @@ def test_ragged_exams_are_compiled_once_and_nothing_falls_back(compose, tmp_path
     seen: Counter[object] = Counter()
     for k, (_, shape, count, _) in enumerate(watch.steps):
         graph = shape, k % len(job.data.train_dataloader()) % 2  # the second batch of a step adds to gradients that are there
-        assert count == 0 or seen[graph] < 2, watch.steps
+        assert count == 0 or seen[graph] < 2, str(watch.steps)
         seen[graph] += 1
     assert max(seen.values()) > 4
-    assert watch.epochs[-1] - watch.epochs[-2] == sum(count for epoch, _, count, _ in watch.steps if epoch == 3), "validation"
+    # of the few numbers that checkpoints are chosen by, some graph is new where an epoch is the first that is better, or worse
+    assert watch.epochs[-1] - watch.epochs[2] <= 4, watch.epochs
     assert not any(fell for *_, fell in watch.steps), "no operation runs on the CPU, and no step waits for a number"
     assert set(fallbacks()) <= {"aten::_local_scalar_dense"}
 

@@ -102,8 +102,7 @@ class StudyModule(pl.LightningModule):
         return loss * self.trainer.accumulate_grad_batches
 
     def on_train_epoch_start(self) -> None:
-        # made elsewhere: of zeros made on it, XLA would compile an epoch's first step as another graph
-        self.epoch_loss = torch.zeros(2, dtype=torch.float64).to(self.device)
+        self.epoch_loss = torch.zeros(2, dtype=torch.float64, device=self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # dropout depends on the seed and the batch's number alone, so a resumed run repeats it

@@ -77,6 +77,15 @@ class XLAStep(XLAPrecision):
             yield
 
     @contextmanager
+    def train_step_context(self) -> Iterator[None]:
+        """A step that begins where its graph does: what validation left undone would make an epoch's first step another graph."""
+        import torch_xla
+
+        torch_xla.sync()
+        with self.forward_context():
+            yield
+
+    @contextmanager
     def val_step_context(self) -> Iterator[None]:
         """A step that is run at its end: nothing else would run it before the epoch's, as one graph of all of them."""
         import torch_xla
