@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -22,6 +23,14 @@ from xraylab.data.knee import write_mrnet
 from xraylab.data.medmnist import write_medmnist
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+LONG = ("test_the_sample_is_learned", "test_the_main_job", "test_every_sweep", "test_every_recipe_runs", "test_self_training")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, or one core works at them while the others have nothing left."""
+    items.sort(key=lambda item: not item.name.startswith(LONG))
 
 
 @pytest.fixture(autouse=True)
@@ -86,17 +95,33 @@ def compose():
     return compose_config
 
 
-@pytest.fixture
-def train_here(compose):
-    """Train in this process: ``train_here(directory, *overrides)``; returns the directory."""
+def train_run(directory: Path, *overrides: str, report: bool = False) -> Path:
+    """Train in this process; returns the directory.
+
+    Without its report unless a test reads it: drawing that takes longer than all else of a tiny run.
+    """
     from xraylab.training import train
 
-    def run(directory: Path, *overrides: str) -> Path:
-        directory.mkdir(parents=True, exist_ok=True)
-        train(compose(*overrides), directory, list(overrides))
-        return directory
+    directory.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        if not report:
+            patch.setattr("xraylab.training.write_report", lambda _: None)
+        train(compose_config(*overrides), directory, list(overrides))
+    return directory
 
-    return run
+
+@pytest.fixture
+def train_here():
+    """See ``train_run``."""
+    return train_run
+
+
+def run_job(name: str, *overrides: str) -> None:
+    """A command's job in this process: composed as the command does it, errors as they are raised."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra.compose(name, list(overrides))
+    importlib.import_module(f"xraylab.{name}").job(cfg)
 
 
 @pytest.fixture

@@ -75,7 +75,8 @@ def run_here(tmp_path):
         columns = dict(cfg.columns)
         found = combine.read_members([str(p) for p in paths], columns)
         evaluation = combine.combine(
-            found, cfg.method, directory, cfg.own, cfg.fit_on, cfg.folds, cfg.splits, cfg.bootstrap, cfg.seed
+            found, cfg.method, directory, cfg.own, cfg.fit_on, cfg.folds, cfg.splits, cfg.bootstrap, cfg.seed, cfg.blank,
+            cfg.uncertain,
         )  # fmt: skip
         return evaluation, directory
 
@@ -245,7 +246,9 @@ def test_what_members_lack_is_said(members, run_here, tmp_path):
         run_here("method=stack", "folds=1", paths=members)
     negative = {"blank": "negative", "uncertain": "ignore"}
     other = write_run(tmp_path / "a", {s: table(s, 4, 0.1) for s in ("valid", "test")}, scored=negative)
-    with pytest.raises(UserError, match="runs honest and a score labels otherwise"):
+    with pytest.raises(
+        UserError, match=r"runs honest and a score labels otherwise: .*\. Say what counts: blank=ignore\|negative"
+    ):
         run_here("method=mean", paths=[members[0], other])
     other = write_run(tmp_path / "b", {s: table(s, 4, 0.1) for s in ("valid", "test")}, data="MRNet-v2")
     with pytest.raises(UserError, match=r"runs are of other data: honest: MRNet-v1\.0, b: MRNet-v2"):
@@ -257,6 +260,38 @@ def test_what_members_lack_is_said(members, run_here, tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             run_here("method=mean", paths=paths)
+
+
+def test_labels_count_as_told(tmp_path, run_here, caplog):
+    """Of tables, which do not say how they were scored, and of runs that were scored otherwise."""
+    found = [table("test", k, 0.3) for k in range(2)]
+    for t in found:
+        t.loc[:9, "y_acl"], t.loc[10:29, "y_acl"] = np.nan, -1.0
+        t["patient"] = t["id"]
+    paths = [tmp_path / f"{k}.csv" for k in range(2)]
+    for path, t in zip(paths, found, strict=True):
+        write_table(t, path)
+    plain, _ = run_here("method=mean", paths=paths)
+    assert plain["splits"]["test"]["labels"]["acl"]["auroc"]["n"] == 170
+    told, _ = run_here("method=mean", "blank=negative", "uncertain=positive", paths=paths)
+    result = told["splits"]["test"]["labels"]["acl"]
+    truth = found[0]["y_acl"].replace(-1.0, 1.0).fillna(0.0)
+    mean = (found[0]["p_acl"] + found[1]["p_acl"]) / 2
+    assert result["auroc"]["n"] == 200
+    assert result["auroc"]["value"] == pytest.approx(roc_auc_score(truth, mean), abs=1e-12)
+    assert (result["blank"]["value"], result["uncertain"]["value"]) == (10, 20), "the counts of labels are raw"
+    assert told["scored"] == {"blank": "negative", "uncertain": "positive"}
+
+    negative = {"blank": "negative", "uncertain": "ignore"}
+    runs = [write_run(tmp_path / f"run{k}", {"test": t}, scored=(SCORED, negative)[k]) for k, t in enumerate(found)]
+    both, _ = run_here("method=mean", "blank=negative", paths=runs)
+    assert both["scored"] == negative
+    assert both["splits"]["test"]["labels"]["acl"]["auroc"]["n"] == 180
+    assert both["members"] == ["run0 (scored there with blank ignore)", "run1"]
+    assert "scored with blank negative, uncertain ignore, and run0 otherwise" in caplog.text
+    caplog.clear()
+    run_here("method=mean", paths=[*runs[1:], paths[0]])
+    assert "otherwise" not in caplog.text
 
 
 def test_without_a_test_the_numbers_out_of_fold_are_the_result(tmp_path, run_here):
@@ -337,6 +372,7 @@ def test_the_command_leaves_a_run_that_report_and_a_further_combination_accept(m
     [
         ([], "runs must be given"),
         (["runs=[a,b]"], "method must be given"),
+        (["runs=[a,b]", "method=mean", "blank=positive"], "blank=positive: it should be 'ignore' or 'negative'"),
         (["runs=[a,b]", "method=staple"], "method=staple: it is one of stack, mean, vote, own. Did you mean stack"),
     ],
 )

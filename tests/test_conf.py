@@ -17,6 +17,7 @@ from xraylab.data.reader import Reader
 from xraylab.errors import UserError
 from xraylab.losses import Loss
 from xraylab.models import Backbone, Pool
+from xraylab.processes import planned
 from xraylab.settings import check_config
 
 CHOICES = sorted((p.parent.name, p.stem) for p in conf_dir().glob("*/*.yaml"))
@@ -52,6 +53,10 @@ def test_every_choice_composes_and_instantiates(compose, group, choice, tmp_path
             with pytest.raises(UserError, match=r"at must be given"):
                 build(node.unfreeze, "callbacks.unfreeze")
             node.unfreeze["at"] = {2: None}
+        if choice == "swa":
+            with pytest.raises(UserError, match=r"start must be given"):
+                build(node.swa, "callbacks.swa")
+            node.swa["start"] = 2
         assert all(isinstance(build(n, group), pl.Callback) for n in node.values())
     elif group == "dataset":
         assert isinstance(build({k: v for k, v in node.items() if k != "embedded"}, group), Reader)
@@ -59,15 +64,16 @@ def test_every_choice_composes_and_instantiates(compose, group, choice, tmp_path
         for n in node.values():
             assert isinstance(build({**n, "save_dir": str(tmp_path)}, group), pl.loggers.Logger)
     elif group == "accelerator":
-        if choice == "gpu" and not torch.cuda.is_available():
+        assert planned({**node, "num_nodes": 1}).world >= 1
+        if choice in ("gpu", "gpus") and not torch.cuda.is_available():
             with pytest.raises(UserError, match="there is no GPU"):
                 hardware(OmegaConf.to_container(node), "auto")
         elif choice == "tpu":
             with pytest.raises(UserError, match=r"torch_xla, which a TPU needs, is not installed .*; there is the .PU"):
                 hardware(OmegaConf.to_container(node), "auto")
         else:
-            options, _ = hardware(OmegaConf.to_container(node), "auto")
-            pl.Trainer(**options, logger=False, enable_checkpointing=False)
+            options, precision = hardware(OmegaConf.to_container(node), "auto")
+            pl.Trainer(**options, precision=precision, logger=False, enable_checkpointing=False)
 
 
 def test_every_choice_says_what_it_is():

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from xraylab.curves import POINTS, curve, mark, panels, side_by_side, thinned
+from xraylab.curves import POINTS, confusion, curve, mark, panels, side_by_side, thinned
 from xraylab.evaluation import evaluate_split
 from xraylab.operating import judge
 
@@ -118,3 +118,24 @@ def test_fourteen_findings_have_fourteen_panels():
     figure = panels("roc", frame, evaluate_split(frame, False, 0), "test by study", "ignore", "ignore")
     assert sum(bool(axes.get_title()) for axes in figure.axes) == 14
     assert [axes.axison for axes in figure.axes] == [True] * 14 + [False] * 2
+
+
+def test_confusion_counts_are_those_of_scikit_learn_for_findings_and_for_exclusive_classes():
+    from sklearn.metrics import confusion_matrix
+
+    rng, names = np.random.default_rng(0), ["a", "b", "c"]
+    p, truth = rng.dirichlet(np.ones(3), 60), rng.integers(0, 3, 60)
+    keys = {"id": [f"s{i}" for i in range(60)], "patient": "", "group": "", "split": "test"}
+    columns = {f"p_{n}": p[:, k] for k, n in enumerate(names)} | {f"y_{n}": (truth == k) * 1.0 for k, n in enumerate(names)}
+    table = pd.DataFrame(keys | columns)
+    result = evaluate_split(table, False, 0, 0, exclusive=True)
+    figure = confusion(table, result, "test", "ignore", "ignore")
+    shown = {t.get_gid(): int(t.get_text()) for axes in figure.axes for t in axes.texts}
+    expected = {}
+    for (i, j), n in np.ndenumerate(confusion_matrix(truth, p.argmax(1), labels=range(3))):
+        expected[f"likeliest: {names[i]} called {names[j]}"] = n
+    for k, name in enumerate(names):
+        for (i, j), n in np.ndenumerate(confusion_matrix(truth == k, p[:, k] >= 0.5)):
+            words = ("negative", "positive")
+            expected[f"{name}, n 60: {words[i]} called {words[j]}"] = n
+    assert shown == expected

@@ -6,15 +6,13 @@ import json
 import shutil
 
 import cv2
-import hydra
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, compose_config
+from conftest import TINY, run_job, train_run
 from sklearn.metrics import log_loss, roc_auc_score
 
-from xraylab import conf_dir, evaluate
 from xraylab.errors import UserError
 from xraylab.evaluation import (
     evaluate_split,
@@ -28,7 +26,6 @@ from xraylab.evaluation import (
 from xraylab.metrics import COUNTS, METRICS
 from xraylab.page import closing_table, macro_notes
 from xraylab.statistics import delong_interval
-from xraylab.training import train
 
 
 @pytest.fixture
@@ -168,10 +165,7 @@ def unsure(tmp_path_factory):
         *TINY, "dataset=table", f"dataset.root={folder / 'mine.csv'}", "backbone=cnn", "backbone.layers=2", "image.size=16",
         "max_epochs=1", "loss.balance=none", "evaluate.blank=negative", "evaluate.uncertain=positive",
     ]  # fmt: skip
-    run = folder / "run"
-    run.mkdir()
-    train(compose_config(*options), run, options)
-    return run
+    return train_run(folder / "run", *options, report=True)
 
 
 def test_a_run_scores_labels_as_its_settings_say(unsure):
@@ -195,13 +189,12 @@ def test_a_run_scores_labels_as_its_settings_say(unsure):
 
 def test_a_run_can_be_scored_anew(unsure, tmp_path):
     run = shutil.copytree(unsure, tmp_path / "run")
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        evaluate.job(hydra.compose("evaluate", [f"run={run}", "blank=ignore", "num_workers=0"]))
+    run_job("evaluate", f"run={run}", "blank=ignore", "num_workers=0")
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert evaluation["scored"] == {"blank": "ignore", "uncertain": "positive"}
     assert evaluation["splits"]["test"]["labels"]["shadow"]["auroc"]["n"] == 18
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(UserError) as stop:
-        evaluate.job(hydra.compose("evaluate", [f"run={run}", "uncertain=maybe"]))
+    with pytest.raises(UserError) as stop:
+        run_job("evaluate", f"run={run}", "uncertain=maybe")
     assert str(stop.value) == "evaluate.uncertain=maybe: it should be 'ignore', 'negative' or 'positive'."
 
 

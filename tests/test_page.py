@@ -9,24 +9,19 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY, compose_config
+from conftest import TINY, train_run
 from PIL import Image
 
 from xraylab.evaluation import evaluate_split, write_table
 from xraylab.metrics import number
 from xraylab.operating import judge
 from xraylab.page import closing_table, write_report
-from xraylab.training import train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, mrnet_root):
     options = [*TINY, "max_epochs=1", "batch_size=4", f"dataset.root={mrnet_root}", "task=[acl,meniscus]"]
-    cfg = compose_config(*options)
-    directory = tmp_path_factory.mktemp("report") / "run"
-    directory.mkdir()
-    train(cfg, directory, options)
-    return directory
+    return train_run(tmp_path_factory.mktemp("report") / "run", *options, report=True)
 
 
 def test_it_needs_no_network(run):

@@ -7,32 +7,27 @@ import shutil
 from pathlib import Path
 
 import cv2
-import hydra
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY, compose_config
+import torch
+from conftest import TINY, run_job, train_run
 from data.test_inputs import picture
-from hydra.core.global_hydra import GlobalHydra
 
 import xraylab
-from xraylab import conf_dir
 from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, find_studies
 from xraylab.errors import UserError
-from xraylab.inference import Options, predict
-from xraylab.predict import job
+from xraylab.inference import Options, predict, predict_all
 from xraylab.submission import write_submission
 
-SMALL = [*TINY, "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small"]
+SMALL = [
+    *TINY, "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small", "+backbone.kwargs.channels=[8,8,16,16]",
+]  # fmt: skip
 CPU = Options(workers=0)
 
 
 def run_of(directory: Path, *overrides: str) -> Path:
-    from xraylab.training import train
-
-    directory.mkdir(parents=True)
-    train(compose_config(*SMALL, *overrides), directory, list(overrides))
-    return directory
+    return train_run(directory, *SMALL, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +52,7 @@ def here(tmp_path, monkeypatch, caplog):
 
     def run(*overrides: str) -> str:
         caplog.clear()
-        GlobalHydra.instance().clear()
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = hydra.compose("predict", [*overrides, "num_workers=0"])
-        job(cfg)
+        run_job("predict", *overrides, "num_workers=0")
         return caplog.text
 
     return run
@@ -81,7 +73,9 @@ def test_a_split_is_predicted_as_training_did(command, here, mura, tmp_path):
     here(f"run={mura}", "input=valid", "output=valid.csv")
     assert (tmp_path / "empty" / "again.csv").read_bytes() == (mura / "predictions" / "test.csv").read_bytes()
     assert (tmp_path / "empty" / "valid.csv").read_bytes() == (mura / "predictions" / "valid.csv").read_bytes()
-    assert len(list((tmp_path / "empty").iterdir())) == 2
+    assert (tmp_path / "empty" / "again_images.csv").read_bytes() == (mura / "predictions" / "test_images.csv").read_bytes()
+    assert (tmp_path / "empty" / "valid_images.csv").read_bytes() == (mura / "predictions" / "valid_images.csv").read_bytes()
+    assert len(list((tmp_path / "empty").iterdir())) == 4
 
 
 def test_other_forms_of_the_same_studies_have_the_same_numbers(mura, mura_root, tmp_path):
@@ -150,6 +144,16 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(here, mura, tmp_pat
     assert "predicted 3 studies, 3 left out" in logged
     alone = predict(mura, find_studies(str(top / "half" / "1.png")), CPU).table
     assert float(table["p_abnormal"][1]) == pytest.approx(alone["p_abnormal"][0], abs=1e-6)
+    views = table_of(out.with_name("out_images.csv"))
+    assert list(views) == ["id", "patient", "group", "split", "image", "p_abnormal", "data"]
+    names = [f"good/{n}.png" for n in (1, 2)] + ["half/1.png", "late/1.png"]
+    assert views[["id", "image"]].to_numpy().tolist() == [[n.split("/")[0], str(top / n)] for n in names]
+    assert float(views["p_abnormal"][2]) == float(table["p_abnormal"][1])
+    out.unlink()
+    with pytest.raises(UserError, match=r"out_images\.csv is there already"):
+        here(f"run={mura}", f"input={top / 'half' / '1.png'}", "output=out.csv")
+    here(f"run={mura}", f"input={top / 'half' / '1.png'}", "output=out.csv", "overwrite=true")
+    assert not out.with_name("out_images.csv").exists(), "what is of an earlier input is not left beside the new table"
     deep = predict(mura, find_studies(str(top / "deep.png")), Options(bits=12, workers=0)).table
     assert len(deep) == 1
 
@@ -269,6 +273,34 @@ def test_challenges_get_their_files(tmp_path):
 # ---- several models ---------------------------------------------------------------------------------------------------
 
 
+def test_views_are_predicted_by_combinations_and_side_by_side(mura, mura_root, tmp_path, caplog):
+    caplog.set_level("INFO", "xraylab")
+    from xraylab.combination import Combination, write_combination
+
+    again = shutil.copytree(mura, tmp_path / "again")
+    checkpoint = torch.load(again / "checkpoints" / "best.ckpt", weights_only=True)
+    weight = next(k for k in checkpoint["state_dict"] if k.endswith("head.0.weight"))
+    checkpoint["state_dict"][weight] = -checkpoint["state_dict"][weight]
+    torch.save(checkpoint, again / "checkpoints" / "best.ckpt")
+    (tmp_path / "mean").mkdir()
+    write_combination(tmp_path / "mean", Combination("mean", ("a", "b")), [mura, again])
+    studies = find_studies(str(mura_root / "valid" / "XR_HAND"))
+    parts, mean = [predict(run, studies, CPU).images for run in (mura, again)], predict(tmp_path / "mean", studies, CPU).images
+    assert mean[["id", "image"]].equals(parts[0][["id", "image"]])
+    assert np.allclose(mean["p_abnormal"], (parts[0]["p_abnormal"] + parts[1]["p_abnormal"]) / 2, rtol=0, atol=1e-12)
+    assert not np.allclose(parts[0]["p_abnormal"], parts[1]["p_abnormal"], atol=1e-3)
+    write_combination(tmp_path / "mean", Combination("union", ("a", "b")), [mura, again])
+    assert predict(tmp_path / "mean", studies, CPU).images is None
+    assert "there is no table by image: a union is of studies" in caplog.text
+
+    checkpoint["xraylab"]["labels"] = ["normal"]
+    torch.save(checkpoint, again / "checkpoints" / "best.ckpt")
+    both = predict_all([mura, again], studies, CPU).images
+    assert list(both)[-2:] == ["p_abnormal", "p_normal"]
+    for k, label in enumerate(("abnormal", "normal")):
+        assert np.allclose(both[f"p_{label}"], parts[k]["p_abnormal"], rtol=0, atol=1e-7)
+
+
 @pytest.fixture(scope="module")
 def planes(tmp_path_factory, mrnet_root):
     """Runs on two planes of knees, and their stack."""
@@ -318,7 +350,7 @@ def test_a_model_of_a_plane_takes_the_images_of_that_plane(planes, mrnet_root):
     everything = predict(planes[0], find_studies(str(mrnet_root / "valid")), CPU).table
     assert everything["id"].str.startswith("axial/").all()
     assert len(everything) == 30
-    with pytest.raises(UserError, match=r"these are images of coronal; .* was trained on plane=axial"):
+    with pytest.raises(UserError, match=r"these are images of coronal; the model was trained on plane=axial"):
         predict(planes[0], find_studies(str(mrnet_root / "valid" / "coronal")), CPU)
 
 
@@ -356,8 +388,13 @@ def test_dicom_is_predicted_as_its_picture_and_no_patient_is_copied(here, mura, 
     plain = predict(mura, find_studies(str(tmp_path / "png")), CPU).table
     assert table["one"] == pytest.approx(plain["p_abnormal"][0], abs=1e-6)
     assert table["two"] == pytest.approx(table["visit"], abs=1e-6), "frames or files: the same images"
+    views = table_of(tmp_path / "empty" / "out_images.csv")
+    assert views["image"].map(lambda name: Path(name).name).tolist() == ["one.dcm", "two#1", "two#2", "IM1", "IM2"]
+    assert views["p_abnormal"].astype(float)[1:3].to_numpy() == pytest.approx(
+        views["p_abnormal"].astype(float)[3:].to_numpy(), abs=1e-6
+    )
     written = [p.read_text() for p in (tmp_path / "empty").rglob("*") if p.is_file()]
-    assert len(written) == 2
+    assert len(written) == 3
     for text in (*written, logged, *capfd.readouterr()):
         assert not [s for s in SECRETS if s in text]
 

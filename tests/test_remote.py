@@ -300,7 +300,12 @@ def test_an_upload_that_fails_never_stops_training(memory, tutorial_root, train_
     failing.broken = True
     monkeypatch.setattr(type(memory), "put_file", failing)
     directory = train_here(
-        tmp_path / "chest" / "two", "dataset=mimic_tutorial", f"dataset.root={tutorial_root}", "upload=memory://runs", *SMALL
+        tmp_path / "chest" / "two",
+        "dataset=mimic_tutorial",
+        f"dataset.root={tutorial_root}",
+        "upload=memory://runs",
+        *SMALL,
+        report=True,
     )
     assert json.loads((directory / "environment.json").read_text())["finished"]
     warnings = [r.getMessage() for r in caplog.records if "memory://runs" in r.getMessage() and r.levelname == "WARNING"]

@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
 
+from xraylab.averaging import StochasticWeightAveraging
 from xraylab.build import build, find_data, plain, read
 from xraylab.callbacks import Unfreeze
 from xraylab.data.module import ADAPT, StudyDataModule, worker_count
@@ -25,17 +26,21 @@ from xraylab.data.reader import Reader, cache_dir
 from xraylab.data.table import HELD_BACK, StudyTable, assign_splits, hold_back
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
 from xraylab.evaluation import scored_labels
+from xraylab.exchange import trainer_options
 from xraylab.metrics import METRICS
 from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.studynet import per_channel
 from xraylab.module import StudyModule, checkpoint_of, require_splits
+from xraylab.processes import ALONE, Processes
 from xraylab.remote import is_url
+from xraylab.run import read_begun
 from xraylab.settings import Evaluate, Settings, check_config, existing_run
 from xraylab.uncertainty import SelfTrained
-from xraylab.xla import XLAStep, require_tpu, tpu_there
+from xraylab.xla import device_options, on_tpu, precision_of_tpu, require_tpu, tpu_there
 
 log = logging.getLogger(__name__)
-RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload")
+RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload",
+             "checkpoint_every", "profiler", "accelerator")  # fmt: skip
 
 
 @dataclass
@@ -51,15 +56,17 @@ class Job:
     callbacks: list[pl.Callback]  # beside the trainer's own
     accelerator: dict[str, Any]  # arguments of the Trainer
     precision: str  # of the Trainer
+    processes: Processes = ALONE
 
 
-def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
+def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processes: Processes = ALONE) -> Job:
     """Check the whole configuration, then build the model, then read the data.
 
     Args:
         cfg: composed.
         typed: the overrides as typed; what the data or the embedded sample brings does not replace these.
         fresh: a new run; else ``cfg`` is that of an earlier one, whose checkpoint brings the weights.
+        processes: among which training is shared out.
 
     Raises:
         UserError: something in the configuration or the data is wrong.
@@ -68,8 +75,13 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     OmegaConf.set_struct(cfg, False)
     reader, path, embedded = find_data(cfg, typed, fresh)
     settings = check_config(cfg)
-    accelerator, precision = hardware(plain(cfg.accelerator), settings.precision)
+    accelerator, precision = hardware(plain(cfg.accelerator), settings.precision, processes)
     static_shapes = bool(accelerator.pop("static_shapes", False))
+    if settings.batch_size < processes.world:
+        raise UserError(
+            f"batch_size={settings.batch_size} is over all {processes.world} processes: give at least {processes.world}, "
+            "and less accumulate for the same step; or fewer accelerator.devices."
+        )
 
     torch.manual_seed(settings.seed)
     pool, loss, augmentation = (build(cfg[g], g) for g in ("pool", "loss", "augmentation"))
@@ -88,7 +100,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     if wrong := [c for c in callbacks if not isinstance(c, pl.Callback)]:
         raise UserError(f"callbacks: {wrong[0]!r} is not a Lightning callback.")
-    if accelerator["accelerator"] == "tpu" and any(isinstance(c, WeightAveraging) for c in callbacks):
+    if on_tpu(accelerator) and any(isinstance(c, WeightAveraging) for c in callbacks):
         raise UserError(
             "callbacks: averaged weights do not work on a TPU (torch_xla loses them). Leave them out: callbacks=none."
         )
@@ -99,11 +111,13 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
                 f"{key}={metric}: there is no such metric.{did_you_mean(metric, ['valid/loss', *known])} "
                 f"There are: valid/loss, {', '.join(known)}, and for a label valid/<label>/..."
             )
-    _try_trainer(cfg, accelerator)
+    _try_trainer(cfg, {**device_options(accelerator, precision), **trainer_options(processes)})
     backbone = build(cfg.backbone if fresh else {**cfg.backbone, "pretrained": False}, "backbone")
     for callback in callbacks:
         if isinstance(callback, Unfreeze):
             callback.check(backbone, settings.max_epochs)
+        elif isinstance(callback, StochasticWeightAveraging):
+            callback.check(settings.max_epochs)
     for name in ("mean", "std"):
         per_channel(getattr(settings.image, name), getattr(backbone, name), name)
 
@@ -121,6 +135,11 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     table, packed = with_cache(table, settings, reader.on_error)
     if settings.unit == "image" and not table.views:
         raise UserError(f"unit=image: the images of {table.name} are slices, whose labels are their volume's. Leave unit=study.")
+    for split in ("valid", "test"):
+        if 0 < len(table.part(split)) < processes.world:
+            raise UserError(
+                f"{split} has {len(table.part(split))} studies, fewer than the {processes.world} processes: start less."
+            )
     _announce(table, settings)
     _check_labels(table, _monitors(settings, monitor if schedule else None), settings.evaluate)
     if table.channels not in (1, backbone.in_chans):
@@ -149,13 +168,14 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
     log.info("loss: %s, counted on %d %s of train", loss.describe(table.labels, groups), len(rows), counted)
     net = StudyNet(
         backbone, pool, loss.outputs(len(table.labels)), settings.head.hidden, settings.head.dropout,
-        settings.image.mean, settings.image.std, loss.softmax(len(table.labels)),
+        settings.image.mean, settings.image.std, loss.softmax(len(table.labels)), table.parts,
     ).to(memory_format=torch.channels_last)  # fmt: skip
     size, rescale = (None, False) if packed else (settings.image.size, settings.image.rescale)
     data = StudyDataModule(
         table, settings.batch_size, settings.accumulate, size, rescale, augmentation,
-        worker_count(settings.num_workers), settings.seed,
-        loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit, static_shapes,
+        worker_count(settings.num_workers, processes.local_world), settings.seed,
+        loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit, processes.rank, processes.world,
+        static_shapes,
     )  # fmt: skip
     steps = -(-data.train_units // (settings.batch_size * settings.accumulate)) * settings.max_epochs
     module = StudyModule(
@@ -164,7 +184,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True) -> Job:
         settings.evaluate.blank, settings.evaluate.uncertain,
         {"channels": table.channels, "bits": getattr(reader, "bits", None), "views": table.views},
     )  # fmt: skip
-    return Job(OmegaConf.create(plain(cfg)), settings, table, digest, data, module, callbacks, accelerator, precision)
+    return Job(OmegaConf.create(plain(cfg)), settings, table, digest, data, module, callbacks, accelerator, precision, processes)
 
 
 def split_table(reader: Reader, path: Path, settings: Settings, held_back: float | None) -> StudyTable:
@@ -206,12 +226,15 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
     return table, True
 
 
-def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any], str]:
-    """Arguments of the Trainer for what is there, its precision among them, and that in words; both are logged.
+def hardware(accelerator: dict[str, Any], precision: str, processes: Processes = ALONE) -> tuple[dict[str, Any], str]:
+    """Arguments of the Trainer for the device that is there, and its precision; both are logged.
 
     Raises:
         UserError: the device asked for is not there, or does not have that precision.
     """
+    # those are what the processes were planned by
+    accelerator = {k: v for k, v in accelerator.items() if k != "timeout"}
+    accelerator |= {"devices": processes.local_world, "num_nodes": processes.machines}
     gpu = torch.cuda.is_available()
     kind = accelerator.get("accelerator", "auto")
     if kind in ("gpu", "cuda") and not gpu:
@@ -221,12 +244,11 @@ def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any
     if kind == "auto":
         accelerator["accelerator"] = kind = "gpu" if gpu else "tpu" if tpu_there() else "cpu"
     if kind == "tpu":
-        chosen = require_tpu(accelerator, precision, "the GPU (accelerator=gpu)" if gpu else "the CPU (accelerator=cpu)")
-        accelerator = {"static_shapes": True, **accelerator, "plugins": XLAStep(chosen)}
+        require_tpu(processes.world, "the GPU (accelerator=gpu)" if gpu else "the CPU (accelerator=cpu)")
+        chosen = precision_of_tpu(precision)
+        accelerator = {"static_shapes": True, **accelerator}
         log.info("device: TPU; precision %s, shapes %s", chosen, "static" if accelerator["static_shapes"] else "as they come")
         return accelerator, chosen
-    if accelerator.get("devices", 1) != 1 or accelerator.get("num_nodes", 1) != 1:
-        raise UserError("accelerator.devices: one device is supported; several are not yet.")
     on_gpu = kind in ("gpu", "cuda")
     can = getattr(torch.cpu, "get_capabilities", dict[str, Any])()  # torch 2.9, which torch_xla needs, cannot tell
     has_bf16 = (
@@ -235,27 +257,44 @@ def hardware(accelerator: dict[str, Any], precision: str) -> tuple[dict[str, Any
     if precision == "16" and not on_gpu:
         raise UserError("precision=16 needs a GPU; on a CPU it is bf16 or 32.")
     chosen = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(precision) or ("bf16-mixed" if has_bf16 else "32-true")
+    count = torch.cuda.device_count() if on_gpu else 0
+    if on_gpu and processes.local_world > count:
+        raise UserError(
+            f"accelerator=gpu: {processes.local_world} processes on a machine where torch sees {count} GPU{'s' * (count > 1)}, "
+            "and each takes one. Start fewer, or accelerator=cpu; on SLURM let every process see all (--gpus-per-node)."
+        )
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    if processes.world > 1:
+        machines = f" on {processes.machines} machines" if processes.machines > 1 else ""
+        device = f"{processes.world} processes{machines}, ddp, each {device}"
+    elif count > 1:
+        device += f", one of {count} (accelerator=gpus takes all)"
     hint = " (precision=32 for plain float32)" if chosen != "32-true" else ""
     log.info("device: %s; precision %s, channels_last%s", device, chosen, hint)
-    return {**accelerator, "precision": chosen}, chosen
+    return accelerator, chosen
 
 
-def resumed_config(resume: str, typed: Sequence[str]) -> DictConfig:
+def resumed_config(resume: str, typed: Sequence[str], accelerator: Any = None) -> DictConfig:
     """The configuration of the run to resume, with the values typed now.
 
-    Only what leaves the course of the run as it was can change: its length, and how it is watched and read.
+    Only what leaves the course of the run as it was can change: its length, how it is watched and read, and where it runs.
+
+    Args:
+        accelerator: the composed group, which is taken where it was typed.
 
     Raises:
         UserError: no such run, or something else was typed.
     """
-    run = existing_run(resume)
-    saved = OmegaConf.load(run / "config.yaml")
+    run, checkpoint = existing_run(resume)
+    saved = OmegaConf.load(run / "config.yaml") if checkpoint else OmegaConf.create(read_begun(run)["config"])
     assert isinstance(saved, DictConfig)
     laid_out = {"total_steps", "T_max"} & set(saved.scheduler)
     for override in OverridesParser.create().parse_overrides(list(typed)):
         key = override.key_or_group
         if key == "resume":
+            continue
+        if key.split(".")[0] == "accelerator" and accelerator is not None:
+            saved.accelerator = accelerator
             continue
         if key == "max_epochs" and laid_out:
             raise UserError(
@@ -267,7 +306,7 @@ def resumed_config(resume: str, typed: Sequence[str]) -> DictConfig:
                 f"What can: {', '.join(RESUMABLE)}. Start a new run for the rest."
             )
         OmegaConf.update(saved, key, override.value())
-    saved.resume = str(run)
+    saved.resume = str(checkpoint or run)
     return saved
 
 
@@ -355,10 +394,10 @@ def _try(optimizer: Any, scheduler: Any) -> None:
         raise UserError(f"{where}: {str(error).splitlines()[0].rstrip('.')} (in {values})") from None
 
 
-def _try_trainer(cfg: DictConfig, accelerator: dict[str, Any]) -> None:
+def _try_trainer(cfg: DictConfig, options: dict[str, Any]) -> None:
     """Make the Trainer and the loggers once, so that their mistakes are refused before data is read."""
     try:
-        pl.Trainer(**accelerator, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        pl.Trainer(**options, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     except Exception as error:  # Lightning raises several kinds
         raise UserError(f"accelerator: {str(error).splitlines()[0]}") from None
     for name, node in cfg.logger.items():

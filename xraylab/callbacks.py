@@ -9,25 +9,32 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
+from pytorch_lightning.strategies import DDPStrategy
 from tqdm import tqdm
 
+from xraylab.checkpoint_files import LATER
 from xraylab.data.loading import Batch
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError
+from xraylab.exchange import gather, largest, rank, summed
 from xraylab.models.backbones import Backbone
 from xraylab.module import StudyModule
 from xraylab.run import write_text
 
 log = logging.getLogger(__name__)
 FIRST_COLUMNS = ["epoch", "step", "lr", "train/loss", "valid/loss"]
+ENDING = (signal.SIGTERM, signal.SIGUSR1)  # what a scheduler sends before it ends a job
 LAST_COLUMNS = ["seconds", "studies_per_s", "images_per_s"]
 
 
@@ -52,12 +59,17 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The rows, and how far the epoch is, so that a resumed run's history is that of its checkpoint."""
-        done = {"units": self._units, "images": self._images, "seconds": time.monotonic() - self._start}
-        return {"rows": self.rows, **done}
+        units, images = self._counted()
+        return {"rows": self.rows, "units": units, "images": images, "seconds": time.monotonic() - self._start}
+
+    def _counted(self) -> list[int]:
+        """Units and images of the epoch so far, in all processes."""
+        return [sum(counts) for counts in zip(*gather((self._units, self._images)), strict=True)]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them back."""
-        self.rows, self._units, self._images = list(state["rows"]), state["units"], state["images"]
+        self.rows = list(state["rows"])
+        self._units, self._images = (state["units"], state["images"]) if rank() == 0 else (0, 0)
         self._start = time.monotonic() - state["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -76,12 +88,13 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, StudyModule)
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or self._units == 0:
+        units, images = self._counted()
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or units == 0:
             return  # stopped in the middle of an epoch: its row is written when it is finished
-        total, n = pl_module.epoch_loss.tolist()
+        total, n = summed(pl_module.epoch_loss).tolist()
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("valid/")}
         seconds = time.monotonic() - self._start
-        counts = {"studies": self._units, "images": self._images} if self.unit == "study" else {"images": self._images}
+        counts = {"studies": units, "images": images} if self.unit == "study" else {"images": images}
         row: dict[str, Any] = {
             "epoch": self._epoch,
             "step": trainer.global_step,
@@ -93,6 +106,8 @@ class History(Callback):
             **pl_module.loss.state(self.labels),
         }
         self.rows.append(row)
+        if not trainer.is_global_zero:
+            return
         self._write()
         sent = {k: v for k, v in row.items() if k not in ("epoch", "step", *metrics) and not _nan(v)}
         for logger in trainer.loggers:
@@ -119,12 +134,20 @@ class History(Callback):
 
 
 class RunningLoss(Callback):
-    """The running training loss by step, one device sync every ``every`` steps, to the loggers and the bar."""
+    """The running training loss and learning rates by step, one device sync every ``every`` steps, to loggers and the bar."""
 
     def __init__(self, every: int) -> None:
         self.every = every
         self.value = math.nan
         self._before = (0.0, 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the last point, from which the next one counts."""
+        return {"before": self._before}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        self._before = tuple(state["before"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._before = (0.0, 0.0)
@@ -136,12 +159,14 @@ class RunningLoss(Callback):
         if not stepped or trainer.global_step % self.every:
             return
         assert isinstance(pl_module, StudyModule)
-        total, n = pl_module.epoch_loss.tolist()
+        total, n = summed(pl_module.epoch_loss).tolist()
         if n > self._before[1]:
             self.value = (total - self._before[0]) / (n - self._before[1])
         self._before = (total, n)
+        first, *others = (group["lr"] for group in trainer.optimizers[0].param_groups)
+        rates = {"lr": first, **({"lr/loss": others[0]} if others else {})}  # what a loss learns has its own
         for logger in trainer.loggers:
-            logger.log_metrics({"train/running_loss": self.value}, step=trainer.global_step)
+            logger.log_metrics({"train/running_loss": self.value, **rates}, step=trainer.global_step)
 
 
 class StudyProgress(ProgressBar):
@@ -151,7 +176,7 @@ class StudyProgress(ProgressBar):
         super().__init__()
         self.running, self.unit = running, unit
         self._bar: tqdm[Any] | None = None
-        self._enabled = sys.stderr.isatty()
+        self._enabled = sys.stderr.isatty() and rank() == 0
 
     def disable(self) -> None:
         self._enabled = False
@@ -171,7 +196,7 @@ class StudyProgress(ProgressBar):
         if self._bar is not None:
             if not math.isnan(self.running.value):
                 self._bar.set_postfix_str(f"loss {self.running.value:.4f}", refresh=False)
-            self._bar.update(len(batch.ids))
+            self._bar.update(len(batch.ids) * trainer.world_size)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close()
@@ -220,44 +245,74 @@ class Interrupted(Exception):
 
 
 class StopOnInterrupt(Callback):
-    """Ctrl-C ends training after the current optimiser step, with ``last.ckpt`` written there; a second one at once.
+    """Writes ``last.ckpt`` within epochs: every so often while training goes on, and where it is asked to stop.
 
-    In the middle of an epoch it raises :class:`Interrupted`, because ``trainer.should_stop`` would run the hooks of the
-    epoch's end, and they would write a checkpoint of an epoch that was never finished.
+    Ctrl-C, SIGTERM and SIGUSR1 (SLURM's) end training after the current optimiser step; a second one at once. In the middle of an
+    epoch that raises :class:`Interrupted`, because ``trainer.should_stop`` would run the hooks of the epoch's end, and they would
+    write a checkpoint of an epoch that was never finished.
+
+    Args:
+        checkpoint: the file.
+        steps, seconds: how often it is written; None: not for that reason.
 
     Attributes:
-        stopped: whether it did.
+        asked: the signal that came to this process, if one did.
+        stopped: the signal that training was stopped for, in all processes at one step; or 0.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
-        self.asked = self.stopped = False
-        self._old: Any = None
+    def __init__(self, checkpoint: Path, steps: int | None = None, seconds: float | None = None) -> None:
+        self.checkpoint, self.steps, self.seconds = checkpoint, steps, seconds
+        self.asked: int | None = None
+        self.stopped = 0
+        self._old: dict[int, Any] = {}
+        self._saved = time.monotonic()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._process = os.getpid()
-        self._old = signal.signal(signal.SIGINT, self._ask)
+        if threading.current_thread() is threading.main_thread():  # the only one that signals reach
+            self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, *ENDING)}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved = time.monotonic()
+        for early in trainer.early_stopping_callbacks:
+            if isinstance(early, EarlyStopping) and early.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
+                trainer.should_stop = True  # a resumed run that had stopped early does not train another epoch
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a reader, forked from the process that decides
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        self.asked = number
+        again = "Ctrl-C again stops at once" if number == signal.SIGINT else f"{signal.Signals(number).name} came"
+        if rank() == 0:
+            print(f"\nstopping after this step; {again}", file=sys.stderr)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.asked and stepped and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if not stepped or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        asked, due = largest(self.asked or 0, self._due(trainer))
+        if asked:
             trainer.save_checkpoint(self.checkpoint)
-            self.stopped = True
+            self.stopped = asked
             raise Interrupted
+        if due:
+            self._saved = time.monotonic()
+            trainer.save_checkpoint(self.checkpoint, storage_options=LATER)
+
+    def _due(self, trainer: pl.Trainer) -> bool:
+        if self.steps is not None:
+            return trainer.global_step % self.steps == 0
+        return self.seconds is not None and time.monotonic() - self._saved >= self.seconds
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.asked and trainer.current_epoch + 1 < (trainer.max_epochs or 0) and not trainer.should_stop:
-            self.stopped = trainer.should_stop = True
+        self._saved = time.monotonic()
+        (asked,) = largest(self.asked or 0)
+        if asked and trainer.current_epoch + 1 < (trainer.max_epochs or 0) and not trainer.should_stop:
+            self.stopped, trainer.should_stop = asked, True
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._restore()
@@ -266,9 +321,29 @@ class StopOnInterrupt(Callback):
         self._restore()
 
     def _restore(self) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGINT, self._old)
-            self._old = None
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._old = {}
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """What a scheduler sends before it ends a job counts as Ctrl-C, where there is no step to wait for."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt
+
+    old = {number: signal.signal(number, end) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 class Unfreeze(Callback):
@@ -316,6 +391,9 @@ class Unfreeze(Callback):
         if due > self._reached:
             self._reached = due
             pl_module.net.backbone.freeze(self.at[due], self.freeze_batch_stats)
+            if isinstance(trainer.strategy, DDPStrategy):  # which averages the gradients of what was trained when it was made
+                trainer.strategy.model = pl_module
+                trainer.strategy.configure_ddp()
             trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
             log.info("epoch %d: trainable from %s on: %s parameters", due, self.at[due] or "the first layer", f"{trained:,}")
 

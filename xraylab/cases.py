@@ -61,7 +61,7 @@ def write_cases(
     directory: Path, table: StudyTable, predictions: pd.DataFrame, rows: np.ndarray, each: int, blank: str = "ignore",
     uncertain: str = "ignore",
 ) -> None:  # fmt: skip
-    """Write ``figures/cases``: a picture of each case, the study's first view or middle slice, and ``cases.csv``.
+    """Write ``figures/cases``: a picture of each case, the first view or middle slice, and ``cases.csv``.
 
     What was there of an earlier evaluation is removed.
 
@@ -81,11 +81,13 @@ def write_cases(
     drawn: dict[int, tuple[str, str]] = {}  # a study may be a case of several findings
     for row in dict.fromkeys(cases["row"]):
         references = table.frame["images"].iloc[rows[row]]
-        k = 0 if table.views else len(references) // 2
+        k = 0 if table.views or table.parts else len(references) // 2
         images = table.source.read(references[k : k + 1])
         i = 0 if table.views else len(images) // 2
-        place, of = (k, len(references)) if table.views or len(references) > 1 else (i, len(images))
+        by_file = table.views or (len(references) > 1 and not table.parts)
+        place, of = (k, len(references)) if by_file else (i, len(images))
         what = f"{'view' if table.views else 'slice'} {place + 1} of {of}" if of > 1 else ""
+        what = " ".join([*table.parts[:1], what]).strip()
         name = f"{len(drawn) + 1:02d}.png"
         with beside(folder / name) as partial:
             _write_png(partial, images[i], table.data)

@@ -5,14 +5,17 @@ Nothing here imports torch, so that help and mistakes answer at once.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import functools
+import gc
 import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -23,8 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xraylab import conf_dir
-from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Stopped, UserError, did_you_mean, listed
-from xraylab.run import new_run_dir
+from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Lost, Stopped, UserError, did_you_mean, listed
+from xraylab.processes import launched
+from xraylab.run import BEGUN, LOCK, new_run_dir
 
 
 def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
@@ -42,14 +46,18 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
     sys.argv[1:] = [re.sub(r"^(columns\.\w+)=([^'\"]*\{label\}[^'\"]*)$", r"\1='\2'", a) for a in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us instead of Hydra's own report
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
+    try:
+        _one_of_many(config)
+    except UserError as error:
+        ended_by(error)
     ended: list[Exception] = []
 
     def guarded(cfg: DictConfig) -> None:
         try:
             job(cfg)
-        except (UserError, Stopped) as error:
+        except (UserError, Stopped, Lost) as error:
             if HydraConfig.get().mode is not RunMode.RUN:
-                print(f"error: {error}" if isinstance(error, UserError) else error, file=sys.stderr)
+                print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
                 if isinstance(error, Stopped):  # ends the sweep as well
                     raise SystemExit(EXIT_RESUMABLE) from None
                 raise
@@ -60,11 +68,8 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(guarded)()
         if ended:
             raise ended[0]
-    except UserError as error:
-        # from a reading process it comes with that process's traceback before it
-        _exit(f"error: {str(error).rsplit('xraylab.errors.UserError: ', 1)[-1].rstrip()}", EXIT_USER)
-    except Stopped as stopped:
-        _exit(str(stopped), EXIT_RESUMABLE)
+    except (UserError, Stopped, Lost) as error:
+        ended_by(error)
     except (HydraException, OmegaConfBaseException) as error:
         _exit(f"error: {_in_words(error, config)}", EXIT_USER)
     except OSError as error:
@@ -76,25 +81,71 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
         _exit("interrupted before there was anything to keep", 1)
 
 
-@functools.cache
-def _claimed(name: str, resume: str | None) -> str:
-    return new_run_dir(name, resume)
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Around the imports of torch and what goes with it: a quarter of their time went to looking for garbage."""
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
-def _run_dir(name: str, resume: str | None) -> str:
+_claimed: dict[tuple[str, str | None], str] = {}
+
+
+def _run_dir(name: str, resume: str | None, *, _root_: DictConfig) -> str:
     # merging configs resolves it too; only a job that begins claims a directory, and once
-    return _claimed(name, resume) if HydraConfig.initialized() else ""
+    if not HydraConfig.initialized():
+        return ""
+    if (name, resume) not in _claimed:
+        config = OmegaConf.to_container(_root_) if resume == "auto" else None
+        _claimed[name, resume] = new_run_dir(name, resume, config)  # type: ignore[arg-type]
+    return _claimed[name, resume]
 
 
 def _remove_if_empty(directory: Path) -> None:
     """Delete the directory of a run that never began: nothing in it but an empty or a short log."""
     if (directory / "config.yaml").exists() or directory.resolve() == Path.cwd().resolve():
         return
-    (directory / "xraylab.log").unlink(missing_ok=True)
+    if not (directory / BEGUN).exists():
+        for name in ("xraylab.log", LOCK):
+            (directory / name).unlink(missing_ok=True)
     ours = [directory, *directory.parents[:2]] if directory.parts[-3:-2] == ("outputs",) else [directory]
     with contextlib.suppress(OSError):  # until one holds something
         for folder in ours:
             folder.rmdir()
+
+
+def _one_of_many(config: str) -> None:
+    """Refuse commands that are one process; give the others of a training a place for what Hydra writes of them.
+
+    Raises:
+        UserError: the command is one process, or a sweep.
+    """
+    here = launched()
+    if here.world == 1:
+        return
+    if config != "config" or {"-m", "--multirun"} & set(sys.argv[1:]):
+        what = "a sweep starts the processes of each job itself (accelerator.devices=2)" if config == "config" else "one process"
+        raise UserError(f"{here.launcher} started {here.world} processes, but this is {what}: start it without {here.launcher}.")
+    if here.rank:
+        folder = tempfile.mkdtemp(prefix="xraylab-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        sys.argv.append(f"hydra.run.dir={folder}")  # the first's is that of the run
+
+
+def ended_by(error: UserError | Stopped | Lost) -> NoReturn:
+    """Say it, unless another process has, and exit with its code."""
+    # from a reading process it comes with that process's traceback before it
+    text = str(error).rsplit("xraylab.errors.UserError: ", 1)[-1].rstrip()
+    if text:
+        print(text if isinstance(error, Stopped) else f"error: {text}", file=sys.stderr)
+    sys.exit(EXIT_USER if isinstance(error, UserError) else EXIT_RESUMABLE if isinstance(error, Stopped) else 1)
 
 
 def _exit(message: str, code: int) -> None:
@@ -133,7 +184,7 @@ def _unknown_key(key: str, config: str) -> str:
     others = {owner for owner, keys in _dataset_keys().items() if key.split(".")[0] in keys}
     if others and dataset not in others:
         return f"{key} is a key of dataset={' or dataset='.join(sorted(others))}; the dataset here is {dataset}."
-    flat = dict(_flat(_composed(config, list(groups.values()))))
+    flat = dict(every_key(_composed(config, list(groups.values()))))
     known = sorted(set(flat) | set(_groups() if "dataset" in flat else []))
     if key in known:
         return f"{key} cannot be set this way: write {key}=<value> or {key}=<choice>."
@@ -154,11 +205,12 @@ def _composed(config: str, groups: list[str]) -> Any:
     return OmegaConf.to_container(cfg, resolve=False)
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def every_key(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a nested mapping, as ``group.key``, and its value."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield f"{prefix}{key}", value
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from every_key(value, f"{prefix}{key}.")
 
 
 def _dataset_keys() -> dict[str, set[str]]:

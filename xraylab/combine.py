@@ -51,7 +51,8 @@ class Member:
 
 def combine(
     members: Sequence[Member], method: str, directory: Path, own: str | None = None, fit_on: str = "valid", folds: int = 5,
-    splits: Sequence[str] | None = None, bootstrap: int | None = None, seed: int | None = None,
+    splits: Sequence[str] | None = None, bootstrap: int | None = None, seed: int | None = None, blank: str | None = None,
+    uncertain: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Combine members, evaluate, and leave predictions and ``combination.json`` in a directory.
 
@@ -60,6 +61,8 @@ def combine(
         fit_on, folds: of ``method=stack``, see :class:`xraylab.combination.Combination`.
         splits: None: those of valid and test that members have.
         bootstrap, seed: None: as the first member's.
+        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.scored_labels`; None: as the members', or of
+            tables ``ignore``. Members that were scored otherwise are named.
 
     Returns:
         The content of ``evaluation.json``.
@@ -69,13 +72,12 @@ def combine(
     """
     from xraylab.combination import Combination, stack_of, write_combination
     from xraylab.data.table import SYNTHETIC
-    from xraylab.ensemble import same_scoring
     from xraylab.joining import require_one_split
     from xraylab.results import evaluate_tables
 
     names = [m.name for m in members]
     runs = [m for m in members if m.evaluation]
-    scored = same_scoring([m.evaluation for m in runs], [m.name for m in runs])
+    scored = _scoring(runs, {k: v for k, v in (("blank", blank), ("uncertain", uncertain)) if v is not None})
     data = _data(members)
     by_study = {m.name: {f[:-4]: t for f, t in m.tables.items() if not f.endswith("_images.csv")} for m in members}
     require_one_split(by_study)
@@ -105,7 +107,7 @@ def combine(
     return {
         "data": data,
         "selection": next((m.evaluation["selection"] for m in runs), "not known"),
-        "members": _described(members),
+        "members": _described(members, scored),
         "left_out": left_out,
         "scored": scored,
         "combination": combination.record(),
@@ -157,6 +159,25 @@ def _of_table(path: Path, name: str, columns: Mapping[str, str]) -> Member:
     synthetic, table = "data" in table, table.drop(columns="data", errors="ignore")
     parts = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}
     return Member(name, path, parts, {}, None, synthetic)
+
+
+def _scoring(runs: Sequence[Member], given: Mapping[str, str]) -> dict[str, str]:
+    """What labels count as: as given, else as in all runs; where a run was scored otherwise, that is said.
+
+    Raises:
+        UserError: runs were scored otherwise than each other in what is not given.
+    """
+    from xraylab.ensemble import same_scoring
+
+    try:
+        scored = same_scoring([{"scored": {**m.evaluation.get("scored", {}), **given}} for m in runs], [m.name for m in runs])
+    except UserError as error:
+        raise UserError(f"{error}. Say what counts: blank=ignore|negative uncertain=ignore|negative|positive") from None
+    scored |= given
+    if other := [m.name for m in runs if same_scoring([m.evaluation], [m.name]) != scored]:
+        how = ", ".join(f"{k} {v}" for k, v in scored.items())
+        log.warning("scored with %s, and %s otherwise: their own numbers are of other labels.", how, listed(other))
+    return scored
 
 
 def _files(members: Sequence[Member], splits: Sequence[str], asked: bool) -> list[str]:
@@ -232,8 +253,10 @@ def _fitting(fit_on: str) -> str:
     return more or " A stack needs studies that its members were not trained on."
 
 
-def _described(members: Sequence[Member]) -> list[str]:
-    """Members' names, with those of their settings, as typed, that not all have."""
+def _described(members: Sequence[Member], scored: Mapping[str, str]) -> list[str]:
+    """Members' names, with those of their settings, as typed, that not all have, and how they were scored if otherwise."""
+    from xraylab.ensemble import same_scoring
+
     typed = []
     for member in members:
         path = member.path / "environment.json"
@@ -242,6 +265,8 @@ def _described(members: Sequence[Member]) -> list[str]:
             log.warning("%s was stopped before its end; it is combined as it is.", member.path)
         first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
         typed.append([w for w in first.get("overrides", []) if not w.startswith("hydra.")])
+        own = same_scoring([member.evaluation], [member.name])
+        typed[-1] += [f"scored there with {k} {v}" for k, v in own.items() if member.evaluation and v != scored[k]]
     shared = set(typed[0]).intersection(*typed)
     words = [" ".join(w for w in of if w not in shared) for of in typed]
     return [f"{m.name} ({w})" if w else m.name for m, w in zip(members, words, strict=True)]
@@ -251,8 +276,10 @@ def job(cfg: DictConfig) -> None:
     """Combine, and report."""
     from hydra.core.hydra_config import HydraConfig
 
+    from xraylab.dashboards import record_made
     from xraylab.page import closing_table, write_report
     from xraylab.results import write_records
+    from xraylab.settings import scoring_of
 
     started = time.monotonic()
     for key in ("runs", "method"):
@@ -265,6 +292,7 @@ def job(cfg: DictConfig) -> None:
     for key, least in (("folds", 2), ("bootstrap", 0), ("seed", 0)):
         if cfg[key] is not None and (not isinstance(cfg[key], int) or cfg[key] < least):
             raise UserError(f"{key}={cfg[key]}: it is a whole number from {least} on.")
+    scoring_of(cfg.blank, cfg.uncertain)
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     if (directory / "config.yaml").exists():
@@ -273,13 +301,14 @@ def job(cfg: DictConfig) -> None:
     splits = [cfg.splits] if isinstance(cfg.splits, str) else cfg.splits
     members = read_members([str(p) for p in paths], dict(cfg.columns))
     evaluation = combine(
-        members, cfg.method, directory, cfg.own, cfg.fit_on, cfg.folds, splits, cfg.bootstrap, cfg.seed
+        members, cfg.method, directory, cfg.own, cfg.fit_on, cfg.folds, splits, cfg.bootstrap, cfg.seed, cfg.blank, cfg.uncertain
     )  # fmt: skip
     seed = next(iter(evaluation["splits"].values()))["bootstrap"]["seed"]
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     write_records(directory, evaluation, {str(k): v for k, v in config.items()}, "combine", list(hydra.overrides.task), seed)
     write_report(directory)
+    record_made(directory, evaluation, config, [m.path for m in members], "combine")  # type: ignore[arg-type]
     log.info("%s", closing_table(evaluation, directory, f"{time.monotonic() - started:.0f} s"))
 
 

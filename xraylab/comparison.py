@@ -65,7 +65,20 @@ class Comparison(Callback):
         folder = Path(config.hydra.sweep.dir)
         write_comparison(folder, self.ensembles, self.published)
         if (folder / "comparison.csv").is_file():
+            _record_ensembles(folder, self.ensembles)
             print(f"\n{text_table(folder)}\n  everything is in {folder}\n  read {folder / 'report.html'}")
+
+
+def _record_ensembles(folder: Path, ensembles: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log a multirun's ensembles where its runs were logged."""
+    from xraylab.combination import read_combination
+    from xraylab.dashboards import record_made
+
+    for name, options in ensembles.items():
+        directory = folder / "ensembles" / name
+        if (made := read_combination(directory)) is not None:
+            evaluation = json.loads((directory / "evaluation.json").read_text())
+            record_made(directory, evaluation, {"ensemble": dict(options)}, made[1], "ensemble")
 
 
 def _published(given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -14,14 +14,13 @@ import pandas as pd
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import labels_of, scored_labels
 from xraylab.metrics import number
-from xraylab.sections import points_legend, roc_points
+from xraylab.sections import COLUMNS, panel_grid, points_legend, roc_points, spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 POINTS = 500  # at most, of a drawn curve
-COLUMNS = 4  # of panels
 KINDS = {"roc": ("auroc", "ROC", "AUROC"), "pr": ("average_precision", "Precision-recall", "average precision")}
 
 
@@ -67,22 +66,15 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
         where: what the title says of the data.
         blank, uncertain: as in the evaluation.
     """
-    from matplotlib.figure import Figure
-
     labels = labels_of(table)
-    columns = min(COLUMNS, len(labels))
-    rows = math.ceil(len(labels) / columns)
-    figure = Figure(figsize=(max(2.75 * columns, 4.5), 3.05 * rows + 0.9), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    figure, grid = panel_grid(len(labels))
     metric, name, value = KINDS[kind]
     interval = ", 95% interval" if result["bootstrap"]["resamples"] else ""
     figure.suptitle(f"{name}, {where}; {value}{interval}")
     for axes, label in zip(grid, labels, strict=False):
         m = result["labels"][label][metric]
         truth, probability = scored(table, label, blank, uncertain)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.set_title(f"{label}\nn {len(truth)}, {int(truth.sum())} positive\n{number(m)}", fontsize=9)
-        axes.tick_params(labelsize=8)
         if m["value"] is None:
             axes.text(0.5, 0.5, m["reason"].replace(" that ", "\nthat "), ha="center", va="center", fontsize=8, color="#656d76")
             continue
@@ -91,10 +83,6 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
             roc_points(axes, result, label, "C3")
         if kind == "pr":
             axes.axhline(truth.mean(), ls=":", color="grey", lw=1)
-    for axes in grid[len(labels) - columns : len(labels)]:
-        axes.tick_params(labelbottom=True)
-    for axes in grid[len(labels) :]:
-        axes.set_axis_off()
     x, y = ("1 - specificity", "sensitivity") if kind == "roc" else ("sensitivity (recall)", "precision")
     figure.supxlabel(x + (points_legend(result) if kind == "roc" else ""), fontsize=10)
     figure.supylabel(y, fontsize=10)
@@ -105,8 +93,8 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank:
     """A figure of all findings' ROC curves, and beside them the precision-recall curves. Arguments as of :func:`panels`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.5, 4.8), layout="constrained")
-    roc, pr = figure.subplots(1, 2)
+    figure = Figure(figsize=(10.5, 4.8))
+    roc, pr = spaced(figure, 1, 2, 0.65, 0.1, 0.75, 0.7, 0.75)
     for k, label in enumerate(labels_of(table)):
         metrics = result["labels"][label]
         truth, probability = scored(table, label, blank, uncertain)
@@ -129,6 +117,48 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank:
     for axes in (roc, pr):
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=8)
+    return figure
+
+
+def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, blank: str, uncertain: str) -> Figure:
+    """A figure of confusion matrices: of each finding at the first operating point, 0.5; of exclusive ones also the likeliest.
+
+    Cells hold counts; colours the share of a row, which is what is true. Arguments as of :func:`panels`.
+    """
+    from matplotlib.figure import Figure
+
+    labels = labels_of(table)
+    matrices: list[tuple[str, list[str], np.ndarray]] = []
+    if "exclusive" in result:
+        truth, p = (table[[f"{kind}_{name}" for name in labels]].to_numpy(np.float64) for kind in "yp")
+        rows = (truth == 1).sum(1) == 1
+        counts = np.zeros((len(labels), len(labels)), int)
+        np.add.at(counts, (truth[rows].argmax(1), p[rows].argmax(1)), 1)
+        matrices.append(("likeliest", labels, counts))
+    for label in labels:
+        y, probability = scored(table, label, blank, uncertain)
+        called = (probability >= result["threshold"]).astype(int)
+        counts = np.array([[((y == a) & (called == b)).sum() for b in (0, 1)] for a in (0, 1)])
+        matrices.append((f"{label}, n {len(y)}", ["negative", "positive"], counts))
+    columns = min(COLUMNS, len(matrices))
+    lines = math.ceil(len(matrices) / columns)
+    figure = Figure(figsize=(max(2.75 * columns, 4.5), 2.9 * lines + 0.9))
+    names_of_rows = 0.6 if "exclusive" not in result else 1.2
+    grid = spaced(figure, lines, columns, 0.4 + names_of_rows, 0.1, 0.7, 0.8, names_of_rows, 0.75)
+    figure.suptitle(f"Confusion at {result['threshold']}, {where}")
+    for axes, (title, names, counts) in zip(grid, matrices, strict=False):
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        axes.set_title(title, fontsize=9)
+        axes.set_xticks(range(len(names)), names, fontsize=7, rotation=0 if len(names) == 2 else 90)
+        axes.set_yticks(range(len(names)), names, fontsize=7, rotation=90 if len(names) == 2 else 0, va="center")
+        for (a, b), count in np.ndenumerate(counts):
+            axes.text(b, a, str(count), ha="center", va="center", fontsize=9 if len(names) < 8 else 6,
+                      color="white" if share[a, b] > 0.6 else "black", gid=f"{title}: {names[a]} called {names[b]}")  # fmt: skip
+    for axes in grid[len(matrices) :]:
+        axes.set_axis_off()
+    figure.supxlabel("called", fontsize=10)
+    figure.supylabel("truth", fontsize=10)
     return figure
 
 

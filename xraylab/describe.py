@@ -218,7 +218,8 @@ def _pictures(
                     continue
                 i = 0 if table.views else len(images) // 2
                 of = len(study["images"]) if table.views else len(images)
-                what = f", {'view' if table.views else 'slice'} {i + 1} of {of}" if of > 1 else ""
+                kind = "view" if table.views else " ".join([*table.parts[:1], "slice"])
+                what = f", {kind} {i + 1} of {of}" if of > 1 else ""
                 shown.setdefault(str(group), []).append((f"{words}: {study['id']}{what}", images[i]))
     return shown, broken
 

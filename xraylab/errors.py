@@ -16,6 +16,10 @@ class Stopped(Exception):
     """The job was stopped, lost nothing and can be resumed as the message says. Exit code 75."""
 
 
+class Lost(Exception):
+    """Another process of the run is gone, and nothing can be resumed. Exit code 1."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A sentence that starts with a space and names the nearest choices, or an empty string."""
     choices = list(choices)

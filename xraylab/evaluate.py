@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xraylab.cli import launch
+from xraylab.cli import importing, launch
 from xraylab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -40,17 +40,21 @@ def job(cfg: DictConfig) -> None:
         return
     if cfg.output is not None:
         raise UserError(f"output={cfg.output}: it is for table=…; a run's evaluation is written into the run.")
-    from xraylab.assemble import assemble
-    from xraylab.page import closing_table, write_report
     from xraylab.run import run_of, write_json
-    from xraylab.training import checkpoint_of, evaluate_run, quiet
 
     started = time.monotonic()
-    quiet()
     run = run_of(cfg.run)
     if not (run / "checkpoints").is_dir() and (run / "predictions").is_dir():
         table = next(iter(sorted((run / "predictions").glob("*.csv"))), run / "predictions")
         raise UserError(f"run={run}: made of tables, it has no model of its own. Combine anew, or evaluate its table={table}.")
+    with importing():
+        from xraylab.assemble import assemble
+        from xraylab.build import plain
+        from xraylab.dashboards import record_evaluation
+        from xraylab.page import closing_table, write_report
+        from xraylab.training import checkpoint_of, evaluate_run, quiet
+
+    quiet()
     checkpoint = checkpoint_of(run)
     if cfg.checkpoint != "best":
         checkpoint = run / "checkpoints" / "last.ckpt" if cfg.checkpoint == "last" else Path(cfg.checkpoint)
@@ -89,6 +93,7 @@ def job(cfg: DictConfig) -> None:
     evaluation = evaluate_run(assembled, run, checkpoint)
     write_json(run / "evaluation.json", evaluation)
     write_report(run)
+    record_evaluation(run, evaluation, {"evaluate": plain(cfg)}, checkpoint)
     log.info("%s", closing_table(evaluation, run, f"{time.monotonic() - started:.0f} s"))
     if before is not None:
         changed = sorted(_differences(before, evaluation))

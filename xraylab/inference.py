@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from xraylab.assemble import hardware, split_table
 from xraylab.build import build, find_data, plain
-from xraylab.callbacks import RunningLoss, StudyProgress, clock
 from xraylab.combination import Combination, read_combination
-from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, AnyFileSource, Files, Skipped
-from xraylab.data.loading import Batch, Draw, StepSampler, StudyDataset, prepare
-from xraylab.data.module import worker_count
+from xraylab.data.inputs import LEFT_OUT, AnyFileSource, Files, Skipped, of_plane, with_parts
 from xraylab.data.mrnet import PLANES
 from xraylab.data.table import SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
-from xraylab.evaluation import KEYS, prediction_table, read_table
-from xraylab.module import StudyModule, checkpoint_of, load_module, read_checkpoint, require_finite
+from xraylab.evaluation import prediction_table, read_table
+from xraylab.module import StudyModule, checkpoint_of, load_module, read_checkpoint
+from xraylab.reading import View, predict_rows
 from xraylab.settings import check_config
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 BATCH = 8  # studies in a batch, where the run does not say
-LOG_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -72,12 +64,15 @@ class Predicted:
         skipped: files that could not be read, and what became of their studies.
         synthetic: the model or the images are of the synthetic sample.
         paths: of each study in the table, for the files of challenges.
+        images: the same by image, where studies have several views; an image is its file, with ``#`` and a number where a file
+            holds several.
     """
 
     table: pd.DataFrame
     skipped: list[Skipped] = field(default_factory=list)
     synthetic: bool = False
     paths: list[str] = field(default_factory=list)
+    images: pd.DataFrame | None = None
 
 
 def predict(run: Path, studies: str | Files, options: Options | None = None) -> Predicted:
@@ -103,20 +98,44 @@ def predict(run: Path, studies: str | Files, options: Options | None = None) -> 
         rows = table.part(studies).index.to_numpy()
         paths = [f"{table.name}/{i}" for i in table.frame.loc[rows, "id"]]
     else:
-        studies = _of_plane(run, studies, options.joined)
+        plane = OmegaConf.select(config, "plane") if config is not None else None
+        if module.net.parts:
+            studies = with_parts(studies, module.net.parts)
+        elif plane in PLANES:
+            studies = of_plane(studies, plane, PLANES, options.joined)
         table, rows = _of_files(studies, module, options), np.arange(len(studies.frame))
         lost, paths = studies.missing, studies.frame["path"].tolist()
-    found, probabilities, skipped = _run(module, table, rows, config, options)
+    found, probabilities, views, by_image, skipped = predict_rows(module, table, rows, *_how(config, options), options.workers)
     if not len(found):
         named = listed((f"{s.file or s.id} ({s.reason})" for s in skipped), 5)
         raise UserError(f"not one of {len(rows)} studies can be read: {named}.")
     split = studies if isinstance(studies, str) else ""
     predictions = prediction_table(table.frame, table.labels, split, found, probabilities)
+    images = _image_table(table, split, views, by_image) if views else None
     if not isinstance(studies, str):
-        predictions = predictions.drop(columns=[f"y_{label}" for label in table.labels])
+        unknown = [f"y_{label}" for label in table.labels]
+        predictions = predictions.drop(columns=unknown)
+        images = images.drop(columns=unknown) if images is not None else None
     place = dict(zip(rows.tolist(), paths, strict=True))
     synthetic = module.data == SYNTHETIC or table.synthetic
-    return Predicted(predictions, [*lost, *skipped], synthetic, [place[row] for row in found.tolist()])
+    return Predicted(predictions, [*lost, *skipped], synthetic, [place[row] for row in found.tolist()], images)
+
+
+def _how(config: DictConfig | None, options: Options) -> tuple[int, dict[str, Any], str]:
+    """Studies in a batch, arguments of the Trainer, and its precision."""
+    settings = check_config(config) if config is not None else None
+    batch_size = options.batch_size or (settings.batch_size if settings else BATCH)
+    accelerator = options.accelerator or (plain(config.accelerator) if config is not None else {"accelerator": "auto"})
+    precision = options.precision or (settings.precision if settings else "auto")
+    return batch_size, *hardware(accelerator, precision)
+
+
+def _image_table(table: StudyTable, split: str, views: Sequence[View], probabilities: np.ndarray) -> pd.DataFrame:
+    """The prediction table by image, of probabilities (I,L)."""
+    first, images = np.r_[0, table.frame["images"].map(len).cumsum()], table.frame["images"].tolist()
+    rows = np.array([first[row] + images[row].index(image) for row, image, _ in views])
+    out = prediction_table(table.by_image().frame, table.labels, split, rows, probabilities)
+    return out.assign(image=out["image"] + [place for _, _, place in views])
 
 
 def run_labels(run: Path, checkpoint: str = "best") -> list[str]:
@@ -221,6 +240,7 @@ def _of_files(files: Files, module: StudyModule, options: Options) -> StudyTable
         name=files.name,
         synthetic=files.synthetic,
         views=bool(module.images["views"]),
+        parts=module.net.parts,
     )
 
 
@@ -244,37 +264,28 @@ def _combined(run: Path, combination: Combination, members: list[Path], studies:
     else:
         tables, skipped = _shared(done)
     table = combination.join(tables)
+    views = [d.images for d in done if d.images is not None]
+    images = None
+    if len(views) == len(done):
+        try:
+            images = combination.join(_same_images(views))
+        except UserError as error:  # as of a stack, or where models are chosen by another group than an image's
+            log.info("there is no table by image: %s.", error)
     paths = {i: path for d in reversed(done) for i, path in zip(d.table["id"], d.paths, strict=True)}
-    return Predicted(table, skipped, any(d.synthetic for d in done), [paths[i] for i in table["id"]])
+    return Predicted(table, skipped, any(d.synthetic for d in done), [paths[i] for i in table["id"]], images)
+
+
+def _same_images(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Tables by image, of the images that are in all of them, in one order."""
+    indexed = [table.set_index(["id", "image"], drop=False).rename_axis([None, None]) for table in tables]
+    shared = indexed[0].index[np.all([indexed[0].index.isin(table.index) for table in indexed], axis=0)]
+    return [table.loc[shared].reset_index(drop=True) for table in indexed]
 
 
 def _model(run: Path, member: Path) -> Path:
     if member.is_dir():
         return member
     raise UserError(f"{run}: its member {member.resolve()} is a table of predictions, of a model that is not here.")
-
-
-def _of_plane(run: Path, files: Files, joined: bool) -> Files:
-    """Of exams in several planes, which folders name, the images of the plane that a run was trained on.
-
-    Raises:
-        UserError: there are images of other planes only.
-    """
-    home = home_of(run)
-    plane = OmegaConf.select(OmegaConf.load(home / "config.yaml"), "plane") if home is not None else None
-    planes = [next((part for part in reversed(path.split("/")) if part in PLANES), None) for path in files.frame["path"]]
-    if plane not in PLANES or not any(planes):
-        return files
-    frame = files.frame[[p in (plane, None) for p in planes]].reset_index(drop=True)
-    there = listed(sorted({p for p in planes if p}))
-    if frame.empty:
-        raise UserError(f"{files.name}: these are images of {there}; {run} was trained on plane={plane}.")
-    if len(frame) < len(planes):
-        log.info("%d of %d studies are of another plane than %s, and left alone", len(planes) - len(frame), len(planes), plane)
-    if joined:
-        frame["id"] = ["/".join(part for part in i.split("/") if part != plane) for i in frame["id"]]
-        frame["group"] = frame["group"].where(frame["group"] != "", plane)
-    return replace(files, frame=frame)
 
 
 def predict_all(runs: Sequence[Path], studies: str | Files, options: Options | None = None) -> Predicted:
@@ -294,10 +305,17 @@ def predict_all(runs: Sequence[Path], studies: str | Files, options: Options | N
             of[label] = run
     done = [predict(run, studies, replace(options, joined=True)) for run in runs]
     tables, skipped = _shared(done)
-    values = {c: table[c] for table in tables for c in table.columns if c.startswith(("p_", "y_"))}
-    joined = tables[0][KEYS].assign(**dict(sorted(values.items(), key=lambda item: item[0].startswith("y_"))))
+    joined, views = _side_by_side(tables), [d.images for d in done if d.images is not None]
     paths = dict(zip(done[0].table["id"], done[0].paths, strict=True))
-    return Predicted(joined, skipped, any(d.synthetic for d in done), [paths[i] for i in joined["id"]])
+    images = _side_by_side(_same_images(views)) if len(views) == len(done) else None
+    return Predicted(joined, skipped, any(d.synthetic for d in done), [paths[i] for i in joined["id"]], images)
+
+
+def _side_by_side(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of the same rows and other labels as one."""
+    keys = [c for c in tables[0].columns if not c.startswith(("p_", "y_"))]
+    values = {c: table[c] for table in tables for c in table.columns if c not in keys}
+    return tables[0][keys].assign(**dict(sorted(values.items(), key=lambda item: item[0].startswith("y_"))))
 
 
 def _shared(done: Sequence[Predicted]) -> tuple[list[pd.DataFrame], list[Skipped]]:
@@ -315,140 +333,3 @@ def _shared(done: Sequence[Predicted]) -> tuple[list[pd.DataFrame], list[Skipped
     named = {s.id for s in skipped}
     lost = [i for i in dict.fromkeys(i for d in done for i in d.table["id"]) if i not in shared and i not in named]
     return tables, [*skipped, *(Skipped(i, "", "not every run has images of it", LEFT_OUT) for i in lost)]
-
-
-# ---- reading what can be read, and predicting it ----------------------------------------------------------------------
-
-
-class _Read(NamedTuple):
-    """What could be read of a draw: a batch of every size of images, and what is missing, by row."""
-
-    batches: tuple[Batch, ...]
-    skipped: tuple[tuple[int, str, str, str], ...]
-    ids: tuple[str, ...]
-
-
-class _Tolerant(Dataset[_Read]):
-    """A dataset that goes on without what cannot be read, and names it."""
-
-    def __init__(self, studies: StudyDataset) -> None:
-        self.studies = studies
-
-    def __getitem__(self, draw: Draw) -> _Read:
-        by_shape: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = defaultdict(list)
-        skipped: list[tuple[int, str, str, str]] = []
-        for row in draw.rows:
-            bag, faults = self._read(row)
-            if bag is not None:
-                by_shape[bag.shape[1:]].append((row, bag))
-            became = LEFT_OUT if bag is None else FROM_THE_REST
-            skipped += [(row, image, reason, became) for image, reason in faults]
-        batches = [self.studies.batch([r for r, _ in part], [b for _, b in part], 0.0) for part in by_shape.values()]
-        return _Read(tuple(batches), tuple(skipped), tuple(self.studies.ids[draw.rows]))
-
-    def _read(self, row: int) -> tuple[np.ndarray | None, list[tuple[str, str]]]:
-        """A study's prepared images, or None; and images with the reason why they are not among them."""
-        try:
-            return self.studies.read(row), []
-        except UserError as error:
-            whole = _reason("", error)
-        faults, left = [], []
-        for image in self.studies.images[row]:
-            try:
-                self._prepared([image])
-                left.append(image)
-            except UserError as error:
-                faults.append((image, _reason(image, error)))
-        if not faults:
-            return None, [("", whole)]
-        try:
-            return (self._prepared(left) if left else None), faults
-        except UserError as error:
-            return None, [*faults, ("", _reason("", error))]
-
-    def _prepared(self, images: list[str]) -> np.ndarray:
-        return prepare(self.studies.source.read(images), self.studies.size, self.studies.rescale)
-
-
-def _reason(image: str, error: UserError) -> str:
-    """An error in a few words, without the file's name."""
-    return str(error).splitlines()[0].removeprefix(f"{image}: ").partition(". ")[0].rstrip(".")
-
-
-class _Predictor(pl.LightningModule):
-    """Predicts what was read: rows (B,), probabilities (B,L), and what was not."""
-
-    def __init__(self, module: StudyModule) -> None:
-        super().__init__()
-        self.module = module
-
-    def predict_step(self, read: _Read, batch_idx: int = 0) -> tuple[list[Tensor], list[Tensor], tuple[Any, ...]]:
-        done = [self.module.predict_step(batch)[:2] for batch in read.batches]
-        return [rows for rows, _ in done], [p for _, p in done], read.skipped
-
-
-class _Log(pl.Callback):
-    """How far it is, every few seconds."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
-        self.start = self.said = time.monotonic()
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.done += len(batch.ids)
-        now = time.monotonic()
-        if now - self.said >= LOG_SECONDS:
-            self.said, rate = now, self.done / (now - self.start)
-            left = clock((self.total - self.done) / rate)
-            log.info("predicting: %s of %s studies, %.1f a second, %s to go", f"{self.done:,}", f"{self.total:,}", rate, left)
-
-
-def _run(
-    module: StudyModule, table: StudyTable, rows: np.ndarray, config: DictConfig | None, options: Options
-) -> tuple[np.ndarray, np.ndarray, list[Skipped]]:  # fmt: skip
-    """Rows of the table that could be read (N,), in order, their probabilities (N,L), and what could not."""
-    settings = check_config(config) if config is not None else None
-    batch_size = options.batch_size or (settings.batch_size if settings else BATCH)
-    accelerator = options.accelerator or (plain(config.accelerator) if config is not None else {"accelerator": "auto"})
-    precision = options.precision or (settings.precision if settings else "auto")
-    accelerator, _ = hardware({"devices": 1, **accelerator}, precision)
-    static_shapes = bool(accelerator.pop("static_shapes", False))
-    dataset = StudyDataset(
-        table, module.preprocessing["size"], module.preprocessing["rescale"], static_shapes=static_shapes
-    )  # fmt: skip
-    loader = DataLoader(
-        _Tolerant(dataset),
-        sampler=StepSampler(rows, np.zeros(len(rows)), batch_size),
-        batch_size=None,  # the sampler draws whole batches and the dataset packs them
-        collate_fn=_as_is,
-        num_workers=worker_count(options.workers) if len(rows) > 2 * batch_size else 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-    trainer = pl.Trainer(
-        **accelerator, logger=False,
-        callbacks=[StudyProgress(RunningLoss(1)), _Log(len(rows))],
-        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
-    outputs: Any = trainer.predict(_Predictor(module), loader) or []
-    ids = table.frame["id"].tolist()
-    skipped = [Skipped(ids[row], *rest) for o in outputs for row, *rest in o[2]]
-    found = [r for o in outputs for r in o[0]]
-    if not found:
-        return np.zeros(0, np.int64), np.zeros((0, len(table.labels))), skipped
-    order = torch.cat(found).cpu().numpy()
-    probabilities = torch.cat([p for o in outputs for p in o[1]]).double().cpu().numpy()
-    require_finite(probabilities, "input")
-    places = np.argsort(order, kind="stable")
-    return order[places], probabilities[places], skipped
-
-
-def _as_is(read: Any) -> Any:
-    return read

@@ -112,7 +112,8 @@ def alike(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> list[pd.DataF
     told = [t["group"] for t in same if not (t["group"] == UNKNOWN["group"]).all()] or [same[0]["group"]]
     group = told[0]
     if not all(other.equals(group) for other in told):
-        group = pd.Series(["+".join(dict.fromkeys(map(str, row))) for row in zip(*told, strict=True)], dtype=group.dtype)
+        rows = ("+".join(map(str, row)).split("+") for row in zip(*told, strict=True))
+        group = pd.Series(["+".join(dict.fromkeys(row)) for row in rows], dtype=group.dtype)
     return [table.assign(patient=patient, group=group) for table in same]
 
 

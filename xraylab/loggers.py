@@ -1,128 +1,246 @@
-"""Dashboards that can never stop a run."""
+"""Loggers of Lightning that can never stop a run; what they are sent at its end is in :mod:`xraylab.dashboards`."""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xraylab.evaluation import by_unit
-from xraylab.metrics import METRICS
+from xraylab.dashboards import RECORD, read_record
+from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Stopped, UserError
+from xraylab.run import write_json
 
 log = logging.getLogger(__name__)
 os.environ.setdefault("WANDB_SILENT", "true")
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger  # noqa: E402
 from pytorch_lightning.loggers.logger import DummyLogger  # noqa: E402
+from pytorch_lightning.utilities.rank_zero import rank_zero_only  # noqa: E402
+
+STEP = "trainer/global_step"  # Lightning's name of the axis
+PATIENCE = 600.0  # seconds that the end of a run waits for an upload
 
 
-def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], directory: Path) -> None:
-    """Send what a run ends with to its loggers: the metrics by study of the checkpoint that was evaluated, and the curves.
+class Unfailing(Logger):
+    """Turns a logger of Lightning off on its first failure, with one warning. The first of a class's bases."""
 
-    ``test/<label>/<metric>`` and ``test/macro/<metric>``; those of valid, which also have a history, as ``best/valid/...``;
-    pictures as ``test/roc``, ``test/pr`` and, by image, ``test/roc_images``.
-
-    Args:
-        evaluation: the content of ``evaluation.json``.
-        directory: of the run, with ``figures``.
-    """
-    metrics = {
-        f"{'best/' * (split == 'valid')}{split}/{name}/{metric}": values[metric]["value"]
-        for split, result in by_unit(evaluation)
-        for name, values in {**result["labels"], "macro": result["macro"]}.items()
-        for metric in METRICS
-        if result["unit"] == "study" and values[metric]["value"] is not None
-    }
-    step = int(evaluation["checkpoint"]["step"])
-    pictures = {path.stem.replace("_", "/", 1): path for path in sorted((directory / "figures").glob("*.png"))}
-    for logger in loggers:
-        if isinstance(logger, Wandb):
-            logger.summarise(metrics)
-        else:
-            logger.log_metrics(metrics, step)
-        for key, path in pictures.items():
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(key, _pixels(path), step, dataformats="HWC")
-            elif hasattr(logger, "log_image"):
-                logger.log_image(key, [str(path)])
-
-
-def finish(loggers: Sequence[Logger]) -> None:
-    """Close what Lightning leaves open after its last ``finalize``."""
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.finalize("finished")
-        elif hasattr(logger, "finish"):
-            logger.finish()
-
-
-def _pixels(path: Path) -> Any:
-    """uint8 (H,W,3)."""
-    from matplotlib.image import imread
-
-    return (imread(path)[..., :3] * 255).round().astype("uint8")
-
-
-class Wandb(WandbLogger):
-    """Lightning's Weights & Biases logger; on its first failure it is turned off with one warning.
-
-    Args:
-        offline: record on disk, for a later ``wandb sync``.
-        options: of ``WandbLogger``.
-    """
-
-    def __init__(self, offline: bool = True, **options: Any) -> None:
-        if offline:
-            os.environ["WANDB_DATA_DIR"] = str(options.get("save_dir", "."))  # else it stages under the home
-        super().__init__(offline=offline, **options)
-        self._broken = False
+    called = "the logger"
+    _broken = False
 
     @property
     def experiment(self) -> Any:
-        """The W&B run, or a stand-in that takes every call once W&B has failed."""
+        """What the logger writes to, or a stand-in that takes every call once it has failed."""
         found: list[Any] = []
-        self._safely(lambda: found.append(super(Wandb, self).experiment))
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            self.safely(lambda: found.append(self._opened()))
         return found[0] if found else DummyLogger().experiment
 
-    def _safely(self, call: Callable[[], Any]) -> None:
+    def _opened(self) -> Any:
+        return super().experiment  # type: ignore[misc]
+
+    def safely(self, call: Callable[[], Any]) -> None:
+        """Do something; where it fails, warn and do nothing from then on."""
         if self._broken:
             return
         try:
             call()
         except Exception as error:  # whatever a dashboard raises, training goes on
+            if self._broken:  # what was called inside has said it
+                return
             self._broken = True
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            log.warning("W&B is off for the rest of this run: %s. Training goes on; history.csv is complete.", reason)
+            reason = _in_a_line(error)
+            log.warning("%s is off for the rest of this run: %s. Training goes on; history.csv is complete.", self.called, reason)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """As in Lightning."""
-        self._safely(lambda: super(Wandb, self).log_metrics(metrics, step))
+        self.safely(lambda: super(Unfailing, self).log_metrics(dict(metrics), step))  # type: ignore[safe-super]
 
-    def log_hyperparams(self, params: Any) -> None:
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """As in Lightning."""
-        self._safely(lambda: super(Wandb, self).log_hyperparams(params))
+        self.safely(lambda: super(Unfailing, self).log_hyperparams(params, *args, **kwargs))  # type: ignore[safe-super]
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """As in Lightning."""
-        self._safely(lambda: super(Wandb, self).after_save_checkpoint(checkpoint_callback))
+        self.safely(lambda: super(Unfailing, self).after_save_checkpoint(checkpoint_callback))
 
-    def log_image(self, key: str, images: list[Any], step: int | None = None, **options: Any) -> None:
+    def save(self) -> None:
         """As in Lightning."""
-        self._safely(lambda: super(Wandb, self).log_image(key, images, step, **options))
-
-    def summarise(self, metrics: Mapping[str, float]) -> None:
-        """Set the numbers that stand for the whole run."""
-        self._safely(lambda: self.experiment.summary.update(dict(metrics)))
+        self.safely(lambda: super(Unfailing, self).save())
 
     def finalize(self, status: str) -> None:
-        """Upload or close what Lightning closes."""
-        self._safely(lambda: super(Wandb, self).finalize(status))
+        """As in Lightning."""
+        self.safely(lambda: super(Unfailing, self).finalize(status))
 
-    def finish(self) -> None:
-        """End the W&B run, so that the next job of a sweep gets its own."""
+
+class TensorBoard(Unfailing, TensorBoardLogger):
+    """Lightning's TensorBoard logger, which never stops a run."""
+
+    called = "TensorBoard"
+
+
+class Wandb(Unfailing, WandbLogger):
+    """Lightning's Weights & Biases logger, which never stops a run, and goes on with one W&B run when a run is resumed.
+
+    Args:
+        save_dir: where the folder ``wandb`` is written.
+        offline: record on disk, for a later ``wandb sync``; so it is also where there is no key, or W&B is out of reach.
+        artifacts: the checkpoint and the tables too.
+        tags: of the W&B run.
+        options: of ``WandbLogger`` and ``wandb.init``.
+    """
+
+    called = "W&B"
+
+    def __init__(
+        self, save_dir: str = ".", offline: bool = True, artifacts: bool = True, tags: Sequence[str] = (), **options: Any
+    ) -> None:  # fmt: skip
+        settings = {"finish_timeout": PATIENCE, **(options.pop("settings", None) or {})}
+        super().__init__(save_dir=save_dir, tags=list(tags), settings=settings, **options)
+        del self._wandb_init["anonymous"]  # of which wandb 0.31 warns, though it is None
+        self.artifacts = artifacts
+        self.artifacts_of: str | None = None  # the W&B run that names them
+        self.kept_in: Path | None = None  # the file that keeps the W&B run's identity
+        asked = os.environ.get("WANDB_MODE")
+        self.mode = asked if asked in ("offline", "disabled", "dryrun") else "offline" if offline else "online"
+        self._defined: set[str] = set()
+        self._last = 0  # a step never goes back
+        self._data_dir: str | None = None
+
+    def of_run(self, directory: Path, job_type: str, group: str | None = None, tags: Sequence[str] = ()) -> None:
+        """Say which run directory it is of. The W&B run that this has been is gone on with, but by an evaluation.
+
+        Args:
+            job_type: ``train``, ``evaluate``, ``combine`` or ``ensemble``.
+            group: of the runs that belong together.
+            tags: beside those that were asked for.
+        """
+        init, before = self._wandb_init, read_record(directory)
+        fresh = {"id": init["id"] or secrets.token_hex(4), "group": init.get("group") or group}
+        own = {k: before[k] for k in fresh} if before and job_type != "evaluate" else fresh
+        name = [own["group"] or directory.absolute().parent.name, directory.absolute().name]
+        self.artifacts_of = before["id"] if before else own["id"]
+        self.kept_in = directory / RECORD if own["id"] == self.artifacts_of else None
+        tags = [tag[:64] for tag in (*init["tags"], *tags)]  # W&B takes no longer one
+        init |= {**own, "job_type": init.get("job_type") or job_type, "tags": list(dict.fromkeys(tags))}
+        init["name"] = init["name"] or "/".join(name)
+
+    @property
+    def offline(self) -> bool:
+        """Whether it writes to disk only."""
+        return self.mode != "online"
+
+    def _opened(self) -> Any:
+        if self._experiment is None:
+            self._begin()
+        return super()._opened()
+
+    def _begin(self) -> None:
+        import wandb
+
+        if self.mode == "online":
+            try:
+                if not wandb.login(prompt=False):  # else it asks at a terminal, and waits
+                    raise UserError("there is no key: set WANDB_API_KEY, or wandb login")
+                self._start("online")
+                return
+            except Exception as error:  # no key, a wrong one, no network: several kinds
+                self.mode = "offline"
+                later = f"wandb sync {self._save_dir}/wandb/offline-run-*"
+                log.warning("W&B: %s. Recorded on disk; to send it later: %s", _in_a_line(error), later)
+        self._start(self.mode)
+
+    def _start(self, mode: str) -> None:
+        if mode != "online":
+            self._data_dir = os.environ.get("WANDB_DATA_DIR", "")
+            os.environ["WANDB_DATA_DIR"] = self._data_dir or str(
+                Path(str(self._save_dir)) / "wandb"
+            )  # else it stages under the home
+        self._wandb_init["mode"] = mode
+        _ = super()._opened()
+        if self.kept_in is not None:
+            record = {k: self._wandb_init.get(k) for k in ("id", "project", "entity", "group")}
+            write_json(self.kept_in, {**record, "offline": self.offline, "save_dir": str(self._save_dir)})
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log numbers, or media, at an optimiser step, which is W&B's own step as well: a resumed run goes on behind it."""
+
+        def send() -> None:
+            run = self.experiment
+            for key, value in metrics.items():
+                if (
+                    key not in self._defined
+                    and isinstance(value, int | float)
+                    and (key.startswith("valid/") or key == "train/loss")
+                ):
+                    self._defined.add(key)
+                    run.define_metric(key, step_metric=STEP, step_sync=True, summary=best_of(key))
+            self._last = max(self._last, step or 0)
+            run.log({**metrics, STEP: self._last if step is None else step}, step=self._last)
+
+        if not self._broken:
+            self.safely(send)
+
+    def use(self, artifact: Any) -> None:
+        """Say that the run uses an artifact of another one, given by its content, which W&B knows it by."""
+        run = self.experiment
+        if self.offline:  # use_artifact refuses, though the record can hold it (wandb 0.31)
+            run._log_artifact(artifact, aliases=[], is_user_created=True, use_after_commit=True)
+        else:
+            run.use_artifact(artifact)
+
+    def summarise(self, metrics: Mapping[str, Any]) -> None:
+        """Set what stands for the whole run, once all else is logged."""
+
+        def send() -> None:
+            run = self.experiment
+            run.log({}, step=self._last, commit=True)  # else W&B takes the last row into the summary after this
+            run.summary.update(dict(metrics))
+
+        if not self._broken:
+            self.safely(send)
+
+    def finish(self, exit_code: int = 0) -> None:
+        """End the W&B run, so that the next job of a sweep gets its own; 75: it can be resumed."""
         run, self._experiment = self._experiment, None
         if run is not None:
             self._broken = False  # even where W&B failed, the next job must not go on in this run
-            self._safely(run.finish)
+            if exit_code == EXIT_RESUMABLE:
+                self.safely(run.mark_preempting)
+            self.safely(lambda: run.finish(exit_code=exit_code))
+        if self._data_dir is not None:
+            os.environ["WANDB_DATA_DIR"] = self._data_dir
+            if not self._data_dir:
+                del os.environ["WANDB_DATA_DIR"]
+            self._data_dir = None
+
+
+def _in_a_line(error: BaseException) -> str:
+    error = error.__cause__ or error  # of what Lightning's TensorBoard logger makes of it
+    return " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")
+
+
+def best_of(metric: str) -> str:
+    """Which of its values is best: ``min`` of a loss, ``max`` of every other metric."""
+    return "min" if metric.endswith("loss") else "max"
+
+
+def finish(loggers: Sequence[Logger], error: BaseException | None = None, stopped: bool = False) -> None:
+    """Close what Lightning leaves open after its last ``finalize``.
+
+    Args:
+        error: what the run failed by, if it did.
+        stopped: it ended before its end, and can be resumed.
+    """
+    code = EXIT_RESUMABLE if stopped or isinstance(error, Stopped | KeyboardInterrupt | SystemExit) else 0
+    if error is not None and code == 0:
+        code = EXIT_USER if isinstance(error, UserError) else 1
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.finalize("failed" if error is not None else "success")
+        elif isinstance(logger, Wandb):
+            logger.finish(code)
+        elif hasattr(logger, "finish"):
+            logger.finish()

@@ -20,8 +20,9 @@ from xraylab.data.loading import Batch, pack, prepare
 from xraylab.data.module import batches_done
 from xraylab.data.sources import Images
 from xraylab.data.table import HELD_BACK
-from xraylab.errors import UserError
+from xraylab.errors import UserError, listed
 from xraylab.evaluation import quick_metrics, scored_labels
+from xraylab.exchange import from_first, gather, rank, summed, world
 from xraylab.losses import Loss, spec
 from xraylab.models.studynet import StudyNet
 from xraylab.models.weights import FOREIGN
@@ -79,7 +80,8 @@ class StudyModule(pl.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, outputs)."""
-        return self.net(batch.images, batch.study, len(batch.labels), batch.real)
+        studies = len(batch.labels)
+        return self.net(batch.images, batch.study, max(studies, 1), batch.real)[:studies]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch: its share of the loss of the whole optimiser step."""
@@ -89,7 +91,7 @@ class StudyModule(pl.LightningModule):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UserError(
-                f"a batch of one image of {self.preprocessing['size']} pixels cannot be batch-normalised: "
+                f"a batch of {batch.real or len(batch.images)} image of {self.preprocessing['size']} pixels cannot be batch-normalised: "
                 "choose a batch_size that does not leave one image for the last batch, or a larger image.size."
             ) from None
         loss = self.loss(logits, batch.labels, batch.scored, batch.group, batch.rows)
@@ -98,20 +100,23 @@ class StudyModule(pl.LightningModule):
         with torch.no_grad():
             scored = self.loss.scored(batch.labels).sum()
             self.epoch_loss += torch.stack([loss.detach() * batch.scored, scored])
-        # Lightning divides by the number of accumulated batches, but batch.scored already counts all of them
-        return loss * self.trainer.accumulate_grad_batches
+        # Lightning divides by the number of accumulated batches, and averages over processes, but batch.scored counts all
+        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:
         self.epoch_loss = torch.zeros(2, dtype=torch.float64, device=self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # dropout depends on the seed and the batch's number alone, so a resumed run repeats it
-        seed = (self.seed * 1_000_003 + batches_done(self.trainer)) % 2**63
+        # dropout depends on the seed, the batch's number and the process alone, so a resumed run repeats it
+        seed = (self.seed * 1_000_003 + batches_done(self.trainer) + (self.global_rank << 40)) % 2**63
         torch.manual_seed(seed)
         if self.device.type == "xla":  # which torch's seed does not reach
             import torch_xla
 
             torch_xla.manual_seed(seed)
+
+    def on_validation_epoch_start(self) -> None:
+        from_first(self.buffers())  # batch statistics, which every process has of its own share
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep logits, labels and the loss on the device until the epoch's end."""
@@ -129,7 +134,11 @@ class StudyModule(pl.LightningModule):
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor, int | None]:
-        """Rows of the table (B,), probabilities (B,L), and those of each image alone (I,L), and how many images are real."""
+        """Rows of the table (B,), probabilities (B,L), those of each view as a study of its own (I,L), of slices (0,L), and how
+        many of these views are not blank; None: all."""
+        if not self.images["views"]:
+            probabilities = self.loss.probabilities(self(batch))
+            return batch.rows, probabilities, probabilities[:0], None
         by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels), batch.real)
         return batch.rows, self.loss.probabilities(by_study), self.loss.probabilities(by_image), batch.real
 
@@ -142,8 +151,10 @@ class StudyModule(pl.LightningModule):
         self._finish("test")
 
     def _finish(self, split: str) -> None:
-        logits, labels, losses = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self._seen.clear()
+        seen, self._seen = self._seen, []
+        if world() > 1:  # in the order of processes, which is that of the table
+            seen = [part for of in gather([[t.cpu() for t in part] for part in seen]) for part in of]  # type: ignore[misc]
+        logits, labels, losses = (torch.cat(parts).to(self.device) for parts in zip(*seen, strict=True))
         total, certain = losses.sum(0)
         values: dict[str, Any] = {"loss": total / certain if certain else float("nan")}
         probabilities = self.loss.probabilities(logits).double().cpu().numpy()
@@ -228,7 +239,7 @@ class StudyModule(pl.LightningModule):
             "data": self.data,
             "splits": self.split_digest,
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
-            "epoch_loss": self.epoch_loss.cpu(),
+            "epoch_loss": summed(self.epoch_loss).cpu(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -238,34 +249,45 @@ class StudyModule(pl.LightningModule):
         if self._scheduler is not None and self._scheduler_state is not None:
             self._scheduler.load_state_dict(self._scheduler_state)
         if "epoch_loss" in saved:
-            self.epoch_loss = saved["epoch_loss"].to(self.device)
+            self.epoch_loss = saved["epoch_loss"].to(self.device) * (rank() == 0)  # of all processes together
 
     @torch.no_grad()
-    def predict(self, images: Images, calibrate: bool = False) -> dict[str, float]:
+    def predict(self, images: Images | Mapping[str, np.ndarray], calibrate: bool = False) -> dict[str, float]:
         """Probabilities of one study by label.
 
         Args:
             images: uint8 (N,H,W) or (N,H,W,3), or a list of views (H,W) or (H,W,3), as stored; prepared here as in training.
-                One grey image may be (H,W).
+                One grey image may be (H,W). A model of several parts takes each by name: ``{"axial": volume, ...}``.
             calibrate: apply each label's temperature, see :attr:`operating`. Thresholds are of probabilities without.
 
         Raises:
-            UserError: another shape or dtype; values scaled to 0-1 would give a plausible and wrong answer. Or a temperature
-                is not known.
+            UserError: another shape or dtype; values scaled to 0-1 would give a plausible and wrong answer. Or other parts than
+                the model's, or a temperature is not known.
         """
         temperatures = temperatures_of(self.operating, self.labels) if calibrate else {}
+        given = images if isinstance(images, Mapping) else {"": images}
+        parts = self.net.parts or ("",)
+        if set(given) != set(parts):
+            named = ", ".join(f'"{part}": volume' for part in self.net.parts)
+            was = f"{{{listed(given)}}}" if isinstance(images, Mapping) else "images without names"
+            raise UserError(f"predict: {was} given; this model wants {f'{{{named}}}' if named else 'the images of a study'}.")
+        bags = [self._prepared(given[part]) for part in parts]
+        study = torch.repeat_interleave(torch.arange(len(bags)), torch.tensor([len(bag) for bag in bags]))
+        logits = self.net(pack(bags).to(self.device), study.to(self.device), 1)
+        probabilities = self.loss.probabilities(logits)[0].double().cpu().numpy()
+        found = zip(self.labels, probabilities, strict=True)
+        return {name: float(scaled(p, temperatures[name]) if calibrate else p) for name, p in found}
+
+    def _prepared(self, images: Images) -> np.ndarray:
+        """A bag as the network wants it. Raises UserError: of another shape or dtype."""
         if isinstance(images, np.ndarray) and images.ndim == 2:
             images = images[None]
         for bag in [view[None] for view in images] if isinstance(images, list) else [images]:
-            if bag.dtype != np.uint8 or bag.ndim not in (3, 4) or (bag.ndim == 4 and bag.shape[-1] != 3):
+            if bag.dtype != np.uint8 or bag.ndim not in (3, 4) or bag.size == 0 or (bag.ndim == 4 and bag.shape[-1] != 3):
                 raise UserError(
                     f"predict: {bag.dtype} {bag.shape} given; uint8 (N,H,W) or (N,H,W,3) on the scale 0-255 is wanted."
                 )
-        bag = prepare(images, self.preprocessing["size"], self.preprocessing["rescale"])
-        study = torch.zeros(len(bag), dtype=torch.long, device=self.device)
-        probabilities = self.loss.probabilities(self.net(pack([bag]).to(self.device), study, 1))[0].double().cpu().numpy()
-        found = zip(self.labels, probabilities, strict=True)
-        return {name: float(scaled(p, temperatures[name]) if calibrate else p) for name, p in found}
+        return prepare(images, self.preprocessing["size"], self.preprocessing["rescale"])
 
 
 def of_images(values: Tensor, study: Tensor) -> Tensor:

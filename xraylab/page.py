@@ -15,12 +15,12 @@ import pandas as pd
 
 from xraylab.card import OF_LABELS, OF_SPLITS, data_rows, write_card
 from xraylab.cases import cases_section
-from xraylab.curves import KINDS, mark, panels, side_by_side
+from xraylab.curves import KINDS, confusion, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import CERTAIN, by_unit, read_table
 from xraylab.metrics import COUNTS, METRICS, number
 from xraylab.run import beside, write_text
-from xraylab.sections import calibration_table, operating_table, readers_table, reliability
+from xraylab.sections import calibration_table, operating_table, readers_table, reliability, spaced
 
 NONE = {"value": 0}
 OVERLAID = 3  # findings whose curves share one picture in the report
@@ -82,7 +82,9 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
 def _of_what(evaluation: dict[str, Any]) -> str:
     """What predicted: a checkpoint, a combination of models, or a table that says no more."""
     if "checkpoint" in evaluation:
-        return f"{evaluation['checkpoint']['file']}, epoch {evaluation['checkpoint']['epoch'] + 1}"
+        of = evaluation["checkpoint"]
+        averaged = f", weights {of['weights']}" * of.get("weights", "").startswith("averaged")
+        return f"{of['file']}, epoch {of['epoch'] + 1}{averaged}"
     if "combination" in evaluation:
         return f"{evaluation['combination']['method']} of {', '.join(evaluation['members'])}"
     return evaluation["table"]
@@ -256,7 +258,7 @@ def _table(labels: dict[str, Any]) -> str:
 def _figures(
     directory: Path, table: pd.DataFrame, split: str, result: dict[str, Any], synthetic: bool, scored: dict[str, str]
 ) -> str:  # fmt: skip
-    """Write ``figures/<split>_roc.png`` and ``_pr.png``, and return the curves for the page."""
+    """Write ``figures/<split>_roc.png``, ``_pr.png`` and ``_confusion.png``, and return the curves for the page."""
     where = f"{split} by {result['unit']}"
     drawn = []
     for kind in KINDS:
@@ -265,6 +267,10 @@ def _figures(
         if synthetic and not drawn[-1]:
             mark(figure)
         save_figure(figure, directory / "figures" / f"{split}_{kind}{'_images' * (result['unit'] == 'image')}.png", synthetic)
+    figure = confusion(table, result, where, **scored)
+    if synthetic:
+        mark(figure)
+    save_figure(figure, directory / "figures" / f"{split}_confusion{'_images' * (result['unit'] == 'image')}.png", synthetic)
     return "".join(drawn) or svg(side_by_side(table, result, where, **scored), synthetic)
 
 
@@ -279,8 +285,8 @@ def _curves(directory: Path, history: pd.DataFrame, synthetic: bool) -> str:
 
     if history.empty:
         return "<p>No epoch was finished.</p>"
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
-    loss, score = figure.subplots(1, 2)
+    figure = Figure(figsize=(10.5, 3.6))
+    loss, score = spaced(figure, 1, 2, 0.65, 0.1, 0.55, 0.7, 0.75)
     epochs = history["epoch"] + 1
     for column in ("train/loss", "valid/loss"):
         loss.plot(epochs, history[column], marker=".", label=column)

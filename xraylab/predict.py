@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import launch
+from xraylab.cli import importing, launch
 from xraylab.errors import UserError, listed
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ xraylab.predict: predict studies with a finished run.
 
 A run may be a combination; several runs, each of other labels, make one table. Files are PNG, JPEG, TIFF, .npy (an image, or
 a volume of slices) and DICOM (pip install 'xraylab[dicom]'). The table is id,patient,group,split,p_<label>..., in the order of
-the input. An id is a file's name or path: nothing that a file says of its patient is read. Files that cannot be read are named
-in <output>.skipped.csv, and the rest is predicted. Weights of other frameworks (.h5) are out of scope.
+the input; where studies have several views, <output>_images.csv is the same by image. An id is a file's name or path: nothing
+that a file says of its patient is read. Files that cannot be read are named in <output>.skipped.csv, and the rest is
+predicted. Weights of other frameworks (.h5) are out of scope.
 """
 
 
@@ -44,12 +45,13 @@ def job(cfg: DictConfig) -> None:
     _check(cfg)
     output = _output(cfg, runs, given)
 
-    from xraylab.data.inputs import LEFT_OUT, find_studies
-    from xraylab.data.sources import check_bits
-    from xraylab.evaluation import write_table
-    from xraylab.inference import SPLITS, Options, predict_all, run_labels
-    from xraylab.submission import check_format, write_submission
-    from xraylab.training import quiet
+    with importing():
+        from xraylab.data.inputs import LEFT_OUT, find_studies
+        from xraylab.data.sources import check_bits
+        from xraylab.evaluation import write_table
+        from xraylab.inference import SPLITS, Options, predict_all, run_labels
+        from xraylab.submission import check_format, write_submission
+        from xraylab.training import quiet
 
     check_format(cfg.format)
     if cfg.format != "table":
@@ -72,6 +74,10 @@ def job(cfg: DictConfig) -> None:
     _write_skipped(done.skipped, _skipped_file(output))
     if cfg.format == "table":
         write_table(done.table, output, done.synthetic)
+        if done.images is not None:
+            write_table(done.images, _images_file(output), done.synthetic)
+        else:
+            _images_file(output).unlink(missing_ok=True)
     else:
         write_submission(cfg.format, done.table, done.paths, output, cfg.threshold, left_out)
     if done.skipped:
@@ -129,8 +135,9 @@ def _output(cfg: DictConfig, runs: Sequence[Path], given: str | list[str]) -> Pa
         output = home / "predictions" / f"{_name(given)}{'' if cfg.format == 'table' else '_' + cfg.format}.csv"
     if output.is_dir():
         raise UserError(f"output={output}: it is a folder. Name a file: output={output / 'predictions.csv'}")
-    if output.exists() and not cfg.overwrite:
-        raise UserError(f"{output} is there already. Name another file, output=<file.csv>, or replace it: overwrite=true.")
+    written = (output, _images_file(output)) if cfg.format == "table" else (output,)
+    if (there := [file for file in written if file.exists()]) and not cfg.overwrite:
+        raise UserError(f"{there[0]} is there already. Name another file, output=<file.csv>, or replace it: overwrite=true.")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -149,6 +156,10 @@ def _name(given: str | list[str]) -> str:
     path = Path(os.path.abspath(given.rstrip("/")))
     stem = path.stem if path.suffix and not path.is_dir() else path.name
     return f"{path.parent.name or 'input'}_{stem}" if stem.removesuffix("_images") in ("train", "valid", "test") else stem
+
+
+def _images_file(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_images{output.suffix}")
 
 
 def _skipped_file(output: Path) -> Path:

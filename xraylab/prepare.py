@@ -29,7 +29,8 @@ def job(cfg: DictConfig) -> None:
 
     from xraylab.settings import check_config
 
-    check_config(cfg)
+    if check_config(cfg).cache == "off":
+        raise UserError("cache=off: leave it out to build the cache, or name its folder.")
 
     from xraylab.assemble import with_cache
     from xraylab.build import find_data, read
@@ -37,8 +38,6 @@ def job(cfg: DictConfig) -> None:
     OmegaConf.set_struct(cfg, False)
     reader, path, embedded = find_data(cfg, list(HydraConfig.get().overrides.task), fresh=True)
     settings = check_config(cfg)
-    if settings.cache == "off":
-        raise UserError("cache=off: leave it out to build the cache, or name its folder.")
     path = reader.embedded(embedded) if path is None else path
     log.info("reading %s", path)
     table, packed = with_cache(read(reader, path), settings, reader.on_error)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import logging
 import os
 import platform
 import shlex
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from xraylab.errors import UserError
+
+log = logging.getLogger(__name__)
+LOCK = ".lock"  # of a run directory, held by the process that writes there
+BEGUN = ".begun.yaml"  # what was asked for, as composed; is there from a run's first moment on
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
 
 PACKAGES = (
     "xraylab", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "timm", "torchmetrics",
@@ -23,10 +34,21 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def new_run_dir(name: str, resume: str | None = None) -> str:
-    """``outputs/<name>/<date_time>``, created here and so never shared by two runs; or the run to resume."""
+class CannotWrite(UserError):
+    """A file of the run cannot be written; the one before it is untouched."""
+
+
+def new_run_dir(name: str, resume: str | None = None, config: Mapping[str, Any] | None = None) -> str:
+    """``outputs/<name>/<date_time>``, created here and so never shared by two runs; or the run to resume.
+
+    Args:
+        resume: a run, or ``auto``: the last unfinished one of this configuration that no process works on, if there is one.
+        config: as composed, for ``auto``.
+    """
+    if resume == "auto":
+        resume = _last_unfinished(Path("outputs") / str(name), config or {})
     if resume:
-        return str(run_of(resume))
+        return str(run_of(resume, begun=True))
     parent = Path("outputs") / str(name)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for k in range(1, 1000):
@@ -41,8 +63,97 @@ def new_run_dir(name: str, resume: str | None = None) -> str:
     raise UserError(f"cannot find a free name for a run in {parent.absolute()}")
 
 
-def run_of(path: str | Path) -> Path:
+def _last_unfinished(parent: Path, config: Mapping[str, Any]) -> str | None:
+    for path in sorted(parent.glob(f"*/{BEGUN}"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if differing(config, read_begun(path.parent)["config"]) or is_finished(path.parent):
+            continue
+        if holder := holder_of(path.parent):
+            log.warning("resume=auto: %s is of this configuration, and is being trained by %s.", path.parent, holder)
+            continue
+        return str(path.parent)
+    return None
+
+
+def differing(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Top-level keys by which two composed configurations differ, beside where a run goes and whether it goes on."""
+    keys = [k for k in dict.fromkeys([*config, *other]) if k not in ("hydra", "resume")]
+    return [k for k in keys if config.get(k, "absent") != other.get(k, "absent")]
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether a run came to its end."""
+    record = directory / "environment.json"
+    return record.is_file() and bool(json.loads(record.read_text()).get("finished"))
+
+
+def write_begun(directory: Path, config: Mapping[str, Any], typed: Sequence[str]) -> None:
+    """Keep what was asked for, before anything is done about it: a run that is killed early is started again from it."""
+    write_text(directory / BEGUN, OmegaConf.to_yaml(OmegaConf.create({"typed": list(typed), "config": dict(config)})))
+
+
+def read_begun(directory: Path) -> dict[str, Any]:
+    """``typed`` and ``config`` of a run."""
+    content = OmegaConf.to_container(OmegaConf.load(directory / BEGUN))
+    assert isinstance(content, dict)
+    return {"typed": content["typed"], "config": content["config"]}
+
+
+@contextmanager
+def claimed(directory: Path) -> Iterator[None]:
+    """Hold a run directory; the lock vanishes with its process, however that ends.
+
+    What a killed process left half-written is removed.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(f"cannot write in the run directory {directory}: {error.strerror}.") from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process alone: children do not inherit it
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                log.warning("%s: this file system has no locks (%s): see to it that one process trains there.", directory, error)
+            else:
+                raise UserError(
+                    f"{directory}: another process works there: {_holder(file)}. Wait for its end, or stop it, or name another "
+                    "hydra.run.dir."
+                ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        file.flush()
+        for partial in directory.rglob(".*.partial"):
+            partial.unlink(missing_ok=True)
+        yield
+
+
+def holder_of(directory: Path) -> str | None:
+    """The process that works on a run, in words; None where there is none."""
+    try:
+        with (directory / LOCK).open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                return _holder(file) if error.errno in (errno.EACCES, errno.EAGAIN) else None
+    except OSError:
+        pass
+    return None
+
+
+def _holder(file: Any) -> str:
+    file.seek(0)
+    return file.read().strip() or "a process that has just begun"
+
+
+def run_of(path: str | Path, begun: bool = False) -> Path:
     """The run directory that ``path`` names: itself, the one a checkpoint lies in, or a copy of the one at a URL.
+
+    Args:
+        begun: one that has no more than begun will do.
 
     Raises:
         UserError: there is none.
@@ -51,13 +162,12 @@ def run_of(path: str | Path) -> Path:
 
     given = fetch_run(str(path)) if is_url(path) else Path(path)
     for candidate in (given, *list(given.parents)[:2]) if given.is_file() else (given,):
-        if (candidate / "config.yaml").is_file():
+        if (candidate / "config.yaml").is_file() or (begun and (candidate / BEGUN).is_file()):
             return candidate
-    if (first := given / "first" / "environment.json").is_file():
-        words = shlex.join(w for w in json.loads(first.read_text())["overrides"] if not w.startswith("hydra.run.dir="))
+    if (given / BEGUN).is_file():
         raise UserError(
-            f"{given}: it was stopped while its first model was trained. Go on with the command that began it:\n"
-            f"  python -m xraylab.train {words} {shlex.quote(f'hydra.run.dir={given}')}"
+            f"{given}: it was stopped before its training began. Go on with:\n"
+            f"  python -m xraylab.train {shlex.quote(f'resume={given}')}"
         )
     found = sorted(p.parent for p in Path("outputs").glob("*/*/config.yaml")) if Path("outputs").is_dir() else []
     newest = f" The newest run here is {max(found, key=lambda p: p.stat().st_mtime)}." if found else ""
@@ -75,14 +185,32 @@ def short_names(places: Sequence[Path]) -> list[str]:
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that becomes ``path`` when the block ends well, and vanishes when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary name beside ``path`` that becomes ``path`` when the block ends well, and vanishes when not.
+
+    Raises:
+        CannotWrite: the disk is full, or nothing may be written there.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno not in NO_PLACE or (error.filename and Path(error.filename).parent != path.parent):
+            raise
+        kept = " What was there before is whole." if path.exists() else ""
+        raise CannotWrite(f"cannot write {path}: {error.strerror}.{kept}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file as a whole or not at all, and to the disk itself: it outlives a loss of power."""
+    with beside(path) as partial, partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

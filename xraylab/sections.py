@@ -123,30 +123,63 @@ def reliability(block: Mapping[str, Any], where: str) -> Figure:
         block: ``calibration`` of a split's result.
         where: what the title says of the data.
     """
-    from matplotlib.figure import Figure
-
     labels = block["labels"]
-    columns = min(COLUMNS, len(labels))
-    lines = math.ceil(len(labels) / columns)
-    figure = Figure(figsize=(max(2.75 * columns, 4.5), 3.05 * lines + 0.9), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    figure, grid = panel_grid(len(labels))
     figure.suptitle(f"Calibration, {where}")
     for axes, (label, found) in zip(grid, labels.items(), strict=False):
         axes.plot([0, 1], [0, 1], ":", color="grey", lw=1)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.set_title(f"{label}\nn {found['n']}, ECE {number(found['ece'])}", fontsize=9)
-        axes.tick_params(labelsize=8)
         for part, colour, fill in ((found, "C0", "C0"), (found["after"], "C1", "none")):
             if part and part["bins"]:
                 x, y, n = ([b[k] for b in part["bins"]] for k in ("probability", "frequency", "n"))
                 axes.plot(x, y, color=colour, lw=1)
                 axes.scatter(x, y, [8 + 120 * k / found["n"] for k in n], edgecolors=colour, facecolors=fill)
-    for axes in grid[len(labels) :]:
-        axes.set_axis_off()
     after = "   ○ after temperature" if any(found["after"] for found in labels.values()) else ""
     figure.supxlabel(f"mean probability in each of {BINS} bins; area by studies\n● as it is{after}", fontsize=10)
     figure.supylabel("share that is positive", fontsize=10)
     return figure
+
+
+def spaced(
+    figure: Figure, rows: int, columns: int, left: float, right: float, bottom: float, top: float,
+    across: float = 0.0, down: float = 0.0, **options: Any
+) -> list[Axes]:  # fmt: skip
+    """Axes of a figure with margins and distances in inches; constrained layout takes longer than all the drawing.
+
+    Args:
+        across, down: between columns and rows.
+        **options: of ``Figure.subplots``.
+
+    Returns:
+        Row by row.
+    """
+    width, height = figure.get_size_inches()
+    wide = (width - left - right - (columns - 1) * across) / columns
+    tall = (height - bottom - top - (rows - 1) * down) / rows
+    places = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height,
+              "wspace": across / wide, "hspace": down / tall}  # fmt: skip
+    return list(figure.subplots(rows, columns, squeeze=False, gridspec_kw=places, **options).ravel())
+
+
+def panel_grid(number: int) -> tuple[Figure, list[Axes]]:
+    """A figure of square panels over [0, 1], four a row, with room for titles of three lines; those left over are off."""
+    from matplotlib.figure import Figure
+
+    columns = min(COLUMNS, number)
+    rows = math.ceil(number / columns)
+    width, height = max(2.75 * columns, 5.5), 3.05 * rows + 0.9
+    figure = Figure(figsize=(width, height))
+    # titles and labels of a figure lie at a share of its size
+    grid = spaced(figure, rows, columns, 0.02 * width + 0.45, 0.1, 0.01 * height + 0.75, 0.02 * height + 0.8, 0.2, 0.75,
+                  sharex=True, sharey=True)  # fmt: skip
+    for axes in grid[:number]:
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        axes.tick_params(labelsize=8)
+    for axes in grid[number - columns : number]:
+        axes.tick_params(labelbottom=True)
+    for axes in grid[number:]:
+        axes.set_axis_off()
+    return figure, grid
 
 
 def roc_points(axes: Axes, result: Mapping[str, Any], label: str, colour: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -88,6 +89,8 @@ class Settings(_Strict):
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
     resume: Annotated[str, Field(min_length=1)] | None
     upload: str | None = None  # runs of before this key have none
+    checkpoint_every: str | None = None  # runs of before this key have none
+    profiler: Literal["simple", "pytorch", "xla"] | None = None  # runs of before this key have none
     evaluate: Evaluate = Evaluate()  # runs of before this key have none
     operating: Operating = Operating()  # runs of before this key have none
     image: Image
@@ -104,6 +107,19 @@ class Settings(_Strict):
         if value is not None:
             parse_fold(value)
         return None if value is None else str(value)
+
+    @field_validator("checkpoint_every")
+    @classmethod
+    def _checkpoint_every(cls, value: str | None) -> str | None:
+        parse_interval(value)
+        return value
+
+    @field_validator("profiler")
+    @classmethod
+    def _profiler(cls, value: str | None) -> str | None:
+        if value == "xla" and importlib.util.find_spec("torch_xla") is None:
+            raise ValueError("it needs torch_xla, which is not installed here; there are simple and pytorch")
+        return value
 
     @field_validator("cache", mode="before")
     @classmethod
@@ -185,6 +201,20 @@ def parse_fold(fold: str) -> tuple[int, int]:
     return k, n
 
 
+def parse_interval(every: str | None) -> tuple[int | None, float | None]:
+    """(steps, seconds) of ``<n> steps``, ``<n> minutes`` or None; one of them at most is set.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    if every is None:
+        return None, None
+    match = re.fullmatch(r"([\d.]+) *(steps?|min|minutes?)", every)
+    if not match or match[1].count(".") > 1 or float(match[1]) <= 0 or (match[2].startswith("step") and "." in match[1]):
+        raise ValueError("it is '<n> steps' or '<n> minutes', for example checkpoint_every='500 steps'; null: at epochs' ends")
+    return (int(match[1]), None) if match[2].startswith("step") else (None, float(match[1]) * 60)
+
+
 def check_config(cfg: DictConfig) -> Settings:
     """Settings of a composed configuration, which has no other keys than these, the groups and the dataset's own.
 
@@ -214,15 +244,20 @@ def config_folders() -> list[Path]:
     return [conf_dir(), *(p for p in given if p != conf_dir())]
 
 
-def existing_run(resume: str) -> Path:
-    """The run to resume, with its ``last.ckpt``.
+def existing_run(resume: str) -> tuple[Path, Path | None]:
+    """The run to resume, and the checkpoint to go on from: the one named, else its last; None: it is to be started again.
 
     Raises:
-        UserError: there is no run, or it has no checkpoint yet.
+        UserError: there is no run, or it has no checkpoint and is too old to be started again.
     """
-    from xraylab.run import run_of
+    from xraylab.run import BEGUN, run_of
 
-    run = run_of(resume)
-    if not (run / "checkpoints" / "last.ckpt").is_file():
-        raise UserError(f"resume={resume}: {run} has no checkpoints/last.ckpt: it ended before its first epoch. Start it anew.")
-    return run
+    run = run_of(resume, begun=True)
+    if resume.endswith(".ckpt"):
+        return run, run / "checkpoints" / Path(resume).name
+    last = run / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        return run, last
+    if (run / BEGUN).is_file():
+        return run, None
+    raise UserError(f"resume={resume}: {run} has no checkpoints/last.ckpt: it ended before its first epoch. Start it anew.")

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import pickle
+import sys
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import launch
-from xraylab.errors import UserError
+from xraylab.cli import ended_by, every_key, importing, launch
+from xraylab.errors import Lost, Stopped, UserError, listed
+from xraylab.processes import Processes, hush, planned
+
+log = logging.getLogger(__name__)
 
 USAGE = """
 xraylab.train: train a classifier of radiology studies, test it, and leave a run that can be judged.
@@ -19,6 +28,9 @@ xraylab.train: train a classifier of radiology studies, test it, and leave a run
   python -m xraylab.train -m plane=axial,coronal,sagittal seed=0,1,2
   python -m xraylab.train fold=1/5                              one fold of a cross-validation
   python -m xraylab.train resume=outputs/mrnet/<date_time>      go on where that run stopped
+  python -m xraylab.train dataset=mrnet resume=auto             go on with the last unfinished run of this command, or begin it
+  python -m xraylab.train batch_size=8 accelerator=gpus         all GPUs of this machine; accelerator.devices=2: two processes
+  torchrun --nproc-per-node=2 -m xraylab.train batch_size=8     the same, started by torchrun
 
 Data is looked for in dataset.root, in $XRAYLAB_DATA (the parent of the published names), in ./data; where there is none,
 a synthetic sample is used and everything says so. Results go to outputs/<name>/<date_time>, or hydra.run.dir=<folder>.
@@ -33,19 +45,102 @@ def job(cfg: DictConfig) -> None:
     from xraylab.settings import check_config
 
     check_config(cfg)  # mistakes answer before torch is imported
-
-    from xraylab.assemble import resumed_config
-    from xraylab.training import train
-
     hydra_config = HydraConfig.get()
     typed = list(hydra_config.overrides.task)
     directory = Path(hydra_config.runtime.output_dir)
+    if cfg.resume == "auto" and hydra_config.mode is RunMode.MULTIRUN:
+        raise UserError("resume=auto is of one run: leave out -m.")
+    processes = planned(cfg.accelerator, sweep=hydra_config.mode is RunMode.MULTIRUN)
+    if processes.world > 1:  # where another is lost, torch would print its stack
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if processes.rank:
+        hush()
+
+    with importing():
+        from xraylab.exchange import agree, gather, joined
+        from xraylab.training import train
+
+    if processes.launcher and processes.world > 1:
+        with joined(processes):
+            composed = every_key(OmegaConf.to_container(cfg, resolve=False))
+            agree("settings", {k: v for k, v in composed if not isinstance(v, dict)})
+            mine = (resolved(cfg, directory, typed), directory) if processes.rank == 0 else (None, directory)
+            going, directory = gather(mine, patiently=True)[0]
+            if going is not None:
+                train(going, directory, typed, processes)
+        return
+    if (going := resolved(cfg, directory, typed)) is None:
+        return
+    processes = planned(going.accelerator)
+
+    def start(of: Processes) -> bytes:
+        return pickle.dumps((HydraConfig.instance().cfg, going, directory, typed, of))
+
+    with joined(processes, start):
+        train(going, directory, typed, processes)
+
+
+def resolved(cfg: DictConfig, directory: Path, typed: list[str]) -> DictConfig | None:
+    """The configuration of the run to begin or to go on with; None if it is finished.
+
+    Raises:
+        UserError: there is nothing to go on with, or not in this way.
+    """
+    from xraylab.assemble import resumed_config
+    from xraylab.run import run_of
+
+    if cfg.resume == "auto":
+        return auto(cfg, directory)
     if cfg.resume:
-        resumed = resumed_config(cfg.resume, typed)
-        if directory.resolve() != Path(resumed.resume).resolve():
+        resumed = resumed_config(cfg.resume, typed, cfg.accelerator)
+        if directory.resolve() != run_of(cfg.resume, begun=True).resolve():
             raise UserError(f"resume={cfg.resume}: a run goes on in its own directory: leave out -m and hydra.run.dir.")
-        cfg = resumed
-    train(cfg, directory, typed)
+        planned(resumed.accelerator)
+        return resumed
+    return cfg
+
+
+def other(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], processes: Processes) -> None:
+    """One of the processes of a run that the first has started, to its end."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hush()
+    from xraylab.exchange import joined
+    from xraylab.training import train
+
+    HydraConfig.instance().cfg = hydra_cfg
+    try:
+        with joined(processes):
+            train(cfg, directory, typed, processes)
+    except (UserError, Stopped, Lost) as error:
+        ended_by(error)
+    except KeyboardInterrupt:
+        sys.exit(1)  # the first process says it
+
+
+def auto(cfg: DictConfig, directory: Path) -> DictConfig | None:
+    """The configuration to go on with in a directory of ``resume=auto``, or to begin with; None if that run is finished.
+
+    Raises:
+        UserError: the directory holds a run of another configuration.
+    """
+    from xraylab.assemble import resumed_config
+    from xraylab.run import BEGUN, differing, is_finished, read_begun
+
+    if not (directory / BEGUN).is_file():
+        log.info("resume=auto: no unfinished run of this command; a new one begins in %s", directory)
+        cfg.resume = None
+        return cfg
+    if differ := differing(OmegaConf.to_container(cfg), read_begun(directory)["config"]):  # type: ignore[arg-type]
+        raise UserError(
+            f"resume=auto: {directory} holds a run of another configuration, which differs in {listed(differ)}. "
+            "Give the command that began it, or name another hydra.run.dir."
+        )
+    if is_finished(directory):
+        log.info("resume=auto: the run in %s is finished; there is nothing to do.", directory)
+        return None
+    log.info("resume=auto: going on with %s", directory)
+    return resumed_config(str(directory), [])
 
 
 def main() -> None:

@@ -7,10 +7,12 @@ import json
 import logging
 import shlex
 import shutil
+import signal
+import sys
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +21,31 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import Logger
 
 from xraylab import conf_dir
 from xraylab.assemble import Job, assemble, mode_of, resumed_config
+from xraylab.averaging import weights_in_words
 from xraylab.build import build
-from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock
+from xraylab.callbacks import ENDING, History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock, ending
 from xraylab.cases import write_cases
+from xraylab.checkpoint_files import CheckpointFiles
+from xraylab.dashboards import group_of, send_results, tags_of
 from xraylab.errors import Stopped, UserError, listed
 from xraylab.evaluation import evaluate_split, prediction_table, raw_counts, write_table
-from xraylab.loggers import finish, send_results
+from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words, rank, trainer_options
+from xraylab.guards import FiniteLoss, make_profiler, memory_in_words
+from xraylab.loggers import Wandb, finish
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
 from xraylab.page import closing_table, write_report
+from xraylab.processes import ALONE, Processes
 from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
-from xraylab.run import environment, write_json, write_text
-from xraylab.xla import report
+from xraylab.run import BEGUN, CannotWrite, claimed, environment, read_begun, write_begun, write_json, write_text
+from xraylab.settings import check_config, parse_interval
+from xraylab.xla import XLACheckpointFiles, device_options, log_compiled, on_tpu
 
 log = logging.getLogger(__name__)
 
@@ -71,73 +80,177 @@ class Upload(Checkpoint):
             self.upload.sync()
 
 
-def train(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> None:
+def train(cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = ALONE) -> None:
     """One run, from a composed configuration to a finished run directory.
 
+    Args:
+        processes: that have met, see :func:`xraylab.exchange.joined`; only the first writes.
+
     Raises:
-        UserError: a mistake in the configuration or the data.
-        Stopped: interrupted; the directory holds what there is and can be resumed.
+        UserError: a mistake in the configuration or the data, or the machine is too small for it.
+        Stopped: interrupted, or another process was lost; the directory holds what there is and can be resumed.
     """
-    upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if cfg.get("upload") else None
+    if processes.world > 1 and "first" in cfg.loss and cfg.loss.first is None:
+        raise UserError(
+            "loss=selftrained with several processes: train the first model on its own (loss=ignore "
+            "save_train_predictions=true), and name its run: loss.first=<run>."
+        )
+    mine = cfg.get("upload") and processes.rank == 0
+    upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if mine else None
+    logging.raiseExceptions = False  # a full disk stops the run by its own words, not by those of its log
     try:
-        _train(cfg, directory, typed, upload)
+        with ending():
+            _train(cfg, directory, typed, upload, processes)
     finally:
         if upload:
             upload.finish()
 
 
-def _train(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None) -> None:
-    started = time.monotonic()
+def _train(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, processes: Processes = ALONE
+) -> None:  # fmt: skip
     quiet()
-    resume = bool(cfg.get("resume"))
-    if not resume and (directory / "config.yaml").exists():
-        raise UserError(f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir.")
-    if resume:
-        _check_resumable(directory, int(cfg.max_epochs))
-    job = assemble(_with_first(cfg, directory, typed, upload), typed, fresh=not resume)
-    if job.settings.readers is not None:  # before hours of training
-        frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
-        read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
-        job.config.readers = str(Path(job.settings.readers).absolute())
-    if resume:
-        require_splits(job.digest, directory / "checkpoints" / "last.ckpt", str(directory))
-    job.config.resume = None
-    write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
-    earlier = json.loads((directory / "environment.json").read_text()) if resume else {}
-    record = {
-        **environment(job.settings.seed, list(typed)),
-        "device": job.accelerator["accelerator"],
-        "precision": job.precision,
-        "data": job.table.data,
-        "sessions_before": [*earlier.pop("sessions_before", []), *([earlier] if earlier else [])],
-        "finished": False,
-    }
-    write_json(directory / "environment.json", record)
-    _summarise(job, directory)
-    go_on = f"Go on with:\n  python -m xraylab.train {shlex.quote(f'resume={directory}')}"
-    loggers = make_loggers(job, directory)
+    first = processes.rank == 0
+    command = "torchrun … -m xraylab.train" if processes.launcher == "torchrun" else "python -m xraylab.train"
+    go_on = f"Go on with:\n  {command} {shlex.quote(f'resume={directory}')}"
+    with claimed(directory) if first else nullcontext():
+        checkpoint = _checkpoint_to_resume(cfg, directory) if first else None
+        if first and checkpoint is None:
+            typed = _begin(cfg, directory, typed)
+        checkpoint, typed = gather((checkpoint, typed), patiently=True)[0]
+        try:
+            _run(cfg, directory, typed, upload, checkpoint, go_on, processes)
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
+            if not (directory / "checkpoints" / "last.ckpt").exists():
+                raise Stopped(f"stopped before the first checkpoint; it begins again with:{go_on.partition(':')[2]}") from error
+            raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
+        except CannotWrite as error:
+            raise UserError(f"{error} Make room, or let it be written there. {go_on}") from error
+        except UserError:
+            if first and not (directory / "config.yaml").exists():
+                (directory / BEGUN).unlink(missing_ok=True)  # nothing was begun
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if is_lost(error):
+                there = (directory / "checkpoints" / "last.ckpt").exists()
+                state = "The last checkpoint is whole." if there else "There is no checkpoint yet; it would begin again."
+                raise Stopped(f"{lost_words(processes, error)} {state} {go_on}") from error
+            if (words := memory_in_words(error, check_config(cfg))) is None:
+                raise
+            raise UserError(words) from error
+
+
+def _checkpoint_to_resume(cfg: DictConfig, directory: Path) -> Path | None:
+    """The checkpoint that a run goes on from, checked; None for one that begins.
+
+    Raises:
+        UserError: it is not whole, or beyond the epochs asked for; or a run that is to begin is there already.
+    """
+    named = cfg.get("resume")
+    if not named:
+        if (directory / "config.yaml").exists():
+            raise UserError(
+                f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir."
+            )
+        return None
+    if not named.endswith(".ckpt"):
+        return None
+    _check_resumable(Path(named), directory, int(cfg.max_epochs))
+    return Path(named)
+
+
+def _begin(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> list[str]:
+    """Record what a run is to be, or clear one that ended before its first checkpoint; returns the overrides it was begun by."""
+    if not cfg.get("resume"):
+        write_begun(directory, OmegaConf.to_container(cfg), typed)  # type: ignore[arg-type]
+        return list(typed)
+    log.info("%s has no checkpoint yet: it begins again", directory)
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    (directory / "history.csv").unlink(missing_ok=True)
+    return [*read_begun(directory)["typed"], *typed]
+
+
+def _run(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, checkpoint: Path | None, go_on: str,
+    processes: Processes,
+) -> None:  # fmt: skip
+    started = time.monotonic()
+    job = in_turn(lambda: _job(cfg, directory, typed, upload, checkpoint, go_on, processes), processes.local_rank)
+    agree("data", {"studies and splits": job.digest})
+    record: dict[str, Any] = {}
+    loggers: list[Logger] = []
+    stopped = 0
+    if processes.rank == 0:
+        record = _describe(job, directory, typed)
+        loggers = make_loggers(job, directory)
     try:
-        stopped = fit(job, directory, loggers, resume, upload)
-        evaluation = evaluate_run(job, directory, checkpoint_of(directory))
+        stopped = fit(job, directory, loggers, checkpoint, upload)
+        if stopped in ENDING:  # there may be no time to evaluate
+            raise Stopped(f"{signal.Signals(stopped).name}: stopped before the end; everything is saved. {go_on}")
+        evaluation = evaluate_run(job, directory, directory)
+        if not evaluation:  # the first process has it
+            if stopped:
+                raise Stopped("")
+            return
         write_json(directory / "evaluation.json", evaluation)
-        if job.accelerator["accelerator"] == "tpu":
-            report(directory / "xla_metrics.txt")
+        if on_tpu(job.accelerator):
+            log_compiled()
         seconds = round(time.monotonic() - started, 1)
-        write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
+        write_json(directory / "environment.json", {**record, "seconds": seconds})
         write_report(directory)
+        # the last, for now nothing is missing
+        write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
         send_results(loggers, evaluation, directory)
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
-        if not (directory / "checkpoints" / "last.ckpt").exists():
-            raise KeyboardInterrupt from error
-        raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
     finally:
-        finish(loggers)
+        finish(loggers, sys.exception(), bool(stopped))
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
         raise Stopped(f"stopped before the end. {go_on}")
 
 
-def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None) -> DictConfig:
+def _job(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, checkpoint: Path | None, go_on: str,
+    processes: Processes,
+) -> Job:  # fmt: skip
+    """Everything that a run is made of, checked before anything of it is written.
+
+    Raises:
+        UserError, Stopped: as of :func:`train`.
+    """
+    cfg = _with_first(cfg, directory, typed, upload, go_on)
+    job = assemble(cfg, typed, fresh=checkpoint is None, processes=processes)
+    if job.settings.readers is not None:  # before hours of training
+        frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
+        read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
+        job.config.readers = str(Path(job.settings.readers).absolute())
+    if checkpoint is not None:
+        require_splits(job.digest, checkpoint, str(directory))
+    job.config.resume = None
+    return job
+
+
+def _describe(job: Job, directory: Path, typed: Sequence[str]) -> dict[str, Any]:
+    """Write what a run is, before it is trained; the content of ``environment.json``."""
+    write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
+    before = directory / "environment.json"
+    earlier = json.loads(before.read_text()) if before.is_file() else {}
+    record = {
+        **environment(job.settings.seed, list(typed)),
+        "device": job.accelerator["accelerator"],
+        "processes": {"number": job.processes.world, "machines": job.processes.machines},
+        "precision": job.precision,
+        "data": job.table.data,
+        "sessions_before": [*earlier.pop("sessions_before", []), *([earlier] if earlier else [])],
+        "finished": False,
+    }
+    write_json(before, record)
+    _summarise(job, directory)
+    return record
+
+
+def _with_first(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, go_on: str
+) -> DictConfig:  # fmt: skip
     """The configuration with the first model's run of a self-trained loss, trained here unless another is named.
 
     Raises:
@@ -152,6 +265,7 @@ def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: 
     ignore = OmegaConf.load(conf_dir() / "loss" / "ignore.yaml")
     teacher.loss = OmegaConf.merge(ignore, {k: v for k, v in cfg.loss.items() if k in ignore and k not in ("_target_", "w")})
     teacher.save_train_predictions, teacher.logger, teacher.upload = True, {}, None  # it is copied with this run
+    teacher.resume = None
     record = first / "environment.json"
     begun = (first / "checkpoints" / "last.ckpt").is_file()
     if first.is_dir() and not begun:
@@ -165,11 +279,7 @@ def _with_first(cfg: DictConfig, directory: Path, typed: Sequence[str], upload: 
         try:
             _train(teacher, first, typed, upload)
         except Stopped:
-            words = [word for word in typed if not word.startswith("hydra.run.dir=")]
-            command = shlex.join([*words, f"hydra.run.dir={directory}"])
-            raise Stopped(
-                f"stopped while the first model was trained. Go on with:\n  python -m xraylab.train {command}"
-            ) from None
+            raise Stopped(f"stopped while the first model was trained. {go_on}") from None
         log.info("loss=selftrained: the first model is trained; now the second")
     cfg.loss.first = str(first)
     return cfg
@@ -186,33 +296,58 @@ def _require_same(first: Path, typed: Sequence[str]) -> None:
         )
 
 
-def _check_resumable(directory: Path, max_epochs: int) -> None:
-    """Before anything of a run is touched: its last checkpoint is whole, and not beyond the epochs asked for."""
-    last = directory / "checkpoints" / "last.ckpt"
-    done = read_checkpoint(last)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+def _check_resumable(checkpoint: Path, directory: Path, max_epochs: int) -> None:
+    """Before anything of a run is touched: the checkpoint is whole, and not beyond the epochs asked for."""
+    try:
+        saved = read_checkpoint(checkpoint)
+    except UserError as error:
+        whole = [f"  python -m xraylab.train {shlex.quote(f'resume={path}')}   # {what}" for path, what in _whole(checkpoint)]
+        if not whole:
+            raise
+        raise UserError(f"{error} These are whole; go on from one of them:\n" + "\n".join(whole)) from error
+    done = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if done > max_epochs:
         raise UserError(
             f"max_epochs={max_epochs}: {directory} has {done} epochs behind it. Give at least that many, or leave it out."
         )
 
 
+def _whole(broken: Path) -> list[tuple[Path, str]]:
+    """The other checkpoints of a run that can be read, the latest first, and where each was written."""
+    found = []
+    for path in broken.parent.glob("*.ckpt"):
+        with suppress(UserError):
+            saved = read_checkpoint(path)
+            found.append((saved["global_step"], path, f"epoch {saved['epoch'] + 1}, step {saved['global_step']}"))
+    return [(path, what) for _, path, what in sorted(found, reverse=True)]
+
+
 def make_loggers(job: Job, directory: Path) -> list[Logger]:
     """The loggers of a job's configuration, which write into its directory unless told otherwise."""
     nodes = job.config.logger.items()
-    return [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+    loggers = [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+    backbone = job.module.net.backbone.hparams.get("name", type(job.module.net.backbone).__name__)
+    for logger in loggers:
+        if isinstance(logger, Wandb):
+            logger.of_run(directory, "train", group_of(directory), tags_of(job.table.data, job.table.name, backbone))
+    return loggers
 
 
 def fit(
-    job: Job, directory: Path, loggers: Sequence[Logger] = (), resume: bool = False, upload: RunUpload | None = None
-) -> bool:  # fmt: skip
-    """Train until done, stopped early or interrupted; True if interrupted.
+    job: Job, directory: Path, loggers: Sequence[Logger] = (), checkpoint: Path | None = None, upload: RunUpload | None = None
+) -> int:  # fmt: skip
+    """Train until done, stopped early or interrupted; the signal that interrupted it, or 0.
 
     Leaves ``history.csv`` and ``checkpoints/{best,last}.ckpt``.
+
+    Args:
+        checkpoint: to go on from.
     """
     s = job.settings
     folder = directory / "checkpoints"
     running = RunningLoss(s.log_every)
-    stop = StopOnInterrupt(folder / "last.ckpt")
+    stop = StopOnInterrupt(folder / "last.ckpt", *parse_interval(s.checkpoint_every))
+    profiler = make_profiler(s.profiler, directory)
 
     def keep(kind: type[ModelCheckpoint], name: str, **options: Any) -> ModelCheckpoint:
         return kind(
@@ -221,6 +356,7 @@ def fit(
 
     chosen: dict[str, Any] = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
     callbacks: list[pl.Callback] = [
+        FiniteLoss(s.log_every),  # the first, for others write checkpoints
         History(directory / "history.csv", job.module.labels, s.monitor, job.table.synthetic, s.unit),
         running,
         StudyProgress(running, s.unit),
@@ -237,18 +373,24 @@ def fit(
         callbacks.append(early)
     for logger in loggers:
         logger.log_hyperparams({"data": job.table.data, **OmegaConf.to_container(job.config)})  # type: ignore[dict-item]
-    trainer = make_trainer(job, callbacks=callbacks, logger=list(loggers) or False, max_epochs=s.max_epochs)
+    files = XLACheckpointFiles() if on_tpu(job.accelerator) else CheckpointFiles()
+    options = {"logger": list(loggers) or False, "max_epochs": s.max_epochs, "profiler": profiler}
+    trainer = make_trainer(job, [files], callbacks=callbacks, **options)
     with suppress(Interrupted):
-        trainer.fit(job.module, datamodule=job.data, ckpt_path=folder / "last.ckpt" if resume else None, weights_only=True)
+        trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
+    files.wait()
+    if profiler is not None:
+        log.info("where the time went: %s", directory / "profile")
     if trainer.should_stop and not stop.stopped and s.early_stopping:
         log.info("stopped early: no better %s for %d epochs", s.early_stopping.monitor, s.early_stopping.patience)
     return stop.stopped
 
 
-def make_trainer(job: Job, **options: Any) -> pl.Trainer:
+def make_trainer(job: Job, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
     """A Trainer for the job's device and precision."""
     return pl.Trainer(
-        **job.accelerator,
+        **device_options(job.accelerator, job.precision, *plugins),
+        **trainer_options(job.processes),
         accumulate_grad_batches=job.settings.accumulate,
         gradient_clip_val=job.settings.gradient_clip,
         num_sanity_val_steps=0,
@@ -262,34 +404,41 @@ def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Rows of the table (N,), probabilities (N,L), and those of single images (I,L), of a split in table order."""
     trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
     outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
-    rows, by_study = (torch.cat([o[i] for o in outputs]) for i in range(2))
-    by_image = torch.cat([images[:real] for _, _, images, real in outputs])
-    found = by_study.double().cpu().numpy()
+    kept = [(rows, by_study, by_image[:real]) for rows, by_study, by_image, real in outputs]
+    parts = gather([torch.cat([o[i] for o in kept]).cpu() for i in range(3)])  # in the order of processes, as the table is
+    rows, by_study, by_image = (torch.cat(of) for of in zip(*parts, strict=True))
+    found = by_study.double().numpy()
     require_finite(found, split)
-    return rows.cpu().numpy(), found, by_image.double().cpu().numpy()
+    return rows.numpy(), found, by_image.double().numpy()
 
 
 def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     """Predict with a checkpoint, write the prediction tables, evaluate them, and write what was chosen on validation.
 
+    Args:
+        checkpoint: a file, or the run, whose best it is.
+
     Returns:
-        The content of ``evaluation.json``.
+        The content of ``evaluation.json``; empty in a process that is not the first.
     """
-    saved = read_checkpoint(checkpoint)
-    require_splits(job.digest, checkpoint)
-    try:
-        job.module.load_state_dict(saved["state_dict"])
-    except RuntimeError as error:
-        raise UserError(
-            f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
-        ) from error
+    if rank() == 0:  # the others get its weights
+        checkpoint = checkpoint_of(checkpoint)
+        saved = read_checkpoint(checkpoint)
+        require_splits(job.digest, checkpoint)
+        try:
+            job.module.load_state_dict(saved["state_dict"])
+        except RuntimeError as error:
+            raise UserError(
+                f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
+            ) from error
     table, s = job.table, job.settings
     splits: dict[str, Any] = {}
     tables: dict[str, pd.DataFrame] = {}
-    for split in ["valid", "test"] + ["train"] * s.save_train_predictions:
-        if not len(table.part(split)):
-            continue
-        rows, probabilities, by_image = predict_split(job, split)
+    wanted = [split for split in ["valid", "test"] + ["train"] * s.save_train_predictions if len(table.part(split))]
+    predicted = {split: predict_split(job, split) for split in wanted}
+    if rank() != 0:
+        return {}
+    for split, (rows, probabilities, by_image) in predicted.items():
         predictions = prediction_table(table.frame, table.labels, split, rows, probabilities)
         write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
         options = (split == "valid", s.bootstrap, s.seed, table.exclusive, s.evaluate.blank, s.evaluate.uncertain)
@@ -305,7 +454,11 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     counts_as = s.evaluate.model_dump()
     write_cases(directory, table, *shown, s.cases, **counts_as)  # of test, or of valid where there is no test
     train = table.part("train")
-    of = {"file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor}
+    averaging = [n for n, c in zip(job.config.callbacks, job.callbacks, strict=True) if isinstance(c, WeightAveraging)]
+    of = {
+        "file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor,
+        "weights": weights_in_words(saved, averaging),
+    }  # fmt: skip
     chosen = judge(splits, tables, Rules(**s.operating.model_dump()), **counts_as)
     if s.readers is not None:
         judge_readers(splits, tables, Path(s.readers), **counts_as)
@@ -338,6 +491,7 @@ def quiet() -> None:
         ".*You are using a CUDA device.*Tensor Cores.*",
         ".*isinstance.treespec, LeafSpec.*",  # inside Lightning, about torch
         ".*LeafSpec.*deprecated.*",
+        ".*sync_dist=True.*",  # what is logged is of all processes already
     ):
         warnings.filterwarnings("ignore", reason)
 

@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning.accelerators import XLAAccelerator
 from pytorch_lightning.plugins import XLAPrecision
+from pytorch_lightning.plugins.io import XLACheckpointIO
 
+from xraylab.checkpoint_files import CheckpointFiles
 from xraylab.errors import UserError
-from xraylab.run import write_text
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -34,26 +35,45 @@ def tpu_there() -> bool:
     return find_spec("torch_xla") is not None and XLAAccelerator.is_available()
 
 
-def require_tpu(accelerator: dict[str, Any], precision: str, others: str) -> str:
-    """The Trainer's precision on the TPU.
+def on_tpu(accelerator: dict[str, Any]) -> bool:
+    """Whether these arguments of a Trainer name a TPU."""
+    return accelerator.get("accelerator") == "tpu"
+
+
+def require_tpu(processes: int, others: str) -> None:
+    """Check that there is a TPU for one process.
 
     Args:
-        accelerator: arguments of the Trainer.
-        precision: of the settings.
+        processes: of the run.
         others: the devices that are there, in words.
 
     Raises:
-        UserError: no TPU, more than one core, or a precision that it has not.
+        UserError: there is none, or more than one core is asked for.
     """
     if find_spec("torch_xla") is None:
         raise UserError(f"accelerator=tpu: torch_xla, which a TPU needs, is not installed beside this torch; there is {others}.")
     if not tpu_there():
         raise UserError(f"accelerator=tpu: torch_xla {version('torch_xla')} finds no TPU here; there is {others}.")
-    if accelerator.get("devices", 1) != 1:
-        raise UserError(f"accelerator.devices={accelerator['devices']}: of a TPU one core is used; it is 1.")
+    if processes > 1:
+        raise UserError(f"accelerator=tpu: {processes} processes, but of a TPU one core is used: accelerator.devices=1.")
+
+
+def precision_of_tpu(precision: str) -> str:
+    """The Trainer's word for it.
+
+    Raises:
+        UserError: a TPU has not that precision.
+    """
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision}: on a TPU it is bf16 or 32.")
     return PRECISIONS[precision]
+
+
+def device_options(accelerator: dict[str, Any], precision: str, *plugins: Any) -> dict[str, Any]:
+    """Arguments of the Trainer for a device and its precision, and plugins beside what a TPU needs."""
+    if on_tpu(accelerator):
+        return {**accelerator, "plugins": [XLAStep(precision), *plugins]}
+    return {**accelerator, "precision": precision, "plugins": list(plugins)}
 
 
 class XLAStep(XLAPrecision):
@@ -106,13 +126,24 @@ class XLAStep(XLAPrecision):
         return loss
 
 
-def report(path: Path) -> None:
-    """Write torch_xla's own report of this process (compilations, transfers, operations by name), and log its main points."""
+class XLACheckpointFiles(CheckpointFiles, XLACheckpointIO):
+    """Checkpoint files of what is on the device, which XLA's strategy wants to be of Lightning's kind."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Copy it to the host, and write it or begin to.
+
+        Raises:
+            CannotWrite: this one, or the one before it, cannot be written.
+        """
+        super().save_checkpoint(move_data_to_device(checkpoint, torch.device("cpu")), path, storage_options)
+
+
+def log_compiled() -> None:
+    """Say what was compiled so far, and what XLA could not."""
     from torch_xla.debug import metrics
 
-    write_text(path, metrics.metrics_report())
     compiled, nanoseconds, _ = metrics.metric_data("CompileTime") or (0, 0, None)
-    log.info("XLA: %d graphs compiled, in %.1f s; more in %s", compiled, nanoseconds / 1e9, path)
+    log.info("XLA: %d graphs compiled, in %.1f s (profiler=xla tells more)", compiled, nanoseconds / 1e9)
     # reading one number, as a log line does, is counted as if it were an operation that XLA lacks
     lacking = [name for name in metrics.counter_names() if name.startswith("aten::") and name != "aten::_local_scalar_dense"]
     if lacking:

@@ -11,9 +11,9 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -246,6 +246,68 @@ def _of_list(
             "Name the folder that its paths start from: root=<folder>."
         )
     return Files(pd.DataFrame(rows, columns=COLUMNS), name, lost)
+
+
+def of_plane(files: Files, plane: str, planes: Sequence[str], joined: bool = False) -> Files:
+    """Of exams in several planes, which folders name, the images of the plane that a model was trained on.
+
+    Args:
+        joined: leave the plane out of ids, so that those of several planes are the same.
+
+    Raises:
+        UserError: there are images of other planes only.
+    """
+    named = [next((part for part in reversed(path.split("/")) if part in planes), None) for path in files.frame["path"]]
+    if not any(named):
+        return files
+    frame = files.frame[[p in (plane, None) for p in named]].reset_index(drop=True)
+    if frame.empty:
+        there = listed(sorted({p for p in named if p}))
+        raise UserError(f"{files.name}: these are images of {there}; the model was trained on plane={plane}.")
+    if len(frame) < len(named):
+        log.info("%d of %d studies are of another plane than %s, and left alone", len(named) - len(frame), len(named), plane)
+    if joined:
+        frame["id"] = ["/".join(part for part in i.split("/") if part != plane) for i in frame["id"]]
+        frame["group"] = frame["group"].where(frame["group"] != "", plane)
+    return replace(files, frame=frame)
+
+
+def with_parts(files: Files, parts: Sequence[str]) -> Files:
+    """Studies of several volumes, which folders or files name: ``axial/1130.npy`` and ``1130/axial.npy`` are of study ``1130``.
+
+    Returns:
+        A frame with a column ``parts``; ``missing`` names what is not of a study with all parts.
+
+    Raises:
+        UserError: no study has all parts.
+    """
+    lost = list(files.missing)
+    studies: dict[str, dict[Any, Any]] = {}
+    for row in files.frame.to_dict("records"):
+        words = [*row["path"].split("/")[:-1], row["id"].rpartition("/")[2]]
+        part = next((word for word in reversed(words) if word in parts), None)
+        if part is None:
+            lost.append(Skipped(row["id"], row["path"], f"its path does not name one of {', '.join(parts)}", LEFT_OUT))
+            continue
+        study = "/".join(word for word in row["id"].split("/") if word != part)
+        of = studies.setdefault(study, {**row, "id": study, "of": {}})
+        of["of"].setdefault(part, []).extend(row["images"])
+    whole = []
+    for study, found in studies.items():
+        of = found.pop("of")
+        if missing := [part for part in parts if part not in of]:
+            lost.append(Skipped(study, "", f"there is no {' and no '.join(missing)} of it", LEFT_OUT))
+            continue
+        pairs = [(image, part) for part in parts for image in of[part]]
+        found["group"] = found["group"] or "+".join(parts)
+        found["images"], found["parts"] = (tuple(column) for column in zip(*pairs, strict=True))
+        whole.append(found)
+    if not whole:
+        raise UserError(
+            f"{files.name}: the model sees {', '.join(parts)} of a study at once, and no study has them all. "
+            f"Call their folders, or files, so: {parts[0]}/<study>.npy or <study>/{parts[0]}.npy."
+        )
+    return replace(files, frame=pd.DataFrame(whole), missing=lost)
 
 
 def _row(study: str, path: str, images: Sequence[str], patterns: dict[str, re.Pattern[str]]) -> dict[str, object]:

@@ -21,10 +21,14 @@ from xraylab.errors import UserError
 
 
 class Batch(NamedTuple):
-    """Packed studies; images are not padded, but blank ones may fill the batch where shapes have to be static."""
+    """Packed studies; images are not padded, but blank ones may fill the batch where shapes have to be static.
+
+    Of B = 0 studies there are the images of one, 0, which nothing is made of.
+    """
 
     images: Tensor  # uint8 (I,C,H,W)
-    study: Tensor  # int64 (I,), the row 0..B-1 an image belongs to, ascending; B of blank ones, which come last
+    # int64 (I,), the row 0..B-1 an image belongs to, ascending; of studies of P parts, row * P + part; B, or B * P, of blank ones
+    study: Tensor
     labels: Tensor  # float32 (B,L) raw: 1, 0, -1 uncertain, NaN not mentioned
     rows: Tensor  # int64 (B,), rows of the table
     group: Tensor  # int64 (B,), number of the study's group among those of train, -1 for another
@@ -35,11 +39,15 @@ class Batch(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """A batch to be read: rows of the table, the epoch (None: no augmentation), the step's scored labels."""
+    """A batch to be read: rows of the table, the epoch (None: no augmentation), the step's scored labels.
+
+    Where a process has no share in a small batch, ``blank`` is read instead of rows, as the images of no study.
+    """
 
     rows: list[int]
     epoch: int | None
     scored: float
+    blank: int | None = None
 
 
 class StepSampler(Sampler[Draw]):
@@ -50,16 +58,22 @@ class StepSampler(Sampler[Draw]):
     Args:
         rows: rows of the table to draw from.
         scored: labels that the loss scores, for each of those rows.
-        batch_size: studies in a batch.
+        batch_size: studies in a batch, over all processes.
         accumulate: batches in an optimiser step.
         shuffle: a new seeded order every epoch; else the given order, without augmentation.
         seed: of the order.
+        rank, world: of how many processes which this is. Shuffled, each takes its share of every batch, and where a batch is
+            too small for a share a blank one, so that all have as many batches. Else each takes a part of the order.
     """
 
     def __init__(
         self, rows: Sequence[int] | np.ndarray, scored: Sequence[float] | np.ndarray, batch_size: int, accumulate: int = 1,
-        shuffle: bool = False, seed: int = 0,
+        shuffle: bool = False, seed: int = 0, rank: int = 0, world: int = 1,
     ) -> None:  # fmt: skip
+        if not shuffle and world > 1:
+            part = slice(len(rows) * rank // world, len(rows) * (rank + 1) // world)
+            rows, scored, batch_size, rank, world = rows[part], scored[part], -(-batch_size // world), 0, 1
+        self.rank, self.world = rank, world
         self.rows, self.scored = np.asarray(rows, np.int64), np.asarray(scored, np.float64)
         self.batch_size, self.accumulate, self.shuffle, self.seed = batch_size, accumulate, shuffle, seed
         self.epoch = 0
@@ -84,7 +98,9 @@ class StepSampler(Sampler[Draw]):
                 continue
             whole = order[start // step * step :][:step]
             batch = order[start : start + self.batch_size]
-            yield Draw(self.rows[batch].tolist(), self.epoch if self.shuffle else None, float(self.scored[whole].sum()))
+            rows, scored = self.rows[batch].tolist(), float(self.scored[whole].sum())
+            share = rows[self.rank :: self.world]
+            yield Draw(share, self.epoch if self.shuffle else None, scored, None if share else rows[0])
 
 
 class StudyDataset(Dataset[Batch]):
@@ -103,17 +119,20 @@ class StudyDataset(Dataset[Batch]):
         self.augmentation, self.seed = augmentation, seed
         self.ids, self.groups = table.frame["id"].to_numpy(str), table.frame["group"].to_numpy(str)
         self.images = table.frame["images"].tolist()
+        self.parts, self.part_of = table.parts, table.frame["parts"].tolist() if table.parts else []
         # where rows are single images, their place in the study, so that an image is drawn alike by either unit
         self.first = table.frame["image"].tolist() if "image" in table.frame else [0] * len(self.ids)
         self.group = torch.from_numpy(table.group_numbers())
         self.labels = torch.from_numpy(table.label_values())
 
     def __getitem__(self, draw: Draw) -> Batch:
+        if draw.blank is not None:
+            return self.batch([], [self.read(draw.blank)], draw.scored)
         return self.batch(draw.rows, [self.read(row, draw.epoch) for row in draw.rows], draw.scored)
 
-    def batch(self, of: list[int], bags: Sequence[np.ndarray], scored: float) -> Batch:
-        """Some rows of the table, their prepared images uint8 (N,H,W[,3]) packed; ``scored`` as in :class:`Draw`."""
-        rows = torch.tensor(of)
+    def batch(self, of: list[int], studies: Sequence[list[np.ndarray]], scored: float) -> Batch:
+        """Some rows of the table, their images as :meth:`read` gives them packed; ``scored`` as in :class:`Draw`."""
+        rows, bags = torch.tensor(of, dtype=torch.int64), [bag for study in studies for bag in study]
         counts = [len(bag) for bag in bags]
         real = sum(counts) if self.static_shapes else None
         if real is not None:
@@ -131,12 +150,26 @@ class StudyDataset(Dataset[Batch]):
             real=real,
         )
 
-    def read(self, row: int, epoch: int | None = None) -> np.ndarray:
-        """A study's prepared images, uint8 (N,H,W[,3]); augmented as in that training epoch, if one is given."""
-        images = prepare(self.source.read(self.images[row]), self.size, self.rescale)
+    def read(self, row: int, epoch: int | None = None) -> list[np.ndarray]:
+        """A study's prepared images, uint8 (N,H,W[,3]), a bag for each part; augmented as in that training epoch, if given.
+
+        Raises:
+            UserError: an image cannot be read, or sizes differ and none is set.
+        """
+        bags = self.prepared(row, self.images[row])
         if epoch is not None and self.augmentation is not None:
-            images = self.augmentation(images, self.seed, epoch, str(self.ids[row]), self.first[row])
-        return images
+            name = str(self.ids[row])
+            draws = [f"{name}/{part}" for part in self.parts] or [name]
+            bags = [self.augmentation(bag, self.seed, epoch, d, self.first[row]) for bag, d in zip(bags, draws, strict=True)]
+        return bags
+
+    def prepared(self, row: int, images: Sequence[str]) -> list[np.ndarray]:
+        """As :meth:`read`, of some of the study's references, among which every part has one."""
+        of = dict(zip(self.images[row], self.part_of[row], strict=True)) if self.parts else {}
+        bags = [[image for image in images if of[image] == part] for part in self.parts] or [list(images)]
+        prepared = [prepare(self.source.read(bag), self.size, self.rescale) for bag in bags]
+        _require_one_size(prepared)
+        return prepared
 
 
 def prepare(images: Images, size: int | None = None, rescale: bool = False) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from xraylab.data.augmentation import Augmentation
 from xraylab.data.loading import Batch, StepSampler, StudyDataset
 from xraylab.data.table import HELD_BACK, StudyTable
 
+SPLITS = ("train", "valid", "test")
 ADAPT = 2048  # studies that a loss adapts by, at most: held back, and of train
 
 
@@ -26,7 +29,7 @@ class StudyDataModule(pl.LightningDataModule):
 
     Args:
         table: with its splits assigned.
-        batch_size: studies, or images where those are the unit, in a batch.
+        batch_size: studies, or images where those are the unit, in a batch, over all processes.
         accumulate: batches in an optimiser step.
         size, rescale: see :func:`xraylab.data.loading.prepare`.
         augmentation: of the training images.
@@ -35,32 +38,38 @@ class StudyDataModule(pl.LightningDataModule):
         scored: bool (studies, labels), which labels the loss scores; None: all certain ones.
         unit: ``study`` trains on whole studies, ``image`` on single images with their study's labels. Validation and test read
             whole studies.
+        rank, world: of how many processes which this is; it reads its share, see :class:`xraylab.data.loading.StepSampler`.
         static_shapes: see :class:`xraylab.data.loading.StudyDataset`.
     """
 
     def __init__(
         self, table: StudyTable, batch_size: int = 1, accumulate: int = 1, size: int | None = None,
         rescale: bool = False, augmentation: Augmentation | None = None, workers: int = 0, seed: int = 0,
-        scored: np.ndarray | None = None, unit: str = "study", static_shapes: bool = False,
+        scored: np.ndarray | None = None, unit: str = "study", rank: int = 0, world: int = 1, static_shapes: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.table, self.batch_size, self.workers = table, batch_size, workers
         labels = table.label_values()
         counts = ((labels == 0) | (labels == 1) if scored is None else scored).sum(1)
         plain = StudyDataset(table, size, rescale, static_shapes=static_shapes)
-        parts = {split: table.part(split).index.to_numpy() for split in ("train", "valid", "test", HELD_BACK)}
+        parts = {split: table.part(split).index.to_numpy() for split in (*SPLITS, HELD_BACK)}
         # of every label so many studies where it is uncertain, and not most of them of one label
         rng = np.random.default_rng(seed)
         where = [parts["train"][labels[parts["train"], k] == -1] for k in range(labels.shape[1])]
         each = max(ADAPT // len(where), 1)
         parts["uncertain"] = np.unique(np.concatenate([rng.permutation(rows)[:each] for rows in where]))
-        self._plain = {name: (StepSampler(rows, counts[rows], batch_size), plain) for name, rows in parts.items()}
+        shared: dict[str, Any] = {"rank": rank, "world": world}
+        self._plain = {
+            # what a loss adapts by, every process sees whole
+            name: (StepSampler(rows, counts[rows], batch_size, **(shared if name in SPLITS else {})), plain)
+            for name, rows in parts.items()
+        }
         if unit == "image":
             counts = np.repeat(counts, table.frame["images"].map(len))
             table = table.by_image()
         rows = table.part("train").index.to_numpy()
         self._train = (
-            StepSampler(rows, counts[rows], batch_size, accumulate, True, seed),
+            StepSampler(rows, counts[rows], batch_size, accumulate, True, seed, rank, world),
             StudyDataset(table, size, rescale, augmentation, seed, static_shapes),
         )
 
@@ -77,6 +86,7 @@ class StudyDataModule(pl.LightningDataModule):
             batch_size=None,  # the sampler draws whole batches and the dataset packs them
             collate_fn=_as_is,
             num_workers=self.workers,
+            worker_init_fn=outlive_signals,
             persistent_workers=self.workers > 0 and split in ("train", "valid"),
             pin_memory=torch.cuda.is_available(),
         )
@@ -109,14 +119,28 @@ class StudyDataModule(pl.LightningDataModule):
         sampler.epoch, sampler.skip = divmod(int(state["batches"]), max(len(sampler), 1))
 
 
+def outlive_signals(worker: int) -> None:
+    """In a reader: let no SIGTERM but its parent's end it. A scheduler sends it to all, and the parent needs one more batch."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def batches_done(trainer: pl.Trainer) -> int:
     """Training batches behind a run, over all its epochs and resumptions."""
     return int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
 
 
-def worker_count(wanted: int | str) -> int:
-    """``auto``: one reader for every two cores, at most 8."""
+def worker_count(wanted: int | str, processes: int = 1) -> int:
+    """Readers of one of several processes; ``auto``: one for every two cores of its share, at most 8."""
     if wanted != "auto":
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(8, cores // 2)
+    return min(8, cores // processes // 2)

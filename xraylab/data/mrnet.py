@@ -21,6 +21,7 @@ from xraylab.data.table import StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean
 
 PLANES = ("axial", "coronal", "sagittal")
+ALL = "all"  # the three planes of an exam as one study
 TASKS = ("abnormal", "acl", "meniscus")
 # published: exams, least and most slices by plane, positives by task
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -38,10 +39,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 class MRNet(Reader):
-    """One plane of MRNet-v1.0, with one or several of its three labels.
+    """One plane of MRNet-v1.0, or all three at once, with one or several of its three labels.
 
     Args:
-        plane: axial, coronal or sagittal.
+        plane: axial, coronal or sagittal; or all: a study is then an exam that has all three, each a part of its own.
         task: abnormal, acl or meniscus, or a list of them.
     """
 
@@ -65,19 +66,21 @@ class MRNet(Reader):
         sample: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(root, on_error, sample)
-        self.plane = plane
+        self.plane, self.planes = plane, PLANES if plane == ALL else (plane,)
         self.tasks = (task,) if isinstance(task, str) else tuple(task)
-        if plane not in PLANES:
-            raise UserError(f"plane={plane}: it is one of {', '.join(PLANES)}.{did_you_mean(str(plane), PLANES)}")
+        if plane not in (*PLANES, ALL):
+            hint = did_you_mean(str(plane), (*PLANES, ALL))
+            raise UserError(f"plane={plane}: it is one of {', '.join(PLANES)}, or {ALL}.{hint}")
         unknown = [t for t in self.tasks if t not in TASKS]
         if unknown or not self.tasks or len(set(self.tasks)) < len(self.tasks):
             hint = did_you_mean(str(unknown[0]), TASKS) if unknown else ""
             raise UserError(f"task={task}: it is one of {', '.join(TASKS)}, or a list of them, each once.{hint}")
 
     def matches(self, path: Path) -> bool:
-        """A folder with the plane's exams, and the labels of every task, for train and valid."""
+        """A folder with the exams of its planes, and the labels of every task, for train and valid."""
         return all(
-            (path / split / self.plane).is_dir() and all((path / f"{split}-{t}.csv").is_file() for t in self.tasks)
+            all((path / split / plane).is_dir() for plane in self.planes)
+            and all((path / f"{split}-{t}.csv").is_file() for t in self.tasks)
             for split in ("train", "valid")
         )
 
@@ -96,6 +99,7 @@ class MRNet(Reader):
             name=self.published_name,
             synthetic=is_synthetic(path),
             patients_known=False,
+            parts=self.planes if "parts" in frame else (),
             problems={kind: names for kind, names in problems.items() if names},
         )
 
@@ -107,25 +111,28 @@ class MRNet(Reader):
                 i for i in missing if not any(i in bad for bad in map(_first_words, problems.values()))
             ]
         labels = labels.dropna()
-        files = {p.stem for p in (path / split / self.plane).glob("*.npy") if not p.name.startswith(".")}
-        problems[f"ids of {split} without a file in {split}/{self.plane}"] += sorted(set(labels.index) - files)
-        problems[f"files in {split}/{self.plane} without a label"] += [
-            f"{name}.npy" for name in sorted(files - set(labels.index)) if not _named(name, problems)
-        ]
-        keep = []
-        for name in labels.index:
-            fault = None if name not in files else _fault(path / split / self.plane / f"{name}.npy")
-            if fault:
-                problems["arrays that cannot be used"].append(f"{split}/{self.plane}/{name}.npy ({fault})")
-            keep.append(name in files and fault is None)
-        labels = labels[keep]
+        whole = set(labels.index)
+        for folder in (f"{split}/{plane}" for plane in self.planes):
+            files = {p.stem for p in (path / folder).glob("*.npy") if not p.name.startswith(".")}
+            problems[f"ids of {split} without a file in {folder}"] += sorted(set(labels.index) - files)
+            problems[f"files in {folder} without a label"] += [
+                f"{name}.npy" for name in sorted(files - set(labels.index)) if not _named(name, problems)
+            ]
+            faults = {name: _fault(path / folder / f"{name}.npy") for name in labels.index if name in files}
+            problems["arrays that cannot be used"] += [
+                f"{folder}/{name}.npy ({fault})" for name, fault in faults.items() if fault
+            ]
+            whole &= {name for name, fault in faults.items() if not fault}
+        labels = labels[labels.index.isin(whole)]
+        parts = {"parts": [self.planes] * len(labels)} if self.plane == ALL else {}
         return pd.DataFrame(
             {
                 "id": labels.index,
                 "patient": "",
-                "group": self.plane,
+                "group": "+".join(self.planes),
                 "split": "train" if split == "train" else "heldout",
-                "images": [(f"{split}/{self.plane}/{name}.npy",) for name in labels.index],
+                "images": [tuple(f"{split}/{plane}/{name}.npy" for plane in self.planes) for name in labels.index],
+                **parts,
                 **{task: labels[task].to_numpy(np.float32) for task in self.tasks},
             }
         )

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from itertools import compress, repeat
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple, TypeVar
@@ -126,8 +127,10 @@ def pack_table(
     """
     names: dict[tuple[str, str], dict[str, None]] = {}
     published = "published" if "published" in table.frame else "split"
-    for split, group, images in zip(*(table.frame[c] for c in (published, "group", "images")), strict=True):
-        names.setdefault((str(split), str(group)), {}).update(dict.fromkeys(images))
+    held_by = "parts" if table.parts else "group"  # so that studies of planes share the shards of each plane
+    for split, of, images in zip(*(table.frame[c] for c in (published, held_by, "images")), strict=True):
+        for image, name in zip(images, of if table.parts else repeat(of), strict=False):
+            names.setdefault((str(split), str(name)), {})[image] = None
     place = folder / _safe(table.name)
     shards = [_Shard(table, place, split, group, list(images), size, rescale) for (split, group), images in names.items()]
     shards.sort(key=lambda shard: shard.folder.name)  # the order in which every process takes their locks
@@ -146,16 +149,19 @@ def pack_table(
     source = PackedSource([shard.folder for shard in shards])
     if not faults:
         return replace(table, source=source)
-    left = [tuple(name for name in images if name not in faults) for images in table.frame["images"]]
-    frame = table.frame.assign(images=pd.Series(left, index=table.frame.index, dtype=object))
-    if "views" in frame:
-        pairs = zip(table.frame["images"], frame["views"], strict=True)
-        kept = [tuple(v for name, v in zip(*pair, strict=True) if name not in faults) for pair in pairs]
-        frame["views"] = pd.Series(kept, index=frame.index, dtype=object)
+    frame = table.frame.copy()
+    readable = [[name not in faults for name in images] for images in frame["images"]]
+    for column in {"images", "views", "parts"} & set(frame):
+        kept = [tuple(compress(*pair)) for pair in zip(frame[column], readable, strict=True)]
+        frame[column] = pd.Series(kept, index=frame.index, dtype=object)
+    whole = np.array([set(of) >= set(table.parts) for of in frame["parts" if table.parts else "images"]]) & frame["images"].map(
+        bool
+    )
     problems = {**table.problems, UNREADABLE: [*table.problems.get(UNREADABLE, []), *unreadable]}
-    if gone := [str(study) for study, images in zip(table.frame["id"], left, strict=True) if not images]:
-        problems["studies of whose images none can be read"] = gone
-    return replace(table, frame=frame[[bool(images) for images in left]].reset_index(drop=True), source=source, problems=problems)
+    if gone := frame.loc[~whole, "id"].astype(str).tolist():
+        lacks = f"of which {' or '.join(table.parts)} cannot be read" if table.parts else "of whose images none can be read"
+        problems[f"studies {lacks}"] = gone
+    return replace(table, frame=frame[whole].reset_index(drop=True), source=source, problems=problems)
 
 
 class _Fault(NamedTuple):

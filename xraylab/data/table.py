@@ -2,7 +2,7 @@
 
 One row is a study: ``id``, ``patient`` (empty where unknown), ``group``, ``split``, ``images`` (a tuple of references
 that the table's source reads) and one column a label: 1 positive, 0 negative, -1 uncertain, NaN not mentioned. Optional:
-``views``, a tuple of each image's view.
+``views``, a tuple of each image's view; ``parts``, a tuple of each reference's part, where a study is several volumes.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class StudyTable:
     exclusive: bool = False  # exactly one label of a study is positive
     channels: int = 1
     views: bool = False  # an image on its own bears the study's label, as views do and slices do not
+    parts: tuple[str, ...] = ()  # where a study is several volumes, each pooled on its own: their names, in order
     problems: dict[str, list[str]] = field(default_factory=dict)  # what was wrong and skipped: kind -> names
 
     @property

@@ -165,8 +165,7 @@ class Timm(Backbone):
     ) -> None:  # fmt: skip
         super().__init__()
         self.save_hyperparameters()
-        import timm
-
+        timm = weights.import_timm()
         if not timm.is_model(name):
             near = did_you_mean(name.split(".")[0], timm.list_models())
             raise UserError(f"backbone.name={name}: timm has no such model.{near}")

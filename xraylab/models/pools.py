@@ -7,6 +7,8 @@ Each pool ignores the order of images and equals the plain classifier on a bag o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from pytorch_lightning.core.mixins import HyperparametersMixin
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ class Pool(nn.Module, HyperparametersMixin):
     """Interface of a pool."""
 
     softmax = 1
+    of_features = False  # whether the head sees what is pooled, and not each image
 
     def build(self, num_features: int, softmax: int = 1) -> None:
         """Create the parameters that depend on the number of features; most pools have none.
@@ -28,7 +31,7 @@ class Pool(nn.Module, HyperparametersMixin):
         """
         self.softmax = softmax
 
-    def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
+    def forward(self, features: Tensor, study: Tensor, studies: int, head: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits (B,L) of features (I,D)."""
         raise NotImplementedError
 
@@ -36,7 +39,9 @@ class Pool(nn.Module, HyperparametersMixin):
 class MaxFeature(Pool):
     """Largest value of each feature over the images, then the head (Bien et al. 2018)."""
 
-    def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
+    of_features = True
+
+    def forward(self, features: Tensor, study: Tensor, studies: int, head: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits (B,L) of features (I,D)."""
         return head(segment_max(features, study, studies + 1)[:studies])
 
@@ -48,7 +53,7 @@ class MeanProbability(Pool):
     share a softmax become the logarithms of their mean probabilities, whose softmax these are.
     """
 
-    def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
+    def forward(self, features: Tensor, study: Tensor, studies: int, head: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits (B,L) of features (I,D)."""
         x = head(features)
         if self.softmax > 1:
@@ -65,7 +70,7 @@ class MaxProbability(Pool):
     the largest probability.
     """
 
-    def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
+    def forward(self, features: Tensor, study: Tensor, studies: int, head: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits (B,L) of features (I,D)."""
         x = head(features)
         if self.softmax == 1:
@@ -88,6 +93,8 @@ class Attention(Pool):
         hidden: width of the gate.
     """
 
+    of_features = True
+
     def __init__(self, hidden: int = 128) -> None:
         super().__init__()
         if hidden < 1:
@@ -106,7 +113,7 @@ class Attention(Pool):
         score = (score - segment_max(score.detach(), study, studies + 1)[study]).exp()
         return score / segment_sum(score, study, studies + 1)[study]
 
-    def forward(self, features: Tensor, study: Tensor, studies: int, head: nn.Module) -> Tensor:
+    def forward(self, features: Tensor, study: Tensor, studies: int, head: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits (B,L) of features (I,D)."""
         return head(segment_sum(features * self.weights(features, study, studies), study, studies + 1)[:studies])
 

@@ -29,6 +29,8 @@ class StudyNet(nn.Module, HyperparametersMixin):
         dropout: before each linear layer of the head.
         mean, std: of the images on the scale 0-255, one value or one a channel; None: the backbone's own.
         softmax: how many outputs in a row share a softmax; 1: each has a sigmoid.
+        parts: names of the P volumes of which each study consists, as the planes of an exam; one backbone and pool see each on
+            its own, and the head sees what is pooled of all, P*D wide. None: a study is one bag.
     """
 
     mean: Tensor
@@ -37,7 +39,7 @@ class StudyNet(nn.Module, HyperparametersMixin):
     def __init__(
         self, backbone: Backbone, pool: Pool, num_outputs: int, hidden: Sequence[int] = (), dropout: float = 0.0,
         mean: float | Sequence[float] | None = None, std: float | Sequence[float] | None = None,
-        softmax: int = 1,
+        softmax: int = 1, parts: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.save_hyperparameters(ignore=["backbone", "pool"])
@@ -45,10 +47,15 @@ class StudyNet(nn.Module, HyperparametersMixin):
             raise UserError(f"head.dropout={dropout}: it is at least 0 and below 1.")
         if any(width < 1 for width in hidden):
             raise UserError(f"head.hidden={list(hidden)}: widths are at least 1.")
-        self.backbone, self.pool = backbone, pool
+        if parts and not pool.of_features:
+            raise UserError(
+                f"studies of several parts ({', '.join(parts)}) are joined by their features, and {type(pool).__name__} pools "
+                "probabilities: pool=max_feature or pool=attention."
+            )
+        self.backbone, self.pool, self.parts = backbone, pool, tuple(parts)
         pool.build(backbone.num_features, softmax)
         layers: list[nn.Module] = []
-        width = backbone.num_features
+        width = backbone.num_features * max(len(parts), 1)
         for following in hidden:
             layers += [nn.Dropout(dropout)] * (dropout > 0) + [nn.Linear(width, following), nn.ReLU()]
             width = following
@@ -62,8 +69,9 @@ class StudyNet(nn.Module, HyperparametersMixin):
 
         Args:
             images: uint8 (I,1,H,W), or (I,C,H,W) for a backbone of C channels.
-            study: int64 (I,), the row 0..B-1 that each image belongs to; every row has an image. A blank image,
-                which only fills the batch, has row B: nothing depends on it, batch statistics neither.
+            study: int64 (I,), the row 0..B-1 that each image belongs to; of studies of P parts, row * P + part. Every row, or
+                part, has an image. A blank image, which only fills the batch, has the row after the last: nothing depends on
+                it, batch statistics neither.
             studies: B.
             real: of a batch that is filled, how many images are not blank.
 
@@ -73,7 +81,7 @@ class StudyNet(nn.Module, HyperparametersMixin):
         return self.pooled(self._features(images, study, studies, real), study, studies)
 
     def both(self, images: Tensor, study: Tensor, studies: int, real: int | None = None) -> tuple[Tensor, Tensor]:
-        """Logits by study (B,L), and of each image as a study of its own (I,L)."""
+        """Logits by study (B,L), and of each image as a study of its own (I,L), which an image of a part cannot be."""
         features = self._features(images, study, studies, real)
         alone = torch.arange(len(features), device=features.device)
         return self.pooled(features, study, studies), self.pooled(features, alone, len(features))
@@ -85,7 +93,7 @@ class StudyNet(nn.Module, HyperparametersMixin):
         return self.backbone(x.contiguous(memory_format=torch.channels_last)).to(dtype)
 
     def _features(self, images: Tensor, study: Tensor, studies: int, real: int | None) -> Tensor:
-        with nullcontext() if real is None else WithoutBlank(study < studies, real):
+        with nullcontext() if real is None else WithoutBlank(study < studies * max(len(self.parts), 1), real):
             return self.features(images)
 
     def behind_features(self) -> list[nn.Parameter]:
@@ -96,7 +104,9 @@ class StudyNet(nn.Module, HyperparametersMixin):
         """float32 (B,L) of features (I,D)."""
         # in full precision: bf16 probabilities would tie
         with torch.autocast(features.device.type, enabled=False):
-            return self.pool(features, study, studies, self.head)
+            if not self.parts:
+                return self.pool(features, study, studies, self.head)
+            return self.pool(features, study, studies * len(self.parts), lambda x: self.head(x.reshape(studies, -1)))
 
 
 def per_channel(given: float | Sequence[float] | None, own: Sequence[float], name: str) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -77,6 +79,19 @@ def torchvision_weights(choice: Any, name: str) -> Mapping[str, Any]:
     if not cached.is_file():
         _require(choice.url, f"backbone={name}", str(cached))
     return or_stop(name, True, lambda: choice.get_state_dict(progress=True, check_hash=not cached.is_file()))
+
+
+def import_timm() -> ModuleType:
+    """timm, but not W&B, which it imports wherever that is installed, for a function that is not used here."""
+    absent = "wandb" not in sys.modules
+    if absent:
+        sys.modules["wandb"] = None  # type: ignore[assignment]
+    try:
+        import timm
+    finally:
+        if absent:
+            del sys.modules["wandb"]
+    return timm
 
 
 def require_timm_weights(name: str) -> None:

@@ -1,0 +1,336 @@
+"""Several processes are one run: the same tables and weights, one who writes, and none that goes on alone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import REPOSITORY, TINY, compose_config
+
+from xraylab.assemble import resumed_config
+from xraylab.callbacks import History, StopOnInterrupt
+from xraylab.data.loading import StepSampler
+from xraylab.errors import Lost, Stopped, UserError
+from xraylab.exchange import agree, in_turn, joined, largest, rank
+from xraylab.processes import ALONE, Processes, first_host, launched, planned
+from xraylab.training import train
+
+# ragged exams, augmentation, class balance, a short last step, and a last batch of one study
+SMALL = [
+    *TINY, "image.size=32", "backbone=cnn", "backbone.layers=2", "backbone.filters=8", "backbone.batch_norm=false", "cases=2",
+    "valid_fraction=0.225", "batch_size=3", "accumulate=2", "max_epochs=2", "optimizer=sgd", "optimizer.lr=1e-3",
+    "early_stopping=null", "accelerator=cpu", "seed=3",
+]  # fmt: skip
+
+
+def state(run, name="last"):
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def same_run(one, two, labels=("acl",)):
+    """Weights to 1e-5, tables row by row, history and evaluation."""
+    for name in ("last", "best"):
+        a, b = (state(run, name)["state_dict"] for run in (one, two))
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            torch.testing.assert_close(b[key], value, atol=1e-5, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+    for file in sorted((one / "predictions").glob("*.csv")):
+        a, b = (pd.read_csv(run / "predictions" / file.name, dtype={"id": str}) for run in (one, two))
+        assert b[a.columns[0]].tolist() == a["id"].tolist()
+        pd.testing.assert_frame_equal(a, b, atol=1e-5, rtol=1e-5)
+    timed = ["seconds", "studies_per_s", "images_per_s"]
+    a, b = (pd.read_csv(run / "history.csv").drop(columns=timed, errors="ignore") for run in (one, two))
+    pd.testing.assert_frame_equal(a, b, atol=1e-4, rtol=1e-4)
+    a, b = (json.loads((run / "evaluation.json").read_text())["splits"] for run in (one, two))
+    assert {s: v["n"] for s, v in a.items()} == {s: v["n"] for s, v in b.items()}
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def together():
+    """``together(work)``: ``work(processes)`` in two processes that have met; returns what each gave, or raised, by rank."""
+
+    def run(work, timeout=1.0):
+        fork, port = multiprocessing.get_context("fork"), free_port()
+        answers = fork.SimpleQueue()
+
+        def process(number):
+            of = Processes(2, number, 2, number, "srun", "127.0.0.1", port, timeout)
+            try:
+                with joined(of):
+                    answer = work(of)
+            except (UserError, Stopped, Lost) as error:
+                answer = error
+            except BaseException:
+                answer = AssertionError(traceback.format_exc())
+            answers.put((number, answer))
+
+        both = [fork.Process(target=process, args=(number,)) for number in (0, 1)]
+        for p in both:
+            p.start()
+        found = {}
+        for p in both:
+            p.join(120)
+            assert p.exitcode is not None, "hangs"
+        while not answers.empty():
+            number, answer = answers.get()
+            found[number] = answer
+        if failed := [a for a in found.values() if isinstance(a, AssertionError)]:
+            raise failed[0]
+        return found
+
+    return run
+
+
+@pytest.fixture
+def train_together(together, tmp_path):
+    """As ``train_here``, in two processes; returns the directory and what each process raised."""
+
+    def run(name, *overrides, config=None):
+        directory = tmp_path / name
+        directory.mkdir(exist_ok=True)
+        cfg = compose_config(*overrides) if config is None else config
+        return directory, together(lambda of: train(cfg, directory, list(overrides), of))
+
+    return run
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **more}
+
+
+def test_started_here_in_a_sweep_or_by_torchrun_two_processes_are_one_run(train_here, tmp_path, mrnet_root):
+    options = [*SMALL, f"dataset.root={mrnet_root}", "save_train_predictions=true"]
+    one = train_here(tmp_path / "one", *options)
+    assert len(pd.read_csv(one / "predictions" / "train.csv")) % 3 == 1, "the second process has no share in the last batch"
+    tested = json.loads((one / "evaluation.json").read_text())["splits"]["test"]
+    assert tested["n"] == 30
+
+    sweep = tmp_path / "sweep"
+    done = subprocess.run(
+        [sys.executable, "-m", "xraylab.train", "-m", *options[:-2], f"dataset.root={mrnet_root}", "save_train_predictions=true",
+         "accelerator.devices=2", f"hydra.sweep.dir={sweep}", "max_epochs=2,1"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=550, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    same_run(one, sweep / "0")
+    assert [len(pd.read_csv(sweep / job / "history.csv")) for job in "01"] == [2, 1]
+    assert done.stdout.count("epoch 1/2") == 1, "only the first process speaks"
+    record = json.loads((sweep / "0" / "environment.json").read_text())
+    assert record["processes"] == {"number": 2, "machines": 1}
+    assert record["finished"]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "xraylab.train", *options],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=550, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (tmp_path / "outputs" / "mrnet").iterdir()
+    same_run(one, run)
+    assert done.stdout.count("epoch 1/2") == 1
+
+
+def test_views_learned_and_adapted_losses_agree(train_here, train_together, tmp_path, chexpert_root):
+    """Images as the unit, u learned by gradient, w adapted on held-back studies, Adam, a plateau, the AUROCs of two units."""
+    options = [
+        "dataset=chexpert", f"dataset.root={chexpert_root}", "findings=competition", "view=all", "unit=image", *SMALL[:-8],
+        "batch_size=12", "max_epochs=2", "accelerator=cpu", "optimizer.lr=1e-3", "loss.u=learned", "loss.w=adapted",
+        "loss.u_lr=0.1", "loss.held_back=0.2", "early_stopping=null", "valid_fraction=0.3",
+    ]  # fmt: skip
+    one = train_here(tmp_path / "one", *options)
+    two, raised = train_together("two", *options)
+    assert raised == {0: None, 1: None}
+    history = pd.read_csv(one / "history.csv")
+    assert len(set(history.filter(regex="^u/").iloc[-1])) > 1
+    assert (history.filter(regex="^w/").iloc[-1] != 0.5).any()
+    same_run(one, two)
+
+
+def test_unfrozen_layers_average_their_gradients_too(train_here, train_together, tmp_path, mrnet_root):
+    options = [*SMALL, f"dataset.root={mrnet_root}", "backbone.trainable_from=head", "callbacks=unfreeze",
+               "callbacks.unfreeze.at={2: null}", "optimizer.lr=1e-2"]  # fmt: skip
+    one = train_here(tmp_path / "one", *options)
+    two, raised = train_together("two", *options)
+    assert raised == {0: None, 1: None}
+    assert pd.read_csv(one / "history.csv")["train/loss"].nunique() == 2
+    same_run(one, two)
+
+
+def test_batch_statistics_are_those_of_the_first_process(train_together, mrnet_root):
+    """What validates is what is saved: each process normalises by statistics of its own share while it trains."""
+    options = [*(o for o in SMALL if o != "backbone.batch_norm=false"), f"dataset.root={mrnet_root}", "callbacks=ema",
+               "callbacks.ema.decay=0.5", "head.hidden=[8]", "head.dropout=0.5", "max_epochs=3"]  # fmt: skip
+    run, raised = train_together("run", *options)
+    assert raised == {0: None, 1: None}
+    history = pd.read_csv(run / "history.csv").set_index("epoch")
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    best = history.loc[evaluation["checkpoint"]["epoch"]]
+    valid = evaluation["splits"]["valid"]
+    assert best["valid/macro/auroc"] == pytest.approx(valid["macro"]["auroc"]["value"])
+
+
+def test_all_stop_at_the_step_at_which_one_was_asked_and_any_number_goes_on(
+    train_here, train_together, tmp_path, mrnet_root, monkeypatch
+):  # fmt: skip
+    options = [*SMALL, f"dataset.root={mrnet_root}"]
+    one = train_here(tmp_path / "one", *options)
+    plain = StopOnInterrupt.on_train_batch_end
+
+    def press(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 8 and rank() == 1:
+            self.asked = signal.SIGINT
+        plain(self, trainer, pl_module, outputs, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnInterrupt, "on_train_batch_end", press)
+        run, raised = train_together("run", *options)
+    assert all(isinstance(error, Stopped) for error in raised.values())
+    assert f"resume={run}" in str(raised[0])
+    assert str(raised[1]) == "", "the first says it"
+    assert state(run)["global_step"] == 8
+    resumed = resumed_config(str(run), [f"resume={run}"])
+    assert train_together("run", f"resume={run}", config=resumed)[1] == {0: None, 1: None}
+    same_run(one, run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnInterrupt, "on_train_batch_end", press)
+        other, _ = train_together("other", *options)
+    train(resumed_config(str(other), [f"resume={other}"]), other, [f"resume={other}"])
+    same_run(one, other)
+
+
+def test_a_process_that_dies_ends_the_run_and_it_can_go_on(train_together, mrnet_root, monkeypatch):
+    def die(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 8 and rank() == 1:
+            os._exit(9)
+
+    monkeypatch.setattr(History, "on_train_batch_end", die)
+    run, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
+    assert list(raised) == [0]
+    assert isinstance(raised[0], Stopped)
+    assert re.search(r"process 0 of 2, on .*: another process of this run ended or does not answer", str(raised[0]))
+    assert f"resume={run}" in str(raised[0])
+    assert state(run)["global_step"] == 6
+    record = json.loads((run / "environment.json").read_text())
+    assert not record["finished"]
+
+
+def test_what_goes_wrong_in_one_process_is_said_once_and_ends_all(together, train_together, mrnet_root, tmp_path, monkeypatch):
+    def work(of):
+        in_turn(lambda: 1 if of.rank == 0 else (_ for _ in ()).throw(UserError("no data on this machine")), of.local_rank)
+
+    raised = together(work)
+    assert (str(raised[0]), str(raised[1])) == ("no data on this machine", "")
+
+    def mistaken(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 2 and rank() == 1:
+            raise UserError("one image cannot be batch-normalised")
+
+    monkeypatch.setattr(History, "on_train_batch_end", mistaken)
+    _, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
+    assert {type(error) for error in raised.values()} == {UserError}
+    assert sorted(str(error) for error in raised.values()) == ["", "one image cannot be batch-normalised"]
+
+
+def test_processes_with_other_settings_or_data_are_refused(together):
+    raised = together(lambda of: agree("settings", {"optimizer": {"lr": 1e-3 * (1 + of.rank)}, "seed": 0}))
+    assert "processes 0 and 1 have different settings: optimizer ({'lr': 0.001} and {'lr': 0.002})" in str(raised[0])
+    assert isinstance(raised[1], UserError)
+    assert together(lambda of: agree("settings", {"seed": 0})) == {0: None, 1: None}
+    assert together(lambda of: largest(of.rank, 3 - of.rank)) == {0: [1, 3], 1: [1, 3]}
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1",
+            "MASTER_ADDR": "a", "MASTER_PORT": "29500"}  # fmt: skip
+SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
+        "SLURM_STEP_NODELIST": "node[07-08]", "SLURM_JOB_ID": "1234567", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}  # fmt: skip
+
+
+def test_torchrun_and_srun_say_which_process_this_is():
+    assert launched({}) == launched({"SLURM_STEP_NUM_TASKS": "1"}) == ALONE
+    assert launched(TORCHRUN) == Processes(4, 3, 2, 1, "torchrun", "a", 29500)
+    assert launched(SRUN) == Processes(4, 3, 2, 1, "srun", "node07", 24567)
+    assert planned({"num_nodes": "auto", "timeout": 5}, environment=SRUN).timeout == 5
+    with pytest.raises(UserError, match="every machine needs as many"):
+        launched({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "3,1"})
+    assert [first_host(n) for n in ("a", "a,b[1-2]", "gpu[007-009,12],x", "n[3]-ib")] == ["a", "a", "gpu007", "n3-ib"]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "environment", "sweep", "said"),
+    [
+        ({"devices": 2}, TORCHRUN, False, r"started 4 processes on 2 machines, but accelerator.num_nodes=1"),
+        ({"devices": 3, "num_nodes": 2}, TORCHRUN, False, r"2 on each, but accelerator.devices=3"),
+        ({"num_nodes": "auto"}, TORCHRUN, True, "a sweep under torchrun: each of the 4 processes would run all of it"),
+        ({"num_nodes": "auto"}, {}, False, "accelerator=multinode: this process was started alone"),
+        ({"devices": 2}, {**TORCHRUN, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "RANK": "0"}, False, "started one process"),
+        ({"devices": 0}, {}, False, r"accelerator.devices=0: it is a number from 1 on"),
+        ({"devices": "two"}, {}, False, "auto or all"),
+        ({"strategy": "fsdp"}, {}, False, "Leave it out"),
+        ({"timeout": 0}, {}, False, "above 0"),
+    ],
+)
+def test_what_was_started_and_what_is_asked_for_must_agree(accelerator, environment, sweep, said):
+    with pytest.raises(UserError, match=said):
+        planned(accelerator, sweep, environment)
+
+
+def test_a_command_of_one_process_is_refused_under_torchrun(command):
+    one = {**TORCHRUN, "WORLD_SIZE": "2", "RANK": "0"}
+    done = command("evaluate", "run=none", **one)
+    assert (done.returncode, "this is one process: start it without torchrun" in done.stderr) == (2, True)
+    done = command("train", "-m", "seed=0,1", **one)
+    assert (done.returncode, "a sweep starts the processes of each job itself" in done.stderr) == (2, True)
+
+
+def test_more_processes_than_studies_in_a_batch_and_a_first_model_are_refused(train_together, mrnet_root, chexpert_root):
+    _, raised = train_together("a", *SMALL, f"dataset.root={mrnet_root}", "batch_size=1")
+    assert "batch_size=1 is over all 2 processes: give at least 2" in str(raised[0])
+    _, raised = train_together("b", "dataset=chexpert", f"dataset.root={chexpert_root}", "loss=selftrained")
+    assert "train the first model on its own" in str(raised[0])
+
+
+def test_shares_of_every_batch_are_the_batch_and_parts_of_a_split_the_split():
+    scored = np.arange(23) % 3
+    for world in (2, 3, 4):
+        whole = StepSampler(range(100, 123), scored, 4, 2, True, 1)
+        parts = [StepSampler(range(100, 123), scored, 4, 2, True, 1, r, world) for r in range(world)]
+        for sampler in (whole, *parts):
+            sampler.set_epoch(5)
+            sampler.skip = 2
+        for draw, *shares in zip(whole, *parts, strict=True):
+            assert sorted(row for share in shares for row in share.rows) == sorted(draw.rows)
+            assert {share.scored for share in shares} == {draw.scored}
+            assert all((share.blank is None) == bool(share.rows) for share in shares)
+        plain = [StepSampler(range(100, 123), scored, 4, rank=r, world=world) for r in range(world)]
+        assert [row for part in plain for draw in part for row in draw.rows] == list(range(100, 123))
+        assert sum(len(list(part)) == len(part) for part in plain) == world
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason=f"needs two GPUs; there are {torch.cuda.device_count()}")
+def test_two_gpus_are_one_run(train_here, tmp_path, mrnet_root):
+    options = [*SMALL[:-2], f"dataset.root={mrnet_root}", "seed=3"]
+    one = train_here(tmp_path / "one", *options, "accelerator=gpu")
+    done = subprocess.run(
+        [sys.executable, "-m", "xraylab.train", *options, "accelerator=gpus", "accelerator.devices=2",
+         f"hydra.run.dir={tmp_path / 'two'}"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=550, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    same_run(one, tmp_path / "two")

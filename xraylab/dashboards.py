@@ -1,0 +1,274 @@
+"""What dashboards get of a run at its end, and of what is made of runs' tables; see :mod:`xraylab.loggers`.
+
+``wandb.json`` in a run directory says which W&B run it is: ``id, project, entity, group, offline, save_dir``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xraylab.data.table import SYNTHETIC
+from xraylab.evaluation import THRESHOLD, by_unit
+from xraylab.metrics import METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from pytorch_lightning.loggers import Logger
+
+    from xraylab.loggers import Wandb
+
+RECORD = "wandb.json"
+COLUMNS = ("picture", "id", "finding", "prediction", "probability", "truth", "right", "confidence", "what")
+ACROSS = 6  # pictures in a row of a sheet
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """Which W&B run a run directory is; None where it was not logged, or that cannot be read."""
+    try:
+        return dict(json.loads((directory / RECORD).read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def group_of(directory: Path) -> str | None:
+    """The name of the multirun that a run directory belongs to; None where it belongs to none."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return Path(HydraConfig.get().sweep.dir).name
+    directory = directory.absolute()
+    return directory.parent.name if directory.parents[1].name == "multirun" else None
+
+
+def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], directory: Path) -> None:
+    """Send what a run ends with to its loggers: the metrics by study of the checkpoint that was evaluated, curves, pictures.
+
+    ``test/<label>/<metric>`` and ``test/macro/<metric>``; those of valid, which also have a history, as ``best/valid/...``;
+    pictures as ``test/roc``, ``test/pr``, ``test/confusion``, ``test/calibration`` and, by image, ``test/roc_images``; the
+    cases, most confident mistakes first, as ``test/cases``: to W&B a table, to others one picture. To W&B also the best value of
+    every metric of the history, the checkpoint and the tables.
+
+    Args:
+        evaluation: the content of ``evaluation.json``.
+        directory: of the run, with ``figures``.
+    """
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    from xraylab.loggers import Unfailing, Wandb
+
+    checkpoint = evaluation.get("checkpoint", {"step": 0})
+    step = int(checkpoint["step"])
+    metrics = {
+        f"{'best/' * (split == 'valid')}{split}/{name}/{metric}": values[metric]["value"]
+        for split, result in by_unit(evaluation)
+        for name, values in {**result["labels"], "macro": result["macro"]}.items()
+        for metric in METRICS
+        if result["unit"] == "study" and values[metric]["value"] is not None
+    }
+    figures = [p for split in evaluation["splits"] for p in sorted((directory / "figures").glob(f"{split}_*.png"))]
+    pictures = {path.stem.replace("_", "/", 1): path for path in figures}
+    cases = ranked_cases(directory)
+
+    def send(logger: Logger) -> None:
+        if isinstance(logger, Wandb):
+            for key, path in pictures.items():
+                logger.log_image(key, [str(path)])
+            if cases is not None:
+                logger.log_metrics({f"{cases['split'].iloc[0]}/cases": _wandb_table(cases)})
+            if logger.artifacts:
+                _log_artifacts(logger, evaluation, directory)
+            about = {f"best/{k}": checkpoint[k] for k in ("epoch", "step") if k in checkpoint}
+            logger.summarise({**best_values(directory), **metrics, **about})
+            return
+        logger.log_metrics(metrics, step)
+        for key, path in pictures.items():
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(key, _pixels(path), step, dataformats="HWC")
+            elif hasattr(logger, "log_image"):
+                logger.log_image(key, [str(path)])
+        if cases is not None and isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(f"{cases['split'].iloc[0]}/cases", sheet(cases), step)
+
+    for logger in loggers:
+        if isinstance(logger, Unfailing):
+            logger.safely(lambda logger=logger: send(logger))  # type: ignore[misc]
+        else:
+            send(logger)
+
+
+def best_values(directory: Path) -> dict[str, dict[str, float]]:
+    """The best value of every metric in ``history.csv``, of all sessions of a run: ``{"valid/loss": {"min": 0.4}, …}``."""
+    import pandas as pd
+
+    from xraylab.loggers import best_of
+
+    path = directory / "history.csv"
+    history = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    names = [c for c in map(str, history) if (c.startswith("valid/") or c == "train/loss") and history[c].notna().any()]
+    return {name: {best_of(name): float(getattr(history[name], best_of(name))())} for name in names}
+
+
+def ranked_cases(directory: Path) -> pd.DataFrame | None:
+    """``figures/cases/cases.csv`` for a dashboard: mistakes first, each kind by falling confidence; None where there is none.
+
+    Returns:
+        Columns ``COLUMNS``, ``split`` and ``data``; picture is a path, confidence the probability of what was called.
+    """
+    import pandas as pd
+
+    from xraylab.cases import FOLDER
+
+    path = directory / FOLDER / "cases.csv"
+    if not path.is_file():
+        return None
+    cases = pd.read_csv(path, dtype={"id": str, "picture": str, "what": str, "label": str}, keep_default_na=False)
+    if cases.empty:
+        return None
+    called = cases["p"] >= THRESHOLD
+    words = {True: "positive", False: "negative"}
+    out = cases.rename(columns={"label": "finding", "p": "probability"}).assign(
+        picture=[str(directory / FOLDER / name) for name in cases["picture"]],
+        prediction=called.map(words),
+        truth=(cases["y"] == 1).map(words),
+        right=called == (cases["y"] == 1),
+        confidence=cases["p"].where(called, 1 - cases["p"]),
+    )
+    return out.sort_values(["right", "confidence"], ascending=[True, False], kind="stable", ignore_index=True)
+
+
+def sheet(cases: pd.DataFrame) -> Figure:
+    """The cases' pictures in reading order, each with what was called of it and what is true.
+
+    Args:
+        cases: of :func:`ranked_cases`.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.image import imread
+
+    from xraylab.sections import spaced
+
+    rows = -(-len(cases) // ACROSS)
+    figure = Figure(figsize=(2.0 * ACROSS, 2.5 * rows + 0.4))
+    grid = spaced(figure, rows, ACROSS, 0.05, 0.05, 0.05, 0.95, 0.08, 0.55)
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, case in zip(grid, cases.to_dict("records"), strict=False):
+        axes.imshow(imread(case["picture"]), cmap="gray", vmin=0, vmax=1)
+        axes.set_title(
+            f"{case['finding']}: p {case['probability']:.3f}\ntruth {case['truth']}\n{case['id']}",
+            fontsize=7, color="#1a7f37" if case["right"] else "#cf222e",
+        )  # fmt: skip
+    figure.suptitle(f"{cases['split'].iloc[0]}: {cases['data'].iloc[0]}, most confident mistakes first", fontsize=9)
+    return figure
+
+
+def record_made(
+    directory: Path, evaluation: Mapping[str, Any], config: Mapping[str, Any], members: Sequence[Path], job_type: str
+) -> None:  # fmt: skip
+    """Log what was made of runs' tables as a W&B run of its own that uses theirs; nothing unless all of them were logged.
+
+    Args:
+        directory: a run directory without a model, that of a combination or an ensemble.
+        evaluation: the content of its ``evaluation.json``.
+        config: what was asked for.
+        members: run directories.
+        job_type: ``combine`` or ``ensemble``.
+    """
+    found = [read_record(m) for m in members]
+    records = [r for r in found if r is not None]
+    if not records or len(records) < len(found):
+        return
+    groups = {r["group"] for r in records}
+    logger = _logger_like(records[0], directory)
+    logger.of_run(directory, job_type, groups.pop() if len(groups) == 1 else None, tags_of(evaluation["data"]))
+    _record(logger, evaluation, config, directory, [_tables(r["id"], m) for r, m in zip(records, members, strict=True)])
+
+
+def record_evaluation(directory: Path, evaluation: Mapping[str, Any], config: Mapping[str, Any], checkpoint: Path) -> None:
+    """Log a repeated evaluation as a W&B run of its own that uses the run's model; nothing unless the run was logged."""
+    record = read_record(directory)
+    if record is None:
+        return
+    logger = _logger_like(record, directory)
+    logger.of_run(directory, "evaluate", record["group"], tags_of(evaluation["data"]))
+    _record(logger, evaluation, config, directory, [_model(record["id"], directory, checkpoint)])
+
+
+def _logger_like(record: Mapping[str, Any], directory: Path) -> Wandb:
+    from xraylab.loggers import Wandb
+
+    return Wandb(str(directory), record["offline"], project=record["project"], entity=record["entity"])
+
+
+def _record(
+    logger: Wandb, evaluation: Mapping[str, Any], config: Mapping[str, Any], directory: Path, used: Sequence[Any]
+) -> None:  # fmt: skip
+    from xraylab.loggers import finish
+
+    try:
+        logger.log_hyperparams({"data": evaluation["data"], **config})
+        for artifact in used:
+            logger.safely(lambda artifact=artifact: logger.use(artifact))  # type: ignore[misc]
+        send_results([logger], evaluation, directory)
+    except BaseException as error:
+        finish([logger], error)
+        raise
+    finish([logger])
+
+
+def tags_of(data: str, *words: str) -> list[str]:
+    """Tags of a W&B run: what is given, and that the data are synthetic where they are."""
+    return [*words, *(["synthetic"] if data == SYNTHETIC else [])]
+
+
+def _log_artifacts(logger: Wandb, evaluation: Mapping[str, Any], directory: Path) -> None:
+    """The checkpoint that was evaluated, and the tables."""
+    run_id = logger.artifacts_of or logger.experiment.id
+    checkpoint = evaluation.get("checkpoint")
+    if checkpoint is not None and run_id == logger.experiment.id:  # else an evaluation, which makes none
+        artifact = _model(run_id, directory, directory / "checkpoints" / checkpoint["file"])
+        artifact.metadata = {**checkpoint, "data": evaluation["data"]}
+        logger.experiment.log_artifact(artifact, aliases=["latest", checkpoint["file"].removesuffix(".ckpt")])
+    logger.experiment.log_artifact(_tables(run_id, directory))
+
+
+def _model(run_id: str, directory: Path, checkpoint: Path) -> Any:
+    import wandb
+
+    artifact = wandb.Artifact(f"model-{run_id}", "model")
+    artifact.add_file(str(checkpoint), checkpoint.name)
+    artifact.add_file(str(directory / "config.yaml"), "config.yaml")
+    return artifact
+
+
+def _tables(run_id: str, directory: Path) -> Any:
+    import wandb
+
+    artifact = wandb.Artifact(f"predictions-{run_id}", "predictions")
+    for path in sorted((directory / "predictions").glob("*.csv")):
+        artifact.add_file(str(path), f"predictions/{path.name}")
+    for name in ("evaluation.json", "operating_points.json"):
+        if (directory / name).is_file():
+            artifact.add_file(str(directory / name), name)
+    return artifact
+
+
+def _wandb_table(cases: pd.DataFrame) -> Any:
+    import wandb
+
+    table = wandb.Table(columns=list(COLUMNS))
+    for case in cases.to_dict("records"):
+        table.add_data(wandb.Image(case["picture"]), *(case[c] for c in COLUMNS[1:]))
+    return table
+
+
+def _pixels(path: Path) -> Any:
+    """uint8 (H,W,3)."""
+    from matplotlib.image import imread
+
+    return (imread(path)[..., :3] * 255).round().astype("uint8")

@@ -1,0 +1,323 @@
+"""How the processes of a run meet and what they say to each other; with one process, all of it is nothing.
+
+Objects and numbers of the CPU go over gloo, tensors of a GPU over NCCL.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning_fabric.plugins.environments import ClusterEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor
+
+from xraylab.errors import Lost, Stopped, UserError, listed
+from xraylab.processes import Processes
+
+log = logging.getLogger(__name__)
+Value = TypeVar("Value")
+PATIENT = timedelta(days=7)  # for what one process does and all wait for, as packing a dataset
+JOIN = timedelta(minutes=10)  # for processes to start and to find each other
+GRACE = 10.0  # seconds for others to end, or to say why they did
+
+_patient: Any = None
+_store: Any = None
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this one is; the first, 0, writes and prints."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def gather(value: Value, patiently: bool = False) -> list[Value]:
+    """The value of every process, by rank, in every process. On a GPU, give what is on the CPU."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value, group=_patient if patiently else None)
+    return values
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum of a tensor over processes."""
+    if world() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value
+
+
+def largest(*numbers: int) -> list[int]:
+    """The largest of each over processes; waits for the others, but for no device."""
+    if world() == 1:
+        return list(numbers)
+    values = torch.tensor(numbers)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return [int(v) for v in values]
+
+
+def from_first(tensors: Iterator[Tensor]) -> None:
+    """Overwrite tensors by those of the first process."""
+    if world() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def in_turn(work: Callable[[], Value], local_rank: int) -> Value:
+    """Do the same in every process, on each machine first in one, which leaves caches for the others.
+
+    Raises:
+        UserError: that of any process, in all of them.
+    """
+    error: UserError | None = None
+    done: list[Value] = []
+    for turn in (True, False) if world() > 1 else (True,):
+        if turn is (local_rank == 0):
+            try:
+                done.append(work())
+            except UserError as raised:
+                error = raised
+        said = gather(None if error is None else f"{error}", patiently=True)
+        if wrong := [(r, text) for r, text in enumerate(said) if text is not None]:
+            if error is not None and rank() == wrong[0][0]:
+                raise error
+            raise UserError(wrong[0][1])
+    return done[0]
+
+
+def agree(what: str, value: dict[str, Any]) -> None:
+    """Check that all processes have the same.
+
+    Args:
+        what: it is, for messages.
+        value: anything that has a text, by name.
+
+    Raises:
+        UserError: they have not, in all processes.
+    """
+    texts = {name: str(v) for name, v in value.items()}
+    first, *others = gather(texts, patiently=True)
+    for number, other in enumerate(others, 1):
+        if names := sorted(n for n in first.keys() | other.keys() if first.get(n) != other.get(n)):
+            shown = [f"{n} ({first.get(n, 'none')[:80]} and {other.get(n, 'none')[:80]})" for n in names]
+            raise UserError(f"processes 0 and {number} have different {what}: {listed(shown, 5)}. Start all with the same.")
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether an exception says that another process does not answer."""
+    words = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL", "Broken pipe")
+    return world() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+@contextmanager
+def joined(processes: Processes, start: Callable[[Processes], bytes] | None = None) -> Iterator[None]:
+    """Meet the other processes, and part from them at the end.
+
+    Args:
+        start: for processes that nothing started: of the process that each will be, what :func:`main` reads.
+
+    Raises:
+        Lost: they do not come, or one went away.
+    """
+    global _patient, _store
+    if processes.world == 1:
+        yield
+        return
+    timeout = timedelta(minutes=processes.timeout)
+    children: list[subprocess.Popen[bytes]] = []
+    threads, named = torch.get_num_threads(), "OMP_NUM_THREADS" in os.environ
+    backend = "gloo"
+    if torch.cuda.is_available():
+        if processes.local_rank < torch.cuda.device_count():
+            torch.cuda.set_device(processes.local_rank)
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        if start is not None:
+            store = dist.TCPStore(processes.address, 0, is_master=True, timeout=JOIN, wait_for_workers=False)
+            children = _start(processes, store.port, start)
+            _await(children, store)
+        elif processes.launcher:
+            master = processes.launcher == "srun" and processes.rank == 0
+            shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            if processes.launcher == "torchrun" and not shared:
+                master = processes.rank == 0
+            store = dist.TCPStore(processes.address, processes.port, None, master, JOIN, wait_for_workers=False)
+        else:
+            store = dist.TCPStore(processes.address, processes.port, is_master=False, timeout=JOIN)
+            store.set(f"here/{processes.rank}", "1")
+        try:
+            _store = dist.PrefixStore("xraylab", store)
+            dist.init_process_group(
+                backend, store=_store, rank=processes.rank, world_size=processes.world, timeout=timeout
+            )  # fmt: skip
+            _patient = dist.new_group(backend="gloo", timeout=PATIENT)
+        except (RuntimeError, ValueError) as error:
+            raise Lost(f"{processes.name} on {socket.gethostname()}: the others did not come: {_line(error)}") from error
+        yield
+    except (UserError, Stopped, Lost, RuntimeError) as error:
+        lost = isinstance(error, Lost) or is_lost(error) or is_lost(error.__cause__)
+        if isinstance(error, RuntimeError) and not lost:
+            raise
+        with suppress(Exception):
+            dist.destroy_process_group()  # the others notice
+        if lost and processes.rank == 0 and (told := _told()) is not None:
+            raise UserError(told) from None
+        _speak(processes, error)
+        if isinstance(error, RuntimeError):
+            raise Lost(lost_words(processes, error) if str(error) else "") from error
+        raise
+    finally:
+        with suppress(Exception):  # where others are gone
+            dist.destroy_process_group()
+        _patient = None
+        _end(children)
+        _store = None
+        torch.set_num_threads(threads)  # Lightning shares them out, also for later jobs of a sweep
+        if not named:
+            os.environ.pop("OMP_NUM_THREADS", None)
+
+
+def lost_words(processes: Processes, error: BaseException) -> str:
+    """What is said where another process does not answer."""
+    return f"{processes.name}, on {socket.gethostname()}: another process of this run ended or does not answer ({_line(error)})."
+
+
+def _line(error: BaseException) -> str:
+    """The first sentence, without the place in torch's source."""
+    text = str(error).splitlines()[0].partition(". ")[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", text)[:160]
+
+
+def _speak(processes: Processes, error: Exception) -> None:
+    """Let the first say it, once; the others do so only if it does not."""
+    with suppress(Exception):
+        if processes.rank == 0:
+            _store.set("said", str(error))
+            return
+        if isinstance(error, UserError):
+            _store.set("error", str(error))
+        _store.wait(["said"], timedelta(seconds=GRACE))
+        error.args = ("",)
+
+
+def _told() -> str | None:
+    """The mistake that another process ended with."""
+    with suppress(Exception):
+        _store.wait(["error"], timedelta(seconds=1))
+        text = str(_store.get("error").decode())
+        _store.set("said", text)
+        return text
+    return None
+
+
+def _start(processes: Processes, port: int, start: Callable[[Processes], bytes]) -> list[subprocess.Popen[bytes]]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(cores // processes.local_world, 1))),
+    }
+    children = []
+    for number in range(1, processes.world):
+        of = Processes(**{**vars(processes), "rank": number, "local_rank": number, "port": port})
+        child = subprocess.Popen([sys.executable, "-m", "xraylab.exchange"], stdin=subprocess.PIPE, env=environment)
+        assert child.stdin is not None
+        child.stdin.write(start(of))
+        child.stdin.close()
+        children.append(child)
+    return children
+
+
+def _await(children: list[subprocess.Popen[bytes]], store: Any) -> None:
+    deadline = time.monotonic() + JOIN.total_seconds()
+    while not store.check([f"here/{number}" for number in range(1, len(children) + 1)]):
+        for number, child in enumerate(children, 1):
+            if child.poll() is not None:
+                raise Lost(f"process {number} of {len(children) + 1} ended with code {child.returncode} before it began.")
+        if time.monotonic() > deadline:
+            raise Lost(f"the other processes did not begin within {JOIN}.")
+        time.sleep(0.05)
+
+
+def _end(children: list[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + GRACE + 5
+    for child in children:
+        try:
+            child.wait(max(deadline - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+class Known(ClusterEnvironment):
+    """For Lightning: the processes are there, and these."""
+
+    def __init__(self, processes: Processes) -> None:
+        super().__init__()
+        self.processes = processes
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return self.processes.address
+
+    @property
+    def main_port(self) -> int:
+        return self.processes.port
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self.processes.world
+
+    def set_world_size(self, size: int) -> None: ...
+
+    def global_rank(self) -> int:
+        return self.processes.rank
+
+    def set_global_rank(self, rank: int) -> None: ...
+
+    def local_rank(self) -> int:
+        return self.processes.local_rank
+
+    def node_rank(self) -> int:
+        return self.processes.rank // self.processes.local_world
+
+
+def trainer_options(processes: Processes) -> dict[str, Any]:
+    """Arguments of a Trainer that make it one of several; new ones for each Trainer."""
+    return {"strategy": DDPStrategy(cluster_environment=Known(processes))} if processes.world > 1 else {}
+
+
+def main() -> None:
+    """One of the processes that the first starts: what to do comes by standard input."""
+    from xraylab.train import other
+
+    other(*pickle.loads(sys.stdin.buffer.read()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The processes of a run: one a device, each of which trains on its share of every batch.
+
+They are started by torchrun, by srun, or by the first of them (:mod:`xraylab.exchange`); from there on nothing differs. All
+have the same settings and the same table; the first writes, prints and speaks for all. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from xraylab.errors import UserError
+
+TIMEOUT = 30.0  # minutes
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, and which of them this one is.
+
+    Attributes:
+        world, rank: of all machines.
+        local_world, local_rank: of this machine; every machine has as many.
+        launcher: what started them: ``torchrun``, ``srun``, or empty: they are started here, or there is only one.
+        address, port: where they meet.
+        timeout: minutes without word from the others after which a process gives up; of one that ends they hear at once.
+    """
+
+    world: int = 1
+    rank: int = 0
+    local_world: int = 1
+    local_rank: int = 0
+    launcher: str = ""
+    address: str = "127.0.0.1"
+    port: int = 0
+    timeout: float = TIMEOUT
+
+    @property
+    def machines(self) -> int:
+        """How many there are."""
+        return self.world // self.local_world
+
+    @property
+    def name(self) -> str:
+        """This process, for messages."""
+        return f"process {self.rank} of {self.world}"
+
+
+ALONE = Processes()
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Processes:
+    """What torchrun or srun say of this process; ``ALONE`` where neither started it.
+
+    Raises:
+        UserError: machines have different numbers of processes.
+    """
+    e = environment
+    if "RANK" in e and "WORLD_SIZE" in e:  # of torchrun, and of what does as torchrun does
+        found = Processes(
+            int(e["WORLD_SIZE"]), int(e["RANK"]), int(e.get("LOCAL_WORLD_SIZE", 1)), int(e.get("LOCAL_RANK", 0)), "torchrun",
+            e.get("MASTER_ADDR", "127.0.0.1"), int(e.get("MASTER_PORT", 29500)),
+        )  # fmt: skip
+    elif int(e.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        world, machines = int(e["SLURM_STEP_NUM_TASKS"]), int(e.get("SLURM_STEP_NUM_NODES", 1))
+        if e.get("SLURM_STEP_TASKS_PER_NODE", str(world)) not in (f"{world // machines}(x{machines})", str(world // machines)):
+            raise UserError(f"srun started {e['SLURM_STEP_TASKS_PER_NODE']} processes a machine: every machine needs as many.")
+        nodes = e.get("SLURM_STEP_NODELIST", e.get("SLURM_JOB_NODELIST", "127.0.0.1"))
+        port = int(e.get("MASTER_PORT", 20000 + int(e.get("SLURM_JOB_ID", 0)) % 10000))
+        found = Processes(
+            world, int(e["SLURM_PROCID"]), world // machines, int(e["SLURM_LOCALID"]), "srun", first_host(nodes), port
+        )  # fmt: skip
+    else:
+        return ALONE
+    if found.world % found.local_world:
+        raise UserError(f"{found.launcher} started {found.world} processes, and not as many on each machine.")
+    return found
+
+
+def first_host(nodes: str) -> str:
+    """The first of SLURM's list of hosts: ``node[07-09,12],other`` is ``node07``."""
+    head, bracket, rest = nodes.partition("[")
+    if "," in head or not bracket:
+        return head.split(",")[0]
+    numbers, _, end = rest.partition("]")
+    return head + numbers.split(",")[0].split("-")[0] + end.split(",")[0]
+
+
+def planned(accelerator: Mapping[str, Any], sweep: bool = False, environment: Mapping[str, str] = os.environ) -> Processes:
+    """The processes that a configuration asks for, if they are there or can be started.
+
+    Args:
+        accelerator: the group's keys; ``devices``: a number, ``all`` GPUs of the machine, or ``auto``: as many as were started;
+            ``num_nodes``: a number, or ``auto``, as started by torchrun or srun.
+        sweep: the configuration is a job of a sweep.
+
+    Raises:
+        UserError: another number was started, or they cannot be started here.
+    """
+    here = launched(environment)
+    devices, nodes = accelerator.get("devices", "auto"), accelerator.get("num_nodes", 1)
+    timeout = accelerator.get("timeout", TIMEOUT)
+    for key, value, words in (("devices", devices, ("auto", "all")), ("num_nodes", nodes, ("auto",))):
+        if value not in words and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(f"accelerator.{key}={value}: it is a number from 1 on, or {' or '.join(words)}.")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+        raise UserError(f"accelerator.timeout={timeout}: it is a number of minutes, above 0.")
+    if "strategy" in accelerator:
+        raise UserError("accelerator.strategy: it is ddp where there are several processes. Leave it out.")
+    if devices == "all":
+        import torch
+
+        devices = max(torch.cuda.device_count(), 1)  # without a GPU, what is there is said later
+    if here.launcher and sweep and here.world > 1:
+        raise UserError(
+            f"a sweep under {here.launcher}: each of the {here.world} processes would run all of it. Start it without "
+            f"{here.launcher}; accelerator.devices=<number> starts the processes of each job."
+        )
+    started = f"{here.world} processes on {here.machines} machine{'s' * (here.machines > 1)}" if here.world > 1 else "one process"
+    if not here.launcher:
+        if nodes == "auto" or nodes > 1:
+            raise UserError(
+                "accelerator=multinode: this process was started alone. Start as many on every machine, with\n"
+                "  torchrun --nnodes=<machines> --nproc-per-node=<devices> --rdzv-backend=c10d --rdzv-endpoint=<first machine> "
+                "-m xraylab.train …\nor with srun python -m xraylab.train … on SLURM."
+            )
+        world = 1 if devices == "auto" else devices
+        return Processes(world, local_world=world, timeout=timeout)
+    if nodes not in ("auto", here.machines):
+        raise UserError(
+            f"{here.launcher} started {started}, but accelerator.num_nodes={nodes}. For several machines: accelerator=multinode."
+        )
+    if devices not in ("auto", here.local_world):
+        raise UserError(
+            f"{here.launcher} started {started}, {here.local_world} on each, but accelerator.devices={devices}: "
+            f"they must agree. Leave accelerator.devices out, or start {devices} on each."
+        )
+    return Processes(**{**vars(here), "timeout": timeout})
+
+
+def hush() -> None:
+    """Leave it to the first process to speak."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")

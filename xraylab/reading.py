@@ -1,0 +1,187 @@
+"""Predicting the studies of a table that can be read, and naming what cannot."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from xraylab.callbacks import RunningLoss, StudyProgress, clock
+from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, Skipped
+from xraylab.data.loading import Batch, Draw, StepSampler, StudyDataset, prepare
+from xraylab.data.module import worker_count
+from xraylab.data.table import StudyTable
+from xraylab.errors import UserError
+from xraylab.module import StudyModule, require_finite
+from xraylab.xla import device_options
+
+log = logging.getLogger(__name__)
+
+LOG_SECONDS = 10.0
+
+
+class View(NamedTuple):
+    """An image that was read."""
+
+    row: int  # of its study
+    image: str
+    place: str  # in a file of several images, as ``#2``
+
+
+class _Read(NamedTuple):
+    """What could be read of a draw: a batch of every size of images, and what is missing, by row."""
+
+    batches: tuple[Batch, ...]
+    views: tuple[View, ...]  # the images of the batches, where those are asked for
+    skipped: tuple[tuple[int, str, str, str], ...]
+    ids: tuple[str, ...]
+
+
+class _Tolerant(Dataset[_Read]):
+    """A dataset that goes on without what cannot be read, and names it; and the images that are read, if ``views``."""
+
+    def __init__(self, studies: StudyDataset, views: bool) -> None:
+        self.studies, self.views = studies, views
+
+    def __getitem__(self, draw: Draw) -> _Read:
+        by_shape: dict[tuple[int, ...], list[tuple[int, list[np.ndarray]]]] = defaultdict(list)
+        skipped: list[tuple[int, str, str, str]] = []
+        views: dict[int, Sequence[View]] = {}
+        for row in draw.rows:
+            bags, left, faults = self._read(row)
+            if bags is not None:
+                by_shape[bags[0].shape[1:]].append((row, bags))
+                views[row] = self._views(row, left, len(bags[0])) if self.views else ()
+            became = LEFT_OUT if bags is None else FROM_THE_REST
+            skipped += [(row, image, reason, became) for image, reason in faults]
+        batches = [self.studies.batch([r for r, _ in part], [b for _, b in part], 0.0) for part in by_shape.values()]
+        read = tuple(view for part in by_shape.values() for row, _ in part for view in views[row])
+        return _Read(tuple(batches), read, tuple(skipped), tuple(self.studies.ids[draw.rows]))
+
+    def _views(self, row: int, images: Sequence[str], count: int) -> list[View]:
+        if len(images) == count:
+            return [View(row, image, "") for image in images]
+        counts = ((image, self.studies.source.shape(image)[0]) for image in images)
+        return [View(row, image, f"#{k + 1}" if n > 1 else "") for image, n in counts for k in range(n)]
+
+    def _read(self, row: int) -> tuple[list[np.ndarray] | None, Sequence[str], list[tuple[str, str]]]:
+        """A study's prepared images, or None; the files they are of; and files with the reason why they are not among them."""
+        of, parts = self.studies.images[row], self.studies.parts
+        try:
+            return self.studies.read(row), of, []
+        except UserError as error:
+            whole = _reason("", error)
+        faults, left = [], []
+        for image in of:
+            try:
+                prepare(self.studies.source.read([image]), self.studies.size, self.studies.rescale)
+                left.append(image)
+            except UserError as error:
+                faults.append((image, _reason(image, error)))
+        if not faults:
+            return None, [], [("", whole)]
+        kept = {self.studies.part_of[row][of.index(image)] for image in left} if parts else set()
+        try:
+            return (self.studies.prepared(row, left) if left and kept == set(parts) else None), left, faults
+        except UserError as error:
+            return None, [], [*faults, ("", _reason("", error))]
+
+
+def _reason(image: str, error: UserError) -> str:
+    """An error in a few words, without the file's name."""
+    return str(error).splitlines()[0].removeprefix(f"{image}: ").partition(". ")[0].rstrip(".")
+
+
+class _Predictor(pl.LightningModule):
+    """Predicts what was read: rows (B,), probabilities (B,L), those of views (I,L) and which these are; and what was not."""
+
+    def __init__(self, module: StudyModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def predict_step(self, read: _Read, batch_idx: int = 0) -> tuple[list[Tensor], list[Tensor], list[Any], Any, Any]:
+        done = [self.module.predict_step(batch) for batch in read.batches]
+        return [d[0] for d in done], [d[1] for d in done], [(views, real) for *_, views, real in done], read.views, read.skipped
+
+
+class _Log(pl.Callback):
+    """How far it is, every few seconds."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.start = self.said = time.monotonic()
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.done += len(batch.ids)
+        now = time.monotonic()
+        if now - self.said >= LOG_SECONDS:
+            self.said, rate = now, self.done / (now - self.start)
+            left = clock((self.total - self.done) / rate)
+            log.info("predicting: %s of %s studies, %.1f a second, %s to go", f"{self.done:,}", f"{self.total:,}", rate, left)
+
+
+def predict_rows(
+    module: StudyModule, table: StudyTable, rows: np.ndarray, batch_size: int, accelerator: dict[str, Any], precision: str,
+    workers: int | str,
+) -> tuple[np.ndarray, np.ndarray, list[View], np.ndarray, list[Skipped]]:  # fmt: skip
+    """Predict rows of a table.
+
+    Returns:
+        Rows that could be read (N,), in order; their probabilities (N,L); of a table some of whose studies have several views,
+        these, and theirs (I,L); and what could not be read.
+
+    Raises:
+        UserError: probabilities are not numbers.
+    """
+    accelerator = dict(accelerator)
+    static_shapes = bool(accelerator.pop("static_shapes", False))
+    dataset = StudyDataset(
+        table, module.preprocessing["size"], module.preprocessing["rescale"], static_shapes=static_shapes
+    )  # fmt: skip
+    loader = DataLoader(
+        _Tolerant(dataset, table.many_views),
+        sampler=StepSampler(rows, np.zeros(len(rows)), batch_size),
+        batch_size=None,  # the sampler draws whole batches and the dataset packs them
+        collate_fn=_as_is,
+        num_workers=worker_count(workers) if len(rows) > 2 * batch_size else 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+    trainer = pl.Trainer(
+        **device_options(accelerator, precision), logger=False,
+        callbacks=[StudyProgress(RunningLoss(1)), _Log(len(rows))],
+        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    outputs: Any = trainer.predict(_Predictor(module), loader) or []
+    ids = table.frame["id"].tolist()
+    skipped = [Skipped(ids[row], *rest) for o in outputs for row, *rest in o[4]]
+    found = [r for o in outputs for r in o[0]]
+    if not found:
+        none = np.zeros((0, len(table.labels)))
+        return np.zeros(0, np.int64), none, [], none, skipped
+    order = torch.cat(found).cpu().numpy()
+    probabilities = torch.cat([p for o in outputs for p in o[1]]).double().cpu().numpy()
+    by_image = torch.cat([p[:real] for o in outputs for p, real in o[2]]).double().cpu().numpy()
+    require_finite(probabilities, "input")
+    views = [view for o in outputs for view in o[3]]
+    places, of = np.argsort(order, kind="stable"), np.argsort([view.row for view in views], kind="stable")
+    return order[places], probabilities[places], [views[k] for k in of], by_image[of], skipped
+
+
+def _as_is(read: Any) -> Any:
+    return read
