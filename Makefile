@@ -47,11 +47,11 @@ $(VENV)/.tested: $(STAMP) $(SOURCES) $(TESTS)
 test-xla: $(XLA)/.installed
 	PJRT_DEVICE=CPU OMP_NUM_THREADS=1 $(XLA)/bin/python -m pytest -p no:cacheprovider tests/test_xla.py $(ARGS)
 
-$(XLA)/.installed: requirements-xla.txt constraints.txt
+$(XLA)/.installed: tests/requirements-xla.txt constraints.txt
 	@echo "making the environment in $(XLA): about 8 GB and a few minutes, once"
 	$(PYTHON) -m venv $(XLA)
 	grep -vE '^(torch|torchvision|triton)==|^(nvidia|cuda)-' constraints.txt > $(XLA)/constraints.txt
-	$(XLA)/bin/python -m pip install --quiet --disable-pip-version-check -c $(XLA)/constraints.txt -r requirements-xla.txt
+	$(XLA)/bin/python -m pip install --quiet --disable-pip-version-check -c $(XLA)/constraints.txt -r tests/requirements-xla.txt
 	@touch $@
 
 lint: $(STAMP)
