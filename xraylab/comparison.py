@@ -199,7 +199,7 @@ def write_comparison(
             )
         else:
             results.append(Result(name.replace("_", " "), f"of {', '.join(made[0])}", made[1], folder / "ensembles" / name))
-            if ended:
+            if ended and made[1]["splits"]:
                 write_report(folder / "ensembles" / name)
     write_json(folder / GIVEN, {"ensembles": plain(ensembles or {}), "published": plain(published or {})})
     title = (folder.absolute().parents[1].name, folder.name)
