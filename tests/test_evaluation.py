@@ -130,7 +130,7 @@ def test_a_study_of_an_unknown_patient_is_a_patient_of_its_own(table):
     table.loc[[0, 2, 7], "patient"] = ""
     table.loc[1, "patient"] = table.loc[0, "id"]  # no reason to take them for one
     out = evaluate_split(table, False, 20)
-    assert out["bootstrap"]["over"] == "patients (3 studies of unknown patients count as one each)"
+    assert out["bootstrap"]["over"] == "patients (unknown for 3: each such study counts as one)"
     assert out["patients"] == table["patient"].nunique() - 1
     clusters = clusters_of(table)
     assert len(set(clusters)) == out["patients"] + 3
@@ -208,8 +208,8 @@ def test_a_run_can_be_scored_anew(unsure, tmp_path):
     run = shutil.copytree(unsure, tmp_path / "run")
     run_job("evaluate", f"run={run}", "blank=ignore", "num_workers=0")
     evaluation = json.loads((run / "evaluation.json").read_text())
-    assert evaluation["evaluated"] == {"command": "python -m xraylab.evaluate", "options": {"num_workers": 0, "blank": "ignore"}}
-    assert "Evaluated anew, with num_workers=0, blank=ignore" in (run / "report.html").read_text()
+    assert evaluation["evaluated"] == {"command": "python -m xraylab.evaluate", "options": {"blank": "ignore"}}
+    assert "Evaluated anew, with blank=ignore" in (run / "report.html").read_text()
     assert evaluation["scored"] == {"blank": "ignore", "uncertain": "positive"}
     assert evaluation["splits"]["test"]["labels"]["shadow"]["auroc"]["n"] == 18
     with pytest.raises(UserError) as stop:

@@ -200,9 +200,9 @@ def test_a_table_is_evaluated_on_its_own(command, tmp_path):
         with pytest.raises(UserError, match=said):
             evaluate_here(words[0], *more)
     for more, said in (
-        ("output=x", r"output=x: it is for table=…\. A run's evaluation is written into the run"),
+        ("output=x", "output=x: it is for table=…; a run's evaluation is written into the run"),
         ("selected_on=null", "selected_on=None: it is for table="),
-        ("columns.id=path", "columns=.*: it is for table="),
+        ("columns.id=path", "columns.id=path: it is for table="),
     ):
         with pytest.raises(UserError, match=said):
             evaluate_here("run=x", more)
