@@ -210,6 +210,7 @@ def test_a_run_can_be_scored_anew(unsure, tmp_path):
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert evaluation["evaluated"] == {"command": "python -m xraylab.evaluate", "options": {"blank": "ignore"}}
     assert "Evaluated anew, with blank=ignore" in (run / "report.html").read_text()
+    assert "- evaluated anew: `python -m xraylab.evaluate`" in (run / "MODEL_CARD.md").read_text()
     assert evaluation["scored"] == {"blank": "ignore", "uncertain": "positive"}
     assert evaluation["splits"]["test"]["labels"]["shadow"]["auroc"]["n"] == 18
     with pytest.raises(UserError) as stop:
