@@ -212,6 +212,9 @@ def test_operating_points_are_chosen_as_members_chose_theirs(tmp_path, run_here,
     rules = combine.operating_rules(members, {"sensitivity": 0.95})
     assert (rules.sensitivity, rules.kappa) == (0.95, True)
     assert "sensitivity" not in caplog.text
+    for m in members:
+        m.evaluation["evaluated"] = {"options": {"sensitivity": 0.6, "blank": "ignore"}}
+    assert combine.operating_rules(members).sensitivity == 0.6, "as they were last evaluated"
     with pytest.raises(UserError, match=r"specificity=0: it should be greater than 0"):
         combine.operating_rules(members, {"specificity": 0})
 
