@@ -276,8 +276,8 @@ def test_a_run_is_copied_after_every_epoch_and_resumed_from_there(
     monkeypatch.chdir(tmp_path)
     resumed = resumed_config(url, [f"resume={url}", "max_epochs=3"])
     assert resumed.resume == "outputs/chest/one/checkpoints/last.ckpt"
-    assert contents(tmp_path / resumed.resume) == contents(directory)
-    train(resumed, Path(resumed.resume), ["max_epochs=3"])
+    assert contents(tmp_path / "outputs/chest/one") == contents(directory)
+    train(resumed, Path("outputs/chest/one"), ["max_epochs=3"])
     assert len(pd.read_csv("outputs/chest/one/history.csv")) == 3
     assert stored(memory, "/runs/chest/one") == contents(Path("outputs/chest/one"))
     here = contents(Path("outputs/chest/one"))
