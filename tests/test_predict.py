@@ -243,10 +243,11 @@ def test_mistakes_are_said(here, mura, tmp_path, typed, said):
     assert not list((tmp_path / "empty").iterdir())
 
 
-def test_the_command_wants_a_run_and_an_input(command):
-    done = command("predict", "run=nowhere")
-    assert done.returncode == 2
-    assert "input must be given" in done.stderr or "nowhere is not a run directory" in done.stderr
+def test_the_command_wants_a_run_and_an_input(command, mura):
+    for typed, missing in ((["input=test"], "run"), ([f"run={mura}"], "input")):
+        done = command("predict", *typed)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"error: {missing} must be given: {missing}=…  (--help explains it)\n"
 
 
 def test_challenges_get_their_files(tmp_path):
