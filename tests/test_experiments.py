@@ -292,6 +292,7 @@ def test_every_recipe_has_its_publication_and_its_record():
     records = "".join(p.read_text() for p in (conf_dir().parent / "experiments").glob("*/README.md"))
     assert not [name for name in RECIPES if f"experiment={name}" not in records]
     assert not [name for name in SWEEPS if f"sweep={name}" not in records]
+    assert set(SWEEPS) == GENERAL | set(RUNS)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -326,6 +327,7 @@ def test_every_recipe_runs_on_its_tree(name, train_here, tmp_path, trees, weight
         assert len(test["groups"]) == (1 if name == "mura_wrist" else 7)
 
 
+GENERAL = {"backbones", "learning_rate_batch_augmentation", "seeds", "uncertainty_grid"}  # run in tests/test_ready_sweeps.py
 # jobs of each sweep here, and the values that are left out for the time they take
 RUNS = {
     "mura_ensemble": (8, []),
@@ -348,7 +350,7 @@ ENSEMBLES = {
 }
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", RUNS)
 def test_every_sweep_ends_with_its_comparison(name, command, tmp_path, trees, mrnet_root, chexpert_root, mimic_root, stand_ins):
     """By the command of its record, with sizes and epochs changed."""
     roots = {"uncertainty_policies": chexpert_root, "chest_eight": mimic_root}

@@ -24,6 +24,7 @@ def test_the_wheel_ships_conf_and_composes_outside_the_checkout(tmp_path):
     shipped = {
         p.relative_to(tmp_path / "installed" / "xraylab" / "conf") for p in (tmp_path / "installed").rglob("conf/**/*.yaml")
     }
+    assert (tmp_path / "installed" / "hydra_plugins" / "xraylab_sweeper.py").is_file()
     assert shipped == {p.relative_to(conf_dir()) for p in conf_dir().rglob("*.yaml")}
     (tmp_path / "empty").mkdir()
     done = subprocess.run(

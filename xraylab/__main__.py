@@ -16,6 +16,7 @@ COMMANDS = {
     "check": "say whether a download is whole, and what is wrong with it",
     "prepare": "decode and resize a dataset once, ahead of training",
     "describe": "count and picture a dataset in a report",
+    "sweep_yaml": "write a sweep as a file for W&B and its agents",
     "sample": "write a synthetic dataset in the layout of a real one",
 }
 

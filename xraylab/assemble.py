@@ -33,7 +33,7 @@ from xraylab.module import StudyModule, checkpoint_of, require_splits
 from xraylab.processes import ALONE, Processes
 from xraylab.remote import is_url
 from xraylab.run import read_begun
-from xraylab.settings import Evaluate, Settings, check_config, existing_run
+from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of
 from xraylab.uncertainty import SelfTrained
 
 log = logging.getLogger(__name__)
@@ -294,11 +294,6 @@ def resumed_config(resume: str, typed: Sequence[str], accelerator: Any = None) -
         OmegaConf.update(saved, key, override.value())
     saved.resume = str(checkpoint or run)
     return saved
-
-
-def mode_of(monitor: str) -> str:
-    """``min`` for a loss, ``max`` for every other metric."""
-    return "min" if monitor.endswith("loss") else "max"
 
 
 def _announce(table: StudyTable, settings: Settings) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import logging
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xraylab import conf_dir
-from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Lost, Stopped, UserError, did_you_mean, listed
+from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Lost, Pruned, Stopped, UserError, did_you_mean, listed
 from xraylab.processes import launched
 from xraylab.run import BEGUN, LOCK, new_run_dir
 
@@ -55,23 +56,29 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
     def guarded(cfg: DictConfig) -> None:
         try:
             job(cfg)
-        except (UserError, Stopped, Lost) as error:
+        except (UserError, Stopped, Lost, Pruned) as error:
             if HydraConfig.get().mode is not RunMode.RUN:
-                print(error if isinstance(error, Stopped) else f"error: {error}", file=sys.stderr)
-                if isinstance(error, Stopped):  # ends the sweep as well
-                    raise SystemExit(EXIT_RESUMABLE) from None
-                raise
+                print(error if isinstance(error, Stopped | Pruned) else f"error: {error}", file=sys.stderr)
+                raise  # to the sweeper, from whatever process
             ended.append(error)
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+        except Exception:
+            if HydraConfig.get().mode is not RunMode.RUN:
+                logging.getLogger(__name__).exception("the job failed")  # into its log; the sweep goes on
+            raise
 
     try:
+        if any(word.startswith("sweep.resume=") for word in sys.argv[1:]):
+            from xraylab.journal import resumed_words
+
+            sys.argv[1:] = resumed_words(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(guarded)()
         if ended:
             raise ended[0]
     except (UserError, Stopped, Lost) as error:
         ended_by(error)
     except (HydraException, OmegaConfBaseException) as error:
-        _exit(f"error: {_in_words(error, config)}", EXIT_USER)
+        _exit(f"error: {in_words(error, config)}", EXIT_USER)
     except OSError as error:
         typed = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
         if not (typed and error.filename and os.path.abspath(typed[-1]).startswith(os.path.abspath(error.filename))):
@@ -156,12 +163,15 @@ def _exit(message: str, code: int) -> None:
 # ---- mistakes in words ----------------------------------------------------------------------------------------------
 
 
-def _in_words(error: Exception, config: str) -> str:
+def in_words(error: Exception, config: str) -> str:
+    """A composition error of Hydra as a message to the user."""
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         options = list(error.options or _choices(group))
-        return f"there is no {group}={choice}.{did_you_mean(choice, options)} The choices of {group} are: {listed(options, 40)}."
+        text = f"there is no {group}={choice}.{did_you_mean(choice, options)} The choices of {group} are: {listed(options, 40)}."
+        extra = " joblib and submitit come with pip install 'xraylab[sweeps]', ray with 'xraylab[ray]'."
+        return text + extra * (group == "hydra/launcher")
     if isinstance(error, ConfigCompositionException):
         key = re.search(r"Could not (?:override|append to|delete from config\. )[^']*'([^']+)'", text)
         if key:

@@ -61,12 +61,16 @@ class Comparison(Callback):
             write_comparison(Path(hydra.sweep.dir), self.ensembles, self.published, ended=False)
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        """Write the whole comparison, and print it."""
+        """Write the whole comparison, and print it; then the best job, and what did not come to an end."""
+        from xraylab.journal import JOURNAL, Journal
+
         folder = Path(config.hydra.sweep.dir)
         write_comparison(folder, self.ensembles, self.published)
         if (folder / "comparison.csv").is_file():
             _record_ensembles(folder, self.ensembles)
             print(f"\n{text_table(folder)}\n  everything is in {folder}\n  read {folder / 'report.html'}")
+        if (folder / JOURNAL).is_file():
+            print(f"\n{Journal.read(folder).closing()}")
 
 
 def _record_ensembles(folder: Path, ensembles: Mapping[str, Mapping[str, Any]]) -> None:
@@ -207,8 +211,14 @@ def finished(folder: Path) -> tuple[list[Path], list[str]]:
     evaluated = sorted((p.parent for p in folder.glob("*/evaluation.json")), key=lambda p: (len(p.name), p.name))
     runs = [run for run in evaluated if json.loads((run / "environment.json").read_text())["finished"]]
     others = [f"job {run.name} was stopped before its end, and is left out" for run in evaluated if run not in runs]
-    others += [f"job {p.name} failed: {p / 'xraylab.log'}" for p in sorted(folder.glob("[0-9]*")) if p not in evaluated]
+    others += [f"job {p.name} {_end(p)}" for p in sorted(folder.glob("[0-9]*")) if p not in evaluated]
     return runs, others
+
+
+def _end(run: Path) -> str:
+    """How a run ended that has no evaluation."""
+    record = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+    return f"was {record['pruned']}" if record.get("pruned") else f"failed: {run / 'xraylab.log'}"
 
 
 def read_result(run: Path, name: str) -> Result:

@@ -16,6 +16,10 @@ class Stopped(Exception):
     """The job was stopped, lost nothing and can be resumed as the message says. Exit code 75."""
 
 
+class Pruned(Exception):
+    """A job of a sweep that was given up, as the message says; the sweep goes on."""
+
+
 class Lost(Exception):
     """Another process of the run is gone, and nothing can be resumed. Exit code 1."""
 

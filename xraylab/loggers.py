@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xraylab.dashboards import RECORD, read_record
-from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Stopped, UserError
+from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Pruned, Stopped, UserError
 from xraylab.run import write_json
 
 log = logging.getLogger(__name__)
@@ -234,6 +234,7 @@ def finish(loggers: Sequence[Logger], error: BaseException | None = None, stoppe
         error: what the run failed by, if it did.
         stopped: it ended before its end, and can be resumed.
     """
+    error = None if isinstance(error, Pruned) else error  # of a sweep: an end like another
     code = EXIT_RESUMABLE if stopped or isinstance(error, Stopped | KeyboardInterrupt | SystemExit) else 0
     if error is not None and code == 0:
         code = EXIT_USER if isinstance(error, UserError) else 1

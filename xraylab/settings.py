@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -15,6 +15,7 @@ from xraylab.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+M = TypeVar("M", bound=BaseModel)
 PRECISION = Literal["auto", "32", "bf16", "16"]
 
 
@@ -62,6 +63,19 @@ class Operating(_Strict):
     kappa: bool = True
 
 
+class Sweep(_Strict):
+    """How a sweep goes; the comments in ``conf/config.yaml`` explain the keys."""
+
+    method: Literal["grid", "random", "tpe"] = "grid"
+    trials: int = Field(default=20, ge=1)
+    objective: str | list[str] | None = None
+    objective_on_test: bool = False
+    prune: bool = False
+    prune_jobs: int = Field(default=5, ge=1)
+    prune_epochs: int = Field(default=1, ge=0)
+    resume: str | None = None
+
+
 class Settings(_Strict):
     """The top-level keys of ``conf/config.yaml``; the comments there explain them."""
 
@@ -89,6 +103,7 @@ class Settings(_Strict):
     num_workers: Literal["auto"] | Annotated[int, Field(ge=0)]
     resume: Annotated[str, Field(min_length=1)] | None
     upload: str | None = None  # runs of before this key have none
+    fail_fast: bool = False  # runs of before this key have none
     checkpoint_every: str | None = None  # runs of before this key have none
     profiler: Literal["simple", "pytorch", "xla"] | None = None  # runs of before this key have none
     evaluate: Evaluate = Evaluate()  # runs of before this key have none
@@ -143,14 +158,27 @@ def settings_of(config: dict[str, Any]) -> Settings:
     Raises:
         UserError: a value of the wrong type or out of range, or a key that does not exist.
     """
+    return _validated(Settings, config)
+
+
+def sweep_of(config: dict[str, Any]) -> Sweep:
+    """The keys ``sweep.*``.
+
+    Raises:
+        UserError: a value of the wrong type or out of range.
+    """
+    return _validated(Sweep, config, "sweep.")
+
+
+def _validated(model: type[M], config: dict[str, Any], prefix: str = "") -> M:
     try:
-        return Settings.model_validate(config)
+        return model.model_validate(config)
     except ValidationError as error:
         lines = []
         for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"] if not _is_type_name(part))
+            key = prefix + ".".join(str(part) for part in item["loc"] if not _is_type_name(part))
             if item["type"] == "extra_forbidden":
-                known = list(Settings.model_fields)
+                known = list(model.model_fields)
                 lines.append(f"{key}: there is no such key.{did_you_mean(key, known)}")
             else:
                 message = (
@@ -231,6 +259,8 @@ def check_config(cfg: DictConfig) -> Settings:
     for name in map(str, cfg):
         if name not in known:
             raise UserError(f"there is no key {name}.{did_you_mean(name, known)}")
+    if cfg.get("sweep"):
+        sweep_of(OmegaConf.to_container(cfg.sweep, resolve=True))  # type: ignore[arg-type]
     values = OmegaConf.to_container(OmegaConf.create({k: v for k, v in cfg.items() if k in Settings.model_fields}), resolve=True)
     return settings_of(values)  # type: ignore[arg-type]
 
@@ -242,6 +272,11 @@ def config_folders() -> list[Path]:
     sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
     given = [Path(s.path) for s in sources if s.schema == "file" and Path(s.path).is_dir()]
     return [conf_dir(), *(p for p in given if p != conf_dir())]
+
+
+def mode_of(monitor: str) -> str:
+    """``min`` for a loss, ``max`` for every other metric."""
+    return "min" if monitor.endswith("loss") else "max"
 
 
 def existing_run(resume: str) -> tuple[Path, Path | None]:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from xraylab.cli import ended_by, every_key, importing, launch
 from xraylab.errors import Lost, Stopped, UserError, listed
 from xraylab.processes import Processes, hush, planned
+from xraylab.run import BEGUN
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ xraylab.train: train a classifier of radiology studies, test it, and leave a run
   python -m xraylab.train dataset=mrnet 'task=[acl,meniscus]' backbone=resnet18 batch_size=4 max_epochs=20
   python -m xraylab.train experiment=pneumoniamnist dataset.root=/data/pneumoniamnist.npz
   python -m xraylab.train -m plane=axial,coronal,sagittal seed=0,1,2
+  python -m xraylab.train -m sweep.method=tpe 'optimizer.lr=tag(log,interval(1e-6,1e-3))' batch_size=1,4,16
+  python -m xraylab.train sweep.resume=outputs/mrnet/multirun/<date_time>   what that sweep has not finished
   python -m xraylab.train fold=1/5                              one fold of a cross-validation
   python -m xraylab.train resume=outputs/mrnet/<date_time>      go on where that run stopped
   python -m xraylab.train dataset=mrnet resume=auto             go on with the last unfinished run of this command, or begin it
@@ -56,6 +59,10 @@ def job(cfg: DictConfig) -> None:
     if processes.rank:
         hush()
 
+    swept = hydra_config.mode is RunMode.MULTIRUN
+    if swept and cfg.sweep.prune and processes.world > 1:
+        raise UserError("sweep.prune: a job of several processes cannot be given up. Leave out one of the two.")
+
     with importing():
         from xraylab.exchange import agree, gather, joined
         from xraylab.training import train
@@ -69,6 +76,8 @@ def job(cfg: DictConfig) -> None:
             if going is not None:
                 train(going, directory, typed, processes)
         return
+    if swept and (directory / BEGUN).is_file():  # of a sweep that was cut off, and goes on
+        cfg.resume, typed = str(directory), []
     if (going := resolved(cfg, directory, typed)) is None:
         return
     processes = planned(going.accelerator)
@@ -76,8 +85,13 @@ def job(cfg: DictConfig) -> None:
     def start(of: Processes) -> bytes:
         return pickle.dumps((HydraConfig.instance().cfg, going, directory, typed, of))
 
+    callbacks = []
+    if swept and cfg.sweep.prune:
+        from xraylab.pruning import MedianPruning
+
+        callbacks = [MedianPruning.of(cfg.sweep, cfg.monitor, directory)]
     with joined(processes, start):
-        train(going, directory, typed, processes)
+        train(going, directory, typed, processes, callbacks)
 
 
 def resolved(cfg: DictConfig, directory: Path, typed: list[str]) -> DictConfig | None:
@@ -125,7 +139,7 @@ def auto(cfg: DictConfig, directory: Path) -> DictConfig | None:
         UserError: the directory holds a run of another configuration.
     """
     from xraylab.assemble import resumed_config
-    from xraylab.run import BEGUN, differing, is_finished, read_begun
+    from xraylab.run import differing, is_finished, read_begun
 
     if not (directory / BEGUN).is_file():
         log.info("resume=auto: no unfinished run of this command; a new one begins in %s", directory)

@@ -25,14 +25,14 @@ from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from pytorch_lightning.loggers import Logger
 
 from xraylab import conf_dir
-from xraylab.assemble import Job, assemble, mode_of, resumed_config
+from xraylab.assemble import Job, assemble, resumed_config
 from xraylab.averaging import weights_in_words
 from xraylab.build import build
 from xraylab.callbacks import ENDING, History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, clock, ending
 from xraylab.cases import write_cases
 from xraylab.checkpoint_files import CheckpointFiles
 from xraylab.dashboards import group_of, send_results, tags_of
-from xraylab.errors import Stopped, UserError, listed
+from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.evaluation import evaluate_split, prediction_table, raw_counts, write_table
 from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words, rank, trainer_options
 from xraylab.guards import FiniteLoss, make_profiler, memory_in_words
@@ -44,7 +44,7 @@ from xraylab.processes import ALONE, Processes
 from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
 from xraylab.run import BEGUN, CannotWrite, claimed, environment, read_begun, write_begun, write_json, write_text
-from xraylab.settings import check_config, parse_interval
+from xraylab.settings import check_config, mode_of, parse_interval
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +79,18 @@ class Upload(Checkpoint):
             self.upload.sync()
 
 
-def train(cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = ALONE) -> None:
+def train(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = ALONE, callbacks: Sequence[pl.Callback] = ()
+) -> None:  # fmt: skip
     """One run, from a composed configuration to a finished run directory.
 
     Args:
         processes: that have met, see :func:`xraylab.exchange.joined`; only the first writes.
+        callbacks: beside those of the configuration.
 
     Raises:
         UserError: a mistake in the configuration or the data, or the machine is too small for it.
+        Pruned: a callback gave it up.
         Stopped: interrupted, or another process was lost; the directory holds what there is and can be resumed.
     """
     if processes.world > 1 and "first" in cfg.loss and cfg.loss.first is None:
@@ -99,14 +103,15 @@ def train(cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Pro
     logging.raiseExceptions = False  # a full disk stops the run by its own words, not by those of its log
     try:
         with ending():
-            _train(cfg, directory, typed, upload, processes)
+            _train(cfg, directory, typed, upload, processes, callbacks)
     finally:
         if upload:
             upload.finish()
 
 
 def _train(
-    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, processes: Processes = ALONE
+    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, processes: Processes = ALONE,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> None:  # fmt: skip
     quiet()
     first = processes.rank == 0
@@ -118,7 +123,7 @@ def _train(
             typed = _begin(cfg, directory, typed)
         checkpoint, typed = gather((checkpoint, typed), patiently=True)[0]
         try:
-            _run(cfg, directory, typed, upload, checkpoint, go_on, processes)
+            _run(cfg, directory, typed, upload, checkpoint, go_on, processes, callbacks)
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
             if not (directory / "checkpoints" / "last.ckpt").exists():
                 raise Stopped(f"stopped before the first checkpoint; it begins again with:{go_on.partition(':')[2]}") from error
@@ -171,19 +176,19 @@ def _begin(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> list[str]:
 
 def _run(
     cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, checkpoint: Path | None, go_on: str,
-    processes: Processes,
+    processes: Processes, callbacks: Sequence[pl.Callback],
 ) -> None:  # fmt: skip
     started = time.monotonic()
     job = in_turn(lambda: _job(cfg, directory, typed, upload, checkpoint, go_on, processes), processes.local_rank)
     agree("data", {"studies and splits": job.digest})
     record: dict[str, Any] = {}
     loggers: list[Logger] = []
+    stopped = 0
     if processes.rank == 0:
         record = _describe(job, directory, typed)
         loggers = make_loggers(job, directory)
-    stopped: int | None = None
     try:
-        stopped = fit(job, directory, loggers, checkpoint, upload)
+        stopped = fit(job, directory, loggers, checkpoint, upload, callbacks)
         if stopped in ENDING:  # there may be no time to evaluate
             raise Stopped(f"{signal.Signals(stopped).name}: stopped before the end; everything is saved. {go_on}")
         evaluation = evaluate_run(job, directory, directory)
@@ -198,6 +203,9 @@ def _run(
         # the last, for now nothing is missing
         write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
         send_results(loggers, evaluation, directory)
+    except Pruned as pruned:
+        write_json(directory / "environment.json", {**record, "pruned": str(pruned)})
+        raise
     finally:
         finish(loggers, sys.exception(), bool(stopped))
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
@@ -331,7 +339,8 @@ def make_loggers(job: Job, directory: Path) -> list[Logger]:
 
 
 def fit(
-    job: Job, directory: Path, loggers: Sequence[Logger] = (), checkpoint: Path | None = None, upload: RunUpload | None = None
+    job: Job, directory: Path, loggers: Sequence[Logger] = (), checkpoint: Path | None = None, upload: RunUpload | None = None,
+    more: Sequence[pl.Callback] = (),
 ) -> int:  # fmt: skip
     """Train until done, stopped early or interrupted; the signal that interrupted it, or 0.
 
@@ -358,6 +367,7 @@ def fit(
         running,
         StudyProgress(running, s.unit),
         *job.callbacks,
+        *more,
         stop,  # after those, for the checkpoint that it writes holds what they did in this step
         keep(Best, "best", **chosen),
         *([keep(Top, "epoch{epoch:03d}", save_top_k=s.save_top_k, **chosen)] if s.save_top_k > 1 else []),

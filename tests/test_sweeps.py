@@ -1,0 +1,345 @@
+"""Sweeps: grid, random, TPE, resuming, pruning, launchers, and what is said at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from xraylab.cli import launch
+from xraylab.errors import Pruned, Stopped, UserError
+from xraylab.journal import Journal
+from xraylab.space import search_space
+from xraylab.train import USAGE, main
+
+QUICK = [
+    "backbone=cnn", "backbone.layers=2", "backbone.filters=4", "image.size=16", "bootstrap=0", "cases=0",
+    "num_workers=0", "precision=32", "max_epochs=1", "cache=off", "early_stopping=null",
+]  # fmt: skip
+SPACE = ["optimizer.lr=tag(log,interval(1e-5,1e-1))", "batch_size=1,4"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """A command line of train in this process, and how it ended: exit code, what was printed, and the last sweep's folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, entry=main):
+        monkeypatch.setattr(sys, "argv", ["train", *words])
+        code = 0
+        try:
+            entry()
+        except SystemExit as error:
+            code = error.code
+        finally:
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
+        said = capsys.readouterr()
+        folders = sorted(Path("outputs").glob("*/multirun/*"), key=lambda p: p.stat().st_mtime)
+        return code, said.out + said.err, folders[-1] if folders else None
+
+    return run
+
+
+def leave(folder, value, epochs=(), **record):
+    """What a finished run leaves, as far as a sweep looks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    macro = {"auroc": {"value": value, "reason": None if value is not None else "no positive study"}}
+    split = {"labels": {}, "macro": macro}
+    content = {"checkpoint": {"epoch": 0}, "splits": {"valid": split, "test": split}}
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    (folder / "environment.json").write_text(json.dumps({"finished": True, **record}))
+    rows = "".join(f"{k},{v},{v}\n" for k, v in enumerate(epochs or (value,)))
+    (folder / "history.csv").write_text("epoch,valid/macro/auroc,valid/loss\n" + rows)
+
+
+def skill(cfg):
+    """Best at lr=1e-3 and a batch of 4."""
+    return 1 - abs(math.log10(cfg.optimizer.lr) + 3) / 4 - 0.1 * (cfg.batch_size == 1)
+
+
+@pytest.fixture
+def drawn(here):
+    """A sweep whose jobs only leave files: ``drawn(job, *words)``; ``job(cfg, directory)`` gives the value, or raises."""
+
+    def run(job, *words):
+        def entry():
+            def do(cfg):
+                directory = Path(HydraConfig.get().runtime.output_dir)
+                leave(directory, job(cfg, directory))
+
+            launch("config", do, USAGE)
+
+        return here(*words, "~hydra.callbacks.comparison", entry=entry) if words[0].startswith("-") else here(*words, entry=entry)
+
+    return run
+
+
+def states(folder):
+    return [job.state for job in Journal.read(folder).jobs]
+
+
+def trials(folder, **attributes):
+    optuna = pytest.importorskip("optuna")
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{(folder / 'study.db').absolute()}")
+    return [t for t in study.get_trials() if all(getattr(t, k) == v for k, v in attributes.items())]
+
+
+def test_points_are_drawn_from_the_space_and_tpe_learns_from_what_it_is_told(tmp_path):
+    optuna = pytest.importorskip("optuna", reason="the extra sweeps is not installed")
+    from xraylab.sampling import Study
+
+    words = [*SPACE, "head.hidden=[],[8]", "accumulate=range(1,9,2)", "max_epochs=tag(int,log,interval(1,64))", "seed=7"]
+    space = search_space(OverridesParser.create().parse_overrides(words))
+    worth = {}
+    for method in ("tpe", "random"):
+        study = Study(tmp_path / method, method, space, ["valid/macro/auroc"], 0, False)
+        jobs = []
+        for _ in range(26):
+            job = study.ask(jobs)
+            words = dict(word.split("=") for word in job.overrides)
+            cfg = OmegaConf.from_dotlist([f"optimizer.lr={words['optimizer.lr']}", f"batch_size={words['batch_size']}"])
+            job.state, job.scores = "finished", [skill(cfg)]
+            jobs.append(job)
+            study.tell(job, tmp_path)
+        assert [t.user_attrs["job"] for t in trials(tmp_path / method)] == list(range(26))
+        assert [[t.value] for t in trials(tmp_path / method)] == [job.scores for job in jobs]
+        worth[method] = np.mean([job.scores[0] for job in jobs[12:]])
+    assert worth["tpe"] > worth["random"] + 0.05
+    drawn = pd.DataFrame([dict(word.split("=") for word in job.overrides) for job in jobs])  # random
+    lr, epochs = np.log10(drawn["optimizer.lr"].astype(float)), np.log2(drawn["max_epochs"].astype(int))
+    assert -5 <= lr.min() < -4 < -2 < lr.max() <= -1
+    assert 0.3 < (lr < -3).mean() < 0.7, "evenly in the logarithm"
+    assert 0.3 < (epochs < 3).mean() < 0.7
+    assert {k: set(drawn[k]) for k in ("batch_size", "head.hidden", "accumulate", "seed")} == {
+        "batch_size": {"1", "4"}, "head.hidden": {"[]", "[8]"}, "accumulate": {"1", "3", "5", "7"}, "seed": {"7"},
+    }  # fmt: skip
+    again = Study(tmp_path / "again", "random", space, ["valid/macro/auroc"], 0, True)
+    first = [again.ask([]) for _ in range(1)]
+    assert first[0].overrides == jobs[0].overrides, "by the seed"
+    few = Study(tmp_path / "few", "random", {"seed": space["batch_size"]}, ["valid/loss"], 0, True)
+    found = []
+    while (job := few.ask(found)) is not None:
+        found.append(job)
+    assert {job.params["seed"] for job in found} == {"1", "4"}
+    assert len(found) == 2, "no point twice"
+    assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+
+@pytest.mark.parametrize("method", ["grid", "tpe"])
+def test_a_sweep_that_was_cut_off_goes_on_as_one_that_was_not(drawn, method):
+    """Ctrl-C, a crash, a failure: what is finished is kept, the rest is done, and no point twice."""
+    if method != "grid":
+        pytest.importorskip("optuna", reason="the extra sweeps is not installed")
+    space = ["optimizer.lr=1e-5,1e-4,1e-3,1e-2,1e-1,1,2"] if method == "grid" else SPACE
+    words = ["-m", f"sweep.method={method}", "sweep.trials=7", *space]
+    _, _, whole = drawn(lambda cfg, _: skill(cfg), *words, "hydra.sweep.dir=outputs/x/multirun/whole")
+    ran = []
+
+    def breaks(cfg, directory):
+        number = int(directory.name)
+        ran.append(number)
+        if number == 2:
+            raise UserError("it does not fit")
+        if number == 3:
+            raise RuntimeError("it broke")
+        if number == 5:
+            (directory / "checkpoints").mkdir()
+            (directory / "checkpoints" / "last.ckpt").touch()
+            raise Stopped("stopped before the end")
+        return skill(cfg)
+
+    code, said, folder = drawn(breaks, *words, "hydra.sweep.dir=outputs/x/multirun/cut")
+    assert code == 75
+    assert f"Go on with:\n  python -m xraylab.train sweep.resume={folder}" in said
+    assert ran == [0, 1, 2, 3, 4, 5]
+    assert states(folder)[:6] == ["finished", "finished", "failed", "failed", "finished", "stopped"]
+    assert [Journal.read(folder).jobs[k].reason for k in (2, 3)] == ["it does not fit", "RuntimeError: it broke"]
+    assert "RuntimeError: it broke" in (folder / "3" / "xraylab.log").read_text()
+    journal = Journal.read(folder)
+    journal.jobs[4].state = "running"  # as a process leaves it that was killed before it could say that job 4 was done
+    journal.write()
+    (folder / "2" / "left.txt").touch()
+    ran.clear()
+    kept = []
+
+    def goes_on(cfg, directory):
+        ran.append(int(directory.name))
+        kept.append((directory / "checkpoints" / "last.ckpt").exists())
+        return skill(cfg)
+
+    if method == "grid":
+        holds = "import sys\nfrom xraylab.run import Path, claimed\nwith claimed(Path(sys.argv[1])): print(flush=True), input()"
+        other = subprocess.Popen([sys.executable, "-c", holds, folder / "5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                 env={**os.environ, "PYTHONPATH": str(REPOSITORY)})  # fmt: skip
+        other.stdout.readline()
+        code, said, _ = drawn(goes_on, f"sweep.resume={folder}")
+        other.communicate(b"\n")
+        assert code == 2
+        assert f"{folder / '5'}: process {other.pid} on" in said
+    code, said, folder = drawn(goes_on, f"sweep.resume={folder}")
+    assert code == 0, said
+    assert ran == [2, 3, 5, 6]
+    assert kept == [False, False, True, False], "where it was cut off it goes on; what failed begins anew"
+    assert not (folder / "2" / "left.txt").exists()
+    a, b = Journal.read(whole), Journal.read(folder)
+    assert [job.scores for job in a.jobs] == [job.scores for job in b.jobs]
+    if method != "grid":
+        complete = trials(folder, state=trials(folder)[0].state)
+        assert sorted(t.user_attrs["job"] for t in complete) == list(range(7))
+        assert {t.state.name for t in trials(folder)} == {"COMPLETE", "FAIL"}
+    assert drawn(goes_on, f"sweep.resume={folder}")[0] == 0
+    assert len(ran) == 4, "nothing is left to do"
+    if method != "grid":
+        drawn(goes_on, f"sweep.resume={folder}", "sweep.trials=8")
+        assert ran[4:] == [7]
+    code, said, _ = drawn(goes_on, f"sweep.resume={folder}", "optimizer.weight_decay=1")
+    assert code == 2
+    assert "optimizer.weight_decay cannot change in a sweep that goes on. What can: sweep.trials, fail_fast" in said
+    code, said, _ = drawn(goes_on, *words, f"hydra.sweep.dir={folder}")
+    assert code == 2
+    assert f"{folder} holds a sweep already. Go on with it by sweep.resume={folder}" in said
+    assert "it is not the directory of a sweep" in drawn(goes_on, "sweep.resume=nowhere")[1]
+
+
+def test_an_undefined_objective_is_recorded_and_fail_fast_stops_at_once(drawn):
+    def job(cfg, directory):
+        if cfg.seed == 1:
+            raise RuntimeError("out of memory")
+        return None if cfg.seed == 0 else 0.1 * cfg.seed
+
+    code, _, folder = drawn(job, "-m", "seed=0,1,2,3")
+    assert code == 1
+    assert states(folder) == ["finished", "failed", "finished", "finished"]
+    journal = Journal.read(folder)
+    assert journal.jobs[0].scores == [None]
+    assert [j.number for j in journal.best()] == [3]
+    text = journal.closing()
+    assert "best: job 3, valid/macro/auroc 0.3000. Repeat it with:\n  python -m xraylab.train seed=3" in text
+    assert "job 0: valid/macro/auroc is undefined: no positive study" in text
+    assert f"job 1 failed: RuntimeError: out of memory\nRepeat what failed with:\n  {journal.go_on}" in text
+    code, _, folder = drawn(job, "-m", "seed=0,1,2,3", "fail_fast=true", "hydra.sweep.dir=outputs/x/multirun/fast")
+    assert code == 1
+    assert states(folder) == ["finished", "failed", "waiting", "waiting"]
+    code, _, folder = drawn(lambda *_: 0.5, f"sweep.resume={folder}")
+    assert (code, states(folder)) == (0, ["finished"] * 4)
+
+
+def test_several_objectives_end_with_all_that_none_beats(drawn):
+    """Loss is the AUROC here, and minimised: no job beats another. Beside seed, which is worth nothing, some are beaten."""
+    pytest.importorskip("optuna", reason="the extra sweeps is not installed")
+    both = ["sweep.objective=[valid/macro/auroc,valid/loss]", "sweep.method=tpe", "sweep.trials=5"]
+    _, said, folder = drawn(lambda cfg, _: skill(cfg), "-m", *both, *SPACE)
+    assert len(Journal.read(folder).best()) == 5
+    assert all(len(t.values) == 2 for t in trials(folder))
+    journal = Journal.read(folder)
+    for job, values in zip(journal.jobs, [(0.5, 1.0), (0.6, 1.0), (0.6, 0.9), (0.9, 2.0), (0.1, 0.95)], strict=True):
+        job.scores = list(values)
+    assert [job.number for job in journal.best()] == [2, 3]
+    code, said, _ = drawn(lambda cfg, _: 0.0, "-m", *both, *SPACE, "sweep.prune=true")
+    assert code == 2
+    assert "jobs are given up by one objective of valid" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep.objective=test/macro/auroc"], "Choose on valid (valid/macro/auroc), or say sweep.objective_on_test=true."),
+        (["sweep.objective=valid/macro/auc"], "there is no such metric. Did you mean valid/macro/auroc"),
+        (["sweep.method=bayes"], "sweep.method=bayes: it should be 'grid', 'random' or 'tpe'"),
+        (["sweep.trails=3"], "Did you mean sweep.trials"),
+        (["optimizer.lrr=interval(1,2)", "sweep.method=random"], "Did you mean optimizer.lr"),
+        (["sweep.method=tpe"], "hydra.sweeper.max_batch_size=4"),
+        (["optimizer.lr=interval(1,2)"], "an interval has no grid"),
+        (["optimizer.lr=tag(log,interval(0,2))", "sweep.method=random"], "low > 0 for log"),
+    ],
+)
+def test_what_a_sweep_cannot_do_is_refused_before_it_begins(drawn, words, said):
+    if words == ["sweep.method=tpe"]:
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra sweeps is not installed")
+        words = [*words, "hydra/launcher=joblib"]
+    code, text, folder = drawn(lambda *_: pytest.fail("a job ran"), "-m", "seed=0,1", *words)
+    assert (code, folder) == (2, None)
+    assert said in text
+
+
+def test_a_test_objective_is_taken_where_it_is_forced_and_says_so(drawn):
+    words = ["sweep.objective=test/macro/auroc", "sweep.objective_on_test=true"]
+    code, _, folder = drawn(lambda cfg, _: 0.1 * cfg.seed, "-m", "seed=1,2", *words)
+    assert code == 0
+    said = Journal.read(folder).closing()
+    assert "best: job 1, test/macro/auroc 0.2000 (chosen on test: its results there are too good)" in said
+
+
+def test_a_job_is_given_up_as_optunas_median_pruner_would(tmp_path):
+    """Random courses of nine jobs, some short, some with NaN: the same jobs end at the same epochs."""
+    optuna = pytest.importorskip("optuna", reason="the extra sweeps is not installed")
+    from types import SimpleNamespace
+
+    from xraylab.pruning import MedianPruning
+
+    rng = np.random.default_rng(0)
+    for direction, objective in (("maximize", "valid/macro/auroc"), ("minimize", "valid/loss")):
+        study = optuna.create_study(direction=direction, pruner=optuna.pruners.MedianPruner(3, 2))
+        ended = []
+        for number in range(9):
+            folder = tmp_path / direction / str(number)
+            leave(folder, 0.5)
+            (folder / "environment.json").write_text(json.dumps({"finished": False}))
+            callback = MedianPruning(folder, objective, jobs=3, epochs=2)
+            trial, course = study.ask(), []
+            level = rng.random()
+            for epoch in range(rng.integers(3, 7)):
+                course.append(float(np.nan if rng.random() < 0.1 else level + 0.3 * rng.random()))
+                leave(folder, 0.5, course, finished=False)
+                trial.report(course[-1], epoch)
+                expected = trial.should_prune()
+                now = SimpleNamespace(current_epoch=epoch, is_global_zero=True)
+                said = f"given up after epoch {epoch + 1}: {objective}"
+                with pytest.raises(Pruned, match=said) if expected else nullcontext():
+                    callback.on_train_epoch_end(now, None)
+                if expected:
+                    break
+            ended.append(expected)
+            study.tell(trial, None if expected else 0.5, state=optuna.trial.TrialState.PRUNED if expected else None)
+            if not expected:
+                (folder / "environment.json").write_text(json.dumps({"finished": True}))
+        assert 1 <= sum(ended) <= 7
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
+    """Two at a time in processes of their own; a failure there is recorded here."""
+    package = f"hydra_{launcher.partition('_')[0]}_launcher"
+    extra = "ray" if launcher == "ray" else "sweeps"
+    pytest.importorskip(f"hydra_plugins.{package}", reason=f"the extra {extra} is not installed")
+    options = {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_local": ["hydra.launcher.timeout_min=5"], "ray": []}[launcher]
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(REPOSITORY)]))  # for it to find this job
+
+    def job(cfg, directory):
+        if cfg.optimizer.lr > 1e-2:
+            raise UserError(f"too much, in process {os.getpid()}")
+        return os.getpid()
+
+    words = ["optimizer.lr=1e-4,1e-1"]
+    code, said, folder = drawn(job, "-m", f"hydra/launcher={launcher}", *options, *words)
+    assert code == 2, said
+    assert states(folder) == ["finished", "failed"]
+    journal = Journal.read(folder)
+    assert re.search(r"^too much, in process \d+$", journal.jobs[1].reason)
+    assert os.getpid() not in [job.scores for job in journal.jobs if job.scores]

@@ -1,0 +1,228 @@
+"""``sweep.json``: what a sweep was asked to do, what became of each job, which is the best, and how to go on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.metrics import METRICS
+from xraylab.run import write_json
+from xraylab.settings import Sweep, mode_of
+
+JOURNAL = "sweep.json"
+SETTLED = ("finished", "pruned")
+CHANGEABLE = ("sweep.trials", "fail_fast", "hydra/launcher", "hydra.launcher.*", "hydra.sweeper.max_batch_size")
+
+
+@dataclass
+class SweepJob:
+    """One job of a sweep, which lives in the folder of its number."""
+
+    number: int
+    overrides: list[str]
+    params: dict[str, Any] = field(default_factory=dict)  # as drawn; of a grid, none
+    state: str = "waiting"  # running, finished, pruned, failed, stopped
+    scores: list[float | None] = field(default_factory=list)  # of the objectives
+    reason: str | None = None  # of a failure, or of a value that is not there
+
+
+@dataclass
+class Journal:
+    """What ``sweep.json`` holds."""
+
+    folder: Path
+    words: list[str]  # the command's, the flags of Hydra that bring configuration among them
+    method: str
+    objectives: list[str]
+    jobs: list[SweepJob] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path) -> Journal:
+        """The journal of a multirun directory.
+
+        Raises:
+            UserError: it has none.
+        """
+        if not (folder / JOURNAL).is_file():
+            raise UserError(f"sweep.resume={folder}: it is not the directory of a sweep: it has no {JOURNAL}.")
+        content = json.loads((folder / JOURNAL).read_text())
+        jobs = [SweepJob(**{k: v for k, v in job.items() if k != "best"}) for job in content["jobs"]]
+        return cls(folder, content["words"], content["method"], content["objectives"], jobs)
+
+    def write(self) -> None:
+        """Write it as a whole."""
+        best = [job.number for job in self.best()]
+        jobs = [{**asdict(job), "best": job.number in best} for job in self.jobs]
+        write_json(self.folder / JOURNAL, {**asdict(self), "folder": str(self.folder), "jobs": jobs})
+
+    def settle(self, job: SweepJob, error: BaseException | None = None) -> None:
+        """What became of a job, by the files it left.
+
+        Raises:
+            UserError: the objective is of a label that the job's evaluation does not have.
+        """
+        run = self.folder / str(job.number)
+        record = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+        job.scores, job.reason = [], None
+        if record.get("finished"):
+            job.state = "finished"
+            found = [objective_of(run, objective) for objective in self.objectives]
+            job.scores = [value for value, _ in found]
+            job.reason = "; ".join(reason for _, reason in found if reason) or None
+        elif record.get("pruned"):
+            job.state, job.reason = "pruned", record["pruned"]
+        elif error is not None:
+            words = str(error).strip() or type(error).__name__
+            job.state, job.reason = "failed", words if isinstance(error, UserError) else f"{type(error).__name__}: {words}"
+        else:
+            job.state = "stopped"
+
+    def best(self) -> list[SweepJob]:
+        """The best job; of several objectives, all that no other beats in each."""
+        signs = [-1.0 if mode_of(o) == "max" else 1.0 for o in self.objectives]
+
+        def cost(job: SweepJob) -> list[float]:
+            return [s * v for s, v in zip(signs, job.scores, strict=True) if v is not None]
+
+        known = [job for job in self.jobs if job.state == "finished" and job.scores and None not in job.scores]
+        beaten = [any(_dominates(cost(a), cost(b)) for a in known) for b in known]
+        front = [job for job, worse in zip(known, beaten, strict=True) if not worse]
+        return front[:1] if len(signs) == 1 else front
+
+    def command(self, job: SweepJob) -> str:
+        """The command that repeats a job on its own."""
+        words = [w for w in job.overrides if not w.startswith(("sweep.", "fail_fast=", "hydra.", "hydra/"))]
+        alone = ["hydra.mode=RUN"] * any(w.startswith("sweep=") for w in words)
+        return shlex.join(["python", "-m", "xraylab.train", *self._flags(), *words, *alone])
+
+    @property
+    def go_on(self) -> str:
+        """The command that goes on with the sweep."""
+        return shlex.join(["python", "-m", "xraylab.train", f"sweep.resume={self.folder}"])
+
+    def _flags(self) -> list[str]:
+        return [word for word in self.words if word.startswith("--config-dir=")]
+
+    def closing(self) -> str:
+        """What to say at the end: the best by the objective, with its command; and what did not come to an end."""
+        lines = []
+        best = self.best()
+        on_test = " (chosen on test: its results there are too good)" * any(o.startswith("test/") for o in self.objectives)
+        for job in best[:10]:
+            values = ", ".join(f"{o} {v:.4f}" for o, v in zip(self.objectives, job.scores, strict=True))
+            what = "best" if len(self.objectives) == 1 else "beaten by none in all objectives"
+            lines.append(f"{what}: job {job.number}, {values}{on_test}. Repeat it with:\n  {self.command(job)}")
+        if not best:
+            lines.append(f"no job has {' and '.join(self.objectives)}, so none is the best")
+        lines += [f"job {j.number}: {j.reason}" for j in self.jobs if j.state == "finished" and j.reason]
+        pruned = [j.number for j in self.jobs if j.state == "pruned"]
+        if pruned:
+            lines.append(f"given up at the median: {listed(pruned, 40)}")
+        failed = [j for j in self.jobs if j.state == "failed"]
+        lines += [f"job {j.number} failed: {str(j.reason).splitlines()[0]}" for j in failed]
+        if failed or any(j.state not in SETTLED for j in self.jobs):
+            lines.append(f"{'Repeat what failed' if failed else 'Go on'} with:\n  {self.go_on}")
+        return "\n".join(lines)
+
+
+def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+def objectives_of(sweep: Sweep, monitor: str) -> list[str]:
+    """What chooses the best job.
+
+    Raises:
+        UserError: there is no such metric, or it is of test and that was not allowed, or it cannot prune.
+    """
+    given = [sweep.objective] if isinstance(sweep.objective, str) else sweep.objective or [monitor]
+    for objective in given:
+        split, _, rest = objective.partition("/")
+        label, _, metric = rest.rpartition("/")
+        if objective != "valid/loss" and not (split in ("valid", "test") and label and metric in METRICS):
+            known = ["valid/loss", *(f"valid/macro/{m}" for m in METRICS)]
+            raise UserError(
+                f"sweep.objective={objective}: there is no such metric.{did_you_mean(objective, known)} It is "
+                f"<split>/<label or macro>/<metric>, and metrics are {', '.join(METRICS)}; or valid/loss."
+            )
+        if split == "test" and not sweep.objective_on_test:
+            raise UserError(
+                f"sweep.objective={objective}: a job that is chosen on test is not judged by it any more. "
+                f"Choose on valid (valid/{rest}), or say sweep.objective_on_test=true."
+            )
+    if len(set(given)) < len(given):
+        raise UserError(f"sweep.objective={given}: one is there twice.")
+    if sweep.prune and (len(given) > 1 or not given[0].startswith("valid/")):
+        raise UserError(f"sweep.prune: jobs are given up by one objective of valid, not by {' and '.join(given)}.")
+    return given
+
+
+def objective_of(run: Path, objective: str) -> tuple[float | None, str | None]:
+    """The objective of a finished run's chosen checkpoint, by study, or why it has none.
+
+    Raises:
+        UserError: the run's evaluation has no such split or label.
+    """
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    split, _, rest = objective.partition("/")
+    label, _, metric = rest.rpartition("/")
+    if metric == "loss":
+        epoch = str(evaluation["checkpoint"]["epoch"])
+        value = history_of(run / "history.csv", objective).get(epoch, math.nan)
+        return (value, None) if math.isfinite(value) else (None, f"{objective} is not finite")
+    if split not in evaluation["splits"]:
+        raise UserError(f"sweep.objective={objective}: {run} has no {split}; it has {', '.join(evaluation['splits'])}.")
+    result = evaluation["splits"][split]
+    by_label = {**result["labels"], "macro": result["macro"]}
+    if label not in by_label:
+        raise UserError(f"sweep.objective={objective}: there is no label {label}. There are: {', '.join(by_label)}.")
+    found = by_label[label][metric]
+    return found["value"], None if found["value"] is not None else f"{objective} is undefined: {found['reason']}"
+
+
+def history_of(path: Path, column: str) -> dict[str, float]:
+    """Epoch, as written, -> a column of ``history.csv``; NaN where it is empty."""
+    if not path.is_file():
+        return {}
+    with path.open() as file:
+        return {row["epoch"]: float(row.get(column) or math.nan) for row in csv.DictReader(file)}
+
+
+def resumed_words(words: Sequence[str]) -> list[str]:
+    """A command line with ``sweep.resume=<multirun directory>`` becomes that sweep's own; others stay as they are.
+
+    Raises:
+        UserError: there is no sweep, or something was typed that would make it another one.
+    """
+    given = [w.partition("=")[2] for w in words if w.startswith("sweep.resume=")]
+    if not given or given[-1] in ("", "null"):
+        return list(words)
+    journal = Journal.read(Path(given[-1]))
+    typed = [w for w in words if not w.startswith("sweep.resume=") and w not in ("-m", "--multirun", *journal.words)]
+    for word in typed:
+        key = word.partition("=")[0].lstrip("+")
+        if not any(key == k or (k.endswith("*") and key.startswith(k[:-1])) for k in CHANGEABLE):
+            raise UserError(
+                f"sweep.resume={given[-1]}: {key} cannot change in a sweep that goes on. What can: {', '.join(CHANGEABLE)}."
+            )
+    keys = {word.partition("=")[0].lstrip("+") for word in typed}
+    kept = [w for w in journal.words if w.partition("=")[0].lstrip("+") not in keys]
+    return [*kept, *typed, f"hydra.sweep.dir={given[-1]}", f"sweep.resume={given[-1]}"]
+
+
+def words_of_command(config: Mapping[str, Any]) -> list[str]:
+    """The words that began a sweep, from its composed configuration."""
+    hydra: Any = config["hydra"]
+    folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    words = [*hydra.overrides.task, *hydra.overrides.hydra]
+    return [
+        *(f"--config-dir={folder}" for folder in folders),
+        *(w for w in words if not w.startswith(("hydra.sweep.dir=", "sweep.resume="))),
+    ]

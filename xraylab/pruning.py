@@ -1,0 +1,70 @@
+"""Giving up a job of a sweep that is worse than the median of those that finished."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import Callback
+
+from xraylab.errors import Pruned
+from xraylab.journal import history_of, objectives_of
+from xraylab.settings import mode_of, sweep_of
+
+
+def worse_than_median(own: Sequence[float], others: Sequence[float], mode: str) -> bool:
+    """Whether the best of a job's values so far is worse than the median of other jobs' values at this epoch.
+
+    Optuna's ``MedianPruner``: a job without any number is worse, and without others nothing is.
+    """
+    known = [v for v in own if not math.isnan(v)]
+    if not known:
+        return True
+    others = [v for v in others if not math.isnan(v)]
+    if not others:
+        return False
+    median = float(np.median(others))
+    return max(known) < median if mode == "max" else min(known) > median
+
+
+class MedianPruning(Callback):
+    """After each epoch, compare with the finished jobs beside this one, by their ``history.csv``.
+
+    The files serve every launcher: jobs in other processes, or on other machines with a shared disk, need no server.
+
+    Args:
+        directory: of this job's run, beside those of the others.
+        objective: a column of history.csv.
+        jobs: so many must have finished.
+        epochs: none is given up within so many first epochs.
+    """
+
+    def __init__(self, directory: Path, objective: str, jobs: int, epochs: int) -> None:
+        self.directory, self.objective, self.jobs, self.epochs = directory, objective, jobs, epochs
+
+    @classmethod
+    def of(cls, sweep: Any, monitor: str, directory: Path) -> MedianPruning:
+        """By the configuration of a sweep."""
+        rules = sweep_of(OmegaConf.to_container(sweep, resolve=True))  # type: ignore[arg-type]
+        return cls(directory, objectives_of(rules, monitor)[0], rules.prune_jobs, rules.prune_epochs)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        own = history_of(self.directory / "history.csv", self.objective)
+        epoch = str(trainer.current_epoch)
+        if epoch not in own or trainer.current_epoch < self.epochs or not trainer.is_global_zero:
+            return
+        done = [p for p in self.directory.parent.glob("[0-9]*/environment.json") if json.loads(p.read_text())["finished"]]
+        if len(done) < self.jobs:
+            return
+        others = [history_of(p.parent / "history.csv", self.objective).get(epoch, math.nan) for p in done]
+        if worse_than_median(list(own.values()), others, mode_of(self.objective)):
+            raise Pruned(
+                f"given up after epoch {trainer.current_epoch + 1}: {self.objective} {own[epoch]:.4f}, and the median of "
+                f"{len(done)} finished jobs is {np.nanmedian(others):.4f}"
+            )

@@ -1,0 +1,202 @@
+"""Several jobs from one command: a grid, random points or Optuna's TPE, through any of Hydra's launchers.
+
+Hydra imports this module whenever it starts, so the rest is imported where a sweep begins.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from xraylab.errors import EXIT_USER, Stopped, UserError
+
+if TYPE_CHECKING:
+    from xraylab.journal import Journal, SweepJob
+    from xraylab.sampling import Study
+    from xraylab.space import Dimension
+
+
+class JobSweeper(Sweeper):
+    """Runs the jobs of a sweep, records what became of each in ``sweep.json``, and goes on where an earlier one stopped.
+
+    Args:
+        max_batch_size: jobs that the launcher gets at once; null: one, or all of them where it runs several at a time.
+        params: key -> values, beside those on the command line.
+    """
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
+
+    def __init__(self, max_batch_size: int | None = None, params: Mapping[str, str] | None = None) -> None:
+        self.max_batch_size, self.params = max_batch_size, dict(params or {})
+        self.errors: list[Exception] = []  # of the jobs that failed
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """As Hydra asks for it."""
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run every job that is not settled yet.
+
+        Args:
+            arguments: the overrides of the command line.
+
+        Raises:
+            UserError: the sweep cannot be begun, or not resumed.
+            Stopped: interrupted; it can be resumed.
+            SystemExit: a job failed.
+        """
+        from xraylab.journal import SETTLED, Journal, objectives_of, words_of_command
+        from xraylab.processes import planned
+        from xraylab.run import claimed, holder_of
+        from xraylab.settings import sweep_of
+        from xraylab.space import a_point, search_space, varied
+
+        config = self.config
+        planned(config.get("accelerator", {}), sweep=True)
+        rules = sweep_of(OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
+        objectives = objectives_of(rules, str(config.monitor))
+        folder = Path(config.hydra.sweep.dir)
+        own = [word for word in arguments if not word.startswith("sweep.resume=")]
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        space = search_space(parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *own]))
+        size = self._batch_size(rules.method, bool(config.fail_fast))
+        if rules.method != "grid":
+            if not varied(space):
+                raise UserError(f"sweep.method={rules.method}: nothing varies. Give values, as optimizer.lr=interval(1e-5,1e-3).")
+            self.validate_batch_is_legal([a_point(space)])
+        if rules.resume:
+            journal = Journal.read(folder)
+        elif (folder / "sweep.json").is_file():
+            raise UserError(f"{folder} holds a sweep already. Go on with it by sweep.resume={folder}, or name another directory.")
+        else:
+            journal = Journal(folder, words_of_command(config), rules.method, objectives)
+            if rules.method == "grid":
+                self._list_grid(journal, space)
+        for job in journal.jobs:
+            if job.state not in SETTLED and (holder := holder_of(folder / str(job.number))) is not None:
+                raise UserError(f"{folder / str(job.number)}: {holder} still works there. Wait for its end, then resume.")
+        with claimed(folder):
+            study = None
+            if rules.method != "grid":
+                from xraylab.sampling import Study
+
+                study = Study(folder, rules.method, space, objectives, int(config.seed), size > 1)
+            OmegaConf.save(config, folder / "multirun.yaml")
+            for job in journal.jobs:
+                _prepare(journal, job)
+            if study is not None:
+                study.catch_up(journal)
+            try:
+                self._run(journal, study, rules.trials, size)
+            except KeyboardInterrupt:
+                raise Stopped(f"the sweep is stopped. Go on with:\n  {journal.go_on}") from None
+        if self.errors:
+            self.hydra_context.callbacks.on_multirun_end(config=config)  # which Hydra leaves out where a sweep fails
+            sys.exit(EXIT_USER if all(isinstance(error, UserError) for error in self.errors) else 1)
+
+    def _batch_size(self, method: str, fail_fast: bool) -> int:
+        """Jobs that the launcher gets at once."""
+        if self.max_batch_size is not None:
+            return max(1, self.max_batch_size)
+        target = str(self.config.hydra.launcher._target_)
+        if target.endswith(".BasicLauncher"):
+            return 1  # so that what a job shows is known before the next
+        if method == "tpe" or fail_fast:
+            key = f"sweep.method={method}" if method == "tpe" else "fail_fast=true"
+            raise UserError(
+                f"{key}: say how many jobs this launcher runs at a time (hydra.sweeper.max_batch_size=4): what comes next "
+                "depends on their results."
+            )
+        return sys.maxsize
+
+    def _list_grid(self, journal: Journal, space: Mapping[str, Dimension]) -> None:
+        from xraylab.journal import SweepJob
+        from xraylab.space import grid
+
+        journal.jobs = [SweepJob(k, words) for k, words in enumerate(grid(space))]
+        self.validate_batch_is_legal([job.overrides for job in journal.jobs])
+
+    def _run(self, journal: Journal, study: Study | None, trials: int, size: int) -> None:
+        while True:
+            batch = [job for job in journal.jobs if job.state == "waiting"][:size]
+            if study is not None:
+                for job in batch:
+                    study.ask_again(job)
+                while len(batch) < size and len(journal.jobs) < trials and (new := study.ask(journal.jobs)) is not None:
+                    journal.jobs.append(new)
+                    batch.append(new)
+            if not batch:
+                return
+            self._launch(journal, batch)
+            if study is not None:
+                for job in batch:
+                    study.tell(job, journal.folder)
+            if self.config.fail_fast and any(job.state == "failed" for job in batch):
+                return
+
+    def _launch(self, journal: Journal, batch: Sequence[SweepJob]) -> None:
+        for job in batch:
+            job.state = "running"
+        journal.write()
+        words = [[*job.overrides, f"hydra.sweep.subdir={job.number}"] for job in batch]
+        returned: Sequence[Any] = [None] * len(batch)
+        lost: Exception | None = None
+        try:
+            returned = self.launcher.launch(words, initial_job_idx=batch[0].number)
+        except KeyboardInterrupt:
+            for job in batch:
+                journal.settle(job)
+            journal.write()
+            raise
+        except Exception as error:  # of the launcher: a process or a machine is gone, and what it did not finish with it
+            lost = error
+        stopped = False
+        for job, result in zip(batch, returned, strict=True):
+            why = lost if result is None else _error_of(result)
+            stopped |= isinstance(why, Stopped)
+            journal.settle(job, None if isinstance(why, Stopped) else why)
+            if job.state == "failed" and why is not None:
+                self.errors.append(why)
+        journal.write()
+        if stopped:
+            raise KeyboardInterrupt
+
+
+def _error_of(result: Any) -> Exception | None:
+    try:
+        _ = result.return_value
+    except Exception as error:
+        return error
+    return None
+
+
+def _prepare(journal: Journal, job: SweepJob) -> None:
+    """Make a job that is not settled ready to run: in place where it was cut off and left a checkpoint, else anew."""
+    from xraylab.journal import SETTLED
+
+    before = job.state
+    if before in ("waiting", *SETTLED):
+        return
+    journal.settle(job)
+    if job.state in SETTLED:
+        return
+    run = journal.folder / str(job.number)
+    begun = any((run / part / "checkpoints" / "last.ckpt").is_file() for part in ("", "first"))
+    if run.is_dir() and (before == "failed" or not begun):
+        shutil.rmtree(run)
+    job.state, job.reason = "waiting", None
