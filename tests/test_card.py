@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xraylab.card import BLANK, OWN, WAYS, limits, write_card
-from xraylab.combination import IN_SAMPLE, METHODS, Combination
+from xraylab.card import BLANK, OWN, limits, write_card
+from xraylab.combination import IN_SAMPLE, Combination
 from xraylab.evaluation import evaluate_split, prediction_table
 from xraylab.metrics import number
 from xraylab.operating import judge
@@ -126,10 +126,6 @@ def test_a_combination_says_how_it_was_made_and_on_what_it_was_fitted(run):
         text = write_card(run).read_text()
         assert said in text
         assert IN_SAMPLE not in text
-
-
-def test_every_way_of_combining_has_its_words():
-    assert set(WAYS) == set(METHODS)
 
 
 def test_what_people_wrote_stays_and_the_rest_is_written_anew(run):
