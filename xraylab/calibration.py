@@ -69,7 +69,7 @@ def fit_temperature(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any
     z = logit(probability)
 
     def slope(inverse: float) -> float:  # of the log loss, which is convex in 1/T
-        return float(z @ (_sigmoid(z * inverse) - truth))
+        return float(z @ (sigmoid(z * inverse) - truth))
 
     if slope(1 / MOST) >= 0:
         return {
@@ -83,13 +83,20 @@ def fit_temperature(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any
 
 def scaled(probability: np.ndarray, temperature: float) -> np.ndarray:
     """sigmoid(logit(p) / T), of any shape; the ranking stays, but for ties within 1e-7 of 0 and 1. Guo et al. (2017)."""
-    return _sigmoid(logit(probability) / temperature)
+    return sigmoid(logit(probability) / temperature)
 
 
-def logit(probability: np.ndarray) -> np.ndarray:
-    """log(p / (1-p)), finite: p keeps a distance of 1e-7 from 0 and 1."""
-    p = np.clip(probability.astype(np.float64), EPSILON, 1 - EPSILON)
+def logit(probability: np.ndarray, least: float = EPSILON) -> np.ndarray:
+    """log(p / (1-p)), finite: p keeps a distance of ``least`` from 0 and 1."""
+    p = np.clip(probability.astype(np.float64), least, 1 - least)
     return np.log(p) - np.log1p(-p)
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-z)), without overflow."""
+    from scipy.special import expit
+
+    return np.asarray(expit(z))
 
 
 def _parts(truth: np.ndarray, probability: np.ndarray) -> dict[str, float]:
@@ -98,9 +105,3 @@ def _parts(truth: np.ndarray, probability: np.ndarray) -> dict[str, float]:
     recalibrated = IsotonicRegression().fit_transform(probability, truth)
     score, best, constant = (float(np.mean((p - truth) ** 2)) for p in (probability, recalibrated, truth.mean()))
     return {"miscalibration": score - best, "discrimination": constant - best, "uncertainty": constant}
-
-
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    from scipy.special import expit
-
-    return np.asarray(expit(z))

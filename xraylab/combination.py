@@ -16,7 +16,6 @@ from xraylab.joining import best_table, mean_table, own_table, union_table, vote
 from xraylab.run import write_json
 from xraylab.stacking import CLIP, FOLDS, PENALTY, fit_stack, stacked_table
 
-METHODS = ("stack", "mean", "vote", "own", "best", "union")
 IN_SAMPLE = "fitted on predictions of studies that the members were trained on: it trusts those that learnt them by heart"
 
 
@@ -25,9 +24,9 @@ class Combination:
     """What is done with the members' probabilities.
 
     Attributes:
-        method: one of :data:`METHODS`: a logistic regression on the logits; the mean; the share of members that call a
-            finding positive; each study by the member of its group; each finding by one member; the mean of those members
-            that have the study.
+        method: ``stack``, a logistic regression on the logits; ``mean``; ``vote``, the share of members that call a finding
+            positive; ``own``, each study by the member of its group; ``best``, each finding by one member; ``union``, the mean
+            of those members that have the study.
         names: of the members.
         groups: of ``own``: the group of each member.
         chosen: of ``best``: label to ``{"member", "auroc"}``.

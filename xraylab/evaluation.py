@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from xraylab.data.table import patients_of
 from xraylab.metrics import COUNTS, LEVEL, METRICS, Resamples, point, result, undefined
 from xraylab.statistics import delong_interval
 from xraylab.tables import KEYS as KEYS
@@ -70,7 +71,7 @@ def evaluate_split(
     Args:
         table: a prediction table, by study or by image; either is resampled by patient, or study.
         selected_on: whether choices were made on these studies.
-        resamples: bootstrap resamples behind each interval, over patients where known, else over studies.
+        resamples: bootstrap resamples behind each interval, over patients; a study whose patient is not known is one of its own.
         exclusive: exactly one label of a study is true; adds the accuracy and kappa of the likeliest label.
         blank, uncertain: what such labels count as, see :func:`scored_labels`; the counts of labels are raw.
 
@@ -80,7 +81,8 @@ def evaluate_split(
         ``delong`` besides, ``{"low", "high", "reason"}``: DeLong's interval, which for patients with several
         studies is Obuchowski's.
     """
-    known = _patients_known(table)
+    known = table["patient"] != ""
+    patients = table["patient"].where(known)
     draws = Resamples(clusters_of(table), resamples, seed)
     truth = scored_labels(table[[f"y_{label}" for label in labels_of(table)]].to_numpy(np.float64), blank, uncertain)
     everything = _evaluate(table, truth, np.arange(len(table)), draws)
@@ -88,14 +90,14 @@ def evaluate_split(
     for name in sorted(table["group"].unique()):
         rows = np.flatnonzero((table["group"] == name).to_numpy())
         part = everything if len(rows) == len(table) else _evaluate(table, truth, rows, draws)
-        groups[str(name)] = {"n": len(rows), "patients": int(table["patient"].iloc[rows].nunique()) if known else None, **part}
+        groups[str(name)] = {"n": len(rows), "patients": patients.iloc[rows].nunique() if known.any() else None, **part}
     out = {
         "n": len(table),
-        "patients": int(table["patient"].nunique()) if known else None,
+        "patients": patients.nunique() if known.any() else None,
         "unit": "image" if "image" in table else "study",
         "selected_on": selected_on,
         "threshold": THRESHOLD,
-        "bootstrap": {"over": "patients" if known else "studies", "resamples": resamples, "level": LEVEL, "seed": seed},
+        "bootstrap": {"over": _over(table), "resamples": resamples, "level": LEVEL, "seed": seed},
         **everything,
         "groups": groups,
     }
@@ -112,13 +114,17 @@ def by_unit(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
             yield split, by_study["images"]
 
 
-def _patients_known(table: pd.DataFrame) -> bool:
-    return bool((table["patient"].fillna("") != "").all()) and len(table) > 0
+def _over(table: pd.DataFrame) -> str:
+    """What is resampled, in words."""
+    nameless = table.loc[table["patient"] == "", "id"].nunique()
+    if nameless == table["id"].nunique():
+        return "studies"
+    return "patients" + f" ({nameless} studies of unknown patients count as one each)" * bool(nameless)
 
 
 def clusters_of(table: pd.DataFrame) -> np.ndarray:
-    """The number of each row's patient, or study where patients are not known: int64 (N,)."""
-    return pd.factorize(table["patient"] if _patients_known(table) else table["id"])[0]
+    """The number of each row's patient, int64 (N,); a study whose patient is not known is a patient of its own."""
+    return pd.factorize(patients_of(table))[0]
 
 
 def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, draws: Resamples) -> dict[str, Any]:

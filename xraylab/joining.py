@@ -1,7 +1,7 @@
 """Prediction tables of several models, joined into one by id (and image).
 
 Members must be about the same studies, with the same labels, patients and splits; what differs is named. Patients that a
-member does not know are those of another. Groups may differ, as those of the planes of one exam do: a study's group is then
+member does not know, study by study, are those of another. Groups may differ, as those of the planes of one exam do: a study's group is then
 all of them, ``axial+coronal+sagittal``.
 """
 
@@ -52,9 +52,14 @@ def own_table(tables: Sequence[pd.DataFrame], groups: Sequence[str]) -> pd.DataF
             f"no run of its own for {listed(missing)}" if missing else f"several runs for one group: {listed(groups)}"
         )
     same = alike(tables, groups)
-    if not same[0]["group"].equals(first["group"]):
-        raise UserError(f"runs {listed(groups)} have other groups of the same studies")
-    out = first.copy()
+    other = same[0]["group"] != first["group"]
+    if other.any():
+        raise UserError(
+            f"runs {listed(groups)} have other groups of the same studies: {listed(same[0].loc[other, 'group'].unique(), 5)}. "
+            "With method=own every run has all groups, each study in the same one. What sees the same studies in several ways, "
+            "as planes, is joined by method=stack or mean"
+        )
+    out = same[0].copy()
     for p in probabilities(first):
         for group, table in zip(groups, same, strict=True):
             rows = (first["group"] == group).to_numpy()
@@ -98,7 +103,8 @@ def union_table(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.Data
     together = pd.concat([t[first.columns] for t in tables], ignore_index=True).groupby("id", sort=False)
     out = together.head(1).reset_index(drop=True)  # in order of first appearance, as groupby with sort=False has it
     means = {p: together[p].mean().to_numpy() for p in probabilities(first)}
-    return out.assign(**means, members=together.size().to_numpy())
+    patient = together["patient"].max().to_numpy()  # the known one, which is above a blank
+    return out.assign(patient=patient, **means, members=together.size().to_numpy())
 
 
 def alike(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> list[pd.DataFrame]:
@@ -108,7 +114,11 @@ def alike(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> list[pd.DataF
         UserError: their columns, studies, labels, patients or splits differ.
     """
     same = [aligned(tables[0], table, name, names[0]) for table, name in zip(tables, names, strict=True)]
-    patient = next((t["patient"] for t in same if _known(t["patient"])), same[0]["patient"])
+    patient = same[0]["patient"]
+    for k, table in enumerate(same[1:], 1):
+        for other, earlier in zip(names[1:k], same[1:k], strict=True):  # the first may not know what these do
+            _require_equal(earlier.set_index("id"), table.set_index("id"), other, names[k])
+        patient = patient.where(patient != "", table["patient"])
     told = [t["group"] for t in same if not (t["group"] == UNKNOWN["group"]).all()] or [same[0]["group"]]
     group = told[0]
     if not all(other.equals(group) for other in told):
@@ -173,9 +183,9 @@ def _require_equal(a: pd.DataFrame, b: pd.DataFrame, other: str, name: str) -> N
     for what, columns in (("labels", truth), ("patients", ["patient"]), ("splits", ["split"])):
         for c in columns:
             x, y = a[c], b[c]
-            if what == "patients" and not (_known(x) and _known(y)):
-                continue
             differ = ((x != y) & ~(x.isna() & y.isna())).to_numpy()
+            if what == "patients":
+                differ = differ & ((x != "") & (y != "")).to_numpy()  # what is not known is no difference
             if differ.any():
                 some = [
                     f"{i} is {_value(x.iloc[k])} and {_value(y.iloc[k])}"
@@ -183,11 +193,6 @@ def _require_equal(a: pd.DataFrame, b: pd.DataFrame, other: str, name: str) -> N
                 ]
                 of = f" of {c[2:]}" if what == "labels" else ""
                 raise UserError(f"runs {other} and {name} have other {what}{of}: {listed(some, 5)}")
-
-
-def _known(patients: pd.Series) -> bool:
-    """Whether a table says of any study whose it is."""
-    return bool((patients != "").any())
 
 
 def _value(value: object) -> str:

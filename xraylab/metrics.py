@@ -111,19 +111,24 @@ def _weighted(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray, t
         precision = tp_end / np.maximum(tp_end + fp_end, np.finfo(float).tiny)
         ap = (p * precision).sum(1) / total_p
         ap = np.where(total_n > 0, ap, np.nan)
-        tp, fp = up_to(called)
-        fn, tn = total_p - tp, total_n - fp
-        total = total_p + total_n
+    at = rates(*up_to(called), total_p, total_n)
+    return {"auroc": auroc, "average_precision": ap, **{metric: at[metric] for metric in THRESHOLDED}}
+
+
+def rates(tp: np.ndarray, fp: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> dict[str, np.ndarray]:
+    """What calls are worth, from counts or weights of equal shape: those of ``THRESHOLDED``, ppv and npv; NaN where undefined."""
+    fn, tn, total = positives - tp, negatives - fp, positives + negatives
+    with np.errstate(divide="ignore", invalid="ignore"):
         agree = (tp + tn) / total
-        chance = ((tp + fp) * total_p + (fn + tn) * total_n) / total**2
+        chance = ((tp + fp) * 1.0 * positives + (fn + tn) * 1.0 * negatives) / (total * 1.0) ** 2
         return {
-            "auroc": auroc,
-            "average_precision": ap,
+            "sensitivity": tp / positives,
+            "specificity": tn / negatives,
+            "ppv": tp / (tp + fp),
+            "npv": tn / (fn + tn),
             "accuracy": agree,
-            "f1": np.where(total_p > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
-            "kappa": np.where(total_p * total_n > 0, (agree - chance) / (1 - chance), np.nan),
-            "sensitivity": tp / total_p,
-            "specificity": tn / total_n,
+            "f1": np.where(positives > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
+            "kappa": np.where(positives * 1.0 * negatives > 0, (agree - chance) / (1 - chance), np.nan),
         }
 
 

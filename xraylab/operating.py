@@ -22,7 +22,7 @@ import pandas as pd
 from xraylab.calibration import BINS, calibration, fit_temperature, scaled
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import clusters_of, labels_of, scored_labels
-from xraylab.metrics import Resamples, result, undefined
+from xraylab.metrics import Resamples, rates, result, undefined
 
 VALID = "valid"  # the split that chooses
 CHOSEN = "operating_points.json"
@@ -99,14 +99,14 @@ def choose(truth: np.ndarray, probability: np.ndarray, rules: Rules) -> dict[str
         return {name: {"value": None, "reason": f"{missing} in validation"} for name in rules.names}
     threshold, tp, fp = candidates(truth, probability)
     positives, negatives = tp[-1], fp[-1]
-    rates = _rates(tp, fp, positives, negatives)
-    sensitivity, specificity = rates["sensitivity"], rates["specificity"]
+    found = rates(tp, fp, positives, negatives)
+    sensitivity, specificity = found["sensitivity"], found["specificity"]
     best = {}
     for name in rules.names:
         if name == "youden":
             best[name] = int(np.argmax(tp * negatives - fp * positives))  # in whole numbers, for ties are ties there
         elif name == "kappa":
-            best[name] = int(np.argmax(np.round(rates["kappa"], 12)))
+            best[name] = int(np.argmax(np.round(found["kappa"], 12)))
         elif name.startswith("sensitivity"):
             best[name] = int(np.argmax(sensitivity >= (rules.sensitivity or 0.0) - 1e-12))
         else:
@@ -134,8 +134,8 @@ def at_threshold(
         none = {metric: result(None, len(truth), None, f"no threshold: {reason}") for metric in RATES}
         return {"threshold": None, "reason": reason, "confusion": None, **none}
     counts = cells(truth, probability, threshold).sum(0)
-    values = {k: float(v) for k, (v,) in _rates(*counts[:, None]).items()}
-    spread = {} if samples is None else _rates(*samples.T)
+    values = {k: float(v) for k, (v,) in rates(*counts[:, None]).items()}
+    spread = {} if samples is None else rates(*samples.T)
     why = {"ppv": "no study is called positive", "npv": "no study is called negative"}
     out: dict[str, Any] = {}
     for metric in RATES:
@@ -253,20 +253,3 @@ def scored_rows(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> 
     truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
     rows = np.flatnonzero((truth == 0) | (truth == 1))
     return truth[rows].astype(int), table[f"p_{label}"].to_numpy()[rows], rows
-
-
-def _rates(tp: np.ndarray, fp: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> dict[str, np.ndarray]:
-    """Every one of ``RATES`` from counts or weights of equal shape; NaN where undefined."""
-    fn, tn, total = positives - tp, negatives - fp, positives + negatives
-    with np.errstate(divide="ignore", invalid="ignore"):
-        agree = (tp + tn) / total
-        chance = ((tp + fp) * 1.0 * positives + (fn + tn) * 1.0 * negatives) / (total * 1.0) ** 2
-        return {
-            "sensitivity": tp / positives,
-            "specificity": tn / negatives,
-            "ppv": tp / (tp + fp),
-            "npv": tn / (fn + tn),
-            "accuracy": agree,
-            "f1": np.where(positives > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
-            "kappa": np.where(positives * 1.0 * negatives > 0, (agree - chance) / (1 - chance), np.nan),
-        }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xraylab.calibration import logit, sigmoid
 from xraylab.data.table import places
 from xraylab.errors import UserError
 from xraylab.evaluation import scored_labels
@@ -49,8 +50,7 @@ def fit_stack(
     same = alike(tables, names)
     first = same[0]
     labels = labels_of(first)
-    raw = first[[f"y_{label}" for label in labels]]
-    fold = places(first[["id", "patient", "group"]].join(raw.rename(columns=lambda c: c[2:])), labels, seed) % folds
+    fold = places(first, [f"y_{label}" for label in labels], seed) % folds
     out = first.copy()
     record: dict[str, Any] = {}
     for label in labels:
@@ -98,23 +98,16 @@ def stacked_table(tables: Sequence[pd.DataFrame], names: Sequence[str], record: 
     return out
 
 
-def logits(p: np.ndarray) -> np.ndarray:
-    """log(p / (1 - p)) of probabilities, clipped to [1e-6, 1 - 1e-6]."""
-    p = np.clip(p, CLIP, 1 - CLIP)
-    return np.log(p) - np.log1p(-p)
-
-
 def _fit(p: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
     """Intercept and coefficients (M,) of probabilities (N,M) and truth 0/1 (N,)."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=PENALTY, max_iter=1000, tol=1e-8).fit(logits(p), truth.astype(int))
+    model = LogisticRegression(C=PENALTY, max_iter=1000, tol=1e-8).fit(logit(p, CLIP), truth.astype(int))
     return float(model.intercept_[0]), model.coef_[0]
 
 
 def _apply(p: np.ndarray, intercept: float, coefficients: np.ndarray) -> np.ndarray:
-    z = logits(p) @ coefficients + intercept
-    return np.exp(-np.logaddexp(0, -z))
+    return sigmoid(logit(p, CLIP) @ coefficients + intercept)
 
 
 def _one_class(truth: np.ndarray, where: str = "") -> str | None:

@@ -210,17 +210,24 @@ def hold_back(table: StudyTable, fraction: float, most: int, seed: int) -> Study
     return replace(table, frame=frame)
 
 
+def patients_of(frame: pd.DataFrame) -> pd.Series:
+    """Whose each row is; a study whose patient is not known is a patient of its own, called as no patient is."""
+    return frame["patient"].where(frame["patient"] != "", "\0" + frame["id"])
+
+
 def places(frame: pd.DataFrame, labels: Sequence[str], seed: int) -> np.ndarray:
     """A place for each row's patient in a line of all patients, sorted by group and labels and shuffled among equals.
 
     Parts made of every n-th place share no patient, and each has the same share of every combination of labels, to
     within one patient. The line starts at a seeded place.
     """
-    key = frame["patient"].where(frame["patient"] != "", frame["id"])
-    values = frame[list(labels)].fillna(-2.0).assign(group=-pd.factorize(frame["group"], sort=True)[0])
-    patients = values.groupby(key).max().assign(group=lambda p: -p["group"]).sort_index()  # of several groups, the first
+    key, last = patients_of(frame), len(labels) + 1
+    values = frame[list(labels)].fillna(-2.0).set_axis(range(1, last), axis=1)  # numbers, for a label may have any name
+    values[0] = -pd.factorize(frame["group"], sort=True)[0]
+    patients = values.groupby(key).max().sort_index()
+    patients[0] = -patients[0]  # of several groups, the first
     rng = np.random.default_rng(seed)
-    patients["shuffle"] = rng.permutation(len(patients))
-    order = patients.sort_values(["group", *labels, "shuffle"]).index
+    patients[last] = rng.permutation(len(patients))
+    order = patients.sort_values(list(range(last + 1))).index
     place = pd.Series(np.arange(len(order)) + rng.integers(len(order)), index=order)
     return place.loc[key].to_numpy()
