@@ -1,8 +1,8 @@
 """Prediction tables of several models, joined into one by id (and image).
 
-Members must be about the same studies, with the same labels, patients and splits; what differs is named. Patients that a
-member does not know, study by study, are those of another. Groups may differ, as those of the planes of one exam do: a study's group is then
-all of them, ``axial+coronal+sagittal``.
+Members must be about the same studies, with the same labels, patients and splits; what differs is named. A study's patient
+that a member does not know is that of another. Groups may differ, as those of the planes of one exam do: a study's group is
+then all of them, ``axial+coronal+sagittal``.
 """
 
 from __future__ import annotations
