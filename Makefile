@@ -2,16 +2,18 @@
 # when nothing changed since it last passed (make -B does it all the same).
 PYTHON ?= python3
 VENV := .venv
+XLA := .venv-xla
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find xraylab conf -type f -not -path '*/__pycache__/*') pyproject.toml constraints.txt
 TESTS := $(shell find tests experiments -type f -not -path '*/__pycache__/*') README.md Makefile
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-xla lint clean
 
 help:
 	@echo "make demo   train, validate and test the main job on the embedded synthetic sample (about a minute)"
 	@echo "make test   run the tests (make test ARGS='-k losses' some of them)"
+	@echo "make test-xla  the TPU's path on a CPU, in an environment of its own (8 GB, about 10 minutes)"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  delete the environment and caches, keep outputs/"
 
@@ -41,10 +43,21 @@ $(VENV)/.tested: $(STAMP) $(SOURCES) $(TESTS)
 	$(BIN)/python -m pytest -n logical --maxprocesses 8
 	@date > $@
 
+# torch_xla needs the torch of its own number, so what constraints.txt says of torch is left out
+test-xla: $(XLA)/.installed
+	PJRT_DEVICE=CPU OMP_NUM_THREADS=1 $(XLA)/bin/python -m pytest -p no:cacheprovider tests/test_xla.py $(ARGS)
+
+$(XLA)/.installed: tests/requirements-xla.txt constraints.txt
+	@echo "making the environment in $(XLA): about 8 GB and a few minutes, once"
+	$(PYTHON) -m venv $(XLA)
+	grep -vE '^(torch|torchvision|triton)==|^(nvidia|cuda)-' constraints.txt > $(XLA)/constraints.txt
+	$(XLA)/bin/python -m pip install --quiet --disable-pip-version-check -c $(XLA)/constraints.txt -r tests/requirements-xla.txt
+	@touch $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) $(XLA) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -68,6 +68,9 @@ def test_every_choice_composes_and_instantiates(compose, group, choice, tmp_path
         if choice in ("gpu", "gpus") and not torch.cuda.is_available():
             with pytest.raises(UserError, match="there is no GPU"):
                 hardware(OmegaConf.to_container(node), "auto")
+        elif choice == "tpu":
+            with pytest.raises(UserError, match=r"torch_xla, which a TPU needs, is not installed .*; there is the .PU"):
+                hardware(OmegaConf.to_container(node), "auto")
         else:
             options, precision = hardware(OmegaConf.to_container(node), "auto")
             pl.Trainer(**options, precision=precision, logger=False, enable_checkpointing=False)

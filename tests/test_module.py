@@ -16,7 +16,7 @@ from xraylab.data.mrnet import MRNet
 from xraylab.data.table import assign_splits
 from xraylab.errors import UserError
 from xraylab.losses import WeightedBCE
-from xraylab.models import Attention, StudyNet, Timm
+from xraylab.models import Attention, MaxFeature, StudyNet, Timm
 from xraylab.module import StudyModule
 
 
@@ -129,3 +129,34 @@ def test_every_parameter_gets_a_gradient(made):
     module = xraylab.load(path).train()
     module.training_step(next(iter(data.train_dataloader())), 0).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "densenet121"])
+def test_blank_images_change_no_loss_gradient_statistic_or_probability(backbone, mrnet_root):
+    """An epoch of ragged exams with batch normalisation, and predictions after it, in double precision."""
+    small = {"densenet121": {"growth_rate": 4, "block_config": (1, 1, 1, 1)}, "resnet10t": {"channels": (4, 4, 8, 8)}}
+    table = assign_splits(MRNet(task=["acl", "abnormal"]).read(mrnet_root), "holdout", None, 0.2, 0)
+    found = []
+    for static in (False, True):
+        torch.manual_seed(0)
+        net = StudyNet(Timm(backbone, pretrained=False, in_chans=1, kwargs=small[backbone]), MaxFeature(), 2).double()
+        module = StudyModule(net, WeightedBCE("none"), table.labels).double().train()
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        batches = [
+            batch._replace(labels=batch.labels.double())
+            for batch in StudyDataModule(table, 5, size=32, static_shapes=static).loader("train", plain=True)
+        ]
+        assert any(len(batch.images) != batch.real for batch in batches)
+        losses = []
+        for batch in batches:
+            losses.append(module.training_step(batch, 0))
+            optimizer.zero_grad()
+            losses[-1].backward()
+            optimizer.step()
+        gradients = [p.grad for p in module.parameters()]
+        parts = [module.eval().predict_step(batch) for batch in batches]
+        by_image = [images[:real] for _, _, images, real in parts]
+        found.append((losses, gradients, module.state_dict(), [part[1] for part in parts], by_image))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-9)
+    assert found[0][0][-1] != found[0][0][0]
+    assert all(gradient.abs().sum() > 0 for gradient in found[0][1][:1])

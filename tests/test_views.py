@@ -246,3 +246,26 @@ def test_a_last_batch_of_one_tiny_image_is_said_in_words(train_here, tmp_path, m
     options = [*QUICK, f"dataset.root={mura_root}", "unit=image", "image.size=32", f"batch_size={size}"]
     with pytest.raises(UserError, match="a batch of 1 image of 32 pixels cannot be batch-normalised"):
         train_here(tmp_path / "run", *options)
+
+
+@pytest.mark.parametrize("unit", ["image", "study"])
+def test_batches_of_static_shapes_train_and_evaluate_alike(unit, compose, tmp_path, mura_root):
+    """Blank images fill them: in training by study, and in validation and prediction by either.
+
+    Without batch normalisation, which makes 1e-3 of the last digits of float32 in an epoch; it has its test in test_module.
+    """
+    from xraylab.assemble import assemble
+    from xraylab.training import fit, predict_split
+
+    options = ["dataset=mura", "backbone=cnn", "backbone.layers=3", "backbone.filters=8", "backbone.batch_norm=false", *TINY,
+               "image.size=32", "max_epochs=1", "optimizer=sgd", "optimizer.lr=0.01", f"unit={unit}",
+               f"dataset.root={mura_root}"]  # fmt: skip
+    histories, predictions, timing = [], [], ["seconds", "studies_per_s", "images_per_s"]
+    for name, more in (("plain", []), ("static", ["+accelerator.static_shapes=true"])):
+        job = assemble(compose(*options, *more), [*options, *more])
+        fit(job, tmp_path / name)
+        histories.append(pd.read_csv(tmp_path / name / "history.csv").drop(columns=timing, errors="ignore"))
+        predictions.append(predict_split(job, "test"))
+    pd.testing.assert_frame_equal(*histories, rtol=1e-4)
+    for plain, static in zip(*predictions, strict=True):
+        np.testing.assert_allclose(static, plain, rtol=1e-4)

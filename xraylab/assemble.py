@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import WeightAveraging
 
 from xraylab.averaging import StochasticWeightAveraging
 from xraylab.build import build, find_data, plain, read
@@ -35,6 +36,7 @@ from xraylab.remote import is_url
 from xraylab.run import read_begun
 from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of
 from xraylab.uncertainty import SelfTrained
+from xraylab.xla import device_options, on_tpu, precision_of_tpu, require_tpu, tpu_there
 
 log = logging.getLogger(__name__)
 RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload",
@@ -74,6 +76,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
     reader, path, embedded = find_data(cfg, typed, fresh)
     settings = check_config(cfg)
     accelerator, precision = hardware(plain(cfg.accelerator), settings.precision, processes)
+    static_shapes = bool(accelerator.pop("static_shapes", False))
     if settings.batch_size < processes.world:
         raise UserError(
             f"batch_size={settings.batch_size} is over all {processes.world} processes: give at least {processes.world}, "
@@ -97,6 +100,10 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     if wrong := [c for c in callbacks if not isinstance(c, pl.Callback)]:
         raise UserError(f"callbacks: {wrong[0]!r} is not a Lightning callback.")
+    if on_tpu(accelerator) and any(isinstance(c, WeightAveraging) for c in callbacks):
+        raise UserError(
+            "callbacks: averaged weights do not work on a TPU (torch_xla loses them). Leave them out: callbacks=none."
+        )
     for key, metric in _monitors(settings, monitor if schedule else None).items():
         if metric != "valid/loss" and not re.fullmatch(rf"valid/[^/]+/({'|'.join(METRICS)})", metric):
             known = [f"valid/macro/{m}" for m in METRICS]
@@ -104,7 +111,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
                 f"{key}={metric}: there is no such metric.{did_you_mean(metric, ['valid/loss', *known])} "
                 f"There are: valid/loss, {', '.join(known)}, and for a label valid/<label>/..."
             )
-    _try_trainer(cfg, {**accelerator, **trainer_options(processes)}, precision)
+    _try_trainer(cfg, {**device_options(accelerator, precision), **trainer_options(processes)})
     backbone = build(cfg.backbone if fresh else {**cfg.backbone, "pretrained": False}, "backbone")
     for callback in callbacks:
         if isinstance(callback, Unfreeze):
@@ -168,6 +175,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         table, settings.batch_size, settings.accumulate, size, rescale, augmentation,
         worker_count(settings.num_workers, processes.local_world), settings.seed,
         loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit, processes.rank, processes.world,
+        static_shapes,
     )  # fmt: skip
     steps = -(-data.train_units // (settings.batch_size * settings.accumulate)) * settings.max_epochs
     module = StudyModule(
@@ -234,9 +242,15 @@ def hardware(accelerator: dict[str, Any], precision: str, processes: Processes =
             f"accelerator=gpu: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu)."
         )
     if kind == "auto":
-        accelerator["accelerator"] = kind = "gpu" if gpu else "cpu"
+        accelerator["accelerator"] = kind = "gpu" if gpu else "tpu" if tpu_there() else "cpu"
+    if kind == "tpu":
+        require_tpu(processes.world, "the GPU (accelerator=gpu)" if gpu else "the CPU (accelerator=cpu)")
+        chosen = precision_of_tpu(precision)
+        accelerator = {"static_shapes": True, **accelerator}
+        log.info("device: TPU; precision %s, shapes %s", chosen, "static" if accelerator["static_shapes"] else "as they come")
+        return accelerator, chosen
     on_gpu = kind in ("gpu", "cuda")
-    can = torch.cpu.get_capabilities()
+    can = getattr(torch.cpu, "get_capabilities", dict[str, Any])()  # torch 2.9, which torch_xla needs, cannot tell
     has_bf16 = (
         torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bool(can.get("avx512_bf16") or can.get("amx_bf16"))
     )
@@ -375,10 +389,10 @@ def _try(optimizer: Any, scheduler: Any) -> None:
         raise UserError(f"{where}: {str(error).splitlines()[0].rstrip('.')} (in {values})") from None
 
 
-def _try_trainer(cfg: DictConfig, accelerator: dict[str, Any], precision: Any) -> None:
+def _try_trainer(cfg: DictConfig, options: dict[str, Any]) -> None:
     """Make the Trainer and the loggers once, so that their mistakes are refused before data is read."""
     try:
-        pl.Trainer(**accelerator, precision=precision, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        pl.Trainer(**options, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     except Exception as error:  # Lightning raises several kinds
         raise UserError(f"accelerator: {str(error).splitlines()[0]}") from None
     for name, node in cfg.logger.items():

@@ -83,7 +83,7 @@ class History(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._units += len(batch.ids)
-        self._images += len(batch.images)
+        self._images += len(batch.images) if batch.real is None else batch.real
         self._trained = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -79,6 +79,10 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
         ended_by(error)
     except (HydraException, OmegaConfBaseException) as error:
         _exit(f"error: {in_words(error, config)}", EXIT_USER)
+    except ValueError as error:
+        if not str(error).startswith("Only one of --run"):
+            raise
+        _exit("error: -m (--multirun), --cfg and --info are not for one command: --cfg shows a single job.", EXIT_USER)
     except OSError as error:
         typed = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
         if not (typed and error.filename and os.path.abspath(typed[-1]).startswith(os.path.abspath(error.filename))):
@@ -98,7 +102,6 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
         gc.enable()
 
 

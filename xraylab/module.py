@@ -81,7 +81,7 @@ class StudyModule(pl.LightningModule):
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, outputs)."""
         studies = len(batch.labels)
-        return self.net(batch.images, batch.study, max(studies, 1))[:studies]
+        return self.net(batch.images, batch.study, max(studies, 1), batch.real)[:studies]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch: its share of the loss of the whole optimiser step."""
@@ -91,8 +91,8 @@ class StudyModule(pl.LightningModule):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UserError(
-                f"a batch of {len(batch.images)} image of {self.preprocessing['size']} pixels cannot be batch-normalised: "
-                "choose a batch_size that does not leave one image for the last batch, or a larger image.size."
+                f"a batch of {batch.real or len(batch.images)} image of {self.preprocessing['size']} pixels cannot be "
+                "batch-normalised: choose a batch_size that does not leave one image for the last batch, or a larger image.size."
             ) from None
         loss = self.loss(logits, batch.labels, batch.scored, batch.group, batch.rows)
         if self._trainer is None:
@@ -108,7 +108,12 @@ class StudyModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # dropout depends on the seed, the batch's number and the process alone, so a resumed run repeats it
-        torch.manual_seed((self.seed * 1_000_003 + batches_done(self.trainer) + (self.global_rank << 40)) % 2**63)
+        seed = (self.seed * 1_000_003 + batches_done(self.trainer) + (self.global_rank << 40)) % 2**63
+        torch.manual_seed(seed)
+        if self.device.type == "xla":  # which torch's seed does not reach
+            import torch_xla
+
+            torch_xla.manual_seed(seed)
 
     def on_validation_epoch_start(self) -> None:
         from_first(self.buffers())  # batch statistics, which every process has of its own share
@@ -117,8 +122,8 @@ class StudyModule(pl.LightningModule):
         """Keep logits, labels and the loss on the device until the epoch's end."""
         truth = scored_labels(batch.labels, self.blank, self.uncertain)
         if self.unit == "image":
-            logits, scored = self.net.both(batch.images, batch.study, len(batch.labels))
-            labels, group = truth[batch.study], batch.group[batch.study]
+            logits, scored = self.net.both(batch.images, batch.study, len(batch.labels), batch.real)
+            labels, group = of_images(truth, batch.study), of_images(batch.group, batch.study)
         else:
             logits, labels, group = self(batch), truth, batch.group
             scored = logits
@@ -128,13 +133,14 @@ class StudyModule(pl.LightningModule):
 
     test_step = validation_step
 
-    def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of the table (B,), probabilities (B,L), and those of each view as a study of its own (I,L), of slices (0,L)."""
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor, int | None]:
+        """Rows of the table (B,), probabilities (B,L), those of each view as a study of its own (I,L), of slices (0,L), and how
+        many of these views are not blank; None: all."""
         if not self.images["views"]:
             probabilities = self.loss.probabilities(self(batch))
-            return batch.rows, probabilities, probabilities[:0]
-        by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels))
-        return batch.rows, self.loss.probabilities(by_study), self.loss.probabilities(by_image)
+            return batch.rows, probabilities, probabilities[:0], None
+        by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels), batch.real)
+        return batch.rows, self.loss.probabilities(by_study), self.loss.probabilities(by_image), batch.real
 
     def on_validation_epoch_end(self) -> None:
         """Log ``valid/loss`` (scored labels, the balance of train, no policy) and the metrics of the design."""
@@ -206,6 +212,7 @@ class StudyModule(pl.LightningModule):
             batch = self.transfer_batch_to_device(batch, self.device, 0)
             features, study, labels = self.net.features(batch.images), batch.study, batch.labels
             if self.unit == "image":
+                features, study = features[: batch.real], study[: batch.real]
                 study, labels = torch.arange(len(features), device=self.device), labels[study]
             kept.append((features, study, labels))
         self.net.train(was_training)
@@ -281,6 +288,12 @@ class StudyModule(pl.LightningModule):
                     f"predict: {bag.dtype} {bag.shape} given; uint8 (N,H,W) or (N,H,W,3) on the scale 0-255 is wanted."
                 )
         return prepare(images, self.preprocessing["size"], self.preprocessing["rescale"])
+
+
+def of_images(values: Tensor, study: Tensor) -> Tensor:
+    """Values of each image's study, (I,...) of (B,...); of blank images not mentioned (NaN), or -1 of integers."""
+    none = values.new_full((1, *values.shape[1:]), float("nan") if values.is_floating_point() else -1)
+    return torch.cat([values, none])[study]
 
 
 def require_finite(probabilities: np.ndarray, split: str) -> None:

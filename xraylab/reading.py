@@ -21,6 +21,7 @@ from xraylab.data.module import worker_count
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError
 from xraylab.module import StudyModule, require_finite
+from xraylab.xla import device_options
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +107,9 @@ class _Predictor(pl.LightningModule):
         super().__init__()
         self.module = module
 
-    def predict_step(self, read: _Read, batch_idx: int = 0) -> tuple[list[Tensor], list[Tensor], list[Tensor], Any, Any]:
+    def predict_step(self, read: _Read, batch_idx: int = 0) -> tuple[list[Tensor], list[Tensor], list[Any], Any, Any]:
         done = [self.module.predict_step(batch) for batch in read.batches]
-        rows, by_study, by_image = ([d[k] for d in done] for k in range(3))
-        return rows, by_study, by_image, read.views, read.skipped
+        return [d[0] for d in done], [d[1] for d in done], [(views, real) for *_, views, real in done], read.views, read.skipped
 
 
 class _Log(pl.Callback):
@@ -149,7 +149,11 @@ def predict_rows(
     Raises:
         UserError: probabilities are not numbers.
     """
-    dataset = StudyDataset(table, module.preprocessing["size"], module.preprocessing["rescale"])
+    accelerator = dict(accelerator)
+    static_shapes = bool(accelerator.pop("static_shapes", False))
+    dataset = StudyDataset(
+        table, module.preprocessing["size"], module.preprocessing["rescale"], static_shapes=static_shapes
+    )  # fmt: skip
     loader = DataLoader(
         _Tolerant(dataset, table.many_views),
         sampler=StepSampler(rows, np.zeros(len(rows)), batch_size),
@@ -159,7 +163,7 @@ def predict_rows(
         pin_memory=torch.cuda.is_available(),
     )
     trainer = pl.Trainer(
-        **accelerator, precision=precision, logger=False,  # type: ignore[arg-type]
+        **device_options(accelerator, precision), logger=False,
         callbacks=[StudyProgress(RunningLoss(1)), _Log(len(rows))],
         enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
@@ -171,7 +175,8 @@ def predict_rows(
         none = np.zeros((0, len(table.labels)))
         return np.zeros(0, np.int64), none, [], none, skipped
     order = torch.cat(found).cpu().numpy()
-    probabilities, by_image = (torch.cat([p for o in outputs for p in o[k]]).double().cpu().numpy() for k in (1, 2))
+    probabilities = torch.cat([p for o in outputs for p in o[1]]).double().cpu().numpy()
+    by_image = torch.cat([p[:real] for o in outputs for p, real in o[2]]).double().cpu().numpy()
     require_finite(probabilities, "input")
     views = [view for o in outputs for view in o[3]]
     places, of = np.argsort(order, kind="stable"), np.argsort([view.row for view in views], kind="stable")

@@ -239,7 +239,8 @@ def environment(seed: int, overrides: list[str], command: str = "train") -> dict
         "versions": {"python": platform.python_version(), **versions},
         "machine": {
             "system": platform.platform(),
-            "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+            # torch 2.9, which torch_xla needs, cannot tell
+            "processor": getattr(torch.cpu, "get_capabilities", dict[str, Any])().get("cpu_name", platform.processor()),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "threads": torch.get_num_threads(),
             "gpus": gpus,

@@ -49,7 +49,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         self.study = optuna.create_study(
             storage=f"sqlite:///{(folder / 'study.db').absolute()}", study_name="sweep", load_if_exists=True,
-            directions=[f"{mode_of(o)}imize" for o in objectives],
+            directions=["maximize" if mode_of(o) == "max" else "minimize" for o in objectives],
         )  # fmt: skip
         self.trials: dict[int, Any] = {}  # by job
 
@@ -95,7 +95,7 @@ class Study:
         if job.state == "pruned":
             self.study.tell(trial, state=state.PRUNED)
         elif job.state == "finished" and None not in job.scores:
-            self.study.tell(trial, job.scores)
+            self.study.tell(trial, [score for score in job.scores if score is not None])
         else:
             self.study.tell(trial, state=state.FAIL)
 

@@ -45,6 +45,7 @@ from xraylab.readers import judge_readers, read_readings
 from xraylab.remote import RunUpload
 from xraylab.run import BEGUN, CannotWrite, claimed, environment, read_begun, write_begun, write_json, write_text
 from xraylab.settings import check_config, mode_of, parse_interval
+from xraylab.xla import XLACheckpointFiles, device_options, log_compiled, on_tpu
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +198,8 @@ def _run(
                 raise Stopped("")
             return
         write_json(directory / "evaluation.json", evaluation)
+        if on_tpu(job.accelerator):
+            log_compiled()
         seconds = round(time.monotonic() - started, 1)
         write_json(directory / "environment.json", {**record, "seconds": seconds})
         write_report(directory)
@@ -380,9 +383,9 @@ def fit(
         callbacks.append(early)
     for logger in loggers:
         logger.log_hyperparams({"data": job.table.data, **OmegaConf.to_container(job.config)})  # type: ignore[dict-item]
-    files = CheckpointFiles()
-    options = {"logger": list(loggers) or False, "max_epochs": s.max_epochs, "profiler": profiler, "plugins": [files]}
-    trainer = make_trainer(job, callbacks=callbacks, **options)
+    files = XLACheckpointFiles() if on_tpu(job.accelerator) else CheckpointFiles()
+    options = {"logger": list(loggers) or False, "max_epochs": s.max_epochs, "profiler": profiler}
+    trainer = make_trainer(job, [files], callbacks=callbacks, **options)
     with suppress(Interrupted):
         trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
     files.wait()
@@ -393,12 +396,11 @@ def fit(
     return stop.stopped
 
 
-def make_trainer(job: Job, **options: Any) -> pl.Trainer:
+def make_trainer(job: Job, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
     """A Trainer for the job's device and precision."""
     return pl.Trainer(
-        **job.accelerator,
+        **device_options(job.accelerator, job.precision, *plugins),
         **trainer_options(job.processes),
-        precision=job.precision,  # type: ignore[arg-type]
         accumulate_grad_batches=job.settings.accumulate,
         gradient_clip_val=job.settings.gradient_clip,
         num_sanity_val_steps=0,
@@ -412,7 +414,8 @@ def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Rows of the table (N,), probabilities (N,L), and those of single images (I,L), of a split in table order."""
     trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
     outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
-    parts = gather([torch.cat([o[i] for o in outputs]).cpu() for i in range(3)])  # in the order of processes, as the table is
+    kept = [(rows, by_study, by_image[:real]) for rows, by_study, by_image, real in outputs]
+    parts = gather([torch.cat([o[i] for o in kept]).cpu() for i in range(3)])  # in the order of processes, as the table is
     rows, by_study, by_image = (torch.cat(of) for of in zip(*parts, strict=True))
     found = by_study.double().numpy()
     require_finite(found, split)

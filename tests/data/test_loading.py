@@ -47,6 +47,23 @@ def test_the_order_is_seeded_and_new_every_epoch():
     assert [d.rows for d in sampler] == second, "only one epoch is cut"
 
 
+def test_batches_of_static_shapes_are_filled_to_a_power_of_two(table):
+    plain, data = (StudyDataModule(table, batch_size=3, size=16, static_shapes=s) for s in (False, True))
+    shapes = set()
+    for split in ("train", "valid", "test"):
+        for before, batch in zip(plain.loader(split), data.loader(split), strict=True):
+            n = len(before.images)
+            assert before.real is None
+            assert batch.real == n
+            assert len(batch.images) == 2 ** int(np.ceil(np.log2(n)))
+            assert torch.equal(batch.images[:n], before.images)
+            assert torch.equal(batch.study[:n], before.study)
+            assert not batch.images[n:].any()
+            assert (batch.study[n:] == len(batch.labels)).all()
+            shapes.add((len(batch.images), len(batch.labels)))
+    assert len(shapes) < len({(len(b.images), len(b.labels)) for s in ("train", "valid", "test") for b in plain.loader(s)})
+
+
 def test_a_batch_is_packed(table):
     data = StudyDataModule(table, batch_size=3, size=64)
     batch = next(iter(data.loader("valid")))

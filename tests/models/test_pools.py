@@ -111,3 +111,28 @@ def test_attention_weights_sum_to_one():
     torch.testing.assert_close(
         torch.zeros(3, 1, dtype=torch.double).index_add(0, STUDY, weights), torch.ones(3, 1, dtype=torch.double)
     )
+
+
+@pytest.mark.parametrize("softmax", [1, 2])
+@pytest.mark.parametrize("kind", POOLS)
+def test_blank_images_change_nothing(kind, softmax):
+    """They have the row behind the last study's; their features may be anything, also larger than all others."""
+    torch.manual_seed(0)
+    pool, head = kind().double(), nn.Linear(5, 4).double()
+    pool.build(5, softmax)
+    pool.double()
+
+    def of(blank):
+        x = torch.cat([X, 100 + torch.randn(blank, 5, dtype=torch.double)]).requires_grad_()
+        out = pool(x, torch.cat([STUDY, torch.full((blank,), 3)]), 3, head)
+        parameters = [*pool.parameters(), *head.parameters()]
+        return out, *torch.autograd.grad((out * torch.arange(12).view(3, 4)).sum(), [*parameters, x])
+
+    X = torch.randn(6, 5, dtype=torch.double)
+    *without, gradient = of(0)
+    assert all(value.isfinite().all() for value in without), "the row of blank images is empty here"
+    for blank in (1, 4):
+        *filled, of_x = of(blank)
+        torch.testing.assert_close(filled, without, rtol=0, atol=1e-12)
+        torch.testing.assert_close(of_x[:6], gradient, rtol=0, atol=1e-12)
+        assert (of_x[6:] == 0).all()

@@ -21,16 +21,21 @@ from xraylab.errors import UserError
 
 
 class Batch(NamedTuple):
-    """Packed studies; images are not padded. Of B = 0 studies there are the images of one, 0, which nothing is made of."""
+    """Packed studies; images are not padded, but blank ones may fill the batch where shapes have to be static.
+
+    Of B = 0 studies there are the images of one, 0, which nothing is made of.
+    """
 
     images: Tensor  # uint8 (I,C,H,W)
-    study: Tensor  # int64 (I,), the row 0..B-1 an image belongs to, ascending; of studies of P parts, row * P + part
+    # int64 (I,), the row 0..B-1 an image belongs to, ascending; of studies of P parts, row * P + part; B, or B * P, of blank ones
+    study: Tensor
     labels: Tensor  # float32 (B,L) raw: 1, 0, -1 uncertain, NaN not mentioned
     rows: Tensor  # int64 (B,), rows of the table
     group: Tensor  # int64 (B,), number of the study's group among those of train, -1 for another
     scored: Tensor  # float32 (), labels scored in the whole optimiser step, over all its batches
     ids: tuple[str, ...]
     groups: tuple[str, ...]
+    real: int | None = None  # images that are not blank, where the batch is filled
 
 
 class Draw(NamedTuple):
@@ -99,12 +104,17 @@ class StepSampler(Sampler[Draw]):
 
 
 class StudyDataset(Dataset[Batch]):
-    """Reads, prepares, augments and packs whole batches: ``dataset[draw]``."""
+    """Reads, prepares, augments and packs whole batches: ``dataset[draw]``.
+
+    With ``static_shapes`` blank images fill each batch up to a power of two, so that bags of 17 to 61 slices give two shapes
+    and not 45: what XLA compiles and CUDA graphs record is of one shape.
+    """
 
     def __init__(
         self, table: StudyTable, size: int | None = None, rescale: bool = False,
-        augmentation: Augmentation | None = None, seed: int = 0,
+        augmentation: Augmentation | None = None, seed: int = 0, static_shapes: bool = False,
     ) -> None:  # fmt: skip
+        self.static_shapes = static_shapes
         self.source, self.size, self.rescale = table.source, size, rescale
         self.augmentation, self.seed = augmentation, seed
         self.ids, self.groups = table.frame["id"].to_numpy(str), table.frame["group"].to_numpy(str)
@@ -123,15 +133,21 @@ class StudyDataset(Dataset[Batch]):
     def batch(self, of: list[int], studies: Sequence[list[np.ndarray]], scored: float) -> Batch:
         """Some rows of the table, their images as :meth:`read` gives them packed; ``scored`` as in :class:`Draw`."""
         rows, bags = torch.tensor(of, dtype=torch.int64), [bag for study in studies for bag in study]
+        counts = [len(bag) for bag in bags]
+        real = sum(counts) if self.static_shapes else None
+        if real is not None:
+            counts.append((1 << (real - 1).bit_length()) - real)
+            bags = [*bags, np.zeros((counts[-1], *bags[0].shape[1:]), np.uint8)]
         return Batch(
             images=pack(bags),
-            study=torch.repeat_interleave(torch.arange(len(bags)), torch.tensor([len(b) for b in bags])),
+            study=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
             labels=self.labels[rows],
             rows=rows,
             group=self.group[rows],
             scored=torch.tensor(scored, dtype=torch.float32),
             ids=tuple(self.ids[of]),
             groups=tuple(self.groups[of]),
+            real=real,
         )
 
     def read(self, row: int, epoch: int | None = None) -> list[np.ndarray]:

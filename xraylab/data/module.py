@@ -39,18 +39,19 @@ class StudyDataModule(pl.LightningDataModule):
         unit: ``study`` trains on whole studies, ``image`` on single images with their study's labels. Validation and test read
             whole studies.
         rank, world: of how many processes which this is; it reads its share, see :class:`xraylab.data.loading.StepSampler`.
+        static_shapes: see :class:`xraylab.data.loading.StudyDataset`.
     """
 
     def __init__(
         self, table: StudyTable, batch_size: int = 1, accumulate: int = 1, size: int | None = None,
         rescale: bool = False, augmentation: Augmentation | None = None, workers: int = 0, seed: int = 0,
-        scored: np.ndarray | None = None, unit: str = "study", rank: int = 0, world: int = 1,
+        scored: np.ndarray | None = None, unit: str = "study", rank: int = 0, world: int = 1, static_shapes: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.table, self.batch_size, self.workers = table, batch_size, workers
         labels = table.label_values()
         counts = ((labels == 0) | (labels == 1) if scored is None else scored).sum(1)
-        plain = StudyDataset(table, size, rescale)
+        plain = StudyDataset(table, size, rescale, static_shapes=static_shapes)
         parts = {split: table.part(split).index.to_numpy() for split in (*SPLITS, HELD_BACK)}
         # of every label so many studies where it is uncertain, and not most of them of one label
         rng = np.random.default_rng(seed)
@@ -69,7 +70,7 @@ class StudyDataModule(pl.LightningDataModule):
         rows = table.part("train").index.to_numpy()
         self._train = (
             StepSampler(rows, counts[rows], batch_size, accumulate, True, seed, rank, world),
-            StudyDataset(table, size, rescale, augmentation, seed),
+            StudyDataset(table, size, rescale, augmentation, seed, static_shapes),
         )
 
     def loader(self, split: str, plain: bool = False) -> DataLoader[Batch]:

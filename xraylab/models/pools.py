@@ -1,6 +1,7 @@
 """From the features of a study's images to one row of logits.
 
-Shapes: I images, B studies, D features, L logits. ``study`` (I,) holds the row 0..B-1 of each image.
+Shapes: I images, B studies, D features, L logits. ``study`` (I,) holds the row 0..B-1 of each image, or B of a blank one that
+only fills the batch and belongs to none: pools work on B + 1 rows, of which the last is dropped before anything learns of it.
 Each pool ignores the order of images and equals the plain classifier on a bag of one.
 """
 
@@ -42,7 +43,7 @@ class MaxFeature(Pool):
 
     def forward(self, features: Tensor, study: Tensor, studies: int, head: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits (B,L) of features (I,D)."""
-        return head(segment_max(features, study, studies))
+        return head(segment_max(features, study, studies + 1)[:studies])
 
 
 class MeanProbability(Pool):
@@ -57,8 +58,9 @@ class MeanProbability(Pool):
         x = head(features)
         if self.softmax > 1:
             x = x.unflatten(1, (-1, self.softmax)).log_softmax(2).flatten(1)
-            return segment_logmeanexp(x, study, studies)
-        return segment_logmeanexp(logsigmoid(x), study, studies) - segment_logmeanexp(logsigmoid(-x), study, studies)
+            return segment_logmeanexp(x, study, studies + 1)[:studies]
+        positive, negative = (segment_logmeanexp(logsigmoid(s), study, studies + 1) for s in (x, -x))
+        return (positive - negative)[:studies]
 
 
 class MaxProbability(Pool):
@@ -72,16 +74,16 @@ class MaxProbability(Pool):
         """Logits (B,L) of features (I,D)."""
         x = head(features)
         if self.softmax == 1:
-            return segment_max(x, study, studies)
+            return segment_max(x, study, studies + 1)[:studies]
         x = x.unflatten(1, (-1, self.softmax))
         difference = (x[..., 1] - x[..., 0]).detach()
-        top = ~(difference < segment_max(difference, study, studies)[study])  # what is not a number stays seen
+        top = ~(difference < segment_max(difference, study, studies + 1)[study])  # what is not a number stays seen
         place = torch.arange(len(x), device=x.device)[:, None].expand_as(difference)
         place = torch.where(top, place, len(x) - 1)
-        first = place.new_full((studies, x.shape[1]), len(x) - 1).scatter_reduce(
+        first = place.new_full((studies + 1, x.shape[1]), len(x) - 1).scatter_reduce(
             0, study[:, None].expand_as(place), place, "amin"
         )
-        return x.gather(0, first[..., None].expand(-1, -1, self.softmax)).flatten(1)
+        return x.gather(0, first[:studies, :, None].expand(-1, -1, self.softmax)).flatten(1)
 
 
 class Attention(Pool):
@@ -108,12 +110,12 @@ class Attention(Pool):
     def weights(self, features: Tensor, study: Tensor, studies: int) -> Tensor:
         """(I,1), positive, with sum 1 over the images of a study."""
         score = self.score(torch.tanh(self.value(features)) * torch.sigmoid(self.gate(features)))
-        score = (score - segment_max(score.detach(), study, studies)[study]).exp()
-        return score / segment_sum(score, study, studies)[study]
+        score = (score - segment_max(score.detach(), study, studies + 1)[study]).exp()
+        return score / segment_sum(score, study, studies + 1)[study]
 
     def forward(self, features: Tensor, study: Tensor, studies: int, head: Callable[[Tensor], Tensor]) -> Tensor:
         """Logits (B,L) of features (I,D)."""
-        return head(segment_sum(features * self.weights(features, study, studies), study, studies))
+        return head(segment_sum(features * self.weights(features, study, studies), study, studies + 1)[:studies])
 
 
 def segment_max(x: Tensor, study: Tensor, studies: int) -> Tensor:

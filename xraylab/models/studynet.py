@@ -6,6 +6,7 @@ Shapes: I images, B studies, C channels, D features, L logits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from pytorch_lightning.core.mixins import HyperparametersMixin
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from xraylab.errors import UserError
 from xraylab.models.backbones import Backbone
+from xraylab.models.blank import WithoutBlank
 from xraylab.models.pools import Pool
 
 
@@ -62,23 +64,25 @@ class StudyNet(nn.Module, HyperparametersMixin):
         self.register_buffer("mean", per_channel(mean, [255 * m for m in backbone.mean], "mean"))
         self.register_buffer("std", per_channel(std, [255 * s for s in backbone.std], "std"))
 
-    def forward(self, images: Tensor, study: Tensor, studies: int) -> Tensor:
+    def forward(self, images: Tensor, study: Tensor, studies: int, real: int | None = None) -> Tensor:
         """Logits.
 
         Args:
             images: uint8 (I,1,H,W), or (I,C,H,W) for a backbone of C channels.
             study: int64 (I,), the row 0..B-1 that each image belongs to; of studies of P parts, row * P + part. Every row, or
-                part, has an image.
+                part, has an image. A blank image, which only fills the batch, has the row after the last: nothing depends on
+                it, batch statistics neither.
             studies: B.
+            real: of a batch that is filled, how many images are not blank.
 
         Returns:
             float32 (B,L).
         """
-        return self.pooled(self.features(images), study, studies)
+        return self.pooled(self._features(images, study, studies, real), study, studies)
 
-    def both(self, images: Tensor, study: Tensor, studies: int) -> tuple[Tensor, Tensor]:
+    def both(self, images: Tensor, study: Tensor, studies: int, real: int | None = None) -> tuple[Tensor, Tensor]:
         """Logits by study (B,L), and of each image as a study of its own (I,L), which an image of a part cannot be."""
-        features = self.features(images)
+        features = self._features(images, study, studies, real)
         alone = torch.arange(len(features), device=features.device)
         return self.pooled(features, study, studies), self.pooled(features, alone, len(features))
 
@@ -87,6 +91,10 @@ class StudyNet(nn.Module, HyperparametersMixin):
         dtype = self.mean.dtype
         x = (images.to(dtype).expand(-1, self.backbone.in_chans, -1, -1) - self.mean) / self.std
         return self.backbone(x.contiguous(memory_format=torch.channels_last)).to(dtype)
+
+    def _features(self, images: Tensor, study: Tensor, studies: int, real: int | None) -> Tensor:
+        with nullcontext() if real is None else WithoutBlank(study < studies * max(len(self.parts), 1), real):
+            return self.features(images)
 
     def behind_features(self) -> list[nn.Parameter]:
         """Parameters of the pool and the head."""
