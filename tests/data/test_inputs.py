@@ -61,11 +61,8 @@ def test_the_unlabelled_test_tree_of_mura(tmp_path):
 
 
 def test_studies_that_lie_as_in_a_published_set_have_its_ids(tmp_path):
-    for name in (
-        "x/files/p10/p10000032/s50414267/a.jpg",
-        "n/images/00000001_000.png",
-        "CheXpert-v1.0/valid/patient1/study1/v.jpg",
-    ):
+    chexpert = "CheXpert-v1.0/valid/patient1/study1/v.jpg"
+    for name in ("x/files/p10/p10000032/s50414267/a.jpg", "n/images/00000001_000.png", chexpert):
         picture(tmp_path / name)
     assert list(ids_and_bags(tmp_path / "x")) == ["s50414267"]
     assert list(ids_and_bags(tmp_path / "n", study="file")) == ["00000001_000.png"]
