@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from xraylab.combination import IN_SAMPLE, Combination
 from xraylab.data.table import SYNTHETIC
 from xraylab.metrics import COUNTS, number
-from xraylab.run import write_text
+from xraylab.run import read_config, write_text
 
 CARD = "MODEL_CARD.md"
 BLANK = "[to be filled]"
@@ -48,7 +48,7 @@ def write_card(directory: Path) -> Path:
     evaluation = json.loads((directory / "evaluation.json").read_text())
     record = _json(directory / "environment.json")
     config = directory / "config.yaml"
-    settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(config)) if config.is_file() else {}  # type: ignore[assignment]
+    settings: dict[str, Any] = OmegaConf.to_container(read_config(directory)) if config.is_file() else {}  # type: ignore[assignment]
     summary = directory / "model_summary.txt"
     lines = summary.read_text().splitlines()[:2] if summary.is_file() else []
     sections = {

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,8 @@ from xraylab.errors import UserError, did_you_mean, listed
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from xraylab.operating import Rules
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Member:
 def combine(
     members: Sequence[Member], method: str, directory: Path, own: str | None = None, fit_on: str = "valid", folds: int = 5,
     splits: Sequence[str] | None = None, bootstrap: int | None = None, seed: int | None = None, blank: str | None = None,
-    uncertain: str | None = None,
+    uncertain: str | None = None, rules: Rules | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Combine members, evaluate, and leave predictions and ``combination.json`` in a directory.
 
@@ -63,6 +64,7 @@ def combine(
         bootstrap, seed: None: as the first member's.
         blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.scored_labels`; None: as the members', or of
             tables ``ignore``. Members that were scored otherwise are named.
+        rules: of the operating points; None: as :func:`operating_rules` has them.
 
     Returns:
         The content of ``evaluation.json``.
@@ -93,13 +95,15 @@ def combine(
     else:
         groups = tuple(_group(m, own) for m in members) if method == "own" else None
         combination = Combination(method, tuple(names), groups)
-    joined, left_out = {}, {}
+    joined: dict[str, pd.DataFrame] = {}
+    left_out: dict[str, str] = {}
     for file in files:
         try:
             joined[file] = combination.split(file.removesuffix(".csv"), [m.tables[file] for m in members])
         except UserError as error:
             if not file.endswith("_images.csv"):
-                raise UserError(f"{file}: {error}.{_other_splits(files)}") from None
+                more = _other_splits(files) if " are of other studies: " in str(error) else ""
+                raise UserError(f"{file}: {error}.{more}") from None
             left_out[file] = str(error)
     for line in combination.said():
         (log.warning if combination.in_sample else log.info)("%s.", line)
@@ -111,8 +115,16 @@ def combine(
         "left_out": left_out,
         "scored": scored,
         "combination": combination.record(),
-        "splits": evaluate_tables(joined, directory, how, data == SYNTHETIC, scored),
+        "splits": evaluate_tables(joined, directory, how, data == SYNTHETIC, scored, rules or operating_rules(members)),
     }
+
+
+def operating_rules(members: Sequence[Member], given: Mapping[str, float] | None = None) -> Rules:
+    """See :func:`xraylab.ensemble.same_rules`; tables have none."""
+    from xraylab.ensemble import same_rules
+
+    found = [OmegaConf.select(m.config, "operating") for m in members if m.config is not None]
+    return same_rules([OmegaConf.to_container(of) if OmegaConf.is_config(of) else of for of in found], given or {})
 
 
 def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Member]:
@@ -137,16 +149,14 @@ def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Membe
 
 def _of_run(path: Path, name: str, columns: Mapping[str, str]) -> Member:
     from xraylab.data.table import SYNTHETIC
+    from xraylab.run import read_config, read_record
     from xraylab.tables import read_table
 
-    try:
-        evaluation = json.loads((path / "evaluation.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no evaluation.json that can be read ({error}). Finish that run, or leave it out.") from error
-    known = [f"{split}{unit}.csv" for split in ("train", *SPLITS) for unit in ("", "_images")]
+    evaluation = read_record(path / "evaluation.json", "data", "selection", "splits")
+    splits = dict.fromkeys(("train", *SPLITS, *evaluation["splits"]))
+    known = [f"{split}{unit}.csv" for split in splits for unit in ("", "_images")]
     files = [path / "predictions" / file for file in known if (path / "predictions" / file).is_file()]
-    config = OmegaConf.load(path / "config.yaml")
-    assert isinstance(config, DictConfig)
+    config = read_config(path)
     tables = {f.name: read_table(f).drop(columns="data", errors="ignore") for f in files}
     return Member(name, path, tables, evaluation, config, evaluation["data"] == SYNTHETIC)
 
@@ -209,12 +219,14 @@ def _other_splits(files: Sequence[str]) -> str:
 
 def _like(members: Sequence[Member], splits: set[str], bootstrap: int | None, seed: int | None) -> dict[str, dict[str, Any]]:
     """How each split is evaluated, see :func:`xraylab.results.evaluate_tables`."""
+    from xraylab.tables import SELECTED_ON
+
     out: dict[str, dict[str, Any]] = {}
     for split in sorted(splits):
         found = [r for m in members if (r := m.evaluation.get("splits", {}).get(split)) is not None]
         b = found[0]["bootstrap"] if found else {"resamples": 1000, "seed": 0}
         chosen = {"resamples": b["resamples"] if bootstrap is None else bootstrap, "seed": b["seed"] if seed is None else seed}
-        out[split] = {"selected_on": split != "test" or any(r["selected_on"] for r in found), "bootstrap": chosen}
+        out[split] = {"selected_on": split in SELECTED_ON or any(r["selected_on"] for r in found), "bootstrap": chosen}
         if any("exclusive" in r for r in found):
             out[split]["exclusive"] = True
     return out
@@ -256,11 +268,12 @@ def _fitting(fit_on: str) -> str:
 def _described(members: Sequence[Member], scored: Mapping[str, str]) -> list[str]:
     """Members' names, with those of their settings, as typed, that not all have, and how they were scored if otherwise."""
     from xraylab.ensemble import same_scoring
+    from xraylab.run import read_record
 
     typed = []
     for member in members:
         path = member.path / "environment.json"
-        environment = json.loads(path.read_text()) if member.evaluation and path.is_file() else {}
+        environment = read_record(path) if member.evaluation and path.is_file() else {}
         if not environment.get("finished", True):
             log.warning("%s was stopped before its end; it is combined as it is.", member.path)
         first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
@@ -279,7 +292,7 @@ def job(cfg: DictConfig) -> None:
     from xraylab.dashboards import record_made
     from xraylab.page import closing_table, write_report
     from xraylab.results import write_records
-    from xraylab.settings import scoring_of
+    from xraylab.settings import rules_of, scoring_of, several
 
     started = time.monotonic()
     for key in ("runs", "method"):
@@ -293,20 +306,25 @@ def job(cfg: DictConfig) -> None:
         if cfg[key] is not None and (not isinstance(cfg[key], int) or cfg[key] < least):
             raise UserError(f"{key}={cfg[key]}: it is a whole number from {least} on.")
     scoring_of(cfg.blank, cfg.uncertain)
+    given = {k: cfg[k] for k in ("sensitivity", "specificity") if cfg[k] is not None}
+    rules_of(given)
+    paths = several("runs", cfg.runs)
+    splits = None if cfg.splits is None else several("splits", cfg.splits)
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
     if (directory / "config.yaml").exists():
         raise UserError(f"{directory} holds a run already. Name another hydra.run.dir.")
-    paths = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
-    splits = [cfg.splits] if isinstance(cfg.splits, str) else cfg.splits
-    members = read_members([str(p) for p in paths], dict(cfg.columns))
+    members = read_members(paths, dict(cfg.columns))
+    rules = operating_rules(members, given)
     evaluation = combine(
-        members, cfg.method, directory, cfg.own, cfg.fit_on, cfg.folds, splits, cfg.bootstrap, cfg.seed, cfg.blank, cfg.uncertain
+        members, cfg.method, directory, cfg.own, cfg.fit_on, cfg.folds, splits, cfg.bootstrap, cfg.seed, cfg.blank,
+        cfg.uncertain, rules,
     )  # fmt: skip
     seed = next(iter(evaluation["splits"].values()))["bootstrap"]["seed"]
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    write_records(directory, evaluation, {str(k): v for k, v in config.items()}, "combine", list(hydra.overrides.task), seed)
+    asked = {str(k): v for k, v in config.items() if k not in ("sensitivity", "specificity")} | {"operating": asdict(rules)}
+    write_records(directory, evaluation, asked, "combine", list(hydra.overrides.task), seed)
     write_report(directory)
     record_made(directory, evaluation, config, [m.path for m in members], "combine")  # type: ignore[arg-type]
     log.info("%s", closing_table(evaluation, directory, f"{time.monotonic() - started:.0f} s"))

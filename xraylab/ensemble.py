@@ -8,9 +8,10 @@ have the study.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from omegaconf import OmegaConf
 from xraylab.build import plain
 from xraylab.combination import Combination, stack_of, write_combination
 from xraylab.data.table import SYNTHETIC
-from xraylab.errors import UserError
+from xraylab.errors import UserError, listed
 from xraylab.evaluation import CERTAIN
 from xraylab.joining import require_one_split
 from xraylab.operating import Rules
 from xraylab.results import evaluate_tables, write_records
+from xraylab.settings import rules_of
 from xraylab.tables import read_table
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 
@@ -116,7 +120,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     directory = folder / "ensembles" / name
     seed = next(iter(first["splits"].values()))["bootstrap"]["seed"]
     combination = ensemble.combination(members, scored, seed)
-    rules = Rules(**(_config(members[0], "operating") or {}))
+    rules = same_rules([_config(m, "operating") for m in members], {})
     for split, result in first["splits"].items():
         for unit, file in (("study", f"{split}.csv"), ("image", f"{split}_images.csv")):
             if unit == "image" and ("images" not in result or ensemble.union):  # whose members have other images
@@ -144,7 +148,14 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
         "splits": evaluate_tables(tables, directory, first["splits"], first["data"] == SYNTHETIC, scored, rules),
     }
     write_combination(directory, combination, members)
-    write_records(directory, evaluation, {"name": name, "method": combination.method}, "train", sys.argv[1:], seed)
+    write_records(
+        directory,
+        evaluation,
+        {"name": name, "method": combination.method, "operating": asdict(rules)},
+        "train",
+        sys.argv[1:],
+        seed,
+    )
     return names, evaluation
 
 
@@ -162,6 +173,25 @@ def same_scoring(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str])
             words = [", ".join(f"{k} {v}" for k, v in s.items()) for s in (scored[0], other)]
             raise UserError(f"runs {names[0]} and {name} score labels otherwise: {words[0]}; {words[1]}")
     return scored[0]
+
+
+def same_rules(operating: Sequence[Any], given: Mapping[str, float]) -> Rules:
+    """The rules of the operating points: as given, else as in all members; where they differ, the standard ones, and it is said.
+
+    Args:
+        operating: ``operating`` of the settings of each member; None where it has none.
+        given: those that are asked for.
+
+    Raises:
+        UserError: a value that it cannot have.
+    """
+    all_of = [rules_of(of or {}) for of in operating] or [rules_of({})]
+    standard, common = rules_of({}), dict(all_of[0])
+    for key in [k for k in common if k not in given and any(of[k] != common[k] for of in all_of)]:
+        common[key] = standard[key]
+        values = listed(dict.fromkeys(str(of[key]) for of in all_of))
+        log.warning("members have different operating.%s (%s): taken is %s.", key, values, standard[key])
+    return Rules(**rules_of({**common, **given}))
 
 
 def _by_study(run: Path) -> dict[str, pd.DataFrame]:

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xraylab.cli import importing, launch
-from xraylab.errors import UserError
+from xraylab.errors import UserError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ or evaluate a table of predictions on its own, of any tool: a CSV with an id, an
   python -m xraylab.evaluate table=theirs.csv columns.id=path 'columns.p=predicted_{label}' 'columns.y=true_{label}'
 """
 
+OF_RUNS = {"checkpoint": "best", "root": None, "precision": None, "cache": None, "num_workers": "auto"}
+OF_BOTH = ("bootstrap", "blank", "uncertain", "sensitivity", "specificity", "readers")
+
 
 def job(cfg: DictConfig) -> None:
     """Evaluate one run, and say whether the numbers are those of the last evaluation; or a table."""
@@ -38,9 +41,8 @@ def job(cfg: DictConfig) -> None:
             raise UserError("run and table: give one, to evaluate a run anew, or a table on its own.")
         evaluate_table(cfg)
         return
-    if cfg.output is not None:
-        raise UserError(f"output={cfg.output}: it is for table=…; a run's evaluation is written into the run.")
-    from xraylab.run import run_of, write_json
+    _refuse_keys_of_tables(cfg)
+    from xraylab.run import command_line, read_config, run_of, write_json
 
     started = time.monotonic()
     run = run_of(cfg.run)
@@ -59,8 +61,7 @@ def job(cfg: DictConfig) -> None:
     if cfg.checkpoint != "best":
         checkpoint = run / "checkpoints" / "last.ckpt" if cfg.checkpoint == "last" else Path(cfg.checkpoint)
         checkpoint = checkpoint_of(checkpoint)
-    config = OmegaConf.load(run / "config.yaml")
-    assert isinstance(config, DictConfig)
+    config = read_config(run)
     with open_dict(config):
         config.num_workers = cfg.num_workers
         if cfg.root is not None:
@@ -90,7 +91,9 @@ def job(cfg: DictConfig) -> None:
             raise UserError(f"{error}\nWhere the data was moved, name its new place: root=<folder>.") from error
         raise
     before = _read(run / "evaluation.json")
+    options = {k: cfg[k] for k in (*OF_RUNS, *OF_BOTH) if cfg[k] != OF_RUNS.get(k)}
     evaluation = evaluate_run(assembled, run, checkpoint)
+    evaluation["evaluated"] = {"command": command_line("evaluate", _words()), "options": options}
     write_json(run / "evaluation.json", evaluation)
     write_report(run)
     record_evaluation(run, evaluation, {"evaluate": plain(cfg)}, checkpoint)
@@ -102,46 +105,79 @@ def job(cfg: DictConfig) -> None:
 
 def evaluate_table(cfg: DictConfig) -> None:
     """Evaluate a prediction table, and leave a run directory without a model."""
-    from hydra.core.hydra_config import HydraConfig
-
     from xraylab.data.table import SYNTHETIC
+    from xraylab.operating import Rules
     from xraylab.page import closing_table, write_report
+    from xraylab.readers import read_readings
     from xraylab.results import evaluate_tables, write_records
-    from xraylab.run import new_run_dir
-    from xraylab.settings import scoring_of
-    from xraylab.tables import read_table
+    from xraylab.run import new_folder, new_run_dir
+    from xraylab.settings import rules_of, scoring_of, several
+    from xraylab.tables import SELECTED_ON, labels_of, read_table
 
     started = time.monotonic()
     given = Path(cfg.table)
     if given.is_dir():
         raise UserError(f"table={given}: a folder. To evaluate a run anew, give run={given}; else the CSV in it.")
+    for key, default in OF_RUNS.items():
+        if cfg[key] != default:
+            raise UserError(f"{key}={cfg[key]}: it is for run=…; a table is evaluated as it is.")
+    if OmegaConf.select(cfg, "accelerator.accelerator") != "auto":
+        raise UserError("accelerator: it is for run=…; a table is evaluated as it is.")
     scored = scoring_of(cfg.blank, cfg.uncertain)
+    rules = rules_of({k: cfg[k] for k in ("sensitivity", "specificity") if cfg[k] is not None})
+    selected_on = [] if cfg.selected_on is None else several("selected_on", cfg.selected_on)
     resamples = 1000 if cfg.bootstrap is None else cfg.bootstrap
     if not isinstance(resamples, int) or resamples < 0:
         raise UserError(f"bootstrap={resamples}: it is a whole number from 0 on.")
-    if cfg.output is not None and Path(cfg.output).exists() and any(Path(cfg.output).iterdir()):
-        raise UserError(f"output={cfg.output}: there is something in it already. Name a new folder.")
     table = read_table(given, dict(cfg.columns))
     synthetic = "data" in table
     end = "_images.csv" if "image" in table else ".csv"
     tables = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}
-    selected_on = [cfg.selected_on] if isinstance(cfg.selected_on, str) else list(cfg.selected_on)
+    splits = table["split"].unique().tolist()
+    if unknown := [split for split in selected_on if split not in (*splits, *SELECTED_ON)]:
+        hint = did_you_mean(unknown[0], splits)
+        raise UserError(f"selected_on: {given} has no split {listed(unknown)}.{hint} There are: {listed(splits)}.")
+    if "image" in table and (asked := [k for k in ("sensitivity", "specificity", "readers") if cfg[k] is not None]):
+        raise UserError(f"{asked[0]}={cfg[asked[0]]}: it is for tables by study, and {given} is by image.")
+    readers = None if cfg.readers is None else Path(cfg.readers).absolute()
+    if readers is not None:
+        read_readings(readers, labels_of(table), dict(zip(table["id"], table["split"], strict=True)))
     bootstrap = {"resamples": resamples, "seed": 0}
-    like = {split: {"selected_on": split in selected_on, "bootstrap": bootstrap} for split in table["split"].unique()}
-    directory = Path(cfg.output or new_run_dir("table"))
+    like = {split: {"selected_on": split in selected_on, "bootstrap": bootstrap} for split in splits}
+    directory = Path(new_run_dir("table")) if cfg.output is None else new_folder(cfg.output)
     evaluation = {
         "data": SYNTHETIC if synthetic else given.name,
         "selection": "not known",
         "table": given.name,
         "scored": scored,
-        "splits": evaluate_tables(tables, directory, like, synthetic, scored),
+        "splits": evaluate_tables(tables, directory, like, synthetic, scored, Rules(**rules), readers),
     }
-    keys = ("table", "columns", "selected_on", "bootstrap", "blank", "uncertain")
+    keys = ("table", "columns", "selected_on", "bootstrap", "blank", "uncertain", "readers")
     config = {k: OmegaConf.to_container(cfg[k]) if OmegaConf.is_config(cfg[k]) else cfg[k] for k in keys}
-    words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    write_records(directory, evaluation, config, "evaluate", words, 0)
+    write_records(directory, evaluation, {**config, "operating": rules}, "evaluate", _words(), 0)
     write_report(directory)
     log.info("%s", closing_table(evaluation, directory, f"{time.monotonic() - started:.0f} s"))
+
+
+def _refuse_keys_of_tables(cfg: DictConfig) -> None:
+    from xraylab.tables import COLUMNS, SELECTED_ON
+
+    given = {
+        "output": cfg.output is not None,
+        "selected_on": cfg.selected_on != list(SELECTED_ON),
+        "columns": cfg.columns != COLUMNS,
+    }
+    for key, asked in given.items():
+        if asked:
+            more = " A run's evaluation is written into the run." if key == "output" else ""
+            raise UserError(f"{key}={cfg[key]}: it is for table=….{more}")
+
+
+def _words() -> list[str]:
+    """The words of the command line."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _read(path: Path) -> Any:
@@ -155,7 +191,7 @@ def _read(path: Path) -> Any:
 
 def _differences(a: Any, b: Any, path: str = "") -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict):
-        keys = sorted(set(a) | set(b))
+        keys = sorted({*a, *b} - {"evaluated"})  # how it was asked for is no result
         return [d for k in keys for d in _differences(a.get(k), b.get(k), f"{path}.{k}" if path else k)]
     return [] if a == b else [path]
 

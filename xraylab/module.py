@@ -25,8 +25,8 @@ from xraylab.evaluation import quick_metrics, scored_labels
 from xraylab.exchange import from_first, gather, rank, summed, world
 from xraylab.losses import Loss, spec
 from xraylab.models.studynet import StudyNet
-from xraylab.models.weights import FOREIGN
 from xraylab.operating import CHOSEN, read_chosen, temperatures_of
+from xraylab.run import refuse_foreign
 from xraylab.uncertainty import Uncertainty
 
 FORMAT = 2  # of the "xraylab" entry of a checkpoint
@@ -333,11 +333,7 @@ def checkpoint_of(path: str | Path) -> Path:
         UserError: there is none.
     """
     path = Path(path)
-    if path.suffix.lower() in FOREIGN:
-        raise UserError(
-            f"{path}: weights of other frameworks are out of scope. Give a run or a .ckpt of xraylab; a table of predictions of "
-            "the other model can be evaluated and compared all the same."
-        )
+    refuse_foreign(path)
     if path.is_file():
         return path
     for name in ("best.ckpt", "last.ckpt"):

@@ -19,7 +19,7 @@ from xraylab.curves import KINDS, confusion, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import CERTAIN, by_unit, read_table
 from xraylab.metrics import COUNTS, METRICS, number
-from xraylab.run import beside, write_text
+from xraylab.run import beside, read_record, write_text
 from xraylab.sections import calibration_table, operating_table, readers_table, reliability, spaced
 
 NONE = {"value": 0}
@@ -82,8 +82,7 @@ def _of_what(evaluation: dict[str, Any]) -> str:
     """What predicted: a checkpoint, a combination of models, or a table that says no more."""
     if "checkpoint" in evaluation:
         of = evaluation["checkpoint"]
-        weights = of.get("weights", "")
-        averaged = f", weights {weights}" if weights.startswith("averaged") else ""
+        averaged = f", weights {of['weights']}" if of.get("weights", "").startswith("averaged") else ""
         return f"{of['file']}, epoch {of['epoch'] + 1}{averaged}"
     if "combination" in evaluation:
         return f"{evaluation['combination']['method']} of {', '.join(evaluation['members'])}"
@@ -131,8 +130,8 @@ def macro_notes(result: dict[str, Any]) -> list[str]:
 
 def write_report(directory: Path) -> Path:
     """Write ``report.html`` and ``MODEL_CARD.md`` of a run directory from its evaluation, tables, history and configuration."""
-    evaluation = json.loads((directory / "evaluation.json").read_text())
-    environment = json.loads((directory / "environment.json").read_text())
+    evaluation = read_record(directory / "evaluation.json", "data", "selection", "splits")
+    environment = read_record(directory / "environment.json", "command")
     config = (directory / "config.yaml").read_text()
     synthetic = evaluation["data"] == SYNTHETIC
     parts = [f"<h1>{_e(directory.absolute().parent.name)} <small>{_e(directory.absolute().name)}</small></h1>"]
@@ -142,6 +141,9 @@ def write_report(directory: Path) -> Path:
     model = "; ".join(summary.read_text().splitlines()[:2]) + "." if summary.is_file() else ""
     parts.append(f"<p>Data: <b>{_e(evaluation['data'])}</b>, selection {_e(evaluation['selection'])}. {_e(model)}</p>")
     parts.append(f"<pre>{_e(environment['command'])}</pre>")
+    if anew := evaluation.get("evaluated"):
+        said = ", ".join(f"{key}={value}" for key, value in anew["options"].items()) or "no other settings than the run's"
+        parts.append(f"<p>Evaluated anew, with {_e(said)}:</p><pre>{_e(anew['command'])}</pre>")
     chosen = ""
     if "checkpoint" in evaluation:
         chosen = f", step {evaluation['checkpoint']['step']}, chosen by {evaluation['checkpoint']['monitor']}"

@@ -53,7 +53,12 @@ def read_readings(path: Path, labels: Sequence[str], ids: Mapping[str, str]) -> 
         problems.append(f"read twice by one reader: {listed(_row(table, k) for k in twice)}")
     strange = [i for i in dict.fromkeys(table["id"]) if i not in ids]
     if strange:
-        problems.append(f"ids of no study of {listed(sorted(set(ids.values())))}: {listed(strange)} ({len(strange)} in all)")
+        there = f"There they are as {listed(ids, 3)}."
+        padded = {study.lstrip("0"): study for study in ids}
+        if lost := [padded[study] for study in strange if study in padded]:
+            there = f"There they have zeros before them, which spreadsheets drop, as {listed(lost, 3)}."
+        where = listed(sorted(set(ids.values())))
+        problems.append(f"ids of no study of {where}: {listed(strange)} ({len(strange)} in all). {there}")
     if problems:
         raise UserError(f"readers={path}: " + "\n       ".join(problems))
     return table.assign(**{c: pd.to_numeric(table[c].str.strip(), errors="coerce").astype(float) for c in found})

@@ -12,13 +12,14 @@ from omegaconf import OmegaConf
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import evaluate_split
 from xraylab.operating import CHOSEN, STANDARD, Rules, judge
+from xraylab.readers import judge_readers
 from xraylab.run import environment, write_json, write_text
 from xraylab.tables import COLUMNS, write_table
 
 
 def evaluate_tables(
     tables: Mapping[str, pd.DataFrame], directory: Path, like: Mapping[str, Mapping[str, Any]], synthetic: bool,
-    scored: Mapping[str, str], rules: Rules = STANDARD,
+    scored: Mapping[str, str], rules: Rules = STANDARD, readers: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write prediction tables into a directory and evaluate them, with operating points chosen on valid.
 
@@ -28,9 +29,13 @@ def evaluate_tables(
             ``exclusive`` where labels are; as the splits of another evaluation have it.
         scored: what blank and uncertain labels count as.
         rules: of the operating points.
+        readers: people's readings, see :func:`xraylab.readers.read_readings`.
 
     Returns:
         ``splits`` of an ``evaluation.json``.
+
+    Raises:
+        UserError: the readings are not of these studies.
     """
     splits: dict[str, Any] = {}
     for file, table in sorted(tables.items(), key=lambda item: item[0].endswith("_images.csv")):
@@ -46,7 +51,10 @@ def evaluate_tables(
             splits[split] = result
     by_study = {file.removesuffix(".csv"): table for file, table in tables.items() if file.removesuffix(".csv") in splits}
     if by_study:
-        chosen = judge({split: splits[split] for split in by_study}, by_study, rules, **scored)
+        judged = {split: splits[split] for split in by_study}
+        chosen = judge(judged, by_study, rules, **scored)
+        if readers is not None:
+            judge_readers(judged, by_study, readers, **scored)
         write_json(directory / CHOSEN, {"data": SYNTHETIC if synthetic else None, "scored": dict(scored), **chosen})
     return splits
 

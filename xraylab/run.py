@@ -19,13 +19,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
-from xraylab.errors import UserError
+from xraylab.errors import UserError, listed
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"  # of a run directory, held by the process that writes there
 BEGUN = ".begun.yaml"  # what was asked for, as composed; is there from a run's first moment on
+FOREIGN = (".h5", ".hdf5", ".keras", ".pb", ".onnx", ".tflite", ".params", ".caffemodel")  # weights of other frameworks
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
 
 PACKAGES = (
@@ -160,6 +163,7 @@ def run_of(path: str | Path, begun: bool = False) -> Path:
     """
     from xraylab.remote import fetch_run, is_url
 
+    refuse_foreign(path)
     given = fetch_run(str(path)) if is_url(path) else Path(path)
     for candidate in (given, *list(given.parents)[:2]) if given.is_file() else (given,):
         if (candidate / "config.yaml").is_file() or (begun and (candidate / BEGUN).is_file()):
@@ -172,6 +176,71 @@ def run_of(path: str | Path, begun: bool = False) -> Path:
     found = sorted(p.parent for p in Path("outputs").glob("*/*/config.yaml")) if Path("outputs").is_dir() else []
     newest = f" The newest run here is {max(found, key=lambda p: p.stat().st_mtime)}." if found else ""
     raise UserError(f"{given} is not a run directory: it has no config.yaml.{newest}")
+
+
+def refuse_foreign(path: str | Path) -> None:
+    """Refuse what is no run but a file of another framework.
+
+    Raises:
+        UserError: it is.
+    """
+    if str(path).lower().endswith(FOREIGN):
+        raise UserError(
+            f"{path}: weights of other frameworks are out of scope. Give a run or a .ckpt of xraylab; a table of predictions of "
+            "the other model can be evaluated and compared all the same."
+        )
+
+
+def new_folder(path: str | Path, key: str = "output") -> Path:
+    """Make an empty folder for results.
+
+    Raises:
+        UserError: there is a file, or a folder that holds something; or it cannot be made.
+    """
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        filled = any(folder.iterdir())
+    except FileExistsError:
+        raise UserError(f"{key}={path}: that is a file. Name a new folder.") from None
+    except OSError as error:
+        raise UserError(f"{key}={path}: the folder cannot be made: {error.strerror}: {error.filename}.") from error
+    if filled:
+        raise UserError(f"{key}={path}: there is something in it already. Name a new folder.")
+    return folder
+
+
+def read_record(path: Path, *keys: str) -> dict[str, Any]:
+    """A record that a run left, as ``evaluation.json``.
+
+    Raises:
+        UserError: it is not there, damaged, or lacks one of the keys.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+        why = f"it says nothing of {listed(missing)}" if missing else ""
+    except (OSError, ValueError) as error:
+        why = str(error)
+    if why:
+        raise UserError(f"{path.parent}: no {path.name} that can be read ({why}). Finish that run, or leave it out.")
+    return dict(content)
+
+
+def read_config(run: Path) -> DictConfig:
+    """The settings of a run, ``config.yaml``.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    path = run / "config.yaml"
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: cannot be read: {error}. Mend it, or leave that run out.") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{path}: no settings are in it. Mend it, or leave that run out.")
+    return config
 
 
 def short_names(places: Sequence[Path]) -> list[str]:
@@ -246,13 +315,18 @@ def environment(seed: int, overrides: list[str], command: str = "train") -> dict
             "gpus": gpus,
         },
         "seed": seed,
-        "command": f"python -m xraylab.{command} {shlex.join(overrides)}".strip(),
+        "command": command_line(command, overrides),
         "overrides": overrides,
         "directory": os.getcwd(),
         "git": git_state(Path(__file__).parent),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "argv": sys.argv,
     }
+
+
+def command_line(command: str, words: Sequence[str]) -> str:
+    """``python -m xraylab.<command> <words>``, to be typed again."""
+    return f"python -m xraylab.{command} {shlex.join(words)}".strip()
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

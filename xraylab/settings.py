@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -201,13 +202,39 @@ def scoring_of(blank: Any, uncertain: Any) -> dict[str, str]:
     Raises:
         UserError: a value that it cannot have.
     """
-    given = {k: v for k, v in (("blank", blank), ("uncertain", uncertain)) if v is not None}
+    return _checked(Evaluate, {k: v for k, v in (("blank", blank), ("uncertain", uncertain)) if v is not None})
+
+
+def rules_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules of :class:`Operating`, those of them that are given; the others are as they are unless told.
+
+    Raises:
+        UserError: a value that it cannot have.
+    """
+    return _checked(Operating, given)
+
+
+def _checked(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return Evaluate.model_validate(given).model_dump()
+        return model.model_validate(dict(given)).model_dump()
     except ValidationError as error:
         item = error.errors()[0]
         message = item["msg"].replace("Input should be", "it should be")
         raise UserError(f"{item['loc'][0]}={item['input']}: {message}.") from None
+
+
+def several(key: str, value: Any) -> list[str]:
+    """One path or name, or several, as texts.
+
+    Raises:
+        UserError: there is none.
+    """
+    from omegaconf import OmegaConf
+
+    items = list(value) if OmegaConf.is_list(value) else [value]
+    if any(not isinstance(item, str | int | float) for item in items):
+        raise UserError(f"{key}={'null' if value is None else value}: it is one, or several: {key}=[<a>,<b>].")
+    return [str(item) for item in items]
 
 
 def _is_type_name(part: int | str) -> bool:

@@ -36,21 +36,24 @@ def fit_stack(
         tables: of the same studies, one a member.
         scored: what blank and uncertain labels count as, see :func:`xraylab.evaluation.scored_labels`.
         seed: of the folds, which are parts by patient, or by study where patients are not known, of like labels.
-        folds: parts.
+        folds: parts, no more than there are patients.
 
     Returns:
         ``{label: {"intercept", "coefficients": {name: number}, "n", "positives", "reason"}}``, intercept and
         coefficients None with a reason where the mean is used; and the table, its rows as in the first.
 
     Raises:
-        UserError: the members' studies or labels differ, or there are fewer than two folds.
+        UserError: the members' studies or labels differ, or there are fewer than two folds, or more than patients.
     """
     if folds < 2:
         raise UserError(f"folds={folds}: there are at least 2.")
     same = alike(tables, names)
     first = same[0]
     labels = labels_of(first)
-    fold = places(first, [f"y_{label}" for label in labels], seed) % folds
+    line = places(first, [f"y_{label}" for label in labels], seed)
+    if folds > (count := len(np.unique(line))):
+        raise UserError(f"folds={folds}: a part has a patient at least, and there are {count} to fit on.")
+    fold = line % folds
     out = first.copy()
     record: dict[str, Any] = {}
     for label in labels:

@@ -31,6 +31,9 @@ COLUMNS = {
     "y": "y_{label}",
 }
 UNKNOWN = {"patient": "", "group": "all", "split": "test"}  # what another tool's table need not say
+SELECTED_ON = ("train", "valid")  # splits that are taken as chosen on where nothing says it
+SPLIT = r"\w([\w .-]{0,62}\w)?(?<!_images)"  # files are called after it
+MACRO = "macro"  # how results call the mean over findings
 
 
 def labels_of(table: pd.DataFrame) -> list[str]:
@@ -65,8 +68,9 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataF
         ``id, patient, group, split[, image], p_<label>…, y_<label>…[, data]``: texts, and float64 of the labels.
 
     Raises:
-        UserError: it is not one; rows that have no id, one that another row has, a probability that is missing or outside
-            0 to 1, or a label other than 1, 0, -1 and blank are named.
+        UserError: it is not one, or has a finding called ``macro``; rows that have no id, one that another row has, a split
+            that cannot name a file, a probability that is missing or outside 0 to 1, or a label other than 1, 0, -1 and blank
+            are named.
     """
     names, header = {**COLUMNS, **(columns or {})}, _header(path)
     if unknown := set(names) - set(COLUMNS):
@@ -77,6 +81,8 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataF
         hint = did_you_mean(missing[0], header) or f" There are: {listed(header)}."
         raise UserError(f"{path}: not a prediction table: no column {listed(missing)}.{hint}")
     pairs = _labels(path, header, names["p"], names["y"])
+    if MACRO in pairs:
+        raise UserError(f"{path}: a finding is called {MACRO}, which is what results call the mean over findings. Rename it.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
@@ -94,7 +100,7 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataF
     for kind, k in (("p", 0), ("y", 1)):
         values = {f"{kind}_{label}": pd.to_numeric(read[pair[k]], errors="coerce") for label, pair in pairs.items()}
         out = pd.concat([out, pd.DataFrame(values).astype(np.float64)], axis=1)
-    _check(path, out, read, pairs)
+    _check(path, out, read, pairs, names["split"])
     synthetic = "data" in read and (read["data"] == SYNTHETIC).any()  # as write_table marks it
     return out.assign(data=SYNTHETIC) if synthetic else out
 
@@ -103,8 +109,15 @@ def _header(path: Path) -> list[str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = next(csv.reader(file), [])
+        if "\0" in "".join(header):
+            raise UnicodeError("of 16 bits a letter")
+    except UnicodeError as error:
+        raise UserError(f"{path}: not a text in UTF-8 (it may be UTF-16): {error}. Save it as a CSV in UTF-8.") from error
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
+    for mark, called in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and mark in header[0]:
+            raise UserError(f"{path}: its columns are separated by {called}. Save it with commas (and decimal points).")
     twice = sorted({c for c in header if header.count(c) > 1})
     if twice:
         raise UserError(f"{path}: two columns are called {listed(twice)}.")
@@ -138,7 +151,9 @@ def _pattern(name: str) -> str:
     return f"{re.escape(before)}(.+){re.escape(after)}"
 
 
-def _check(path: Path, table: pd.DataFrame, read: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> None:
+def _check(
+    path: Path, table: pd.DataFrame, read: pd.DataFrame, pairs: Mapping[str, tuple[str, str]], split: str
+) -> None:  # fmt: skip
     """Refuse a table with rows that are wrong."""
     problems: dict[str, list[str]] = {}
 
@@ -153,6 +168,7 @@ def _check(path: Path, table: pd.DataFrame, read: pd.DataFrame, pairs: Mapping[s
     note("rows without an id", nameless)
     again = table.duplicated(keys).to_numpy() & ~nameless
     note(f"rows of {'an image' if 'image' in keys else 'a study'} that an earlier row has", again)
+    note("splits that cannot name a file", ~table["split"].str.fullmatch(SPLIT).to_numpy(bool), split)
     for label, (p, y) in pairs.items():
         values, truth = table[f"p_{label}"].to_numpy(), table[f"y_{label}"].to_numpy()
         note("probabilities that are missing or no numbers", np.isnan(values), p)
@@ -164,4 +180,4 @@ def _check(path: Path, table: pd.DataFrame, read: pd.DataFrame, pairs: Mapping[s
 
 
 def _text(value: object) -> str:
-    return "blank" if pd.isna(value) else str(value)  # type: ignore[call-overload]
+    return "blank" if value == "" or pd.isna(value) else str(value)  # type: ignore[call-overload]

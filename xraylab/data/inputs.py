@@ -24,6 +24,7 @@ from xraylab.data.folder import SUFFIXES
 from xraylab.data.reader import SYNTHETIC_MARK, local
 from xraylab.data.sources import FileSource, Images, ImageSource, header_shape
 from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.run import FOREIGN
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,11 @@ def find_studies(
     patterns = {"patient": _pattern("patient", patient, PATIENT), "group": _pattern("group", group, PART)}
     several = not isinstance(given, str)
     path = Path() if several else local(str(given))
+    if foreign := [name for name in ([given] if isinstance(given, str) else given) if str(name).lower().endswith(FOREIGN)]:
+        raise UserError(
+            f"input={foreign[0]}: weights of other frameworks are out of scope, and are nothing to predict. input is images: a "
+            "split of the run's own data, a folder, a list of paths (.csv or .txt) or files."
+        )
     if several:
         names = [str(name) for name in given]
         return _of_list([(None, n) for n in names], "files", [Path()], "file" if study == "auto" else study, patterns)

@@ -228,6 +228,6 @@ def places(frame: pd.DataFrame, labels: Sequence[str], seed: int) -> np.ndarray:
     patients[0] = -patients[0]  # of several groups, the first
     rng = np.random.default_rng(seed)
     patients[last] = rng.permutation(len(patients))
-    order = patients.sort_values(list(range(last + 1))).index
+    order = patients.sort_values(sorted(patients.columns)).index
     place = pd.Series(np.arange(len(order)) + rng.integers(len(order)), index=order)
     return place.loc[key].to_numpy()

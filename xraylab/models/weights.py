@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from xraylab.errors import UserError, listed
+from xraylab.run import FOREIGN
 
 T = TypeVar("T")
 PROBE_SECONDS = 5.0
-FOREIGN = (".h5", ".hdf5", ".keras", ".pb", ".onnx", ".tflite", ".params", ".caffemodel")  # files of other frameworks
 
 
 def check_choice(pretrained: object) -> None:
