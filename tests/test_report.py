@@ -109,14 +109,14 @@ def test_several_runs_are_one_page_with_what_differs_and_their_differences(runs,
     assert set(found.index.get_level_values("job")) == {"b/r"}
     tables = [pd.read_csv(r / "predictions" / "test.csv").fillna({"patient": ""}) for r in (poor, good)]
     expected = compare(*tables, 60, 3)["labels"]["acl"]
-    row = found.loc[("b/r", "test", "acl", "auroc")]
+    row = found.loc[("b/r", "test", "acl", "auroc")].squeeze()
     assert row["difference"] == pytest.approx(expected["auroc"]["value"], abs=1e-5)
     assert row["p"] == pytest.approx(expected["auroc"]["delong"]["p"], rel=1e-2)
     assert row["p"] < 0.05
     assert row["delong_high"] < 0
     section = page.split("<h2>test, by study")[1].split("<h3>differences")[1]
     assert "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**expected["auroc"]) in section
-    assert "not corrected for there being 1 of each" in section
+    assert "not corrected for there being 1 and 1" in section
     assert "its lead is somewhat too large" in section
     assert {p.name for p in (tmp_path / "out" / "figures").iterdir()} == {
         "training.png", *(f"{split}_{kind}.png" for split in ("valid", "test") for kind in ("roc", "pr"))
@@ -154,7 +154,7 @@ def test_runs_of_other_studies_are_shown_but_not_paired_and_it_is_said(runs, tmp
         path = poor / "predictions" / f"{split}.csv"
         path.write_text(path.read_text().replace(f"{split}0,", "another,"))
     page = report(good, poor, output=tmp_path / "out").read_text()
-    assert "Test: a/r is not paired with another run: runs a/r and b/r are of other studies: test0 only in a/r" in page
+    assert "Test: b/r is not paired with another run: runs a/r and b/r are of other studies: test0 only in a/r" in page
     assert not (tmp_path / "out" / "differences.csv").exists()
     assert page.count("<svg") == 5
 
@@ -180,24 +180,111 @@ def test_a_sweep_that_was_cut_off_is_completed_as_its_end_would_have(runs, tmp_p
     assert "More runs are to come" in begun
     assert "<svg" not in begun
     assert not (folder / "differences.csv").exists()
+    recorded = (folder / "ensembles" / "mean_of_both" / "environment.json").read_text()
     report(folder)
     cut = (folder / "report.html").read_text()
+    assert (folder / "ensembles" / "mean_of_both" / "environment.json").read_text() == recorded, "reading makes nothing anew"
     write_comparison(folder, ensembles, published)
     whole = (folder / "report.html").read_text()
     assert re.sub(r"f[0-9a-f]{8,}|<svg.*?</svg>", "", cut, flags=re.S) == re.sub(
         r"f[0-9a-f]{8,}|<svg.*?</svg>", "", whole, flags=re.S
     )
     assert "Job 2 failed" in whole
+    assert "mean of 0, 1" in whole
     assert (folder / "ensembles" / "mean_of_both" / "report.html").is_file()
     page = report(folder, output=tmp_path / "out").read_text()
     assert "mean of both" in page
     assert set(pd.read_csv(tmp_path / "out" / "comparison.csv", dtype=str)["job"]) == {"0", "1", "mean of both"}
 
 
+def rewrite(run, change):
+    """Change a run's evaluation."""
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    change(evaluation)
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+
+
+def test_a_named_reference_is_used_or_it_is_said_why_not(runs, tmp_path):
+    good, poor = runs
+
+    def no_auroc(evaluation):
+        for result in evaluation["splits"].values():
+            result["macro"]["auroc"] |= {"value": None, "low": None, "high": None, "reason": "no positive study"}
+
+    rewrite(poor, no_auroc)
+    report(good, poor, reference=str(poor), output=tmp_path / "named")
+    assert set(pd.read_csv(tmp_path / "named" / "differences.csv")["reference"]) == {"b/r"}
+    (poor / "predictions" / "test.csv").unlink()
+    page = report(good, poor, reference=str(poor), output=tmp_path / "half").read_text()
+    assert "Test: nothing is compared with b/r, which has no predictions of it" in page
+    assert set(pd.read_csv(tmp_path / "half" / "differences.csv")["split"]) == {"valid"}
+    assert "Test: b/r not compared: there is no table predictions/test.csv" in report(*runs, output=tmp_path / "none").read_text()
+
+
+def test_calls_are_compared_at_the_thresholds_that_each_chose_too(runs, tmp_path):
+    """Models of other calibration: at 0.5 one calls nothing positive; at its own threshold it is as good as it ranks."""
+    good, poor = runs
+    for split in ("valid", "test"):
+        t = pd.read_csv(good / "predictions" / f"{split}.csv", keep_default_na=False)
+        t["p_acl"] /= 100
+        write_table(t, poor / "predictions" / f"{split}.csv")
+    for run, cut in ((good, 0.4), (poor, 0.004)):
+        point = {"kappa": {"labels": {"acl": {"threshold": cut}}}}
+        rewrite(run, lambda e, point=point: [r.update(operating_points=point) for r in e["splits"].values()])
+    page = report(good, poor, reference=str(good), output=tmp_path / "out").read_text()
+    found = pd.read_csv(tmp_path / "out" / "differences.csv", dtype={"at": str}).set_index(["split", "metric", "at"])[
+        "difference"
+    ]
+    assert found["test", "kappa", "0.5"] < -0.2
+    assert found["test", "kappa", "kappa"] == 0
+    assert found["test"]["auroc"].to_list() == [0]
+    assert "chosen: kappa" in page
+
+
+def test_what_is_not_alike_is_not_called_so(runs, tmp_path):
+    """Other studies of the same number have no best; runs of one seed no spread; half-blank labels their own n."""
+    good, poor = runs
+    for split in ("valid", "test"):
+        path = poor / "predictions" / f"{split}.csv"
+        path.write_text(path.read_text().replace(f"{split}0,", "another,"))
+    for run in runs:
+        rewrite(run, lambda e: [r["labels"].update(tear=r["labels"]["acl"]) for r in e["splits"].values()])
+        for split in ("valid", "test"):
+            t = pd.read_csv(run / "predictions" / f"{split}.csv", keep_default_na=False)
+            write_table(t.assign(p_tear=t["p_acl"], y_tear=t["y_acl"]), run / "predictions" / f"{split}.csv")
+    page = report(good, poor, output=tmp_path / "out").read_text()
+    assert "runs of other studies, so none is the best" in page
+    copy = shutil.copytree(good, tmp_path / "c" / "r")
+    page = report(good, copy, output=tmp_path / "two").read_text()
+    assert "the best of ours bold" in page
+    assert "over seeds" not in page
+
+
+def test_the_printed_table_names_runs_that_it_has_not(runs, tmp_path, caplog):
+    good, poor = runs
+    rewrite(poor, lambda e: e["splits"].pop("test"))
+    with caplog.at_level("INFO"):
+        report(good, poor, output=tmp_path / "out")
+    assert "without test by study, so in report.html only: b/r" in caplog.text
+
+
+def test_a_folder_of_runs_that_is_no_multirun_is_left_as_it_is(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for k, run in enumerate(runs):
+        shutil.copytree(run, tmp_path / "mrnet" / str(k))
+    before = {p.name for p in (tmp_path / "mrnet").iterdir()}
+    report(tmp_path / "mrnet")
+    assert {p.name for p in (tmp_path / "mrnet").iterdir()} == before
+    assert len(list((tmp_path / "outputs" / "report").glob("*/report.html"))) == 1
+
+
 def test_mistakes_are_said(runs, tmp_path):
     good, poor = runs
     unfinished = shutil.copytree(good, tmp_path / "half")
     (unfinished / "evaluation.json").write_text("{")
+    bare, broken = shutil.copytree(good, tmp_path / "bare"), shutil.copytree(good, tmp_path / "broken")
+    (bare / "evaluation.json").write_text("{}")
+    (broken / "config.yaml").write_text("a: [")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
     for words, options, said in [
@@ -211,11 +298,18 @@ def test_mistakes_are_said(runs, tmp_path):
         ([good], {"output": tmp_path / "new"}, "it is for several runs; a run's report is written into the run"),
         ([good, poor], {"reference": "a/f"}, "reference=a/f: it is none of runs. Did you mean a/r? There are: a/r, b/r."),
         ([good, poor], {"output": tmp_path / "full"}, "the folder is not empty"),
+        ([good, poor], {"output": tmp_path / "full" / "mine.txt"}, "cannot create the folder"),
+        ([good, poor], {"output": tmp_path / "full" / "mine.txt" / "x"}, "cannot create the folder"),
+        ([good, bare], {}, "no evaluation.json that can be read (it has no data)"),
+        ([good, broken], {}, "config.yaml: cannot be read"),
     ]:
         with pytest.raises(UserError) as stop:
             report(*words, **options)
         assert said in str(stop.value)
     assert not (tmp_path / "new").exists()
+    for wrong in (None, 3):
+        with pytest.raises(UserError, match="name a run, or several"):
+            job(OmegaConf.create({"runs": wrong, "reference": None, "output": None}))
 
 
 def test_a_run_that_was_stopped_is_shown_and_it_is_said(runs, tmp_path):

@@ -13,8 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
-from xraylab.comparison_page import Pair, Result, beside, page
-from xraylab.errors import UserError
+from xraylab.comparison_page import beside, own_words, page
+from xraylab.errors import UserError, listed
+from xraylab.pairing import Result, paired
 from xraylab.run import write_json, write_text
 
 OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union", "stack"}
@@ -42,7 +43,7 @@ class Comparison(Callback):
     ) -> None:  # fmt: skip
         self.ensembles = dict(ensembles or {})
         self.published = dict(published or {})
-        _published(published)
+        check_published(published)
         for name, options in self.ensembles.items():
             if wrong := set(options) - OPTIONS:
                 raise UserError(f"ensembles.{name}.{min(wrong)}: there is no such key. There are: {', '.join(sorted(OPTIONS))}.")
@@ -85,7 +86,7 @@ def _record_ensembles(folder: Path, ensembles: Mapping[str, Mapping[str, Any]]) 
             record_made(directory, evaluation, {"ensemble": dict(options)}, made[1], "ensemble")
 
 
-def _published(given: Mapping[str, Any] | None) -> dict[str, Any]:
+def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """``note`` and ``rows`` of published numbers, checked; empty where none are given."""
     if not given:
         return NOTHING
@@ -101,22 +102,24 @@ def _published(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def text_table(folder: Path) -> str:
     """The runs and ensembles of a comparison by study, on the test split if there is one, in a few lines of text."""
-    published = _published(json.loads((folder / GIVEN).read_text())["published"]) if (folder / GIVEN).is_file() else NOTHING
+    published = check_published(json.loads((folder / GIVEN).read_text())["published"]) if (folder / GIVEN).is_file() else NOTHING
     rows = list(csv.DictReader((folder / "comparison.csv").open()))
-    split = "test" if any(r["split"] == "test" for r in rows) else "valid"
-    every = [r for r in rows if (r["split"], r["unit"]) == (split, "study")]
-    rows = [r for r in rows if (r["split"], r["unit"], r["label"]) == (split, "study", "macro")]
+    split = next((s for s in ("test", "valid") if any(r["split"] == s for r in rows)), rows[0]["split"])
+    unit = "study" if any((r["split"], r["unit"]) == (split, "study") for r in rows) else "image"
+    others = dict.fromkeys(r["job"] for r in rows)
+    every = [r for r in rows if (r["split"], r["unit"]) == (split, unit)]
+    rows = [r for r in every if r["label"] == "macro"]
     jobs = {r["job"]: r["overrides"] for r in rows}
-    typed = [set(o.split(" ")) for o in jobs.values() if not o.startswith("of ")]
+    typed = [set(o.split(" ")) for o in jobs.values() if " of " not in f" {o}"]
     shared = set.intersection(*typed) if len(typed) > 1 else set()
     found = {(r["job"], r["metric"]): r for r in rows}
-    lines = [f"{split}, by study, n {', '.join(dict.fromkeys(r['n'] for r in rows))}; 95% intervals in report.html"]
+    lines = [f"{split}, by {unit}, n {', '.join(dict.fromkeys(r['n'] for r in rows))}; 95% intervals in report.html"]
     of = csv.DictReader((folder / "differences.csv").open()) if (folder / "differences.csv").is_file() else []
     references = {r["job"]: r["reference"] for r in of if r["split"] == split}
     if len(set(references.values())) == 1:
         lines[0] += f"; differences from {next(iter(references.values()))}, paired"
     for job, overrides in jobs.items():
-        own = " ".join(o for o in overrides.split(" ") if o not in shared)
+        own = own_words(overrides, shared)
         values = [(m, found[job, m]["value"]) for m in ("auroc", "kappa", "accuracy")]
         numbers = "  ".join(f"{m} {float(v):.3f}" if v else f"{m} -" for m, v in values)
         difference = found.get((job, DIFFERENCE))
@@ -124,11 +127,16 @@ def text_table(folder: Path) -> str:
             other = f"  minus {references[job]}" if len(set(references.values())) > 1 else "  difference"
             numbers += other + " {:+.3f} ({:+.3f} to {:+.3f})".format(*(float(difference[k]) for k in BOUNDS))
         lines.append(f"  {numbers}  {job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}")
-    return "\n".join(lines + _text_pivot(every, jobs, shared, published))
+    if lacking := [job for job in others if job not in jobs]:
+        lines.append(f"  without {split} by {unit}, so in report.html only: {listed(lacking)}")
+    same = not references or (len(set(references.values())) == 1 and set(jobs) == {*references, *references.values()})
+    return "\n".join(lines + _text_pivot(every, jobs, shared, published, same))
 
 
-def _text_pivot(rows: list[dict[str, str]], jobs: dict[str, str], shared: set[str], published: Mapping[str, Any]) -> list[str]:
-    """AUROC by run and finding, where there are several findings."""
+def _text_pivot(
+    rows: list[dict[str, str]], jobs: dict[str, str], shared: set[str], published: Mapping[str, Any], same: bool
+) -> list[str]:  # fmt: skip
+    """AUROC by run and finding, where there are several findings; ``same``: whether all may be of the same studies."""
     found = {(r["job"], r["label"]): r for r in rows if r["metric"] == "auroc"}
     labels = list(dict.fromkeys(label for _, label in found))
     if len(labels) < 3:
@@ -136,7 +144,7 @@ def _text_pivot(rows: list[dict[str, str]], jobs: dict[str, str], shared: set[st
     best = {la: max((float(r["value"]) for (_, x), r in found.items() if x == la and r["value"]), default=None) for la in labels}
     table = [["", *labels]]
     numbers = [list(dict.fromkeys(r["n"] for (_, x), r in found.items() if x == la)) for la in labels]
-    alike = all(len(of) == 1 for of in numbers)  # else the runs are of other studies, and none is the best
+    alike = same and all(len(of) == 1 for of in numbers)  # else the runs are of other studies, and none is the best
     table.append(["n", *(", ".join(of) for of in numbers)])
     for job, overrides in jobs.items():
         cells = []
@@ -146,7 +154,7 @@ def _text_pivot(rows: list[dict[str, str]], jobs: dict[str, str], shared: set[st
             cells.append("- " if value is None else f"{value:.3f}" + ("*" if alike and value == best[label] else " "))
         macro = found[job, "macro"]
         of = "" if alike else f" (n {macro['n']})"
-        own = " ".join(o for o in overrides.split(" ") if o not in shared)
+        own = own_words(overrides, shared)
         table.append([f"{job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}{of}", *cells])
         for row in beside(overrides, published, macro.get("data", published["data"]), int(macro["n"])):
             table.append(["  published", *(f"{row[la]:.3f} " if la in row else "" for la in labels)])
@@ -198,12 +206,12 @@ def write_comparison(
                 f"{name.replace('_', ' ')} is not made: {len(ensemble.eligible(runs))} of {ensemble.members} runs are there"
             )
         else:
-            results.append(Result(name.replace("_", " "), f"of {', '.join(made[0])}", made[1], folder / "ensembles" / name))
-            if ended:
+            results.append(Result(name.replace("_", " "), joined_words(made[1]), made[1], folder / "ensembles" / name))
+            if ended and made[1]["splits"]:
                 write_report(folder / "ensembles" / name)
     write_json(folder / GIVEN, {"ensembles": plain(ensembles or {}), "published": plain(published or {})})
     title = (folder.absolute().parents[1].name, folder.name)
-    write_results(folder, title, results, waiting, _published(published), ended, reference)
+    write_results(folder, title, results, waiting, check_published(published), ended, reference)
 
 
 def finished(folder: Path) -> tuple[list[Path], list[str]]:
@@ -227,7 +235,12 @@ def read_result(run: Path, name: str) -> Result:
     evaluation = json.loads((run / "evaluation.json").read_text())
     first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
     typed = " ".join(word for word in first["overrides"] if not word.startswith("hydra."))
-    return Result(name, f"of {', '.join(evaluation['members'])}" if "members" in evaluation else typed, evaluation, run)
+    return Result(name, joined_words(evaluation) if "members" in evaluation else typed, evaluation, run)
+
+
+def joined_words(evaluation: Mapping[str, Any]) -> str:
+    """What a combination is called beside runs: ``mean of 0, 1``."""
+    return f"{evaluation.get('combination', {}).get('method', '')} of {', '.join(evaluation['members'])}".strip()
 
 
 def write_results(
@@ -261,7 +274,11 @@ def write_results(
                     cells = ["" if m[k] is None else m[k] for k in ("value", "low", "high", "n")]
                     writer.writerow([job, overrides, split, result["unit"], label, metric, *cells, *mark])
     write_text(folder / "comparison.csv", text.getvalue())
-    tables = [differences(p.found).assign(job=job, reference=p.reference, split=s) for (job, s), p in pairs.items() if p.found]
+    tables = [
+        differences(found, at).assign(job=job, reference=p.reference, split=s)
+        for (job, s), p in pairs.items()
+        for at, found in p.at()
+    ]
     if tables:
         import pandas as pd
 
@@ -269,51 +286,3 @@ def write_results(
         first = ["job", "reference", "split"]
         write_text(folder / "differences.csv", of[[*first, *(c for c in of if c not in first)]].to_csv(index=False))
     write_text(folder / "report.html", page(folder, title, results, synthetic, [*waiting, *left_out], published, pairs, ended))
-
-
-def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dict[tuple[str, str], Pair], list[str]]:
-    """Each result against one on the same studies, by job and split; and which could not be paired, and why.
-
-    Results are paired where their prediction tables by study hold the same studies, labels and scoring. The other is the
-    reference where one is named, else the one of highest macro AUROC; an ensemble is that only where no run is.
-    """
-    from xraylab.evaluation import CERTAIN, read_table
-    from xraylab.joining import aligned
-    from xraylab.paired import compare
-
-    out: dict[tuple[str, str], Pair] = {}
-    left_out = []
-    for split in dict.fromkeys(s for r in results for s in r.evaluation["splits"]):
-        here = [r for r in results if split in r.evaluation["splits"]]
-        here = [r for r in here if (r.directory / "predictions" / f"{split}.csv").is_file()]
-        value = {r.job: r.evaluation["splits"][split]["macro"]["auroc"]["value"] for r in here}
-        here = [r for r in here if value[r.job] is not None]
-        if reference is not None and reference not in value:
-            left_out.append(f"{split}: nothing is compared with {reference}, which has no predictions of it")
-            continue
-        leaders: list[tuple[Result, dict[str, str], Any]] = []
-        why: dict[str, str] = {}
-        for r in sorted(here, key=lambda r: (r.job != reference, "members" in r.evaluation, -value[r.job])):
-            table = read_table(r.directory / "predictions" / f"{split}.csv")
-            scored = {**CERTAIN, **r.evaluation.get("scored", {})}
-            for best, scoring, other in leaders:
-                try:
-                    if scoring != scored:
-                        raise UserError(f"runs {best.job} and {r.job} score labels otherwise")
-                    table = aligned(other, table, r.job, best.job)
-                except UserError as error:
-                    why.setdefault(r.job, str(error))
-                    why.setdefault(best.job, str(error))
-                    continue
-                b = best.evaluation["splits"][split]["bootstrap"]
-                out[r.job, split] = Pair(
-                    best.job, compare(table, other, b["resamples"], b["seed"], **scored), len(other), reference is None
-                )
-                out.setdefault((best.job, split), Pair(best.job, None, len(other), reference is None))
-                break
-            else:
-                if reference is None or not leaders:
-                    leaders.append((r, scored, table))
-        alone = [r.job for r in here if (r.job, split) not in out and r.job in why]
-        left_out += [f"{split}: {job} is not paired with another run: {why[job]}" for job in alone]
-    return out, left_out

@@ -8,37 +8,12 @@ import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from xraylab.overlay import overlaid, trainings
+from xraylab.pairing import Pair, Result
 
 NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
-
-
-class Result(NamedTuple):
-    """A run, or an ensemble of runs, the content of its ``evaluation.json``, and where it lies."""
-
-    job: str
-    overrides: str
-    evaluation: dict[str, Any]
-    directory: Path
-
-
-class Pair(NamedTuple):
-    """A result against another of the same n studies, which was ``picked`` for its score, or named.
-
-    ``found`` is of :func:`xraylab.paired.compare`; None of the other itself.
-    """
-
-    reference: str
-    found: dict[str, Any] | None
-    n: int
-    picked: bool
-
-    def macro(self) -> dict[str, Any]:
-        """The difference of macro AUROC."""
-        itself = {"value": 0.0, "low": None, "high": None, "n": self.n, "reason": "the reference"}
-        return self.found["macro"]["auroc"] if self.found else itself
 
 
 def page(
@@ -76,7 +51,9 @@ def page(
         chosen = any(x["selected_on"] for _, x in of)
         note = "choices were made on these studies" if chosen else "held out from all choices"
         parts.append(f"<h2>{split}, by {unit} <small>{note}; 95% intervals</small></h2>")
-        parts.append(_pivot(of, shared, published if (split, unit) == (shown, "study") else {**published, "rows": {}}))
+        references = {job: pair.reference for (job, s), pair in pairs.items() if s == split}
+        same = not ended or (len(set(references.values())) == 1 and all(r.job in references for r, _ in of))
+        parts.append(_pivot(of, shared, published if (split, unit) == (shown, "study") else {**published, "rows": {}}, same))
         metrics = _metrics(of, shared)
         many = any(len(x["labels"]) > 1 for _, x in of)
         parts.append(f"<details><summary>every metric</summary>{metrics}</details>" if many else metrics)
@@ -119,7 +96,7 @@ def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> str:
         place = os.path.relpath(r.directory.absolute(), folder.absolute())
         link = f"<a href='{html.escape(place, quote=True)}/report.html'>{html.escape(place)}</a>"
         cells = [
-            html.escape(_own(r, shared)),
+            html.escape(own_words(r.overrides, shared)),
             html.escape(r.evaluation["data"]),
             epoch,
             f"{seconds:.0f} s" if seconds else "",
@@ -163,12 +140,12 @@ def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
 
     rows = []
     for r, result in of:
-        own = html.escape(_own(r, shared))
+        own = html.escape(own_words(r.overrides, shared))
         labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
         for label, metrics in labels.items():
             cells = "".join(f"<td>{number(metrics[m])}</td>" for m in METRICS)
-            rows.append([r.job, own, html.escape(label), metrics["auroc"]["n"], cells])
-    return _rows(["job", "overrides", "label", "n", *METRICS], rows)
+            rows.append([html.escape(r.job), own, html.escape(label), metrics["auroc"]["n"], cells])
+    return _rows(["job", "overrides", "label", "n", *METRICS], rows, "metrics")
 
 
 def _joined(evaluation: dict[str, Any]) -> list[str]:
@@ -187,7 +164,7 @@ def _joined(evaluation: dict[str, Any]) -> list[str]:
     return said
 
 
-def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published: Mapping[str, Any]) -> str:
+def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published: Mapping[str, Any], same: bool) -> str:
     """AUROC by run and finding, the best of each finding bold; nothing where there is one finding."""
     from xraylab.metrics import number
 
@@ -201,7 +178,9 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
         there = [aurocs[label] for _, aurocs in found if label in aurocs]
         best[label] = max((m["value"] for m in there if m["value"] is not None), default=None)
         counts.append(", ".join(dict.fromkeys(str(m["n"]) for m in there)))
-    alike = not any("," in count for count in counts)  # else the runs are of other studies, and none is the best
+    alike = (same or len(found) == 1) and not any(
+        "," in count for count in counts
+    )  # else the runs are of other studies, and none is the best
     rows: list[list[Any]] = [["n", "", "".join(f"<td class=n>{c}</td>" for c in counts)]]
     for r, aurocs in found:
         cells = ""
@@ -210,7 +189,7 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
             text += "" if alike or label not in aurocs else f" <span class=n>n {aurocs[label]['n']}</span>"
             marked = alike and label in aurocs and aurocs[label]["value"] is not None and aurocs[label]["value"] == best[label]
             cells += f"<td><b>{text}</b></td>" if marked else f"<td>{text}</td>"
-        rows.append([html.escape(r.job), html.escape(_own(r, shared)), cells])
+        rows.append([html.escape(r.job), html.escape(own_words(r.overrides, shared)), cells])
         for row in beside(r.overrides, published, r.evaluation["data"], aurocs["macro"]["n"]):
             cells = "".join(f"<td class=n>{row[la]:.3f}</td>" if la in row else "<td></td>" for la in columns)
             rows.append(["<span class=n>published</span>", "", cells])
@@ -219,7 +198,7 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
             cells = "".join(f"<td class=n>{row[la]:.3f}</td>" if la in row else "<td></td>" for la in columns)
             rows.append(["<span class=n>published of other data</span>", html.escape(key), cells])
     note = f" <small>published: {html.escape(published['note'])}</small>" if published["rows"] else ""
-    pivot = _rows(["job", "overrides", *columns], rows).replace("<table>", "<table class=pivot>", 1)
+    pivot = _rows(["job", "overrides", *columns], rows, "pivot")
     what = "the best of ours bold" if alike else "runs of other studies, so none is the best"
     return f"<h3>AUROC by finding, {what}{note}</h3>{pivot}"
 
@@ -228,41 +207,48 @@ def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pair
     """Each run minus the one it is compared with, paired: the macro AUROC, and by finding what is tested; empty of one run."""
     if len(pairs) < 2:
         return ""
-    many = any(len(x["labels"]) > 1 for _, x in of)
-    rows, by_finding = [], []
+    macros, aurocs, calls = [], [], []
     for r, _ in of:
         if (pair := pairs.get(r.job)) is None:
             continue
-        own, m = html.escape(_own(r, shared)), pair.macro()
+        who, m = [html.escape(x) for x in (r.job, own_words(r.overrides, shared), pair.reference)], pair.macro()
         text = m["reason"] if m["value"] is None or pair.found is None else _signed(m)
-        rows.append([html.escape(r.job), own, html.escape(pair.reference), m["n"], f"<td>{html.escape(text)}</td>"])
-        if pair.found is None:
-            continue
-        for label, d in pair.found["labels"].items():
-            delong = d["auroc"].get("delong", {})
-            by_delong = {"value": None, "low": delong.get("low"), "high": delong.get("high")}
-            cells = [_signed(d["auroc"]), _signed(by_delong), _p(delong.get("p"))]
-            cells += [_signed(d["kappa"]), _signed(d["accuracy"]), _p(d["mcnemar"]["exact"])]
-            texts = "".join(f"<td>{html.escape(c)}</td>" for c in cells)
-            by_finding.append([html.escape(r.job), own, html.escape(pair.reference), html.escape(label), d["n"], texts])
-    over, resamples = of[0][1]["bootstrap"]["over"], of[0][1]["bootstrap"]["resamples"]
-    how = f"95% paired bootstrap interval over {over}" if resamples else "no intervals were asked for"
-    tests = len(by_finding)
+        macros.append([*who, m["n"], f"<td>{html.escape(text)}</td>"])
+        for at, found in pair.at():
+            for label, d in found["labels"].items():
+                name = html.escape(label)
+                if at == "0.5":
+                    delong = d["auroc"].get("delong", {})
+                    by_delong = {"value": None, "low": delong.get("low"), "high": delong.get("high")}
+                    aurocs.append([*who, name, d["n"], _cells(_signed(d["auroc"]), _signed(by_delong), _p(delong.get("p")))])
+                cells = _cells(_signed(d["kappa"]), _signed(d["accuracy"]), _p(d["mcnemar"]["exact"]))
+                calls.append([*who, name, at if at == "0.5" else f"chosen: {at}", d["n"], cells])
+    b = of[0][1]["bootstrap"]
+    how = f"95% paired bootstrap interval over {b['over']}" if b["resamples"] else "no intervals were asked for"
     note = (
         f"Each run minus the one it is compared with, on the same studies; {how}. p of the AUROC is DeLong's, p of the accuracy "
-        f"at 0.5 McNemar's exact one, which takes studies as independent; they are not corrected for there being {tests} of each."
+        "McNemar's exact one, which takes studies as independent; they are not corrected for there being "
+        f"{len(aurocs)} and {len(calls)}."
     )
     if any(pair.picked for pair in pairs.values()):
-        note += " The other was picked for its macro AUROC on these very studies, so its lead is somewhat too large."
-    head = ["job", "overrides", "compared with", "label", "n", "AUROC", "DeLong", "p", "kappa", "accuracy", "p"]
-    every = _rows(head, by_finding).replace("<table>", "<table class=pivot>", 1)
+        note += " The other is the run that has the highest macro AUROC on these very studies, so its lead is somewhat too large."
+    note_of_calls = (
+        "At 0.5 models that are calibrated differently are not alike; at thresholds that each chose on validation they are."
+    )
+    head = ["job", "overrides", "compared with"]
+    by_auroc = _rows([*head, "label", "n", "AUROC", "DeLong", "p"], aurocs, "pivot")
+    by_calls = f"<p class=n>{note_of_calls}</p>" + _rows([*head, "label", "at", "n", "kappa", "accuracy", "p"], calls, "pivot")
     parts = [f"<h3>differences <small>{how}</small></h3><p class=n>{html.escape(note)}</p>"]
-    if many:
-        parts.append(_rows(["job", "overrides", "compared with", "n", "macro AUROC"], rows))
-        parts.append(f"<details><summary>by finding</summary>{every}</details>")
+    if any(len(x["labels"]) > 1 for _, x in of):
+        parts.append(_rows([*head, "n", "macro AUROC"], macros))
+        parts.append(f"<details><summary>AUROC by finding</summary>{by_auroc}</details>")
     else:
-        parts.append(every)
-    return "".join(parts)
+        parts.append(by_auroc)
+    return "".join([*parts, f"<details><summary>kappa and accuracy</summary>{by_calls}</details>"])
+
+
+def _cells(*texts: str) -> str:
+    return "".join(f"<td>{html.escape(text)}</td>" for text in texts)
 
 
 def _signed(difference: Mapping[str, Any]) -> str:
@@ -286,27 +272,28 @@ def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> s
     for r, result in of:
         for label, found in result.get("calibration", {}).get("labels", {}).items():
             cells = f"<td>{number(found['ece'])}</td><td>{number(found['brier'])}</td><td>{found['n']}</td>"
-            rows.append([html.escape(r.job), html.escape(_own(r, shared)), html.escape(label), cells])
+            rows.append([html.escape(r.job), html.escape(own_words(r.overrides, shared)), html.escape(label), cells])
     table = _rows(["job", "overrides", "label", "ECE", "Brier", "n"], rows)
     return f"<details><summary>calibration</summary>{table}</details>" if rows else ""
 
 
-def _own(r: Result, shared: set[str]) -> str:
-    """The overrides that not all jobs have."""
-    return " ".join(o for o in r.overrides.split(" ") if o not in shared)
+def own_words(overrides: str, shared: set[str]) -> str:
+    """The overrides that not all runs have."""
+    return " ".join(word for word in overrides.split(" ") if word not in shared)
 
 
 def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     """Mean and standard deviation over the runs that differ in their seed alone; nothing where none do."""
     from xraylab.metrics import METRICS
 
-    alike: dict[str, list[dict[str, Any]]] = {}
+    alike: dict[str, dict[str, dict[str, Any]]] = {}
     for r, result in of:
         if "members" not in r.evaluation:
-            kept = [o for o in _own(r, shared).split(" ") if not o.startswith("seed=")]
-            alike.setdefault(" ".join(kept), []).append(result["macro"])
+            typed = own_words(r.overrides, shared).split(" ")
+            seed = next((o for o in r.overrides.split(" ") if o.startswith("seed=")), "")
+            alike.setdefault(" ".join(o for o in typed if o != seed), {}).setdefault(seed, result["macro"])
     rows = []
-    for words, results in alike.items():
+    for words, results in ((words, [*by_seed.values()]) for words, by_seed in alike.items()):
         cells = ""
         for metric in METRICS:
             values = [m[metric]["value"] for m in results if m[metric]["value"] is not None]
@@ -314,7 +301,7 @@ def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> st
             cells += f"<td>{spread}</td>"
         if len(results) > 1:
             rows.append([html.escape(words or "all"), len(results), cells])
-    return "<h3>mean (standard deviation) over seeds</h3>" + _rows(["", "runs", *METRICS], rows) if rows else ""
+    return "<h3>mean (standard deviation) over seeds</h3>" + _rows(["", "runs", *METRICS], rows, "metrics") if rows else ""
 
 
 def _groups(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
@@ -322,7 +309,8 @@ def _groups(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     from xraylab.metrics import number
 
     names = sorted({g for _, x in of for g in x["groups"]})
-    if len(names) < 2 or any(len(x["labels"]) > 1 for _, x in of):
+    shares = any(sum(g in x["groups"] for _, x in of) > 1 for g in names)
+    if len(names) < 2 or not shares or any(len(x["labels"]) > 1 for _, x in of):
         return ""
     parts = []
     for metric in ("auroc", "kappa"):
@@ -333,16 +321,16 @@ def _groups(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
                 f"<td>{number(groups[g])} <span class=n>n {groups[g]['n']}</span></td>" if g in groups else "<td></td>"
                 for g in names
             ]
-            rows.append([html.escape(f"{r.job}: {_own(r, shared)}"), "".join(cells)])
-        parts.append(f"<h3>{metric} by group</h3>" + _rows(["job", *names], rows))
+            rows.append([html.escape(f"{r.job}: {own_words(r.overrides, shared)}"), "".join(cells)])
+        parts.append(f"<h3>{metric} by group</h3>" + _rows(["job", *names], rows, "metrics"))
     return "".join(parts)
 
 
-def _rows(head: list[str], rows: list[list[Any]]) -> str:
-    """A table; the last cell of a row is HTML of its remaining cells."""
+def _rows(head: list[str], rows: list[list[Any]], style: str = "") -> str:
+    """A table, which scrolls by itself where it is too wide; the last cell of a row is HTML of its remaining cells."""
     top = "".join(f"<th>{html.escape(h.replace('_', ' '))}</th>" for h in head)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row[:-1]) + row[-1] + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
+    return f"<div class=scroll><table{f' class={style}' * bool(style)}><tr>{top}</tr>{body}</table></div>"
 
 
 def beside(overrides: str, published: Mapping[str, Any], data: str, n: int) -> list[dict[str, float]]:

@@ -45,7 +45,7 @@ SIDE = 150  # pixels of a picture in the report
 EXTRA_STYLE = """
 .pictures figure{width:160px;margin:0 .8em 1em 0;vertical-align:top}.pictures img{width:150px;height:150px;object-fit:contain;
 background:#000}.pictures figcaption{font-size:12px;line-height:1.3;color:#424a53;overflow-wrap:anywhere}
-th.over{text-align:center;border-bottom:0}.beside{display:flex;flex-wrap:wrap;gap:0 3em}.scroll{overflow-x:auto}
+th.over{text-align:center;border-bottom:0}
 .wide{font-size:12px}.wide td,.wide th{padding:.2em .4em}td:first-child{white-space:nowrap}
 """
 

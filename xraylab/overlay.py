@@ -12,7 +12,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from xraylab.comparison_page import Result
+    from xraylab.pairing import Result
 
 LINES = 10  # at most, in a panel
 COLUMNS = 4  # of panels
@@ -82,7 +82,7 @@ def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any],
     handles = [grid[0].plot([], [], color=f"C{k}")[0] for k in range(len(curves))]
     which = "macro" if len(labels) > 1 else labels[0]
     of = f"macro {value}" if which == "macro" else value
-    words = [f"{job}; {of} {_value(result, which, metric)}, n {result['n']}" for job, _, result, _ in curves]
+    words = [f"{job}; {of} {_value(result, which, metric)}" for job, _, result, _ in curves]
     figure.legend(handles, words, loc="outside lower center", fontsize=8, frameon=False)
     x, y = ("1 - specificity", "sensitivity") if kind == "roc" else ("sensitivity (recall)", "precision")
     for k, axes in enumerate(grid[: len(labels)]):
@@ -97,7 +97,7 @@ def _value(result: Mapping[str, Any], label: str, metric: str) -> str:
     from xraylab.metrics import number
 
     found = result["macro"] if label == "macro" else result["labels"].get(label)
-    return number(found[metric]) if found else "-"
+    return f"{number(found[metric])}, n {found[metric]['n']}" if found else "-"
 
 
 def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic: bool) -> str:
@@ -116,6 +116,7 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
     for column, axes in panels.items():
         axes.set_title(column, fontsize=10)
         axes.set_xlabel("epoch")
+        axes.set_xlim(0.5, max(len(history) for _, history in histories) + 0.5)
         axes.locator_params("x", integer=True)
         for k, (_, history) in enumerate(histories):
             if column in history:
@@ -129,5 +130,7 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
 
 def _name(r: Result, shared: set[str]) -> str:
     """What a legend calls a result."""
-    own = " ".join(word for word in r.overrides.split(" ") if word not in shared)
+    from xraylab.comparison_page import own_words
+
+    own = own_words(r.overrides, shared)
     return f"{r.job}: {own[:LONG]}{'…' * (len(own) > LONG)}" if own else r.job

@@ -33,7 +33,8 @@ pre{background:#f6f8fa;padding:1em;overflow:auto}h2{margin-top:1.8em}svg{max-wid
 .metrics td,.metrics th{padding:.25em .35em;font-size:12px}.metrics th{white-space:normal;vertical-align:bottom}
 .case{margin:.2em .5em .6em 0;vertical-align:top}.case figcaption{max-width:192px;font-size:12px;overflow-wrap:anywhere}
 .beside{display:flex;flex-wrap:wrap;gap:0 3em;align-items:start}
-.settings{overflow-x:auto}.settings td{white-space:normal;overflow-wrap:anywhere;font-size:12px;max-width:18em}
+.scroll,.settings{overflow-x:auto}
+.settings td{white-space:normal;overflow-wrap:anywhere;font-size:12px;max-width:18em}
 .decisions td,.decisions th{padding:.25em .4em;font-size:12px}
 .pivot td,.pivot th{white-space:normal;padding:.25em .3em;font-size:12px;vertical-align:top}.pivot td:nth-child(2){min-width:9em}
 """

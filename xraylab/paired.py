@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.evaluation import THRESHOLD, clusters_of, labels_of
-from xraylab.metrics import METRICS, Resamples, point, result, undefined
+from xraylab.metrics import METRICS, RANKED, THRESHOLDED, Resamples, point, result, undefined
 from xraylab.operating import scored_rows
 from xraylab.statistics import delong_difference, mcnemar
 
@@ -38,9 +38,11 @@ def compare(
     draws = Resamples(clusters_of(first), resamples, seed)
     out: dict[str, Any] = {}
     means: dict[str, list[tuple[float, np.ndarray]]] = {metric: [] for metric in METRICS}
+    scored = np.zeros(len(first), bool)
     for label in labels_of(first):
         truth, a, rows = scored_rows(first, label, blank, uncertain)
         b = second[f"p_{label}"].to_numpy()[rows]
+        scored[rows] = True
         cuts = (thresholds or {}).get(label, (THRESHOLD, THRESHOLD))
         samples = [draws.replicates(rows, truth, p, cut) for p, cut in zip((a, b), cuts, strict=True)]
         found: dict[str, Any] = {"n": len(truth)}
@@ -55,30 +57,42 @@ def compare(
         found["auroc"]["delong"] = delong_difference(truth, a, b, draws.clusters[rows])
         found["mcnemar"] = {**mcnemar(truth, a >= cuts[0], b >= cuts[1]), "thresholds": list(cuts)}
         out[label] = found
-    return {"labels": out, "macro": {metric: _mean(of, len(first)) for metric, of in means.items()}}
+    return {"labels": out, "macro": {metric: _mean(of, int(scored.sum())) for metric, of in means.items()}}
 
 
 def _mean(of: Sequence[tuple[float, np.ndarray]], n: int) -> dict[str, Any]:
-    """The mean difference of several findings; n is the number of studies."""
+    """The mean difference of several findings; n is the number of studies with a label that is scored."""
     if not of:
         return result(None, n, None, "undefined for every label")
     values, replicates = zip(*of, strict=True)
     return result(float(np.mean(values)), n, np.mean(replicates, axis=0))
 
 
-def differences(found: Mapping[str, Any]) -> pd.DataFrame:
-    """A row a finding (and the macro of several) and metric of :func:`compare`: ``label, metric, difference, low, high,
-    delong_low, delong_high, p, n``.
+def differences(found: Mapping[str, Any], at: str = "0.5") -> pd.DataFrame:
+    """A row a finding (and the macro of several) and metric of :func:`compare`: ``label, metric, at, difference, low, high,
+    delong_low, delong_high, p, n``. ``at`` says which thresholds; a metric without one has a row only at 0.5.
 
     ``p`` is DeLong's for the AUROC and McNemar's exact one for the accuracy, which are what each tests.
     """
     rows = []
     macro = {"macro": found["macro"]} if len(found["labels"]) > 1 else {}
     for label, of in {**found["labels"], **macro}.items():
-        for metric in METRICS:
+        for metric in METRICS if at == "0.5" else THRESHOLDED:
             m, delong = of[metric], of[metric].get("delong", {})
             tests = {"auroc": delong.get("p"), "accuracy": of.get("mcnemar", {}).get("exact")}
             of_auroc = (delong.get("low"), delong.get("high"))
-            rows.append((label, metric, m["value"], m["low"], m["high"], *of_auroc, tests.get(metric), m["n"]))
-    names = ["label", "metric", "difference", "low", "high", "delong_low", "delong_high", "p", "n"]
-    return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[2:8], np.float64))
+            rows.append(
+                (
+                    label,
+                    metric,
+                    "" if metric in RANKED else at,
+                    m["value"],
+                    m["low"],
+                    m["high"],
+                    *of_auroc,
+                    tests.get(metric),
+                    m["n"],
+                )
+            )
+    names = ["label", "metric", "at", "difference", "low", "high", "delong_low", "delong_high", "p", "n"]
+    return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[3:9], np.float64))

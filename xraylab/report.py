@@ -7,15 +7,16 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from xraylab.cli import launch
 from xraylab.errors import UserError, did_you_mean, listed
 
 if TYPE_CHECKING:
-    from xraylab.comparison_page import Result
+    from xraylab.pairing import Result
 
 log = logging.getLogger(__name__)
 
@@ -36,34 +37,31 @@ python -m xraylab.evaluate table=….
 def job(cfg: DictConfig) -> None:
     """Report."""
     from xraylab.comparison import NOTHING, text_table, write_results
-    from xraylab.run import new_run_dir
 
     started = time.monotonic()
     if OmegaConf.is_missing(cfg, "runs"):
         raise UserError("runs must be given: runs=…  (--help explains it)")
-    given = [str(p) for p in ([cfg.runs] if isinstance(cfg.runs, str) else cfg.runs)]
+    given = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs) if isinstance(cfg.runs, Sequence) else []
     if not given:
-        raise UserError("runs=[]: name a run, or several: runs=[<a>,<b>].")
+        raise UserError(f"runs={cfg.runs}: name a run, or several: runs=[<a>,<b>].")
+    given = [str(path) for path in given]
     if tables := [p for p in given if p.lower().endswith(".csv")]:
         make = f"python -m xraylab.evaluate table={tables[0]} output=<new folder>"
         raise UserError(f"runs: {tables[0]} is a table. Make it a run first:\n  {make}")
-    if len(given) == 1 and not _is_multirun(Path(given[0])):
+    if len(given) == 1 and not _holds_runs(Path(given[0])):
         if cfg.reference is not None or cfg.output is not None:
             key = "reference" if cfg.reference is not None else "output"
             raise UserError(f"{key}={cfg[key]}: it is for several runs; a run's report is written into the run.")
         _of_one(given[0])
         return
-    sole = len(given) == 1 and cfg.output is None
-    if cfg.output is not None and Path(cfg.output).exists() and any(Path(cfg.output).iterdir()):
-        raise UserError(f"output={cfg.output}: the folder is not empty. Name a new one.")
     results, waiting = read_results([Path(p) for p in given])
     reference = None if cfg.reference is None else _reference(str(cfg.reference), results)
-    if sole:
-        folder = Path(given[0])
-        _of_multirun(folder, reference)
+    if len(given) == 1 and cfg.output is None and _is_multirun(Path(given[0])):
+        folder, title, published = _of_multirun(Path(given[0]), results, waiting)
     else:
-        folder = Path(new_run_dir("report")) if cfg.output is None else Path(cfg.output)
-        write_results(folder, ("report", folder.name), results, waiting, NOTHING, reference=reference)
+        folder = _new_folder(cfg.output)
+        title, published = ("report", folder.name), NOTHING
+    write_results(folder, title, results, waiting, published, reference=reference)
     log.info("%s", text_table(folder))
     for line in waiting:
         log.warning("%s.", line)
@@ -71,7 +69,7 @@ def job(cfg: DictConfig) -> None:
 
 
 def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
-    """The results of run directories and of multiruns, their ensembles too; and what is said of those that are not whole.
+    """The results of run directories and of folders of runs, ensembles too; and what is said of those that are not whole.
 
     Raises:
         UserError: one is neither, has no evaluation, or is there twice.
@@ -82,7 +80,9 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     places: list[Path] = []
     waiting: list[str] = []
     for path in paths:
-        if _is_multirun(path):
+        if _holds_runs(path):
+            for run in path.glob("*/evaluation.json"):
+                _require_whole(run.parent)
             runs, others = finished(path)
             places += [*runs, *sorted(p.parent for p in path.glob("ensembles/*/evaluation.json"))]
             waiting += others if len(paths) == 1 else [f"{path}: {line}" for line in others]
@@ -102,17 +102,53 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     return [read_result(place, name) for place, name in zip(places, names, strict=True)], waiting
 
 
-def _is_multirun(path: Path) -> bool:
+def _holds_runs(path: Path) -> bool:
     return not (path / "config.yaml").is_file() and any(path.glob("*/evaluation.json"))
 
 
+def _is_multirun(path: Path) -> bool:
+    from xraylab.comparison import GIVEN
+
+    return any((path / name).is_file() for name in (GIVEN, "multirun.yaml", "sweep.json"))
+
+
+def _new_folder(output: str | None) -> Path:
+    """A folder for the report, which is new or empty.
+
+    Raises:
+        UserError: there is something, or it cannot be created.
+    """
+    from xraylab.run import new_run_dir
+
+    if output is None:
+        return Path(new_run_dir("report"))
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        full = any(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"output={output}: cannot create the folder: {error.strerror}. Name another.") from error
+    if full:
+        raise UserError(f"output={output}: the folder is not empty. Name a new one.")
+    return folder
+
+
 def _require_whole(run: Path) -> None:
-    """Refuse a run that was not evaluated."""
-    for name in ("evaluation.json", "environment.json"):
+    """Refuse a run that was not evaluated, or whose records are damaged."""
+    for name, keys in (("evaluation.json", ("data", "splits")), ("environment.json", ("overrides", "finished"))):
         try:
-            json.loads((run / name).read_text())
-        except (OSError, ValueError) as error:
+            content = json.loads((run / name).read_text())
+            if missing := [key for key in keys if key not in content]:
+                raise ValueError(f"it has no {missing[0]}")
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{run}: no {name} that can be read ({error}). Finish that run, or leave it out.") from error
+    if (run / "config.yaml").is_file():
+        try:
+            OmegaConf.load(run / "config.yaml")
+        except (OSError, YAMLError) as error:
+            raise UserError(
+                f"{run / 'config.yaml'}: cannot be read ({str(error).splitlines()[0]}). Mend it, or leave that run out."
+            ) from error
 
 
 def _reference(asked: str, results: Sequence[Result]) -> str:
@@ -134,12 +170,21 @@ def _of_one(given: str) -> None:
     log.info("read %s", write_report(run))
 
 
-def _of_multirun(folder: Path, reference: str | None) -> None:
-    """Write a multirun's comparison as its end would have."""
-    from xraylab.comparison import GIVEN, write_comparison
+def _of_multirun(
+    folder: Path, results: Sequence[Result], waiting: list[str]
+) -> tuple[Path, tuple[str, str], dict[str, Any]]:  # fmt: skip
+    """Where a multirun's comparison is, its title and published numbers, as its end would have them."""
+    from xraylab.comparison import GIVEN, check_published
+    from xraylab.page import write_report
 
     given = json.loads((folder / GIVEN).read_text()) if (folder / GIVEN).is_file() else {}
-    write_comparison(folder, given.get("ensembles"), given.get("published"), reference=reference)
+    made = {r.job for r in results}
+    lacking = (name.replace("_", " ") for name in given.get("ensembles", {}))
+    waiting += [f"{name} is not made" for name in lacking if name not in made]
+    for r in results:
+        if "members" in r.evaluation and not (r.directory / "report.html").is_file():
+            write_report(r.directory)
+    return folder, (folder.absolute().parents[1].name, folder.name), check_published(given.get("published"))
 
 
 def main() -> None:

@@ -1,0 +1,116 @@
+"""Which of several results are of the same studies, and what one is better at than another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from xraylab.errors import UserError, listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RULES = ("kappa", "youden")  # of thresholds at which runs are compared, the first that both have
+
+
+class Result(NamedTuple):
+    """A run, or an ensemble of runs, the content of its ``evaluation.json``, and where it lies."""
+
+    job: str
+    overrides: str
+    evaluation: dict[str, Any]
+    directory: Path
+
+
+class Pair(NamedTuple):
+    """A result against another of the same n studies, which was ``picked`` for its score, or named.
+
+    ``found`` is of :func:`xraylab.paired.compare`, None of the other itself; ``chosen`` the name of a rule, and the same at
+    the thresholds that both chose by it.
+    """
+
+    reference: str
+    found: dict[str, Any] | None
+    chosen: tuple[str, dict[str, Any]] | None
+    n: int
+    picked: bool
+
+    def at(self) -> list[tuple[str, dict[str, Any]]]:
+        """What was found, by what the thresholds are."""
+        return ([("0.5", self.found)] if self.found else []) + ([self.chosen] if self.chosen else [])
+
+    def macro(self) -> dict[str, Any]:
+        """The difference of macro AUROC."""
+        itself = {"value": 0.0, "low": None, "high": None, "n": self.n, "reason": "the reference"}
+        return self.found["macro"]["auroc"] if self.found else itself
+
+
+def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dict[tuple[str, str], Pair], list[str]]:
+    """Each result against another of the same studies, by job and split; and which could not be paired, and why.
+
+    Results are paired where their prediction tables by study hold the same studies, labels and scoring. The other is the
+    reference where one is named, else the run of highest macro AUROC; a combination is that only where no run is.
+    """
+    from xraylab.evaluation import CERTAIN, read_table
+    from xraylab.joining import aligned
+
+    out: dict[tuple[str, str], Pair] = {}
+    left_out = []
+    for split in dict.fromkeys(s for r in results for s in r.evaluation["splits"]):
+        of = {r.job: r for r in results if split in r.evaluation["splits"]}
+        files = {job: r.directory / "predictions" / f"{split}.csv" for job, r in of.items()}
+        without = [job for job in of if not files[job].is_file()]
+        if without and len(of) > 1:
+            left_out.append(f"{split}: {listed(without)} not compared: there is no table predictions/{split}.csv")
+        if reference is not None and (reference not in of or reference in without):
+            left_out.append(f"{split}: nothing is compared with {reference}, which has no predictions of it")
+            continue
+        value = {job: r.evaluation["splits"][split]["macro"]["auroc"]["value"] for job, r in of.items()}
+        order = sorted(
+            (r for job, r in of.items() if job not in without),
+            key=lambda r: (r.job != reference, value[r.job] is None, "members" in r.evaluation, -(value[r.job] or 0)),
+        )
+        why: dict[str, str] = {}
+        others: list[tuple[Result, dict[str, str], Any]] = []  # what is compared with, one of each set of studies
+        for r in order:
+            table, scored = read_table(files[r.job]), {**CERTAIN, **r.evaluation.get("scored", {})}
+            for other, scoring, theirs in others:
+                try:
+                    if scoring != scored:
+                        raise UserError(f"runs {other.job} and {r.job} score labels otherwise")
+                    found = _compare(r, other, split, aligned(theirs, table, r.job, other.job), theirs, scored)
+                except UserError as error:
+                    why.setdefault(r.job, str(error))
+                    continue
+                out[r.job, split] = Pair(other.job, *found, len(theirs), reference is None)
+                out.setdefault((other.job, split), Pair(other.job, None, None, len(theirs), reference is None))
+                break
+            else:
+                if reference is None or not others:
+                    others.append((r, scored, table))
+        left_out += [f"{split}: {j} is not paired with another run: {w}" for j, w in why.items() if (j, split) not in out]
+    return out, left_out
+
+
+def _compare(
+    r: Result, other: Result, split: str, table: pd.DataFrame, theirs: pd.DataFrame, scored: dict[str, str]
+) -> tuple[dict[str, Any], tuple[str, dict[str, Any]] | None]:  # fmt: skip
+    """What a result is better at than another, at 0.5; and at the thresholds that each chose by one rule, with its name."""
+    from xraylab.paired import compare
+
+    b = other.evaluation["splits"][split]["bootstrap"]
+    counts_as = (scored["blank"], scored["uncertain"])
+    found = compare(table, theirs, b["resamples"], b["seed"], *counts_as)
+    points = [x.evaluation["splits"][split].get("operating_points", {}) for x in (r, other)]
+    for rule in RULES:
+        if all(rule in p for p in points):
+            cuts: dict[str, Any] = {
+                la: tuple(p[rule]["labels"].get(la, {}).get("threshold") for p in points) for la in found["labels"]
+            }
+            cuts = {label: pair for label, pair in cuts.items() if None not in pair}
+            if cuts:
+                columns = [c for c in map(str, table) if c[:2] not in ("p_", "y_") or c[2:] in cuts]
+                pair = (table[columns], theirs[columns])
+                return found, (rule, compare(*pair, b["resamples"], b["seed"], *counts_as, cuts))
+    return found, None
