@@ -13,7 +13,7 @@ TESTS := $(shell find tests experiments -type f -not -path '*/__pycache__/*') RE
 help:
 	@echo "make demo   train, validate and test the main job on the embedded synthetic sample (about a minute)"
 	@echo "make test   run the tests (make test ARGS='-k losses' some of them)"
-	@echo "make test-xla  the TPU's path on a CPU, in an environment of its own (8 GB, about 10 minutes)"
+	@echo "make test-xla  the TPU's path on a CPU, in an environment of its own (8 GB once, then a few minutes)"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  delete the environment and caches, keep outputs/"
 

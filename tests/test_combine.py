@@ -9,6 +9,7 @@ import hydra
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import run_job
 from hydra.core.global_hydra import GlobalHydra
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -21,7 +22,7 @@ from xraylab.data.table import places
 from xraylab.ensemble import Ensemble, write_ensemble
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split, read_table, write_table
-from xraylab.joining import alike, vote_table
+from xraylab.joining import alike, own_table, union_table, vote_table
 from xraylab.page import write_report
 from xraylab.stacking import CLIP, fit_stack, stacked_table
 
@@ -180,6 +181,76 @@ def test_groups_that_differ_are_named_together_and_unknown_patients_are_anothers
     assert set(alike([a, b.assign(group="all")], ["a", "b"])[0]["group"]) == {"axial"}
 
 
+def test_patients_are_put_together_study_by_study():
+    a, b, c = (table("test", k, 0.1, n=8) for k in range(3))
+    known = a["patient"].copy()
+    a.loc[0:3, "patient"], b.loc[2:, "patient"] = "", ""
+    found = [alike([a, b], ["a", "b"])[0], own_table([a, b.assign(group="axial")], ["axial", "coronal"])]
+    for joined in found:
+        assert joined["patient"].tolist() == [*known[:2], "", "", *known[4:]]
+    assert union_table([a, b], ["a", "b"])["patient"].tolist() == [*known[:2], "", "", *known[4:]]
+    with pytest.raises(UserError, match="runs b and c have other patients: test0 is test-p0 and x, test1 is test-p0 and x"):
+        alike([a, b, c.assign(patient=["x", "x", *known[2:]])], ["a", "b", "c"])
+    with pytest.raises(UserError, match=r"have other groups of the same studies: axial\+coronal\. With method=own every run"):
+        own_table([a, b.assign(group="coronal")], ["axial", "coronal"])
+
+
+def test_operating_points_are_chosen_as_members_chose_theirs(tmp_path, run_here, caplog):
+    paths = []
+    for k, rules in enumerate(("{sensitivity: 0.8, kappa: false}", "{sensitivity: 0.8, kappa: false}", "{sensitivity: 0.7}")):
+        tables = {s: table(s, k, 0.2, n=80) for s in ("valid", "test")}
+        paths.append(write_run(tmp_path / str(k), tables, f"plane: axial\noperating: {rules}\n"))
+    combined, _ = run_here("method=stack", paths=paths[:2])
+    assert list(combined["splits"]["test"]["operating_points"]) == ["0.5", "youden", "sensitivity_0.8", "specificity_0.9"]
+    _, swept = write_ensemble(Ensemble(members=2, stack=True), "two", paths[:2], tmp_path)
+    assert swept["splits"] == combined["splits"], "the same stack by two routes"
+    assert not caplog.records
+    other, _ = run_here("method=mean", paths=paths)
+    assert list(other["splits"]["test"]["operating_points"]) == ["0.5", "youden", "sensitivity_0.9", "specificity_0.9", "kappa"]
+    assert "members have different operating.sensitivity (0.8, 0.7): taken is 0.9" in caplog.text
+    members = combine.read_members([str(p) for p in paths], {})
+    caplog.clear()
+    rules = combine.operating_rules(members, {"sensitivity": 0.95})
+    assert (rules.sensitivity, rules.kappa) == (0.95, True)
+    assert "sensitivity" not in caplog.text
+    with pytest.raises(UserError, match=r"specificity=0: it should be greater than 0"):
+        combine.operating_rules(members, {"specificity": 0})
+
+
+def test_a_split_of_another_name_is_held_out_as_evaluate_has_it(tmp_path, run_here):
+    for k in range(2):
+        write_table(table("external", k, 0.2, n=40), tmp_path / f"{k}.csv")
+    paths = [tmp_path / "0.csv", tmp_path / "1.csv"]
+    combined, _ = run_here("method=mean", "splits=[external]", paths=paths)
+    run_job("evaluate", f"table={paths[0]}", "bootstrap=0", f"output={tmp_path / 'one'}")
+    evaluation = json.loads((tmp_path / "one" / "evaluation.json").read_text())
+    assert not evaluation["splits"]["external"]["selected_on"]
+    assert not combined["splits"]["external"]["selected_on"]
+    again, _ = run_here("method=mean", "splits=[external]", paths=[tmp_path / "one", paths[1]])
+    assert auroc(again, "external") == auroc(combined, "external")
+
+
+def test_records_that_are_damaged_and_files_that_are_no_runs_are_named(members, run_here):
+    for name, text, said in (
+        ("evaluation.json", "{}", "no evaluation.json that can be read (it says nothing of data, selection, splits). Finish"),
+        ("evaluation.json", "[]", "no evaluation.json that can be read (it says nothing of data, selection, splits). Finish"),
+        ("evaluation.json", "{", "no evaluation.json that can be read (Expecting property name"),
+        ("environment.json", "{", "no environment.json that can be read (Expecting property name"),
+        ("config.yaml", "a: [", "config.yaml: cannot be read: "),
+        ("config.yaml", "- a", "config.yaml: no settings are in it"),
+    ):
+        before = (members[1] / name).read_text()
+        (members[1] / name).write_text(text)
+        with pytest.raises(UserError, match=re.escape(said)):
+            run_here("method=mean", paths=members)
+        (members[1] / name).write_text(before)
+    (members[1] / "environment.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no environment.json that can be read \(it says nothing of command\)"):
+        write_report(members[1])
+    with pytest.raises(UserError, match=r"weights\.h5: weights of other frameworks are out of scope"):
+        run_here("method=mean", paths=[members[0], "weights.h5"])
+
+
 def test_each_study_by_the_model_of_its_group(tmp_path, run_here):
     runs = []
     for k, part in enumerate(("hand", "wrist")):
@@ -190,6 +261,10 @@ def test_each_study_by_the_model_of_its_group(tmp_path, run_here):
     with pytest.raises(UserError, match=re.escape("valid.csv: runs hand and wrist are of other studies: validhand0, ")) as stop:
         run_here("method=own", "own=body_part", paths=runs)
     assert "Where members share one split only, name it, as splits=[test]." in str(stop.value)
+    labels = [table(s, 0, 0.2, labels=("tear",)) for s in ("valid", "test")]
+    other = write_run(tmp_path / "tear", {"valid": labels[0], "test": labels[1]})
+    with pytest.raises(UserError, match=r"only in one of them\.$"):
+        run_here("method=mean", paths=[runs[0], other])
     evaluation, directory = run_here("method=own", "own=body_part", "splits=[test]", paths=runs)
     tables = [read_table(r / "predictions" / "test.csv")["p_acl"] for r in runs]
     out = read_table(directory / "predictions" / "test.csv")["p_acl"]
@@ -241,6 +316,8 @@ def test_what_members_lack_is_said(members, run_here, tmp_path):
         run_here("method=stack", "fit_on=train", paths=members)
     with pytest.raises(UserError, match="folds=1: there are at least 2"):
         run_here("method=stack", "folds=1", paths=members)
+    with pytest.raises(UserError, match="folds=101: a part has a patient at least, and there are 100 to fit on"):
+        run_here("method=stack", "folds=101", paths=members)
     negative = {"blank": "negative", "uncertain": "ignore"}
     other = write_run(tmp_path / "a", {s: table(s, 4, 0.1) for s in ("valid", "test")}, scored=negative)
     with pytest.raises(
@@ -372,6 +449,9 @@ def test_the_command_leaves_a_run_that_report_and_a_further_combination_accept(m
     [
         ([], "runs must be given"),
         (["runs=[a,b]"], "method must be given"),
+        (["runs=null", "method=mean"], "runs=null: it is one, or several: runs=[<a>,<b>]."),
+        (["runs=3", "method=mean"], "runs=3: a combination has two members or more"),
+        (["runs=[a,b]", "method=mean", "sensitivity=7"], "sensitivity=7: it should be less than or equal to 1"),
         (["runs=[a,b]", "method=mean", "blank=positive"], "blank=positive: it should be 'ignore' or 'negative'"),
         (["runs=[a,b]", "method=staple"], "method=staple: it is one of stack, mean, vote, own. Did you mean stack"),
     ],

@@ -15,8 +15,10 @@ from conftest import TINY, run_job, train_run
 from sklearn.metrics import accuracy_score, cohen_kappa_score, log_loss, roc_auc_score
 
 from xraylab.card import exclusive_note
+from xraylab.data.table import places
 from xraylab.errors import UserError
 from xraylab.evaluation import (
+    clusters_of,
     evaluate_split,
     labels_of,
     prediction_table,
@@ -126,6 +128,21 @@ def test_studies_are_resampled_where_patients_are_not_known(table):
     assert out["bootstrap"]["over"] == "studies"
 
 
+def test_a_study_of_an_unknown_patient_is_a_patient_of_its_own(table):
+    table.loc[[0, 2, 7], "patient"] = ""
+    table.loc[1, "patient"] = table.loc[0, "id"]  # no reason to take them for one
+    out = evaluate_split(table, False, 20)
+    assert out["bootstrap"]["over"] == "patients (unknown for 3: each such study counts as one)"
+    assert out["patients"] == table["patient"].nunique() - 1
+    clusters = clusters_of(table)
+    assert len(set(clusters)) == out["patients"] + 3
+    assert clusters[4] == clusters[5]
+    assert len(set(clusters[[0, 1, 2, 7]])) == 4
+    fold = places(table, ["y_acl"], 0)
+    pairs = set(zip(fold.tolist(), clusters.tolist(), strict=True))
+    assert len(pairs) == len(set(fold)) == len(set(clusters)), "folds have the same patients as intervals"
+
+
 def test_exclusive_labels_add_the_accuracy_of_the_likeliest():
     p = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.3, 0.4, 0.3], [0.1, 0.1, 0.8]])
     truth = np.eye(3)[[0, 1, 2, 2]]
@@ -220,6 +237,9 @@ def test_a_run_can_be_scored_anew(unsure, tmp_path):
     run = shutil.copytree(unsure, tmp_path / "run")
     run_job("evaluate", f"run={run}", "blank=ignore", "num_workers=0")
     evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["evaluated"] == {"command": "python -m xraylab.evaluate", "options": {"blank": "ignore"}}
+    assert "Evaluated anew, with blank=ignore" in (run / "report.html").read_text()
+    assert "- evaluated anew: `python -m xraylab.evaluate`" in (run / "MODEL_CARD.md").read_text()
     assert evaluation["scored"] == {"blank": "ignore", "uncertain": "positive"}
     assert evaluation["splits"]["test"]["labels"]["shadow"]["auroc"]["n"] == 18
     with pytest.raises(UserError) as stop:

@@ -224,6 +224,7 @@ def test_nothing_is_overwritten_unless_told(here, mura, mura_root, tmp_path):
     [
         (["run=model.h5", "input=test"], "weights of other frameworks are out of scope"),
         (["checkpoint=model.keras", "input=test", "output=o.csv"], "weights of other frameworks are out of scope"),
+        (["input=weights.h5", "output=o.csv"], "weights of other frameworks are out of scope, and are nothing to predict"),
         (["run=nowhere", "input=test"], "nowhere is not a run directory"),
         (
             ["input=test", "output=o.csv", "format=mrnet"],

@@ -88,7 +88,7 @@ IDS = {"a": "test", "b": "test"}
         ("id,reader\na,R\n", "no column of a finding. There are: acl, tear."),
         ("id,reader,acl\na,R,1\nb,R,0.7\n", "acl is not 0, 1 or blank: line 3 (id b, reader R) '0.7'"),
         ("id,reader,acl\na,R,1\na,Q,1\na,R,0\n", "read twice by one reader: line 4 (id a, reader R)"),
-        ("id,reader,acl\na,R,1\nc,R,0\nd,R,0\nc,Q,1\n", "ids of no study of test: c, d (2 in all)"),
+        ("id,reader,acl\na,R,1\nc,R,0\nd,R,0\nc,Q,1\n", "ids of no study of test: c, d (2 in all). There they are as a, b."),
     ],
 )
 def test_what_does_not_match_is_named(tmp_path, text, message):
@@ -104,4 +104,8 @@ def test_ids_keep_their_zeros_and_blanks_are_not_readings(tmp_path):
     (tmp_path / "r.csv").write_text("id,reader,acl,tear\n0050,1,1,\n0051,1,0,1\n")
     out = read_readings(tmp_path / "r.csv", ["acl", "tear"], {"0050": "test", "0051": "test"})
     assert out["id"].tolist() == ["0050", "0051"]
+    (tmp_path / "lost.csv").write_text("id,reader,acl\n50,1,1\n51,1,0\n")
+    lost = r"no study of test: 50, 51 \(2 in all\). There they have zeros before them, which spreadsheets drop, as 0050, 0051\."
+    with pytest.raises(UserError, match=lost):
+        read_readings(tmp_path / "lost.csv", ["acl"], {"0050": "test", "0051": "test"})
     assert np.isnan(out["tear"][0])

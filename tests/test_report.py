@@ -69,7 +69,10 @@ def test_numbers_are_the_same_from_train_evaluate_and_report(train_here, command
     tables = {p.name: p.read_bytes() for p in (run / "predictions").glob("*.csv")}
     again = command("evaluate", f"run={run}", "num_workers=0")
     assert again.returncode == 0, again.stderr
-    assert json.loads((run / "evaluation.json").read_text()) == json.loads(told)
+    evaluated = {"command": f"python -m xraylab.evaluate run={run} num_workers=0", "options": {}}
+    assert json.loads((run / "evaluation.json").read_text()) == {**json.loads(told), "evaluated": evaluated}
+    assert "Evaluated anew, with no other settings than the run" in (run / "report.html").read_text()
+    assert "the same numbers as before" in again.stdout
     assert {p.name: p.read_bytes() for p in (run / "predictions").glob("*.csv")} == tables
     other = shutil.copytree(run, tmp_path / "other")
     report(run)

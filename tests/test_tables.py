@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from xraylab import conf_dir, evaluate
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split
+from xraylab.stacking import fit_stack
 from xraylab.tables import labels_of, read_table, write_table
 
 HEADER = "id,patient,group,split,p_acl,y_acl,p_tear,y_tear"
@@ -57,6 +58,11 @@ def test_values_are_those_of_the_file_and_blank_is_not_known(table):
         ("b,1,knee,test,0.5,2,0.2,0", "1 labels other than 1, 0, -1 and blank: row 2 (b): y_acl is 2"),
         ("b,1,knee,test,0.5,1,0.2,0.5", "1 labels other than 1, 0, -1 and blank: row 2 (b): y_tear is 0.5"),
         ("b,1,knee,test,0.5,1,0.2,yes", "1 labels other than 1, 0, -1 and blank: row 2 (b): y_tear is yes"),
+        ("b,1,knee,../../evil,0.5,1,0.2,0", "1 splits that cannot name a file: row 2 (b): split is ../../evil"),
+        ("b,1,knee,a/b,0.5,1,0.2,0", "1 splits that cannot name a file: row 2 (b): split is a/b"),
+        ("b,1,knee,test_images,0.5,1,0.2,0", "1 splits that cannot name a file: row 2 (b): split is test_images"),
+        ("b,1,knee,,0.5,1,0.2,0", "1 splits that cannot name a file: row 2 (b): split is blank"),
+        ("b,1,knee,..,0.5,1,0.2,0", "1 splits that cannot name a file: row 2 (b): split is .."),
         ("b,1,knee,test,0.5", "1 probabilities that are missing or no numbers: row 2 (b): p_tear is blank"),
     ],
 )
@@ -86,6 +92,8 @@ def test_images_of_a_study_are_told_apart(table):
         (["id,patient,group,split", "a,1,knee,test"], "no column p_<label> and y_<label>. There are: id, "),
         (["id,patient,group,split,p_acl", "a,1,knee,test,0.5"], "no column p_<label> and y_<label>"),
         ([HEADER + ",p_other", *ROWS], "a truth (y_{label}); one of them is not there of p_other"),
+        ([HEADER.replace("tear", "macro"), *ROWS], "t.csv: a finding is called macro, which is what results call the mean"),
+        ([line.replace(",", ";") for line in (HEADER, *ROWS)], "t.csv: its columns are separated by semicolons. Save it with"),
         ([HEADER + ",p_acl", *ROWS], "t.csv: two columns are called p_acl."),
         ([HEADER], "t.csv: a prediction table without rows."),
         ([], "not a prediction table: no column id"),
@@ -95,6 +103,22 @@ def test_images_of_a_study_are_told_apart(table):
 )  # fmt: skip
 def test_a_file_of_other_columns_is_refused(table, lines, said):
     assert said in table(lines)
+
+
+def test_a_file_of_other_letters_is_named_as_such(tmp_path):
+    for encoding in ("utf-16", "utf-16-le", "latin-1"):
+        (tmp_path / "t.csv").write_bytes("\n".join([HEADER, ROWS[0].replace("knee", "fuß")]).encode(encoding))
+        with pytest.raises(UserError, match=r"t\.csv: not a text in UTF-8 \(it may be UTF-16\)"):
+            read_table(tmp_path / "t.csv")
+
+
+def test_findings_may_be_called_as_columns_are_and_splits_by_their_site(table):
+    header = "id,patient,group,split,p_group,y_group,p_shuffle,y_shuffle"
+    lines = [f"s{i},p{i // 2},knee,site {i % 2}.b,0.{i % 7},{i // 2 % 2},0.5,{i % 2}" for i in range(24)]
+    found = table([header, *lines])
+    assert found["split"].unique().tolist() == ["site 0.b", "site 1.b"]
+    record, out = fit_stack([found, found], ["a", "b"], {"blank": "ignore", "uncertain": "ignore"})
+    assert list(record) == labels_of(out) == ["group", "shuffle"]
 
 
 THEIRS = ["path,predicted_acl,true_acl,age", "x/1.png,0.9,1,40", "x/2.png,0.1,0,50"]
@@ -138,8 +162,10 @@ def test_a_table_is_evaluated_on_its_own(command, tmp_path):
     frame["predicted_acl"] = np.clip(rng.random(60) * 0.7 + 0.3 * frame["true_acl"], 0, 1)
     frame["true_acl"] = frame["true_acl"].astype(int)
     frame.to_csv(tmp_path / "theirs.csv", index=False)
+    (tmp_path / "readings.csv").write_text("id,reader,acl\n0.png,R,1\n1.png,R,1\n")
     words = [f"table={tmp_path / 'theirs.csv'}", "columns.id=path", "columns.p=predicted_{label}", "columns.y=true_{label}"]
-    done = command("evaluate", *words, "columns.patient=subject", "bootstrap=50", f"output={tmp_path / 'out'}")
+    more = ["sensitivity=0.8", f"readers={tmp_path / 'readings.csv'}", "bootstrap=50", f"output={tmp_path / 'out'}"]
+    done = command("evaluate", *words, "columns.patient=subject", *more)
     assert done.returncode == 0, done.stderr
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     result = evaluation["splits"]["test"]
@@ -152,14 +178,34 @@ def test_a_table_is_evaluated_on_its_own(command, tmp_path):
     expected = evaluate_split(again, False, 50)
     assert {key: result[key] for key in expected} == expected, "what it leaves is a table of ours"
     assert result["operating_points"]["youden"]["chosen_on"] is None, "there is no valid to choose it on"
+    assert list(result["operating_points"]) == ["0.5", "youden", "sensitivity_0.8", "specificity_0.9", "kappa"]
+    reader = result["readers"]["readers"]["R"]["labels"]["acl"]
+    assert (reader["sensitivity"]["value"], reader["specificity"]["value"], reader["kappa"]["n"]) == (1, 0, 2)
+    mapped = [w.replace("{label}", "acl") for w in words[1:]]
     for more, said in (
-        ([f"output={tmp_path / 'out'}"], "there is something in it already"),
+        ([*mapped, f"output={tmp_path / 'out'}"], "there is something in it already"),
+        ([*mapped, f"output={tmp_path / 'theirs.csv'}"], "theirs.csv: that is a file. Name a new folder"),
+        ([*mapped, "output=/proc/x/y"], "output=/proc/x/y: the folder cannot be made"),
+        ([*mapped, "selected_on=[tset]"], "has no split tset. Did you mean test"),
+        (["selected_on=[null]"], r"selected_on=\[None\]: it is one, or several"),
+        (["sensitivity=7"], "sensitivity=7: it should be less than or equal to 1"),
+        (["checkpoint=last"], r"checkpoint=last: it is for run="),
+        (["root=/data"], r"root=/data: it is for run="),
+        (["accelerator=cpu"], r"accelerator: it is for run="),
+        ([*mapped, f"readers={tmp_path / 'theirs.csv'}"], "theirs.csv: no column id, reader"),
         (["run=x"], "run and table: give one"),
         (["blank=positive"], "blank=positive: it should be 'ignore' or 'negative'."),
         (["bootstrap=-1"], "bootstrap=-1: it is a whole number from 0 on."),
     ):
         with pytest.raises(UserError, match=said):
             evaluate_here(words[0], *more)
+    for more, said in (
+        ("output=x", "output=x: it is for table=…; a run's evaluation is written into the run"),
+        ("selected_on=null", "selected_on=None: it is for table="),
+        ("columns.id=path", "columns.id=path: it is for table="),
+    ):
+        with pytest.raises(UserError, match=said):
+            evaluate_here("run=x", more)
 
 
 def test_a_synthetic_table_stays_synthetic(tmp_path):
@@ -167,6 +213,8 @@ def test_a_synthetic_table_stays_synthetic(tmp_path):
     found = found.assign(p_x=[0.1, 0.9, 0.4, 0.6], y_x=[0.0, 1.0, 1.0, 0.0])
     write_table(found, tmp_path / "t.csv", synthetic=True)
     assert set(read_table(tmp_path / "t.csv")["data"]) == {"synthetic sample"}
+    with pytest.raises(UserError, match=r"sensitivity=0\.8: it is for tables by study"):
+        evaluate_here(f"table={tmp_path / 't.csv'}", "sensitivity=0.8")
     evaluate_here(f"table={tmp_path / 't.csv'}", "bootstrap=0", f"output={tmp_path / 'out'}")
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert evaluation["data"] == "synthetic sample"

@@ -63,7 +63,7 @@ def write_card(directory: Path) -> Path:
         "Known limits": "\n".join(f"- {limit}" for limit in limits(evaluation)),
         "Further limits": own["Further limits"],
         "Licence": own["Licence"],
-        "How it was made": _made(record),
+        "How it was made": _made(record, evaluation.get("evaluated", {})),
     }
     warning = "**Synthetic sample: every number here is about drawings and means nothing for patients.**\n\n"
     head = (
@@ -269,13 +269,14 @@ def _subgroups(evaluation: Mapping[str, Any]) -> str:
     return f"{split}:\n\n{_table(['group', 'finding', 'n', 'AUROC', 'kappa', 'sensitivity', 'specificity'], rows)}"
 
 
-def _made(record: Mapping[str, Any]) -> str:
+def _made(record: Mapping[str, Any], evaluated: Mapping[str, Any]) -> str:
     if not record:
         return ""
     versions = record.get("versions", {})
     git = record.get("git")
     lines = [f"`{record['command']}`" if "command" in record else "", f"seed {record['seed']}" if "seed" in record else ""]
     lines.append(", ".join(f"{k} {versions[k]}" for k in ("xraylab", "python", "torch") if k in versions))
+    lines.append(f"evaluated anew: `{evaluated['command']}`" if evaluated else "")
     if git:
         lines.append(f"commit {git['commit']}{', with changes' if git['modified'] else ''}")
     return _list(line for line in lines if line)

@@ -91,7 +91,7 @@ def job(cfg: DictConfig) -> None:
             raise UserError(f"{error}\nWhere the data was moved, name its new place: root=<folder>.") from error
         raise
     before = _read(run / "evaluation.json")
-    options = {k: cfg[k] for k in (*OF_RUNS, *OF_BOTH) if cfg[k] != OF_RUNS.get(k)}
+    options = {k: cfg[k] for k in ("checkpoint", "root", "precision", *OF_BOTH) if cfg[k] != OF_RUNS.get(k)}
     evaluation = evaluate_run(assembled, run, checkpoint)
     evaluation["evaluated"] = {"command": command_line("evaluate", _words()), "options": options}
     write_json(run / "evaluation.json", evaluation)
@@ -162,15 +162,13 @@ def evaluate_table(cfg: DictConfig) -> None:
 def _refuse_keys_of_tables(cfg: DictConfig) -> None:
     from xraylab.tables import COLUMNS, SELECTED_ON
 
-    given = {
-        "output": cfg.output is not None,
-        "selected_on": cfg.selected_on != list(SELECTED_ON),
-        "columns": cfg.columns != COLUMNS,
-    }
-    for key, asked in given.items():
-        if asked:
-            more = " A run's evaluation is written into the run." if key == "output" else ""
-            raise UserError(f"{key}={cfg[key]}: it is for table=….{more}")
+    if cfg.output is not None:
+        raise UserError(f"output={cfg.output}: it is for table=…; a run's evaluation is written into the run.")
+    if cfg.selected_on != list(SELECTED_ON):
+        raise UserError(f"selected_on={cfg.selected_on}: it is for table=…; a run knows what was chosen on.")
+    for key, name in cfg.columns.items():
+        if name != COLUMNS[key]:
+            raise UserError(f"columns.{key}={name}: it is for table=….")
 
 
 def _words() -> list[str]:

@@ -119,7 +119,7 @@ def _over(table: pd.DataFrame) -> str:
     nameless = table.loc[table["patient"] == "", "id"].nunique()
     if nameless == table["id"].nunique():
         return "studies"
-    return "patients" + f" ({nameless} studies of unknown patients count as one each)" * bool(nameless)
+    return "patients" + f" (unknown for {nameless}: each such study counts as one)" * bool(nameless)
 
 
 def clusters_of(table: pd.DataFrame) -> np.ndarray:

@@ -212,7 +212,7 @@ def hold_back(table: StudyTable, fraction: float, most: int, seed: int) -> Study
 
 def patients_of(frame: pd.DataFrame) -> pd.Series:
     """Whose each row is; a study whose patient is not known is a patient of its own, called as no patient is."""
-    return frame["patient"].where(frame["patient"] != "", "\0" + frame["id"])
+    return frame["patient"].where(frame["patient"] != "", "\x1f" + frame["id"])
 
 
 def places(frame: pd.DataFrame, labels: Sequence[str], seed: int) -> np.ndarray:
