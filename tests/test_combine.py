@@ -213,6 +213,9 @@ def test_operating_points_are_chosen_as_members_chose_theirs(tmp_path, run_here,
     rules = combine.operating_rules(members, {"sensitivity": 0.95})
     assert (rules.sensitivity, rules.kappa) == (0.95, True)
     assert "sensitivity" not in caplog.text
+    for m in members:
+        m.evaluation["evaluated"] = {"options": {"sensitivity": 0.6, "blank": "ignore"}}
+    assert combine.operating_rules(members).sensitivity == 0.6, "as they were last evaluated"
     with pytest.raises(UserError, match=r"specificity=0: it should be greater than 0"):
         combine.operating_rules(members, {"specificity": 0})
 
@@ -232,12 +235,12 @@ def test_a_split_of_another_name_is_held_out_as_evaluate_has_it(tmp_path, run_he
 
 def test_records_that_are_damaged_and_files_that_are_no_runs_are_named(members, run_here):
     for name, text, said in (
-        ("evaluation.json", "{}", "no evaluation.json that can be read (it says nothing of data, selection, splits). Finish"),
-        ("evaluation.json", "[]", "no evaluation.json that can be read (it says nothing of data, selection, splits). Finish"),
+        ("evaluation.json", "{}", "no evaluation.json that can be read (it has no data, selection, splits). Finish"),
+        ("evaluation.json", "[]", "no evaluation.json that can be read (it has no data, selection, splits). Finish"),
         ("evaluation.json", "{", "no evaluation.json that can be read (Expecting property name"),
         ("environment.json", "{", "no environment.json that can be read (Expecting property name"),
-        ("config.yaml", "a: [", "config.yaml: cannot be read: "),
-        ("config.yaml", "- a", "config.yaml: no settings are in it"),
+        ("config.yaml", "a: [", "config.yaml: cannot be read (while parsing"),
+        ("config.yaml", "- a", "config.yaml: cannot be read (no settings"),
     ):
         before = (members[1] / name).read_text()
         (members[1] / name).write_text(text)
@@ -245,7 +248,7 @@ def test_records_that_are_damaged_and_files_that_are_no_runs_are_named(members, 
             run_here("method=mean", paths=members)
         (members[1] / name).write_text(before)
     (members[1] / "environment.json").write_text("{}")
-    with pytest.raises(UserError, match=r"no environment.json that can be read \(it says nothing of command\)"):
+    with pytest.raises(UserError, match=r"no environment.json that can be read \(it has no command\)"):
         write_report(members[1])
     with pytest.raises(UserError, match=r"weights\.h5: weights of other frameworks are out of scope"):
         run_here("method=mean", paths=[members[0], "weights.h5"])

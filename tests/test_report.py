@@ -302,7 +302,7 @@ def test_mistakes_are_said(runs, tmp_path):
         ([good, poor], {"output": tmp_path / "full"}, "the folder is not empty"),
         ([good, poor], {"output": tmp_path / "full" / "mine.txt"}, "cannot create the folder"),
         ([good, poor], {"output": tmp_path / "full" / "mine.txt" / "x"}, "cannot create the folder"),
-        ([good, bare], {}, "no evaluation.json that can be read (it has no data)"),
+        ([good, bare], {}, "no evaluation.json that can be read (it has no data, splits)"),
         ([good, broken], {}, "config.yaml: cannot be read"),
     ]:
         with pytest.raises(UserError) as stop:

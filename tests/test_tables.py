@@ -183,9 +183,9 @@ def test_a_table_is_evaluated_on_its_own(command, tmp_path):
     assert (reader["sensitivity"]["value"], reader["specificity"]["value"], reader["kappa"]["n"]) == (1, 0, 2)
     mapped = [w.replace("{label}", "acl") for w in words[1:]]
     for more, said in (
-        ([*mapped, f"output={tmp_path / 'out'}"], "there is something in it already"),
-        ([*mapped, f"output={tmp_path / 'theirs.csv'}"], "theirs.csv: that is a file. Name a new folder"),
-        ([*mapped, "output=/proc/x/y"], "output=/proc/x/y: the folder cannot be made"),
+        ([*mapped, f"output={tmp_path / 'out'}"], "the folder is not empty"),
+        ([*mapped, f"output={tmp_path / 'theirs.csv'}"], "theirs.csv: cannot create the folder: File exists"),
+        ([*mapped, "output=/proc/x/y"], "output=/proc/x/y: cannot create the folder"),
         ([*mapped, "selected_on=[tset]"], "has no split tset. Did you mean test"),
         (["selected_on=[null]"], r"selected_on=\[None\]: it is one, or several"),
         (["sensitivity=7"], "sensitivity=7: it should be less than or equal to 1"),

@@ -121,10 +121,11 @@ def combine(
 
 def operating_rules(members: Sequence[Member], given: Mapping[str, float] | None = None) -> Rules:
     """See :func:`xraylab.ensemble.same_rules`; tables have none."""
-    from xraylab.ensemble import same_rules
+    from xraylab.build import plain
+    from xraylab.ensemble import rules_asked, same_rules
 
-    found = [OmegaConf.select(m.config, "operating") for m in members if m.config is not None]
-    return same_rules([OmegaConf.to_container(of) if OmegaConf.is_config(of) else of for of in found], given or {})
+    runs = [(m, OmegaConf.select(m.config, "operating")) for m in members if m.config is not None]
+    return same_rules([rules_asked(plain(of) if of is not None else None, m.evaluation) for m, of in runs], given or {})
 
 
 def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Member]:

@@ -120,7 +120,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     directory = folder / "ensembles" / name
     seed = next(iter(first["splits"].values()))["bootstrap"]["seed"]
     combination = ensemble.combination(members, scored, seed)
-    rules = same_rules([_config(m, "operating") for m in members], {})
+    rules = same_rules([rules_asked(_config(m, "operating"), e) for m, e in zip(members, evaluations, strict=True)], {})
     for split, result in first["splits"].items():
         for unit, file in (("study", f"{split}.csv"), ("image", f"{split}_images.csv")):
             if unit == "image" and ("images" not in result or ensemble.union):  # whose members have other images
@@ -175,17 +175,23 @@ def same_scoring(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str])
     return scored[0]
 
 
-def same_rules(operating: Sequence[Any], given: Mapping[str, float]) -> Rules:
+def rules_asked(operating: Mapping[str, Any] | None, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """``operating`` of a member's settings, with what its last evaluation was asked for."""
+    anew = evaluation.get("evaluated", {}).get("options", {})
+    return {**(operating or {}), **{k: anew[k] for k in ("sensitivity", "specificity") if k in anew}}
+
+
+def same_rules(operating: Sequence[Mapping[str, Any]], given: Mapping[str, float]) -> Rules:
     """The rules of the operating points: as given, else as in all members; where they differ, the standard ones, and it is said.
 
     Args:
-        operating: ``operating`` of the settings of each member; None where it has none.
+        operating: those of each member, see :func:`rules_asked`.
         given: those that are asked for.
 
     Raises:
         UserError: a value that it cannot have.
     """
-    all_of = [rules_of(of or {}) for of in operating] or [rules_of({})]
+    all_of = [rules_of(of) for of in operating] or [rules_of({})]
     standard, common = rules_of({}), dict(all_of[0])
     for key in [k for k in common if k not in given and any(of[k] != common[k] for of in all_of)]:
         common[key] = standard[key]

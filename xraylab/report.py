@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from xraylab.cli import launch
 from xraylab.errors import UserError, did_you_mean, listed
@@ -37,6 +36,7 @@ python -m xraylab.evaluate table=….
 def job(cfg: DictConfig) -> None:
     """Report."""
     from xraylab.comparison import NOTHING, text_table, write_results
+    from xraylab.run import new_folder, new_run_dir
 
     started = time.monotonic()
     if OmegaConf.is_missing(cfg, "runs"):
@@ -59,7 +59,7 @@ def job(cfg: DictConfig) -> None:
     if len(given) == 1 and cfg.output is None and _is_multirun(Path(given[0])):
         folder, title, published = _of_multirun(Path(given[0]), results, waiting)
     else:
-        folder = _new_folder(cfg.output)
+        folder = Path(new_run_dir("report")) if cfg.output is None else new_folder(cfg.output)
         title, published = ("report", folder.name), NOTHING
     write_results(folder, title, results, waiting, published, reference=reference)
     log.info("%s", text_table(folder))
@@ -112,43 +112,14 @@ def _is_multirun(path: Path) -> bool:
     return any((path / name).is_file() for name in (GIVEN, "multirun.yaml", "sweep.json"))
 
 
-def _new_folder(output: str | None) -> Path:
-    """A folder for the report, which is new or empty.
-
-    Raises:
-        UserError: there is something, or it cannot be created.
-    """
-    from xraylab.run import new_run_dir
-
-    if output is None:
-        return Path(new_run_dir("report"))
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        full = any(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"output={output}: cannot create the folder: {error.strerror}. Name another.") from error
-    if full:
-        raise UserError(f"output={output}: the folder is not empty. Name a new one.")
-    return folder
-
-
 def _require_whole(run: Path) -> None:
     """Refuse a run that was not evaluated, or whose records are damaged."""
-    for name, keys in (("evaluation.json", ("data", "splits")), ("environment.json", ("overrides", "finished"))):
-        try:
-            content = json.loads((run / name).read_text())
-            if missing := [key for key in keys if key not in content]:
-                raise ValueError(f"it has no {missing[0]}")
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{run}: no {name} that can be read ({error}). Finish that run, or leave it out.") from error
+    from xraylab.run import read_config, read_record
+
+    read_record(run / "evaluation.json", "data", "splits")
+    read_record(run / "environment.json", "overrides", "finished")
     if (run / "config.yaml").is_file():
-        try:
-            OmegaConf.load(run / "config.yaml")
-        except (OSError, YAMLError) as error:
-            raise UserError(
-                f"{run / 'config.yaml'}: cannot be read ({str(error).splitlines()[0]}). Mend it, or leave that run out."
-            ) from error
+        read_config(run)
 
 
 def _reference(asked: str, results: Sequence[Result]) -> str:

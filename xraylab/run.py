@@ -200,13 +200,11 @@ def new_folder(path: str | Path, key: str = "output") -> Path:
     folder = Path(path).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        filled = any(folder.iterdir())
-    except FileExistsError:
-        raise UserError(f"{key}={path}: that is a file. Name a new folder.") from None
+        full = any(folder.iterdir())
     except OSError as error:
-        raise UserError(f"{key}={path}: the folder cannot be made: {error.strerror}: {error.filename}.") from error
-    if filled:
-        raise UserError(f"{key}={path}: there is something in it already. Name a new folder.")
+        raise UserError(f"{key}={path}: cannot create the folder: {error.strerror}. Name another.") from error
+    if full:
+        raise UserError(f"{key}={path}: the folder is not empty. Name a new one.")
     return folder
 
 
@@ -219,7 +217,7 @@ def read_record(path: Path, *keys: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-        why = f"it says nothing of {listed(missing)}" if missing else ""
+        why = f"it has no {listed(missing)}" if missing else ""
     except (OSError, ValueError) as error:
         why = str(error)
     if why:
@@ -237,9 +235,9 @@ def read_config(run: Path) -> DictConfig:
     try:
         config = OmegaConf.load(path)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: cannot be read: {error}. Mend it, or leave that run out.") from error
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}). Mend it, or leave that run out.") from error
     if not isinstance(config, DictConfig):
-        raise UserError(f"{path}: no settings are in it. Mend it, or leave that run out.")
+        raise UserError(f"{path}: cannot be read (no settings are in it). Mend it, or leave that run out.")
     return config
 
 
