@@ -294,7 +294,7 @@ def test_stochastic_weight_averaging_is_the_mean_of_its_steps(train_here, tmp_pa
     with pytest.raises(UserError, match=r"callbacks.swa.start=4, but max_epochs=3"):
         train_here(tmp_path / "x", *options, "callbacks.swa.start=4")
     monkeypatch.setattr(StudyModule, "optimizer_step", watched)
-    whole = train_here(tmp_path / "whole", *options)
+    whole = train_here(tmp_path / "whole", *options, report=True)
     last = weights(whole)
     for name in seen[0]:
         mean = torch.stack([s[name].double() for s in seen[8:]]).mean(0)
