@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from xraylab.card import BLANK, OWN, limits, write_card
+from xraylab.combination import IN_SAMPLE, Combination
 from xraylab.evaluation import evaluate_split, prediction_table
 from xraylab.metrics import number
 from xraylab.operating import judge
@@ -91,7 +92,40 @@ def test_limits_of_synthetic_data_of_unknown_patients_selected_on(run):
     assert "valid: patients are not known, so one may be in two splits; intervals are over studies." in found
     assert "No split is held out from all choices: how well the model does on new studies is not known." in found
     (run / "evaluation.json").write_text(json.dumps(evaluation))
-    assert "means nothing for patients" in write_card(run).read_text()
+    text = write_card(run).read_text()
+    assert "means nothing for patients" in text
+    assert "On the studies that chose them, the numbers of chosen thresholds are too good." in text
+    assert "temperature of valid. On the studies that it was fitted on, what is after is too good." in text
+
+
+def test_a_combination_says_how_it_was_made_and_on_what_it_was_fitted(run):
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert "too good" not in write_card(run).read_text().split("## Operating points")[1].split("## Known limits")[0]
+    del evaluation["checkpoint"]
+    found = {"intercept": -0.25, "coefficients": {"a": 1.5, "b": 0.125}, "n": 120, "positives": 50, "reason": None}
+    none = {"intercept": None, "coefficients": None, "n": 120, "positives": 0, "reason": "no positive study: the mean"}
+    stack = Combination("stack", ("a", "b"), fit_on="train", folds=5, labels={"acl": found, "never": none})
+    evaluation |= {"members": ["a (plane=axial)", "b"], "combination": stack.record(), "selection": "not known"}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    text = write_card(run).read_text()
+    model = text.split("## Model")[1].split("\n## ")[0]
+    assert "- joined from: a (plane=axial), b\n- method stack: a logistic regression a finding" in model
+    assert f"fitted on train: {IN_SAMPLE}\n- never: no positive study: the mean" in model
+    assert "| coefficients | a (plane=axial) | b | intercept | n | positives |\n| --- | --- | --- | --- | --- | --- |\n" in model
+    assert "| acl | 1.500 | 0.125 | -0.250 | 120 | 50 |" in model
+    assert f"- The combination was {IN_SAMPLE}." in text
+    assert "All splits are of one data set" not in text
+    assert "- Of which data the studies are, and how well the model does elsewhere, is not known." in text
+    chosen = {"acl": {"member": "b", "auroc": 0.9}}
+    for made, said in (
+        (Combination("own", ("a", "b"), groups=("hand", "wrist")), "- groups: hand by a, wrist by b"),
+        (Combination("best", ("a", "b"), chosen=chosen), "- chosen by the AUROC of valid: acl by b"),
+        (Combination("vote", ("a", "b")), "- method vote: the share of members that call a finding positive"),
+    ):
+        (run / "evaluation.json").write_text(json.dumps(evaluation | {"combination": made.record()}))
+        text = write_card(run).read_text()
+        assert said in text
+        assert IN_SAMPLE not in text
 
 
 def test_what_people_wrote_stays_and_the_rest_is_written_anew(run):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xraylab.cases import ALL, KINDS, cases_section, choose_cases, write_cases
+from xraylab.cases import ALL, KINDS, cases_section, choose_cases, listed_section, write_cases
 from xraylab.data.sources import ImageSource
 from xraylab.data.table import StudyTable
 from xraylab.evaluation import prediction_table
@@ -76,6 +76,18 @@ def test_a_model_without_mistakes_has_right_calls_only():
     predictions["p_acl"] = 0.1 + 0.8 * predictions["y_acl"]
     assert set(choose_cases(predictions, 12)["kind"]) == set(KINDS[2:])
     assert choose_cases(predictions, 0).empty
+
+
+def test_cases_without_images_are_listed():
+    predictions, _ = predictions_of(study_table(True, 1, 1, n=200))
+    cases = choose_cases(predictions, 12)
+    page = listed_section(predictions, "test", "theirs <1>.csv", "ignore", "ignore")
+    assert "theirs &lt;1&gt;.csv" in page
+    assert [html.split("</td>")[0] for html in page.split("<td>acl</td><td>")[1:]] == list(KINDS)
+    words = [f"{case.id} {case.p:.3f}" for case in cases.itertuples()]
+    assert [page.index(w) for w in words] == sorted(page.index(w) for w in words), "in their order"
+    predictions["y_acl"] = np.nan
+    assert listed_section(predictions, "test", "x", "ignore", "ignore") == ""
 
 
 @pytest.mark.parametrize(

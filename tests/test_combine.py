@@ -16,7 +16,8 @@ from sklearn.metrics import roc_auc_score
 
 from xraylab import combine, conf_dir, evaluate
 from xraylab.calibration import logit
-from xraylab.combination import read_combination
+from xraylab.cases import choose_cases
+from xraylab.combination import IN_SAMPLE, read_combination
 from xraylab.data.table import places
 from xraylab.ensemble import Ensemble, write_ensemble
 from xraylab.errors import UserError
@@ -419,6 +420,9 @@ def test_the_command_leaves_a_run_that_report_and_a_further_combination_accept(m
     assert "fitted on train: fitted on predictions of studies that the members were trained on" in done.stdout
     page = (tmp_path / "wrong" / "report.html").read_text()
     assert "<p class=sample>A logistic regression a label on the members&#x27; logits, fitted on train" in page
+    worst = choose_cases(read_table(tmp_path / "wrong" / "predictions" / "test.csv"), 12)["id"].iloc[0]
+    assert f"<td>acl</td><td>false positive</td><td>{worst} " in page, "cases by id, where no images are at hand"
+    assert f"- The combination was {IN_SAMPLE}." in (tmp_path / "wrong" / "MODEL_CARD.md").read_text()
     combination, paths = read_combination(tmp_path / "wrong")
     assert [p.resolve() for p in paths] == members
     assert json.loads((tmp_path / "wrong" / "combination.json").read_text())["paths"] == ["../honest", "../heart"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,8 +12,9 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY, run_job, train_run
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, cohen_kappa_score, log_loss, roc_auc_score
 
+from xraylab.card import exclusive_note
 from xraylab.data.table import places
 from xraylab.errors import UserError
 from xraylab.evaluation import (
@@ -25,7 +27,7 @@ from xraylab.evaluation import (
     scored_labels,
     write_table,
 )
-from xraylab.metrics import COUNTS, METRICS
+from xraylab.metrics import COUNTS, METRICS, Resamples, interval, number
 from xraylab.page import closing_table, macro_notes
 from xraylab.statistics import delong_interval
 
@@ -148,6 +150,33 @@ def test_exclusive_labels_add_the_accuracy_of_the_likeliest():
     out = evaluate_split(prediction_table(frame, ["c0", "c1", "c2"], "test", np.arange(4), p), False, 50, exclusive=True)
     assert out["exclusive"]["accuracy"]["value"] == 0.75
     assert out["exclusive"]["kappa"]["value"] == pytest.approx(0.6363636)
+
+
+def test_accuracy_and_kappa_of_exclusive_labels_are_resampled_together():
+    rng = np.random.default_rng(0)
+    n, names = 90, ["c0", "c1", "c2"]
+    classes = rng.integers(0, 3, n)
+    p = rng.dirichlet([1, 1, 1], n) + 0.3 * np.eye(3)[classes]
+    frame = pd.DataFrame({"id": [f"s{i}" for i in range(n)], "patient": [f"p{i // 2}" for i in range(n)], "group": "g"})
+    frame[names] = np.eye(3)[classes]
+    out = evaluate_split(prediction_table(frame, names, "test", np.arange(n), p / 2), False, 200, 3, exclusive=True)
+    called = p.argmax(1)
+    draws = Resamples(np.arange(n) // 2, 200, 3)
+    times = draws.sums(np.arange(n), np.eye(n)).astype(int)  # how often each study is drawn
+    for name, score in (("accuracy", accuracy_score), ("kappa", cohen_kappa_score)):
+        found, samples = out["exclusive"][name], [score(np.repeat(classes, k), np.repeat(called, k)) for k in times]
+        assert found["value"] == pytest.approx(score(classes, called))
+        assert (found["low"], found["high"]) == pytest.approx(interval(np.array(samples)))
+    shown = f"kappa {number(out['exclusive']['kappa'])}"
+    assert shown in exclusive_note(out)
+    evaluation = {"data": "x", "table": "t.csv", "splits": {"test": out}}
+    assert shown in closing_table(evaluation, Path("run"), "1 s")
+    frame[names] = [1, 0, 0]
+    single = evaluate_split(prediction_table(frame, names, "test", np.arange(n), p / 2), False, 20, exclusive=True)["exclusive"]
+    assert (single["kappa"]["value"], single["kappa"]["reason"]) == (None, "all studies are of one class")
+    frame[names] = 0
+    nothing = evaluate_split(prediction_table(frame, names, "test", np.arange(n), p / 2), False, 20, exclusive=True)["exclusive"]
+    assert {m["reason"] for m in nothing.values()} == {"no study has exactly one true label"}
 
 
 def test_epoch_metrics_are_those_of_the_evaluation(table):

@@ -93,6 +93,22 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_a_result_has_the_five_fields():
-    assert result(0.5, 10, np.full(100, 0.5)) == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 10, "reason": None}
+    spread = result(0.5, 10, np.linspace(0, 1, 41))
+    assert (spread["low"], spread["high"], spread["reason"]) == (pytest.approx(0.025), pytest.approx(0.975), None)
     assert result(None, 0, None, "why") == {"value": None, "low": None, "high": None, "n": 0, "reason": "why"}
-    assert result(0.5, 10, np.full(100, np.nan))["reason"].startswith("no interval")
+    assert result(0.5, 10, np.full(100, np.nan))["reason"] == "no interval: undefined in most resamples"
+
+
+def test_resamples_that_agree_give_no_interval():
+    truth, probability = np.repeat([0, 1], 20), np.repeat([0.1, 0.9], 20)
+    samples = Resamples(np.arange(40), 300, 0).replicates(np.arange(40), truth, probability, 0.5)
+    for metric in METRICS:  # without a mistake
+        found = result(point(metric, truth, probability), 40, samples[metric])
+        assert (found["value"], found["low"], found["high"]) == (1, None, None)
+        assert found["reason"] == "no interval: the same in 95% of the resamples, or more"
+    never = Resamples(np.arange(40), 300, 0).replicates(np.arange(40), truth, np.full(40, 0.1), 0.5)
+    assert result(0.0, 40, never["kappa"])["low"] is None, "equal but for rounding"
+    probability[:3] = 0.8
+    samples = Resamples(np.arange(40), 300, 0).replicates(np.arange(40), truth, probability, 0.5)["specificity"]
+    found = result(point("specificity", truth, probability), 40, samples)
+    assert found["low"] < found["value"] < found["high"]

@@ -17,7 +17,8 @@ from data.test_inputs import picture
 import xraylab
 from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, find_studies
 from xraylab.errors import UserError
-from xraylab.inference import Options, predict, predict_all
+from xraylab.inference import Options, chosen_of, predict, predict_all
+from xraylab.operating import decided, temperatures_of, thresholds_of
 from xraylab.submission import write_submission
 
 SMALL = [
@@ -82,12 +83,14 @@ def test_other_forms_of_the_same_studies_have_the_same_numbers(mura, mura_root, 
     test = table_of(mura / "predictions" / "test.csv").set_index("id")
     folder = predict(mura, find_studies(str(mura_root / "valid")), CPU).table
     assert folder["id"].is_monotonic_increasing
-    folder = folder.set_index("valid/" + folder["id"]).loc[test.index]
+    folder = folder.set_index("id", drop=False).loc[test.index]
     assert list(folder) == ["id", "patient", "group", "split", "p_abnormal"], "there is no truth"
     assert np.abs(folder["p_abnormal"].to_numpy() - test["p_abnormal"].to_numpy()).max() < 1e-6
     assert folder[["patient", "group"]].to_numpy().tolist() == test[["patient", "group"]].to_numpy().tolist()
     listed = predict(mura / "checkpoints" / "best.ckpt", find_studies(str(mura_root / "valid_image_paths.csv")), CPU).table
-    assert listed["id"].tolist() == [f"MURA-v1.1/{i}" for i in test.index]
+    assert listed["id"].tolist() == test.index.tolist()
+    hands = find_studies(str(mura_root / "valid" / "XR_HAND")).frame["id"].tolist()
+    assert sorted(hands) == sorted(i for i in test.index if "XR_HAND" in i)
     assert np.abs(listed["p_abnormal"].to_numpy() - test["p_abnormal"].to_numpy()).max() < 1e-6
     studies = predict(mura, find_studies(str(mura_root / "valid_labeled_studies.csv")), CPU).table
     assert np.abs(studies["p_abnormal"].to_numpy() - test["p_abnormal"].to_numpy()).max() < 1e-6
@@ -231,6 +234,10 @@ def test_nothing_is_overwritten_unless_told(here, mura, mura_root, tmp_path):
         (["input=train", "output=."], "it is a folder"),
         (["input=[]"], "a file, or several"),
         (["input=test", "output=o.csv", "threshold=2"], "it is a probability"),
+        (["input=test", "output=o.csv", "threshold=true"], "it is a probability"),
+        (["input=test", "output=o.csv", "threshold=yuoden"], "Did you mean youden"),
+        (["input=test", "output=o.csv", "threshold=0.4", "format=mrnet"], "format=mrnet holds no calls"),
+        (["input=test", "output=o.csv", "calibrate=yes-please"], "it is true or false"),
         (["input=test", "output=o.csv", "batch_size=0"], "from 1 on"),
         (["input=test", "output=o.csv", "precision=8"], "it is auto, 32, bf16 or 16"),
         (["input=test", "output=o.csv", "bits=4"], "bits=4: it is 8 to 16"),
@@ -244,10 +251,11 @@ def test_mistakes_are_said(here, mura, tmp_path, typed, said):
     assert not list((tmp_path / "empty").iterdir())
 
 
-def test_the_command_wants_a_run_and_an_input(command):
-    done = command("predict", "run=nowhere")
-    assert done.returncode == 2
-    assert "input must be given" in done.stderr or "nowhere is not a run directory" in done.stderr
+def test_the_command_wants_a_run_and_an_input(command, mura):
+    for typed, missing in ((["input=test"], "run"), ([f"run={mura}"], "input")):
+        done = command("predict", *typed)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.splitlines()[-1] == f"error: {missing} must be given: {missing}=…  (--help explains it)"
 
 
 def test_challenges_get_their_files(tmp_path):
@@ -266,9 +274,53 @@ def test_challenges_get_their_files(tmp_path):
     ]
     with pytest.raises(UserError, match="Missing: edema"):
         write_submission("chexpert", table.drop(columns="p_edema"), ["a"], tmp_path / "chexpert.csv")
-    table = pd.DataFrame({"id": ["a", "b"], "p_abnormal": [0.5, 0.49]})
+    table = pd.DataFrame({"id": ["a", "b"], "p_abnormal": [0.5, 0.49], "call_abnormal": [1, 0]})
     write_submission("mura", table, ["/x/MURA-v1.1/test/XR_HAND/patient1/study1", "b"], tmp_path / "mura.csv")
     assert (tmp_path / "mura.csv").read_text() == "MURA-v1.1/test/XR_HAND/patient1/study1/,1\nb/,0\n"
+
+
+def test_calls_and_calibration_are_those_of_validation(here, mura, mura_root, tmp_path):
+    run = shutil.copytree(mura, tmp_path / "run")
+    file = run / "operating_points.json"
+    chosen = json.loads(file.read_text())
+    test = table_of(run / "predictions" / "test.csv")
+    p = test["p_abnormal"].astype(float).to_numpy()
+    cut, none = float(np.median(p)), {"value": None, "reason": "one class only"}
+    chosen["labels"]["abnormal"] |= {
+        "temperature": {"value": 2.0, "reason": None},
+        "thresholds": {"youden": {"value": cut}, "kappa": none},
+    }
+    file.write_text(json.dumps(chosen))
+    logged = here(f"run={run}", "input=test", "calibrate=true", "threshold=youden")
+    assert "CALIBRATED by the temperatures of validation: abnormal 2.0000" in logged
+    assert f"called positive (1) from here on: abnormal {cut:.4f}" in logged
+    table = table_of(run / "predictions" / "test_calibrated_calls.csv")
+    assert not (run / "predictions" / "test_calibrated_calls_images.csv").exists(), "temperatures are of studies"
+    assert list(table)[-3:] == ["y_abnormal", "call_abnormal", "data"]
+    logit = np.log(p / (1 - p))
+    assert np.allclose(table["p_abnormal"].astype(float), 1 / (1 + np.exp(-logit / 2)), rtol=0, atol=1e-9)
+    assert table["call_abnormal"].astype(int).tolist() == (p >= cut).astype(int).tolist()
+    assert 0 < table["call_abnormal"].astype(int).mean() < 1
+    assert table_of(run / "predictions" / "test.csv").equals(test), "the run's own table stays"
+    views = [cv2.imread(str(v), cv2.IMREAD_GRAYSCALE) for v in sorted((mura_root / test["id"][3]).glob("image*.png"))]
+    assert xraylab.load(run).predict(views, calibrate=True)["abnormal"] == pytest.approx(float(table["p_abnormal"][3]), abs=1e-6)
+
+    here(f"run={run}", "input=test", "threshold=0.5", "calibrate=true", "output=half.csv")
+    half = table_of(tmp_path / "empty" / "half.csv")
+    assert half["call_abnormal"].astype(int).tolist() == (half["p_abnormal"].astype(float) >= 0.5).astype(int).tolist()
+    here(f"run={run}", "input=test", "threshold=youden", "calibrate=true", "format=mura", "output=calls.csv")
+    calls = [line.rsplit(",", 1)[1] for line in (tmp_path / "empty" / "calls.csv").read_text().splitlines()]
+    assert calls == table["call_abnormal"].astype(str).tolist()
+    here(f"run={run}", "input=test", "threshold=youden", "output=calls_only.csv")
+    assert (tmp_path / "empty" / "calls_only_images.csv").exists()
+
+    with pytest.raises(UserError, match=r"threshold=kappa: there is none for abnormal \(one class only\)"):
+        here(f"run={run}", "input=test", "threshold=kappa", "output=o.csv")
+    alone = shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
+    for key, missing in (("calibrate=true", "no temperature is known"), ("threshold=youden", "no threshold is known")):
+        with pytest.raises(UserError, match=missing):
+            here(f"run={alone}", f"input={mura_root / 'valid'}", key, "output=o.csv")
+    assert not (tmp_path / "empty" / "o.csv").exists()
 
 
 # ---- several models ---------------------------------------------------------------------------------------------------
@@ -332,6 +384,12 @@ def test_a_stack_of_planes_predicts_as_it_was_evaluated(planes, mrnet_root):
     assert set(files.table["group"]) == {"axial+coronal"}
     with pytest.raises(UserError, match=r"was fitted on that split; .*predictions/valid\.csv has"):
         predict(stack, "valid", CPU)
+    chosen = json.loads((stack / "operating_points.json").read_text())
+    chosen["labels"]["acl"]["temperature"] = {"value": 0.5, "reason": None}
+    chosen["labels"]["acl"]["thresholds"]["youden"] = {"value": 0.3, "reason": None}
+    assert chosen_of(stack)["labels"].keys() == chosen["labels"].keys(), "a combination has its own"
+    table = decided(again.table, thresholds_of(chosen, ["acl"], "youden"), temperatures_of(chosen, ["acl"]))
+    assert table["call_acl"].tolist() == (again.table["p_acl"] >= 0.3).astype(int).tolist()
     with pytest.raises(UserError, match="is a combination, of its members' best"):
         predict(stack, "test", Options(checkpoint="last"))
 
@@ -349,8 +407,10 @@ def test_an_exam_without_one_of_the_planes_is_left_out(planes, mrnet_root, tmp_p
 
 def test_a_model_of_a_plane_takes_the_images_of_that_plane(planes, mrnet_root):
     everything = predict(planes[0], find_studies(str(mrnet_root / "valid")), CPU).table
-    assert everything["id"].str.startswith("axial/").all()
-    assert len(everything) == 30
+    own = table_of(planes[0] / "predictions" / "test.csv")
+    assert everything[["id", "group"]].equals(own[["id", "group"]])
+    both = predict(planes[0], find_studies(str(mrnet_root)), CPU).table
+    assert set(own["id"]) < set(both["id"]), "also below train and valid"
     with pytest.raises(UserError, match=r"these are images of coronal; the model was trained on plane=axial"):
         predict(planes[0], find_studies(str(mrnet_root / "valid" / "coronal")), CPU)
 
@@ -365,6 +425,12 @@ def test_runs_of_other_labels_make_one_table(here, planes, mrnet, mrnet_root, tm
     assert found.shape == (30, 3)
     acl = table_of(planes[-1] / "predictions" / "test.csv")["p_acl"].astype(float)
     others = table_of(mrnet / "predictions" / "test.csv")
+    here(f"run=[{planes[-1]},{mrnet}]", f"input={mrnet_root / 'valid'}", "output=t.csv")
+    table = table_of(tmp_path / "empty" / "t.csv")
+    assert list(table) == ["id", "patient", "group", "split", "p_acl", "p_meniscus", "p_abnormal", "data"]
+    assert set(table["group"]) == {"axial+coronal"}
+    here(f"run=[{mrnet},{planes[-1]}]", f"input={mrnet_root / 'valid'}", "output=u.csv")
+    assert set(table_of(tmp_path / "empty" / "u.csv")["group"]) == {"axial+coronal"}, "not those of the first run alone"
     assert np.abs(found - np.stack([others["p_abnormal"].astype(float), acl, others["p_meniscus"].astype(float)], 1)).max() < 1e-6
 
 

@@ -184,7 +184,8 @@ def test_evaluate_repeats_the_numbers(finished, command):
     done = command("evaluate", f"run={directory}")
     assert done.returncode == 0, done.stderr
     assert "the same numbers as before" in done.stdout
-    assert json.loads((directory / "evaluation.json").read_text()) == before
+    evaluated = {"command": f"python -m xraylab.evaluate run={directory}", "options": {}}
+    assert json.loads((directory / "evaluation.json").read_text()) == before | {"evaluated": evaluated}
 
 
 def test_a_run_directory_is_never_shared(finished, train_here, mrnet_root):

@@ -10,17 +10,27 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from xraylab.combination import IN_SAMPLE, Combination
 from xraylab.data.table import SYNTHETIC
 from xraylab.metrics import COUNTS, number
 from xraylab.run import read_config, write_text
 
 CARD = "MODEL_CARD.md"
 BLANK = "[to be filled]"
+UNKNOWN = "not known"  # the selection of tables that no run says it of
 FEW = 20  # positives or negatives, below which a result is called uncertain
 OWN = {  # sections that people write, with what they are asked
     "Intended use": ["What for", "By whom", "On which patients and devices", "What it must not be used for"],
     "Further limits": ["Sites, devices and patients that are missing", "Known failures"],
     "Licence": ["Of the data", "Of the weights"],
+}
+WAYS = {  # of joining members
+    "stack": "a logistic regression a finding on the members' logits",
+    "mean": "the mean of the members' probabilities",
+    "vote": "the share of members that call a finding positive",
+    "own": "each study by the member of its group",
+    "best": "each finding by one member",
+    "union": "the mean of those members that have the study",
 }
 OF_SPLITS = ["split", "studies", "patients", "use"]
 OF_LABELS = ["split", "finding", "positive", "negative", "uncertain", "blank"]
@@ -77,9 +87,14 @@ def limits(evaluation: Mapping[str, Any]) -> list[str]:
             found.append(f"{split}: choices were made on these studies, so its results are too good.")
         if result["patients"] is None:
             found.append(f"{split}: patients are not known, so one may be in two splits; intervals are over studies.")
+    if evaluation.get("combination", {}).get("in_sample"):
+        found.append(f"The combination was {IN_SAMPLE}.")
     if all(r["selected_on"] for r in splits.values()):
         found.append("No split is held out from all choices: how well the model does on new studies is not known.")
-    found.append("All splits are of one data set: how well the model does elsewhere is not known.")
+    if evaluation.get("selection", UNKNOWN) == UNKNOWN:
+        found.append("Of which data the studies are, and how well the model does elsewhere, is not known.")
+    else:
+        found.append("All splits are of one data set: how well the model does elsewhere is not known.")
     for split, result in splits.items():
         few, undefined = [], []
         for label, m in result["labels"].items():
@@ -112,7 +127,32 @@ def _model(evaluation: Mapping[str, Any], settings: Mapping[str, Any], summary: 
         lines += [f"weights: {of['weights']}"] if of.get("weights", "").startswith("averaged") else []
     if evaluation.get("members"):
         lines.append(f"joined from: {', '.join(map(str, evaluation['members']))}")
-    return _list(lines)
+    if "combination" not in evaluation:
+        return _list(lines)
+    return "\n\n".join(part for part in (_list([*lines, *_joined(evaluation)]), _coefficients(evaluation)) if part)
+
+
+def _joined(evaluation: Mapping[str, Any]) -> list[str]:
+    """How a combination joins its members."""
+    made = Combination.of_record(evaluation["combination"])
+    lines = [f"method {made.method}: {WAYS[made.method]}", *made.said()]
+    if made.groups:
+        lines.append(f"groups: {', '.join(f'{g} by {name}' for g, name in zip(made.groups, made.names, strict=True))}")
+    if made.chosen:
+        found = [f"{label} by {of['member']}" for label, of in made.chosen.items()]
+        lines.append(f"chosen by the AUROC of valid: {', '.join(found)}")
+    return lines
+
+
+def _coefficients(evaluation: Mapping[str, Any]) -> str:
+    """Those of a stack, of the members' logits; empty where nothing was fitted."""
+    labels = Combination.of_record(evaluation["combination"]).labels or {}
+    rows = [
+        [label, *(f"{x:.3f}" for x in (*v["coefficients"].values(), v["intercept"])), v["n"], v["positives"]]
+        for label, v in labels.items()
+        if v["coefficients"] is not None
+    ]
+    return _table(["coefficients", *evaluation["members"], "intercept", "n", "positives"], rows) if rows else ""
 
 
 def data_rows(evaluation: Mapping[str, Any]) -> tuple[list[list[Any]], list[list[Any]]]:
@@ -134,7 +174,7 @@ def _data(evaluation: Mapping[str, Any]) -> str:
     scored = evaluation.get("scored", {})
     said = "".join(f" {k.capitalize()} labels: {v} in validation and test." for k, v in scored.items())
     return (
-        f"{evaluation['data']}; splits by selection {evaluation.get('selection', 'not known')}.{said}\n\n"
+        f"{evaluation['data']}; splits by selection {evaluation.get('selection', UNKNOWN)}.{said}\n\n"
         f"{_table(OF_SPLITS, rows)}\n\n{_table(OF_LABELS, counts)}"
     )
 
@@ -171,11 +211,19 @@ def _results(evaluation: Mapping[str, Any]) -> str:
         how = f"95% intervals by {b['resamples']} bootstrap resamples over {b['over']}" if b["resamples"] else "no intervals"
         note = f"{split}, by {r['unit']}, threshold {r['threshold']}; {how}:"
         parts.append(f"{note}\n\n{_table(['finding', 'n', *(k.replace('_', ' ') for k in shown)], rows)}")
+        if "exclusive" in r:
+            parts.append(f"{exclusive_note(r)}.")
     return "\n\n".join(parts)
 
 
+def exclusive_note(result: Mapping[str, Any]) -> str:
+    """How often the likeliest class is the true one, in words, without a full stop."""
+    accuracy, kappa = result["exclusive"]["accuracy"], result["exclusive"]["kappa"]
+    return f"The likeliest class: accuracy {number(accuracy)}, kappa {number(kappa)}, n {accuracy['n']}"
+
+
 def _operating(evaluation: Mapping[str, Any]) -> str:
-    split, result = _last(evaluation)
+    split, result = last_split(evaluation)
     points = result.get("operating_points")
     if not points:
         return ""
@@ -188,11 +236,12 @@ def _operating(evaluation: Mapping[str, Any]) -> str:
     rules = "; ".join(f"{name}: {point['rule']}" for name, point in points.items())
     chosen = {str(p["chosen_on"]) for p in points.values() if p["chosen_on"]}
     where = f"chosen on {', '.join(sorted(chosen))}" if chosen else "not chosen"
-    return f"{split}, thresholds {where}. {rules}.\n\n{_table(['finding', 'point', 'threshold', *shown, 'n'], rows)}"
+    note = " On the studies that chose them, the numbers of chosen thresholds are too good." if split in chosen else ""
+    return f"{split}, thresholds {where}. {rules}.{note}\n\n{_table(['finding', 'point', 'threshold', *shown, 'n'], rows)}"
 
 
 def _calibration(evaluation: Mapping[str, Any]) -> str:
-    split, result = _last(evaluation)
+    split, result = last_split(evaluation)
     block = result.get("calibration")
     if not block:
         return ""
@@ -202,11 +251,14 @@ def _calibration(evaluation: Mapping[str, Any]) -> str:
         changed = [number(after["ece"]), number(after["brier"])] if after else ["-", "-"]
         rows.append([label, number(f["ece"]), number(f["brier"]), "-" if t is None else f"{t:.3f}", *changed, f["n"]])
     head = ["finding", "ECE", "Brier", "temperature", "ECE after", "Brier after", "n"]
-    return f"{split}, ECE over {block['bins']} bins of equal width; temperature of {block['chosen_on']}.\n\n{_table(head, rows)}"
+    where = block["chosen_on"] or "nothing: there is no validation split"
+    note = " On the studies that it was fitted on, what is after is too good." if split == block["chosen_on"] else ""
+    about = f"{split}, ECE over {block['bins']} bins of equal width; temperature of {where}.{note}"
+    return f"{about}\n\n{_table(head, rows)}"
 
 
 def _subgroups(evaluation: Mapping[str, Any]) -> str:
-    split, result = _last(evaluation)
+    split, result = last_split(evaluation)
     if len(result["groups"]) < 2:
         return f"One group only: {', '.join(result['groups'])}. Age, sex and site: {BLANK}"
     rows = [
@@ -230,7 +282,7 @@ def _made(record: Mapping[str, Any], evaluated: Mapping[str, Any]) -> str:
     return _list(line for line in lines if line)
 
 
-def _last(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def last_split(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The split whose results count most: test, or what there is."""
     splits = evaluation["splits"]
     name = "test" if "test" in splits else list(splits)[-1]

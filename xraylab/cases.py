@@ -19,6 +19,7 @@ from xraylab.evaluation import THRESHOLD, labels_of, scored_labels
 from xraylab.run import beside
 
 FOLDER = Path("figures") / "cases"
+EACH = 12  # cases of a finding where nobody says how many
 ALL = 60  # pictures, at most, of all findings together
 SIDE = 192  # pixels, at most, of a picture's longer side
 KINDS = ("false positive", "false negative", "true positive", "true negative")
@@ -124,6 +125,29 @@ def cases_section(directory: Path) -> str:
                     )
             parts.append(f"<p>{html.escape(str(kind))}</p>{''.join(figures)}")
     return "".join(parts)
+
+
+def listed_section(table: pd.DataFrame, split: str, data: str, blank: str, uncertain: str) -> str:
+    """The part of a report that names the cases of a prediction table whose images are not at hand.
+
+    Args:
+        table: by study.
+        data: what the studies are of.
+        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.scored_labels`.
+    """
+    cases = choose_cases(table, EACH, blank, uncertain)
+    if cases.empty:
+        return ""
+    note = (
+        f"{split}: of each finding the most confident mistakes at {THRESHOLD}, then confident right calls: each study's id and "
+        "probability. The images are not at hand here."
+    )
+    rows = []
+    for (label, kind), of in cases.groupby(["label", "kind"], sort=False):
+        named = ", ".join(f"{case['id']} {case['p']:.3f}" for case in of.to_dict("records"))
+        rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in (label, kind, named)) + "</tr>")
+    head = f"<h2>Cases <small>{html.escape(data)}</small></h2><p class=n>{html.escape(note)}</p>"
+    return f"{head}<div class=settings><table>{''.join(rows)}</table></div>"
 
 
 def _write_png(path: Path, image: np.ndarray, data: str) -> None:

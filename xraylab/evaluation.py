@@ -161,21 +161,29 @@ def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, draws: 
 
 def _exclusive(table: pd.DataFrame, draws: Resamples) -> dict[str, Any]:
     """Accuracy and kappa of the likeliest label, over studies with exactly one true label."""
-    from sklearn.metrics import cohen_kappa_score
-
     names = labels_of(table)
     truth = table[[f"y_{n}" for n in names]].to_numpy()
     rows = np.flatnonzero((truth == 1).sum(1) == 1)
     actual, called = truth[rows].argmax(1), table[[f"p_{n}" for n in names]].to_numpy()[rows].argmax(1)
-    right = (actual == called).astype(int)
-    accuracy = float(right.mean()) if len(rows) else None
-    samples = draws.replicates(rows, np.ones(len(rows), int), right.astype(float), THRESHOLD)["accuracy"]
-    single = len(set(actual.tolist())) < 2
-    kappa = None if single else float(cohen_kappa_score(actual, called))
+    whole = np.eye(len(names))
+    counted = np.concatenate([(actual == called)[:, None], whole[actual], whole[called]], axis=1)  # what both are made of
+    value, kappa = _agreement(counted.sum(0)[None], len(names))
+    spread = _agreement(draws.sums(rows, counted), len(names))
+    none = "" if len(rows) else "no study has exactly one true label"
+    single = none or ("all studies are of one class" if len(set(actual.tolist())) < 2 else "")
     return {
-        "accuracy": result(accuracy, len(rows), samples, None if len(rows) else "no study has exactly one true label"),
-        "kappa": result(kappa, len(rows), None, "all studies are of one class" if single else "no interval: not resampled"),
+        "accuracy": result(None if none else float(value[0]), len(rows), spread[0], none or None),
+        "kappa": result(None if single else float(kappa[0]), len(rows), spread[1], single or None),
     }
+
+
+def _agreement(sums: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy and Cohen's kappa (R,), NaN where undefined, of counts (R,1+2C): right, of each true class, called each class."""
+    right, actual, called = sums[:, 0], sums[:, 1 : 1 + classes], sums[:, 1 + classes :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = actual.sum(1)
+        chance = (actual * called).sum(1) / total**2
+        return right / total, np.where((actual > 0).sum(1) > 1, (right / total - chance) / (1 - chance), np.nan)
 
 
 def raw_counts(raw: np.ndarray) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,13 @@ from xraylab.data.mrnet import PLANES
 from xraylab.data.table import SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import prediction_table, read_table
+from xraylab.joining import alike
 from xraylab.module import StudyModule, checkpoint_of, load_module, read_checkpoint
+from xraylab.operating import CHOSEN, read_chosen
 from xraylab.reading import View, predict_rows
+from xraylab.run import short_names
 from xraylab.settings import check_config
+from xraylab.tables import COLUMNS
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +46,6 @@ class Options:
         bits: of 16-bit PNG and TIFF files; None: as in training.
         workers: processes that read, or ``auto``.
         accelerator: arguments of the Trainer; None: as in training.
-        joined: whether tables are joined by id, so that ids are without the plane, which members differ in.
     """
 
     checkpoint: str = "best"
@@ -52,7 +55,6 @@ class Options:
     bits: int | None = None
     workers: int | str = "auto"
     accelerator: dict[str, Any] | None = None
-    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def predict(run: Path, studies: str | Files, options: Options | None = None) -> 
         if module.net.parts:
             studies = with_parts(studies, module.net.parts)
         elif plane in PLANES:
-            studies = of_plane(studies, plane, PLANES, options.joined)
+            studies = of_plane(studies, plane, PLANES)
         table, rows = _of_files(studies, module, options), np.arange(len(studies.frame))
         lost, paths = studies.missing, studies.frame["path"].tolist()
     found, probabilities, views, by_image, skipped = predict_rows(module, table, rows, *_how(config, options), options.workers)
@@ -147,6 +149,18 @@ def run_labels(run: Path, checkpoint: str = "best") -> list[str]:
     if found := read_combination(run) if run.is_dir() else None:
         return list(dict.fromkeys(label for member in found[1] for label in run_labels(_model(run, member))))
     return list(read_checkpoint(checkpoint_named(run, checkpoint))["xraylab"]["labels"])
+
+
+def chosen_of(run: Path, checkpoint: str = "best") -> dict[str, Any]:
+    """The thresholds and temperatures that were chosen for a run's probabilities, see :mod:`xraylab.operating`; empty: unknown.
+
+    Raises:
+        UserError: there is no such checkpoint, or what was chosen cannot be read.
+    """
+    if run.is_dir() and read_combination(run):
+        return read_chosen(run / CHOSEN, None)
+    file = checkpoint_named(run, checkpoint)
+    return read_chosen(file.parent.parent / CHOSEN, read_checkpoint(file)["global_step"])
 
 
 def checkpoint_named(run: Path, name: str) -> Path:
@@ -258,7 +272,7 @@ def _combined(run: Path, combination: Combination, members: list[Path], studies:
             f"input={studies}: {run} was fitted on that split; {run / 'predictions' / f'{studies}.csv'} has its studies as they "
             "were judged. Give another split, or files."
         )
-    done = [predict(_model(run, member), studies, replace(options, joined=True)) for member in members]
+    done = [predict(_model(run, member), studies, options) for member in members]
     if combination.method == "union":
         tables, skipped = [d.table for d in done], list(dict.fromkeys(s for d in done for s in d.skipped))
     else:
@@ -303,19 +317,21 @@ def predict_all(runs: Sequence[Path], studies: str | Files, options: Options | N
             if label in of:
                 raise UserError(f"run: {of[label]} and {run} both predict {label}. Combine them first: python -m xraylab.combine")
             of[label] = run
-    done = [predict(run, studies, replace(options, joined=True)) for run in runs]
+    done = [predict(run, studies, options) for run in runs]
     tables, skipped = _shared(done)
-    joined, views = _side_by_side(tables), [d.images for d in done if d.images is not None]
+    names = short_names(runs)
+    joined, views = _side_by_side(tables, names), [d.images for d in done if d.images is not None]
     paths = dict(zip(done[0].table["id"], done[0].paths, strict=True))
-    images = _side_by_side(_same_images(views)) if len(views) == len(done) else None
+    images = _side_by_side(_same_images(views), names) if len(views) == len(done) else None
     return Predicted(joined, skipped, any(d.synthetic for d in done), [paths[i] for i in joined["id"]], images)
 
 
-def _side_by_side(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables of the same rows and other labels as one."""
-    keys = [c for c in tables[0].columns if not c.startswith(("p_", "y_"))]
-    values = {c: table[c] for table in tables for c in table.columns if c not in keys}
-    return tables[0][keys].assign(**dict(sorted(values.items(), key=lambda item: item[0].startswith("y_"))))
+def _side_by_side(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+    """Tables of the same rows and other labels as one; patients and groups are joined as those of a combination."""
+    keys = [c for c in tables[0].columns if c in COLUMNS]
+    values = {c: table[c] for table in tables for c in table.columns if c.startswith(("p_", "y_"))}
+    first = alike([table[keys] for table in tables], names)[0]
+    return first.assign(**dict(sorted(values.items(), key=lambda item: item[0].startswith("y_"))))
 
 
 def _shared(done: Sequence[Predicted]) -> tuple[list[pd.DataFrame], list[Skipped]]:

@@ -22,6 +22,7 @@ METRICS = RANKED + THRESHOLDED
 COUNTS = ("positives", "negatives", "uncertain", "blank")
 LEVEL = 0.95
 CHUNK = 2_000_000  # weights held at a time
+SAME = 1e-12  # bounds that are nearer than this are equal but for rounding
 KEPT = 300_000_000  # bytes of resamples that are kept, for all labels and groups of a split
 
 
@@ -212,11 +213,20 @@ def interval(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def result(value: float | None, n: int, replicates: np.ndarray | None = None, reason: str | None = None) -> dict[str, Any]:
-    """A metric as it leaves the program: value, low, high, n, reason."""
-    bounds = interval(replicates) if value is not None and replicates is not None and len(replicates) else None
-    if value is not None and replicates is not None and len(replicates) and bounds is None:
-        reason = "no interval: undefined in most resamples"
-    low, high = bounds if bounds else (None, None)
+    """A metric as it leaves the program: value, low, high, n, reason.
+
+    Resamples that agree, as those of a classifier without mistakes do, know nothing of how far the value may be off: they
+    give no interval, rather than one without width.
+    """
+    low, high = None, None
+    if value is not None and replicates is not None and len(replicates):
+        bounds = interval(replicates)
+        if bounds is None:
+            reason = "no interval: undefined in most resamples"
+        elif bounds[1] - bounds[0] < SAME:
+            reason = "no interval: the same in 95% of the resamples, or more"
+        else:
+            low, high = bounds
     return {"value": value, "low": low, "high": high, "n": n, "reason": reason}
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.calibration import BINS, calibration, fit_temperature, scaled
-from xraylab.errors import UserError, listed
+from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation import clusters_of, labels_of, scored_labels
 from xraylab.metrics import Resamples, rates, result, undefined
 
@@ -28,6 +28,10 @@ VALID = "valid"  # the split that chooses
 CHOSEN = "operating_points.json"
 FIXED = "0.5"  # the name of the point that nothing chose
 RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1", "kappa")
+NOT_THERE = (
+    f"{CHOSEN} of the run does not lie beside its checkpoints folder, or is of another checkpoint. Name the run directory, or "
+    "write it anew by python -m xraylab.evaluate run=<run>; of a combination, by combining anew."
+)
 CELLS = ("tp", "fp", "fn", "tn")
 
 
@@ -213,8 +217,11 @@ def judge(
     return chosen
 
 
-def read_chosen(path: Path, step: int) -> dict[str, Any]:
+def read_chosen(path: Path, step: int | None) -> dict[str, Any]:
     """The content of a run's ``operating_points.json``; empty where there is none for the checkpoint of that step.
+
+    Args:
+        step: None: of a combination, which has no checkpoint.
 
     Raises:
         UserError: it is damaged.
@@ -237,15 +244,55 @@ def temperatures_of(chosen: Mapping[str, Any], labels: Iterable[str]) -> dict[st
         UserError: there is none, with the reason.
     """
     if not chosen:
-        raise UserError(
-            f"calibrate: no temperature is known: {CHOSEN} of the run does not lie beside its checkpoints folder, or is of "
-            "another checkpoint. Load the run directory, or write it anew by python -m xraylab.evaluate run=<run>."
-        )
+        raise UserError(f"calibrate: no temperature is known: {NOT_THERE}")
     found = {label: chosen["labels"].get(label, {}).get("temperature", {}) for label in labels}
     missing = [f"{label} ({t.get('reason', 'not in the file')})" for label, t in found.items() if t.get("value") is None]
     if missing:
         raise UserError(f"calibrate: no temperature for {listed(missing)}. Leave calibrate out.")
     return {label: float(t["value"]) for label, t in found.items()}
+
+
+def thresholds_of(chosen: Mapping[str, Any], labels: Iterable[str], name: str) -> dict[str, float]:
+    """The threshold of each label that a rule chose, from the content of ``operating_points.json``.
+
+    Args:
+        name: of the rule, as ``youden``.
+
+    Raises:
+        UserError: there is none, with the reason.
+    """
+    if not chosen:
+        raise UserError(f"threshold={name}: no threshold is known: {NOT_THERE}")
+    if name not in chosen["rules"]:
+        there = list(chosen["rules"])
+        raise UserError(
+            f"threshold={name}: it is a probability, 0 to 1, or a rule that this run chose by.{did_you_mean(name, there)} "
+            f"There are: {listed(there)}."
+        )
+    found = {label: chosen["labels"].get(label, {}).get("thresholds", {}).get(name, {}) for label in labels}
+    missing = [f"{label} ({t.get('reason', 'not in the file')})" for label, t in found.items() if t.get("value") is None]
+    if missing:
+        raise UserError(f"threshold={name}: there is none for {listed(missing)}. Give a probability, or leave threshold out.")
+    return {label: float(t["value"]) for label, t in found.items()}
+
+
+def decided(
+    table: pd.DataFrame, threshold: float | Mapping[str, float] | None, temperatures: Mapping[str, float]
+) -> pd.DataFrame:  # fmt: skip
+    """A prediction table with its probabilities calibrated, and a column ``call_<label>``, 1 from the threshold on and else 0.
+
+    Args:
+        threshold: a probability, as the table has it in the end; or by label, of probabilities as the model gives them;
+            None: no calls.
+        temperatures: by label; none: nothing is calibrated.
+    """
+    labels = [c[2:] for c in table.columns if c.startswith("p_")]
+    out = table.assign(**{f"p_{la}": scaled(table[f"p_{la}"].to_numpy(), t) for la, t in temperatures.items()})
+    if threshold is None:
+        return out
+    if isinstance(threshold, Mapping):
+        return out.assign(**{f"call_{la}": (table[f"p_{la}"] >= threshold[la]).astype(int) for la in labels})
+    return out.assign(**{f"call_{la}": (out[f"p_{la}"] >= threshold).astype(int) for la in labels})
 
 
 def scored_rows(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.card import OF_LABELS, OF_SPLITS, data_rows, write_card
-from xraylab.cases import cases_section
+from xraylab.card import OF_LABELS, OF_SPLITS, data_rows, exclusive_note, last_split, write_card
+from xraylab.cases import cases_section, listed_section
 from xraylab.curves import KINDS, confusion, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import CERTAIN, by_unit, read_table
@@ -53,9 +53,8 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
             lines[-1] += f": macro AUROC {number(result['macro']['auroc'])}; more in report.html"
             continue
         if "exclusive" in result:
-            lines.append(
-                f"    accuracy of the likeliest class {number(result['exclusive']['accuracy'])}; by class, one against the rest:"
-            )
+            found = " and ".join(f"{name} {number(m)}" for name, m in result["exclusive"].items())
+            lines.append(f"    {found} of the likeliest class; by class, one against the rest:")
         rows: list[tuple[str, ...]] = [
             ("", "AUROC", "average precision", "accuracy", "F1", "kappa", "sensitivity", "specificity")
         ]
@@ -159,7 +158,7 @@ def write_report(directory: Path) -> Path:
     parts += ["<h2>Data</h2><div class=beside>", _plain(OF_SPLITS, rows), _plain(OF_LABELS, counts), "</div>"]
     for split, result in by_unit(evaluation):
         parts += _split(directory, split, result, synthetic, {**CERTAIN, **evaluation.get("scored", {})})
-    parts.append(cases_section(directory))
+    parts.append(cases_section(directory) if "checkpoint" in evaluation else _listed_cases(directory, evaluation))
     if evaluation.get("skipped"):
         parts.append("<h2>Skipped</h2><ul>")
         parts += [f"<li>{len(v)} {_e(k)}: {_e(', '.join(v[:50]))}</li>" for k, v in evaluation["skipped"].items()]
@@ -194,11 +193,20 @@ def _combination(evaluation: dict[str, Any]) -> list[str]:
     return parts
 
 
+def _listed_cases(directory: Path, evaluation: dict[str, Any]) -> str:
+    """The cases of a table or a combination, whose images are not at hand."""
+    split, _ = last_split(evaluation)
+    path = directory / "predictions" / f"{split}.csv"
+    if not path.is_file():
+        return ""
+    return listed_section(read_table(path), split, evaluation["data"], **{**CERTAIN, **evaluation.get("scored", {})})
+
+
 def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool, scored: dict[str, str]) -> list[str]:
     b = result["bootstrap"]
     chosen = "choices were made on these studies" if result["selected_on"] else "held out from all choices"
     intervals = (
-        f"95% intervals: {b['resamples']} bootstrap resamples over {b['over']}"
+        f"95% intervals: {b['resamples']} bootstrap resamples over {b['over']}; none where they agree, or most are undefined"
         if b["resamples"]
         else "No intervals were asked for"
     )
@@ -214,8 +222,7 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool,
     if delong:
         parts.append(f"<p class=n>AUROC, 95% interval by DeLong, over {b['over']}: {_e(', '.join(delong))}.</p>")
     if "exclusive" in result:
-        accuracy = result["exclusive"]["accuracy"]
-        parts.append(f"<p>Accuracy of the likeliest class: {number(accuracy)}, n {accuracy['n']}.</p>")
+        parts.append(f"<p>{_e(exclusive_note(result))}.</p>")
     if len(result["groups"]) > 1 and len(result["labels"]) == 1:
         parts.append("<h3>by group</h3>" + _table({g: next(iter(p["labels"].values())) for g, p in result["groups"].items()}))
     elif len(result["groups"]) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ xraylab.predict: predict studies with a finished run.
   python -m xraylab.predict run=outputs/mura/<date_time> input=patients.csv
   python -m xraylab.predict 'run=[<abnormal>,<acl>,<meniscus>]' input=MRNet-v1.0/valid format=mrnet output=mrnet.csv
   python -m xraylab.predict run=outputs/chexpert/<date_time> 'input=[front.dcm,side.dcm]'
+  python -m xraylab.predict run=outputs/mrnet/<date_time> input=new/axial calibrate=true threshold=youden
 
 A run may be a combination; several runs, each of other labels, make one table. Files are PNG, JPEG, TIFF, .npy (an image, or
 a volume of slices) and DICOM (pip install 'xraylab[dicom]'). The table is id,patient,group,split,p_<label>..., in the order of
@@ -49,7 +50,8 @@ def job(cfg: DictConfig) -> None:
         from xraylab.data.inputs import LEFT_OUT, find_studies
         from xraylab.data.sources import check_bits
         from xraylab.evaluation import write_table
-        from xraylab.inference import SPLITS, Options, predict_all, run_labels
+        from xraylab.inference import SPLITS, Options, chosen_of, predict_all, run_labels
+        from xraylab.operating import decided, temperatures_of, thresholds_of
         from xraylab.submission import check_format, write_submission
         from xraylab.training import quiet
 
@@ -57,6 +59,15 @@ def job(cfg: DictConfig) -> None:
     if cfg.format != "table":
         check_format(cfg.format, [label for run in runs for label in run_labels(run, cfg.checkpoint)])
     check_bits(cfg.bits)
+    threshold = 0.5 if cfg.threshold is None and cfg.format == "mura" else cfg.threshold
+    temperatures: dict[str, float] = {}
+    thresholds: dict[str, float] = {}
+    for run in runs if cfg.calibrate or isinstance(threshold, str) else []:
+        chosen, labels = chosen_of(run, cfg.checkpoint), run_labels(run, cfg.checkpoint)
+        if cfg.calibrate:
+            temperatures |= temperatures_of(chosen, labels)
+        if isinstance(threshold, str):
+            thresholds |= thresholds_of(chosen, labels, threshold)
     started = time.monotonic()
     quiet()
     accelerator: Any = OmegaConf.to_container(cfg.accelerator)
@@ -70,16 +81,23 @@ def job(cfg: DictConfig) -> None:
         images = sum(map(len, studies.frame["images"]))
         log.info("input: %d studies of %d files", len(studies.frame), images)
     done = predict_all(runs, studies, options)
+    table = decided(done.table, thresholds or threshold, temperatures)
     left_out = list(dict.fromkeys(s.id for s in done.skipped if s.study == LEFT_OUT))
     _write_skipped(done.skipped, _skipped_file(output))
     if cfg.format == "table":
-        write_table(done.table, output, done.synthetic)
-        if done.images is not None:
+        write_table(table, output, done.synthetic)
+        if done.images is not None and not temperatures:
             write_table(done.images, _images_file(output), done.synthetic)
         else:
             _images_file(output).unlink(missing_ok=True)
     else:
-        write_submission(cfg.format, done.table, done.paths, output, cfg.threshold, left_out)
+        write_submission(cfg.format, table, done.paths, output, left_out)
+    if temperatures:
+        log.info("CALIBRATED by the temperatures of validation: %s", _values(temperatures))
+        if done.images is not None:
+            log.info("there is no table by image: temperatures are of studies")
+    if threshold is not None:
+        log.info("called positive (1) from here on: %s", _values(thresholds) if thresholds else threshold)
     if done.skipped:
         shown = [f"{s.file or s.id} ({s.reason}; the study is {s.study})" for s in done.skipped]
         log.warning("%d files could not be read: %s\nall of them: %s", len(shown), listed(shown), _skipped_file(output))
@@ -112,8 +130,13 @@ def _input(given: Any) -> str | list[str]:
 
 
 def _check(cfg: DictConfig) -> None:
-    if not (isinstance(cfg.threshold, int | float) and 0 <= cfg.threshold <= 1):
-        raise UserError(f"threshold={cfg.threshold}: it is a probability, 0 to 1.")
+    number = isinstance(cfg.threshold, int | float) and not isinstance(cfg.threshold, bool)
+    if not (cfg.threshold is None or isinstance(cfg.threshold, str) or (number and 0 <= cfg.threshold <= 1)):
+        raise UserError(f"threshold={cfg.threshold}: it is a probability, 0 to 1, or a rule that the run chose by, as youden.")
+    if cfg.threshold is not None and cfg.format not in ("table", "mura"):
+        raise UserError(f"threshold={cfg.threshold}: format={cfg.format} holds no calls. Leave it out, or write format=table.")
+    if not isinstance(cfg.calibrate, bool):
+        raise UserError(f"calibrate={cfg.calibrate}: it is true or false.")
     if not (cfg.batch_size is None or (isinstance(cfg.batch_size, int) and cfg.batch_size >= 1)):
         raise UserError(f"batch_size={cfg.batch_size}: it is a number from 1 on, or null.")
     if not (cfg.num_workers == "auto" or (isinstance(cfg.num_workers, int) and cfg.num_workers >= 0)):
@@ -132,7 +155,9 @@ def _output(cfg: DictConfig, runs: Sequence[Path], given: str | list[str]) -> Pa
         home = next((p for p in (runs[0], *runs[0].absolute().parents[:2]) if (p / "config.yaml").is_file()), None)
         if home is None:
             raise UserError(f"output must be given: {runs[0]} is a checkpoint in no run directory. output=<file.csv>")
-        output = home / "predictions" / f"{_name(given)}{'' if cfg.format == 'table' else '_' + cfg.format}.csv"
+        calls = cfg.threshold is not None and cfg.format == "table"
+        kinds = {"_calibrated": cfg.calibrate, "_calls": calls, f"_{cfg.format}": cfg.format != "table"}
+        output = home / "predictions" / f"{_name(given)}{''.join(k for k, of_it in kinds.items() if of_it)}.csv"
     if output.is_dir():
         raise UserError(f"output={output}: it is a folder. Name a file: output={output / 'predictions.csv'}")
     written = (output, _images_file(output)) if cfg.format == "table" else (output,)
@@ -156,6 +181,10 @@ def _name(given: str | list[str]) -> str:
     path = Path(os.path.abspath(given.rstrip("/")))
     stem = path.stem if path.suffix and not path.is_dir() else path.name
     return f"{path.parent.name or 'input'}_{stem}" if stem.removesuffix("_images") in ("train", "valid", "test") else stem
+
+
+def _values(of: Mapping[str, float]) -> str:
+    return ", ".join(f"{label} {value:.4f}" for label, value in of.items())
 
 
 def _images_file(output: Path) -> Path:

@@ -106,7 +106,7 @@ def calibration_table(split: str, block: Mapping[str, Any]) -> str:
     note = (
         f"ECE: over {block['bins']} bins of equal width. Brier = miscalibration - discrimination + uncertainty, by isotonic "
         f"regression. The temperature, one a finding, is fitted on {where}; it is applied only where asked for (predict's "
-        "calibrate), so every other number here is without it."
+        "calibrate=true), so every other number here is without it."
     )
     if split == block["chosen_on"]:
         note += " On the studies that it was fitted on, what is after is too good."

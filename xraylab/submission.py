@@ -50,15 +50,14 @@ def check_format(name: str, labels: Sequence[str] | None = None) -> None:
 
 
 def write_submission(
-    name: str, table: pd.DataFrame, paths: Sequence[str], file: Path, threshold: float = 0.5, left_out: Sequence[str] = ()
+    name: str, table: pd.DataFrame, paths: Sequence[str], file: Path, left_out: Sequence[str] = ()
 ) -> None:  # fmt: skip
     """Write a challenge's file, as a whole or not at all.
 
     Args:
         name: ``mrnet``, ``mura`` or ``chexpert``.
-        table: a prediction table.
+        table: a prediction table; for MURA with ``call_abnormal``, 1 or 0.
         paths: of its studies; from the dataset's own name on, as the challenge writes them, where that is part of them.
-        threshold: the probability from which MURA's 1 is written.
         left_out: studies that are not in the table.
 
     Raises:
@@ -73,8 +72,8 @@ def write_submission(
             )
         out, header = table[[f"p_{task}" for task in TASKS]], False
     elif name == "mura":
-        calls = (table[f"p_{LABEL}"] >= threshold).astype(int)
-        out, header = pd.DataFrame({"study": [f"{_published(p)}/" for p in paths], "call": calls.tolist()}), False
+        calls = table[f"call_{LABEL}"].tolist()
+        out, header = pd.DataFrame({"study": [f"{_published(p)}/" for p in paths], "call": calls}), False
     else:
         findings = CHEXPERT if all(f"p_{f}" in table for f in CHEXPERT) else COMPETITION
         out = table[[f"p_{f}" for f in findings]].set_axis([spelled(f) for f in findings], axis=1)

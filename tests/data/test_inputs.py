@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from xraylab.data.inputs import AnyFileSource, find_studies
+from xraylab.data.inputs import AnyFileSource, find_studies, of_plane, with_parts
+from xraylab.data.mrnet import PLANES
 from xraylab.errors import UserError
 
 
@@ -47,7 +48,9 @@ def test_the_unlabelled_test_tree_of_mura(tmp_path):
         for k in (1, 2):
             picture(top / study / f"image{k}.png", k)
     frame = find_studies(str(top)).frame
-    assert frame["id"].tolist() == ["XR_HAND/patient11186/study1", "XR_WRIST/patient11185/study1", "XR_WRIST/patient11185/study2"]
+    studies = ["XR_HAND/patient11186/study1", "XR_WRIST/patient11185/study1", "XR_WRIST/patient11185/study2"]
+    assert frame["id"].tolist() == [f"test/{study}" for study in studies], "as the published set names its studies"
+    assert find_studies(str(top / "XR_HAND")).frame["id"].tolist() == [f"test/{studies[0]}"]
     assert frame["patient"].tolist() == ["patient11186", "patient11185", "patient11185"]
     assert frame["group"].tolist() == ["hand", "wrist", "wrist"]
     one = find_studies(str(top / "XR_HAND" / "patient11186" / "study1")).frame
@@ -55,6 +58,32 @@ def test_the_unlabelled_test_tree_of_mura(tmp_path):
     frame = find_studies(str(top), patient=r"/(XR_\w+)/", group=r"(study\d)").frame
     assert frame["patient"].tolist() == ["XR_HAND", "XR_WRIST", "XR_WRIST"]
     assert frame["group"].tolist() == ["study1", "study1", "study2"]
+
+
+def test_studies_that_lie_as_in_a_published_set_have_its_ids(tmp_path):
+    chexpert = "CheXpert-v1.0/valid/patient1/study1/v.jpg"
+    for name in ("x/files/p10/p10000032/s50414267/a.jpg", "n/images/00000001_000.png", chexpert):
+        picture(tmp_path / name)
+    assert list(ids_and_bags(tmp_path / "x")) == ["s50414267"]
+    assert list(ids_and_bags(tmp_path / "n", study="file")) == ["00000001_000.png"]
+    assert list(ids_and_bags(tmp_path / "n" / "images" / "00000001_000.png")) == ["00000001_000.png"]
+    (tmp_path / "list.csv").write_text(f"path\n{chexpert}\n")
+    assert list(ids_and_bags(tmp_path / "list.csv")) == ["valid/patient1/study1"]
+    (tmp_path / "list.csv").write_text(f"id,path\nmine,{chexpert}\n")
+    assert list(ids_and_bags(tmp_path / "list.csv")) == ["mine"], "an id that is given stays"
+
+
+def test_exams_of_two_splits_are_never_one(tmp_path):
+    for name in ("train/axial/1.png", "train/coronal/1.png", "valid/axial/1.png", "valid/axial/2.png"):
+        picture(tmp_path / name)
+    found = find_studies(str(tmp_path), study="file")
+    assert of_plane(found, "axial", PLANES).frame["id"].tolist() == ["train/1", "valid/1", "valid/2"]
+    assert with_parts(found, ("axial", "coronal")).frame["id"].tolist() == ["train/1"]
+    valid = find_studies(str(tmp_path / "valid"), study="file")
+    assert of_plane(valid, "axial", PLANES).frame[["id", "group"]].to_numpy().tolist() == [["1", "axial"], ["2", "axial"]]
+    picture(tmp_path / "valid" / "1.png")
+    again = of_plane(find_studies(str(tmp_path / "valid"), study="file"), "axial", PLANES)
+    assert sorted(again.frame["id"]) == ["1", "axial/1", "axial/2"], "nor is what names no plane"
 
 
 def test_a_list_keeps_its_order_and_its_ids(tmp_path):

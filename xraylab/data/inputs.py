@@ -1,6 +1,7 @@
 """Studies without labels, to predict: a folder, a list, or single files, of PNG, JPEG, TIFF, NumPy arrays and DICOM.
 
-Ids are paths as given or as below the folder, without the suffix; nothing inside a file names its study.
+Ids are paths as given or as below the folder, without the suffix; of studies that lie as a published set has them, those of that
+set's own tables. Nothing inside a file names its study.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ PATHS = ("path", "paths", "image", "images", "file", "files", "filename", "study
 #: of MURA and CheXpert: a study's folder, its patient, and of MURA its body part
 STUDY_FOLDER = re.compile(r"(?:^|/)patient\d+/study[^/]*$")
 PATIENT, PART = re.compile(r"(?:^|/)(patient\d+)(?:/|$)"), re.compile(r"(?:^|/)XR_([A-Z]+)(?:/|$)")
+#: ends of a study's path in a published set, and its id there: MURA and CheXpert, MIMIC-CXR, ChestX-ray14
+PUBLISHED = (
+    re.compile(r"(?:^|/)((?:train|valid|test)/(?:XR_[A-Z]+/)?patient\d+/study[^/]*)$"),
+    re.compile(r"(?:^|/)p\d\d/p\d+/(s\d+)$"),
+    re.compile(r"(?:^|/)(\d{8}_\d{3}\.png)$"),
+)
 FROM_THE_REST, LEFT_OUT = "predicted from the rest", "left out"
 COLUMNS = ["id", "patient", "group", "images", "path"]
 
@@ -179,7 +186,7 @@ def find_studies(
         if root and not roots[0].is_dir():
             raise UserError(f"root={root}: there is no such folder.")
         return _of_list(_read_list(path), path.stem, roots, study, patterns)
-    return _of_list([(path.stem, str(path))], path.stem, [Path()], "file", patterns)
+    return _of_list([(_published(path.as_posix()) or path.stem, str(path))], path.stem, [Path()], "file", patterns)
 
 
 def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> Files:
@@ -201,7 +208,7 @@ def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> F
     if not bags:
         raise UserError(f"input={top}: there is no image in it: {listed(SUFFIXES)}, .npy or DICOM.")
     name_of = os.path.basename(os.path.abspath(top))
-    ids = [_stem(name) if name in files else name or name_of for name in bags]
+    ids = [_published((top / name).absolute().as_posix()) or (_stem(name) if name in files else name or name_of) for name in bags]
     twice = Counter(ids)
     rows = [
         _row(name if twice[i] > 1 else i, (top / name).absolute().as_posix(), bags[name], patterns)
@@ -224,8 +231,8 @@ def _of_list(
         found = next((root / given for root in roots if (root / given).exists()), None)
         whole = found is not None and found.is_dir()
         of_folder = study == "folder" or (study == "auto" and STUDY_FOLDER.search(folder) is not None)
-        study_id = given_id or (posix if whole else folder if of_folder else _stem(posix))
         path = folder if of_folder and not whole else posix
+        study_id = given_id or _published(path) or (path if whole or of_folder else _stem(path))
         if given_id is None and paths.get(study_id, path) != path:
             study_id = posix  # of two files that differ in the suffix alone
         paths.setdefault(study_id, path)
@@ -254,11 +261,10 @@ def _of_list(
     return Files(pd.DataFrame(rows, columns=COLUMNS), name, lost)
 
 
-def of_plane(files: Files, plane: str, planes: Sequence[str], joined: bool = False) -> Files:
+def of_plane(files: Files, plane: str, planes: Sequence[str]) -> Files:
     """Of exams in several planes, which folders name, the images of the plane that a model was trained on.
 
-    Args:
-        joined: leave the plane out of ids, so that those of several planes are the same.
+    Ids are without the plane, so that those of several planes, and of the published set's own tables, are the same.
 
     Raises:
         UserError: there are images of other planes only.
@@ -272,9 +278,10 @@ def of_plane(files: Files, plane: str, planes: Sequence[str], joined: bool = Fal
         raise UserError(f"{files.name}: these are images of {there}; the model was trained on plane={plane}.")
     if len(frame) < len(named):
         log.info("%d of %d studies are of another plane than %s, and left alone", len(named) - len(frame), len(named), plane)
-    if joined:
-        frame["id"] = ["/".join(part for part in i.split("/") if part != plane) for i in frame["id"]]
-        frame["group"] = frame["group"].where(frame["group"] != "", plane)
+    ids = _exams(frame, [plane] * len(frame))
+    if len(set(ids)) == len(ids):
+        frame["id"] = ids
+    frame["group"] = frame["group"].where(frame["group"] != "", plane)
     return replace(files, frame=frame)
 
 
@@ -289,13 +296,12 @@ def with_parts(files: Files, parts: Sequence[str]) -> Files:
     """
     lost = list(files.missing)
     studies: dict[str, dict[Any, Any]] = {}
-    for row in files.frame.to_dict("records"):
-        words = [*row["path"].split("/")[:-1], row["id"].rpartition("/")[2]]
-        part = next((word for word in reversed(words) if word in parts), None)
-        if part is None:
+    words = ([*p.split("/")[:-1], i.rpartition("/")[2]] for p, i in zip(files.frame["path"], files.frame["id"], strict=True))
+    named = [next((word for word in reversed(of) if word in parts), "") for of in words]
+    for row, part, study in zip(files.frame.to_dict("records"), named, _exams(files.frame, named), strict=True):
+        if not part:
             lost.append(Skipped(row["id"], row["path"], f"its path does not name one of {', '.join(parts)}", LEFT_OUT))
             continue
-        study = "/".join(word for word in row["id"].split("/") if word != part)
         of = studies.setdefault(study, {**row, "id": study, "of": {}})
         of["of"].setdefault(part, []).extend(row["images"])
     whole = []
@@ -314,6 +320,23 @@ def with_parts(files: Files, parts: Sequence[str]) -> Files:
             f"Call their folders, or files, so: {parts[0]}/<study>.npy or <study>/{parts[0]}.npy."
         )
     return replace(files, frame=pd.DataFrame(whole), missing=lost)
+
+
+def _exams(frame: pd.DataFrame, parts: Sequence[str]) -> list[str]:
+    """Ids without the part that a path names, and as MRNet's own tables have them where the path ends as there, in
+    ``<split>/<part>/<exam>``; unless exams of two splits would be one."""
+    whole, short = [], []
+    for study, path, part in zip(frame["id"], frame["path"], parts, strict=True):
+        whole.append("/".join(word for word in study.split("/") if word != part))
+        match = re.search(rf"(?:^|/)(?:train|valid|test)/{re.escape(part)}/([^/]+)$", path)
+        exam = _stem(match.group(1)) if match else ""
+        short.append(exam if exam and f"/{whole[-1]}".endswith(f"/{exam}") else whole[-1])
+    return short if len(set(short)) == len(set(whole)) else whole
+
+
+def _published(path: str) -> str | None:
+    """The id that the published set's own tables have of a study there; None where the path is of none."""
+    return next((match.group(1) for pattern in PUBLISHED if (match := pattern.search(path))), None)
 
 
 def _row(study: str, path: str, images: Sequence[str], patterns: dict[str, re.Pattern[str]]) -> dict[str, object]:
