@@ -269,11 +269,19 @@ class StopOnInterrupt(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._process = os.getpid()
-        if threading.current_thread() is threading.main_thread():  # the only one that signals reach
-            self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, *ENDING)}
+        self._old = self._listen()  # before readers are forked
+
+    def _listen(self) -> dict[int, Any]:
+        """Take signals over; returns the handlers that were there."""
+        if threading.current_thread() is not threading.main_thread():  # the only one that signals reach
+            return {}
+        return {number: signal.signal(number, self._ask) for number in (signal.SIGINT, *ENDING)}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = time.monotonic()
+        # again: Lightning (2.6) has put handlers of its own around these, which talk to other processes at once and end
+        # validation without a checkpoint
+        self._listen()
         for early in trainer.early_stopping_callbacks:
             if isinstance(early, EarlyStopping) and early.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
                 trainer.should_stop = True  # a resumed run that had stopped early does not train another epoch
@@ -281,8 +289,10 @@ class StopOnInterrupt(Callback):
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a reader, forked from the process that decides
-        if self.asked:
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.asked:  # a scheduler and torchrun both send one
+            return
         self.asked = number
         again = "Ctrl-C again stops at once" if number == signal.SIGINT else f"{signal.Signals(number).name} came"
         if rank() == 0:
@@ -311,16 +321,12 @@ class StopOnInterrupt(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = time.monotonic()
         (asked,) = largest(self.asked or 0)
-        if asked and trainer.current_epoch + 1 < (trainer.max_epochs or 0) and not trainer.should_stop:
+        going_on = trainer.current_epoch + 1 < (trainer.max_epochs or 0) and not trainer.should_stop
+        if asked and (going_on or asked in ENDING):  # after the last epoch there may be no time to evaluate
             self.stopped, trainer.should_stop = asked, True
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._restore()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Give signals back, after the fit; Lightning's own teardown would leave them here."""
         for number, handler in self._old.items():
             signal.signal(number, handler)
         self._old = {}

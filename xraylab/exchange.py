@@ -164,7 +164,8 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
             store = dist.TCPStore(processes.address, processes.port, is_master=False, timeout=JOIN)
             store.set(f"here/{processes.rank}", "1")
         try:
-            _store = dist.PrefixStore("xraylab", store)
+            # torchrun's store outlives a restart, and what is in it
+            _store = dist.PrefixStore(f"xraylab{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
             dist.init_process_group(
                 backend, store=_store, rank=processes.rank, world_size=processes.world, timeout=timeout
             )  # fmt: skip

@@ -386,9 +386,14 @@ def fit(
     files = XLACheckpointFiles() if on_tpu(job.accelerator) else CheckpointFiles()
     options = {"logger": list(loggers) or False, "max_epochs": s.max_epochs, "profiler": profiler}
     trainer = make_trainer(job, [files], callbacks=callbacks, **options)
-    with suppress(Interrupted):
-        trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        with suppress(Interrupted):
+            trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        stop.restore()
     files.wait()
+    if profiler is not None and stop.stopped:
+        profiler.describe()  # which Lightning does at a good end only
     if profiler is not None:
         log.info("where the time went: %s", directory / "profile")
     if trainer.should_stop and not stop.stopped and s.early_stopping:

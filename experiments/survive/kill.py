@@ -178,7 +178,7 @@ def survive(out: Path, kills: int, seed: int, overrides: list[str]) -> list[str]
                 time.sleep(0.0005)
             if code is not None:
                 break
-            os.kill(child, signal.SIGKILL)
+            os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             done += 1
             print(f"kill {done:2d} of run {victims}: {what}; {progress(killed)}", flush=True)
