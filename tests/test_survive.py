@@ -95,6 +95,51 @@ def test_a_scheduler_that_ends_a_job_can_go_on_with_it(whole, tmp_path, mrnet_ro
     assert holder_of(run) is None, "the lock went with its process"
 
 
+@pytest.mark.parametrize("to", ["first", "second"])
+def test_a_signal_to_one_of_two_processes_saves_and_ends_both(to, tmp_path, mrnet_root):
+    """Not to the group: that process alone must not talk to the other from within its handler."""
+    run = tmp_path / "run"
+    words = [*SMALL, f"dataset.root={mrnet_root}", "max_epochs=500", "early_stopping=null", "batch_size=4", "accelerator=cpu",
+             "accelerator.devices=2", f"hydra.run.dir={run}"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "xraylab.train", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not (run / "history.csv").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    found = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "xraylab.exchange"], capture_output=True, text=True, check=False
+    )
+    os.kill(process.pid if to == "first" else int(found.stdout.split()[0]), signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, out + err
+    assert "SIGTERM: stopped before the end; everything is saved" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("epochs", [2, 1])
+def test_a_signal_in_validation_is_saved_too_in_the_last_epoch_as_well(
+    number, epochs, train_here, tmp_path, mrnet_root, monkeypatch
+):  # fmt: skip
+    begin = StudyModule.on_validation_epoch_end
+
+    def signalled(self):
+        signal.raise_signal(number)
+        signal.raise_signal(number)  # as torchrun does, beside the scheduler
+        begin(self)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyModule, "on_validation_epoch_end", signalled)
+        with pytest.raises(Stopped, match=f"{number.name}: stopped before the end; everything is saved"):
+            train_here(run, *SMALL, f"dataset.root={mrnet_root}", f"max_epochs={epochs}")
+    done = read_checkpoint(run / "checkpoints" / "last.ckpt")["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    assert done == 1
+    resume(run)
+    assert json.loads((run / "environment.json").read_text())["finished"]
+
+
 def test_slurms_signal_stops_after_the_step(whole, train_here, tmp_path, mrnet_root, monkeypatch):
     after = StopOnInterrupt.on_train_batch_end
 

@@ -19,8 +19,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
 
 from xraylab.cli import launch
+from xraylab.data.module import reading_context
 from xraylab.errors import Pruned, Stopped, UserError
 from xraylab.journal import Journal
 from xraylab.space import search_space
@@ -334,6 +336,8 @@ def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
     def job(cfg, directory):
         if cfg.optimizer.lr > 1e-2:
             raise UserError(f"too much, in process {os.getpid()}")
+        loader = DataLoader([1, 2], num_workers=1, multiprocessing_context=reading_context(1))
+        assert [int(x) for x in loader] == [1, 2], "with readers of its own"
         return os.getpid()
 
     words = ["optimizer.lr=1e-4,1e-1"]

@@ -352,7 +352,8 @@ def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
-        raise UserError(f"{path}: not a whole checkpoint: {str(error).splitlines()[0].split('. ')[0][:200]}.") from error
+        words = str(error).splitlines() or ["it ends too early"]
+        raise UserError(f"{path}: not a whole checkpoint: {words[0].split('. ')[0][:200]}.") from error
     if not isinstance(checkpoint, dict) or checkpoint.get("xraylab", {}).get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version of xraylab (format {FORMAT}).")
     return checkpoint

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from xraylab.callbacks import RunningLoss, StudyProgress, clock
 from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, Skipped
 from xraylab.data.loading import Batch, Draw, StepSampler, StudyDataset, prepare
-from xraylab.data.module import worker_count
+from xraylab.data.module import reading_context, worker_count
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError
 from xraylab.module import StudyModule, require_finite
@@ -154,12 +154,14 @@ def predict_rows(
     dataset = StudyDataset(
         table, module.preprocessing["size"], module.preprocessing["rescale"], static_shapes=static_shapes
     )  # fmt: skip
+    readers = worker_count(workers) if len(rows) > 2 * batch_size else 0
     loader = DataLoader(
         _Tolerant(dataset, table.many_views),
         sampler=StepSampler(rows, np.zeros(len(rows)), batch_size),
         batch_size=None,  # the sampler draws whole batches and the dataset packs them
         collate_fn=_as_is,
-        num_workers=worker_count(workers) if len(rows) > 2 * batch_size else 0,
+        num_workers=readers,
+        multiprocessing_context=reading_context(readers),
         pin_memory=torch.cuda.is_available(),
     )
     trainer = pl.Trainer(

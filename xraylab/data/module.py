@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -86,6 +87,7 @@ class StudyDataModule(pl.LightningDataModule):
             batch_size=None,  # the sampler draws whole batches and the dataset packs them
             collate_fn=_as_is,
             num_workers=self.workers,
+            multiprocessing_context=reading_context(self.workers),
             worker_init_fn=outlive_signals,
             persistent_workers=self.workers > 0 and split in ("train", "valid"),
             pin_memory=torch.cuda.is_available(),
@@ -136,6 +138,11 @@ def outlive_signals(worker: int) -> None:
 def batches_done(trainer: pl.Trainer) -> int:
     """Training batches behind a run, over all its epochs and resumptions."""
     return int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
+
+
+def reading_context(workers: int) -> str | None:
+    """How readers are started: forked where that is usual, also in a process of joblib's, whose own way torch cannot use."""
+    return "fork" if workers and sys.platform == "linux" else None
 
 
 def worker_count(wanted: int | str, processes: int = 1) -> int:
