@@ -1,6 +1,6 @@
 """What dashboards get of a run at its end, and of what is made of runs' tables; see :mod:`xraylab.loggers`.
 
-``wandb.json`` in a run directory says which W&B run it is: ``id, project, entity, group, offline, save_dir``.
+``wandb.json`` in a run directory says which W&B run it is: ``id, project, entity, group, offline``.
 """
 
 from __future__ import annotations
@@ -105,12 +105,12 @@ def best_values(directory: Path) -> dict[str, dict[str, float]]:
     """The best value of every metric in ``history.csv``, of all sessions of a run: ``{"valid/loss": {"min": 0.4}, …}``."""
     import pandas as pd
 
-    from xraylab.loggers import best_of
+    from xraylab.settings import mode_of
 
     path = directory / "history.csv"
     history = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     names = [c for c in map(str, history) if (c.startswith("valid/") or c == "train/loss") and history[c].notna().any()]
-    return {name: {best_of(name): float(getattr(history[name], best_of(name))())} for name in names}
+    return {name: {mode_of(name): float(getattr(history[name], mode_of(name))())} for name in names}
 
 
 def ranked_cases(directory: Path) -> pd.DataFrame | None:

@@ -12,6 +12,7 @@ from typing import Any
 from xraylab.dashboards import RECORD, read_record
 from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Pruned, Stopped, UserError
 from xraylab.run import write_json
+from xraylab.settings import mode_of
 
 log = logging.getLogger(__name__)
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -162,7 +163,7 @@ class Wandb(Unfailing, WandbLogger):
         _ = super()._opened()
         if self.kept_in is not None:
             record = {k: self._wandb_init.get(k) for k in ("id", "project", "entity", "group")}
-            write_json(self.kept_in, {**record, "offline": self.offline, "save_dir": str(self._save_dir)})
+            write_json(self.kept_in, {**record, "offline": self.offline})
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log numbers, or media, at an optimiser step, which is W&B's own step as well: a resumed run goes on behind it."""
@@ -176,7 +177,7 @@ class Wandb(Unfailing, WandbLogger):
                     and (key.startswith("valid/") or key == "train/loss")
                 ):
                     self._defined.add(key)
-                    run.define_metric(key, step_metric=STEP, step_sync=True, summary=best_of(key))
+                    run.define_metric(key, step_metric=STEP, step_sync=True, summary=mode_of(key))
             self._last = max(self._last, step or 0)
             run.log({**metrics, STEP: self._last if step is None else step}, step=self._last)
 
@@ -220,11 +221,6 @@ class Wandb(Unfailing, WandbLogger):
 def _in_a_line(error: BaseException) -> str:
     error = error.__cause__ or error  # of what Lightning's TensorBoard logger makes of it
     return " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")
-
-
-def best_of(metric: str) -> str:
-    """Which of its values is best: ``min`` of a loss, ``max`` of every other metric."""
-    return "min" if metric.endswith("loss") else "max"
 
 
 def finish(loggers: Sequence[Logger], error: BaseException | None = None, stopped: bool = False) -> None:
