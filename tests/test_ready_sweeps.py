@@ -15,39 +15,15 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from xraylab import pruning, sweep_yaml
 from xraylab.callbacks import StopOnInterrupt
 from xraylab.journal import Journal
-from xraylab.train import main
 
 QUICK = ["bootstrap=0", "cases=0", "num_workers=0", "precision=32", "cache=off", "early_stopping=null"]
 TINY = [*QUICK, "backbone=cnn", "backbone.layers=2", "backbone.filters=4", "image.size=16", "max_epochs=1"]
 RESNET = [*QUICK, "+backbone.kwargs.channels=[8,8,16,16]", "backbone.pretrained=false", "image.size=32", "max_epochs=1"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, capsys):
-    """A command line in this process: ``here(*words)``; its exit code and what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words, entry=main):
-        monkeypatch.setattr(sys, "argv", ["xraylab", *words])
-        code = 0
-        try:
-            entry()
-        except SystemExit as error:
-            code = error.code
-        finally:
-            GlobalHydra.instance().clear()
-            HydraConfig.instance().cfg = None
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
-    return run
 
 
 def weights(run):

@@ -27,6 +27,7 @@ from xraylab.data.table import HELD_BACK, StudyTable, assign_splits, hold_back
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
 from xraylab.evaluation import scored_labels
 from xraylab.exchange import trainer_options
+from xraylab.journal import objectives_of
 from xraylab.metrics import METRICS
 from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.studynet import per_channel
@@ -34,13 +35,14 @@ from xraylab.module import StudyModule, checkpoint_of, require_splits
 from xraylab.processes import ALONE, Processes
 from xraylab.remote import is_url
 from xraylab.run import read_begun
-from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of
+from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of, sweep_of
 from xraylab.uncertainty import SelfTrained
 from xraylab.xla import device_options, on_tpu, precision_of_tpu, require_tpu, tpu_there
 
 log = logging.getLogger(__name__)
 RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload",
              "checkpoint_every", "profiler", "accelerator")  # fmt: skip
+NO_GPU = f"accelerator=gpu: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu)."
 
 
 @dataclass
@@ -59,8 +61,32 @@ class Job:
     processes: Processes = ALONE
 
 
-def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processes: Processes = ALONE) -> Job:
-    """Check the whole configuration, then build the model, then read the data.
+@dataclass
+class Parts:
+    """What a configuration makes without its data."""
+
+    config: DictConfig  # with what the data needs
+    settings: Settings
+    reader: Reader
+    path: Path | None  # of the data; None: the embedded sample
+    embedded: dict[str, Any]  # its options
+    pool: Any
+    loss: Any
+    augmentation: Any
+    optimizer: Any  # parameters -> optimizer
+    schedule: dict[str, Any]
+    interval: str  # of the scheduler
+    monitor: str  # of the scheduler
+    monitors: dict[str, str]  # every monitored metric, by the key that names it
+    backbone: Any
+    callbacks: list[pl.Callback]  # beside the trainer's own
+    accelerator: dict[str, Any]  # arguments of the Trainer
+    precision: str  # of the Trainer
+    static_shapes: bool
+
+
+def parts_of(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processes: Processes = ALONE) -> Parts:
+    """Check the whole configuration and build what it names, before any data is read.
 
     Args:
         cfg: composed.
@@ -69,7 +95,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         processes: among which training is shared out.
 
     Raises:
-        UserError: something in the configuration or the data is wrong.
+        UserError: something in the configuration is wrong, or what it asks for is not there.
     """
     cfg = copy.deepcopy(cfg)
     OmegaConf.set_struct(cfg, False)
@@ -104,7 +130,8 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         raise UserError(
             "callbacks: averaged weights do not work on a TPU (torch_xla loses them). Leave them out: callbacks=none."
         )
-    for key, metric in _monitors(settings, monitor if schedule else None).items():
+    monitors = _monitors(settings, monitor if schedule else None)
+    for key, metric in monitors.items():
         if metric != "valid/loss" and not re.fullmatch(rf"valid/[^/]+/({'|'.join(METRICS)})", metric):
             known = [f"valid/macro/{m}" for m in METRICS]
             raise UserError(
@@ -120,9 +147,23 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
             callback.check(settings.max_epochs)
     for name in ("mean", "std"):
         per_channel(getattr(settings.image, name), getattr(backbone, name), name)
+    return Parts(
+        cfg, settings, reader, path, embedded, pool, loss, augmentation, optimizer, schedule, interval, monitor, monitors,
+        backbone, callbacks, accelerator, precision, static_shapes,
+    )  # fmt: skip
 
+
+def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processes: Processes = ALONE) -> Job:
+    """A job, from its parts and its data; arguments as of :func:`parts_of`.
+
+    Raises:
+        UserError: something in the configuration or the data is wrong.
+    """
+    parts = parts_of(cfg, typed, fresh, processes)
+    cfg, settings, reader, path = parts.config, parts.settings, parts.reader, parts.path
+    pool, loss, backbone = parts.pool, parts.loss, parts.backbone
     if path is None:
-        path = reader.embedded(embedded)
+        path = reader.embedded(parts.embedded)
     log.info("reading %s", path)
     cfg.dataset.root = reader.root if is_url(reader.root) else str(path.absolute())
     table = split_table(reader, path, settings, loss.held_back)
@@ -141,7 +182,8 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
                 f"{split} has {len(table.part(split))} studies, fewer than the {processes.world} processes: start less."
             )
     _announce(table, settings)
-    _check_labels(table, _monitors(settings, monitor if schedule else None), settings.evaluate)
+    objectives = objectives_of(sweep_of(plain(cfg.sweep)), settings.monitor) if cfg.get("sweep") else []
+    _check_labels(table, [*parts.monitors.items(), *(("sweep.objective", metric) for metric in objectives)], settings.evaluate)
     if table.channels not in (1, backbone.in_chans):
         raise UserError(f"{table.name} has colour images: backbone.in_chans={backbone.in_chans} must be {table.channels}.")
     if loss.exclusive and not table.exclusive:
@@ -172,19 +214,22 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
     ).to(memory_format=torch.channels_last)  # fmt: skip
     size, rescale = (None, False) if packed else (settings.image.size, settings.image.rescale)
     data = StudyDataModule(
-        table, settings.batch_size, settings.accumulate, size, rescale, augmentation,
+        table, settings.batch_size, settings.accumulate, size, rescale, parts.augmentation,
         worker_count(settings.num_workers, processes.local_world), settings.seed,
         loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit, processes.rank, processes.world,
-        static_shapes,
+        parts.static_shapes,
     )  # fmt: skip
     steps = -(-data.train_units // (settings.batch_size * settings.accumulate)) * settings.max_epochs
     module = StudyModule(
-        net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), optimizer,
-        _scheduler(schedule, steps), interval, monitor, settings.seed, table.data, groups, settings.unit, digest,
-        settings.evaluate.blank, settings.evaluate.uncertain,
+        net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), parts.optimizer,
+        _scheduler(parts.schedule, steps), parts.interval, parts.monitor, settings.seed, table.data, groups, settings.unit,
+        digest, settings.evaluate.blank, settings.evaluate.uncertain,
         {"channels": table.channels, "bits": getattr(reader, "bits", None), "views": table.views},
     )  # fmt: skip
-    return Job(OmegaConf.create(plain(cfg)), settings, table, digest, data, module, callbacks, accelerator, precision, processes)
+    return Job(
+        OmegaConf.create(plain(cfg)), settings, table, digest, data, module, parts.callbacks, parts.accelerator, parts.precision,
+        processes,
+    )  # fmt: skip
 
 
 def split_table(reader: Reader, path: Path, settings: Settings, held_back: float | None) -> StudyTable:
@@ -238,9 +283,7 @@ def hardware(accelerator: dict[str, Any], precision: str, processes: Processes =
     gpu = torch.cuda.is_available()
     kind = accelerator.get("accelerator", "auto")
     if kind in ("gpu", "cuda") and not gpu:
-        raise UserError(
-            f"accelerator=gpu: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu)."
-        )
+        raise UserError(NO_GPU)
     if kind == "auto":
         accelerator["accelerator"] = kind = "gpu" if gpu else "tpu" if tpu_there() else "cpu"
     if kind == "tpu":
@@ -330,7 +373,7 @@ def _monitors(settings: Settings, scheduler: str | None) -> dict[str, str]:
     return {key: metric for key, metric in keys.items() if metric is not None}
 
 
-def _check_labels(table: StudyTable, monitors: dict[str, str], counts_as: Evaluate) -> None:
+def _check_labels(table: StudyTable, monitors: Sequence[tuple[str, str]], counts_as: Evaluate) -> None:
     """Say where metrics will be undefined; refuse to monitor one that will be, or that does not exist."""
     single = []
     for split in ("valid", "test"):
@@ -346,23 +389,25 @@ def _check_labels(table: StudyTable, monitors: dict[str, str], counts_as: Evalua
                     positives,
                     negatives,
                 )
-    scored = ~np.isnan(scored_labels(table.label_values(table.part("valid").index), counts_as.blank, counts_as.uncertain))
-    known = {"valid/loss"} | {f"valid/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS}
-    for key, metric in monitors.items():
+    for key, metric in monitors:
+        split = metric.split("/")[0]
+        there = table.part(split)
+        known = {"valid/loss"} | {f"{split}/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS if len(there)}
+        scored = ~np.isnan(scored_labels(table.label_values(there.index), counts_as.blank, counts_as.uncertain))
         if metric not in known:
             raise UserError(
                 f"{key}={metric}: there is no such metric.{did_you_mean(metric, known)} There are: {listed(sorted(known), 30)}."
             )
         if not scored.any():
             raise UserError(
-                f"{key}={metric}: undefined in valid, where no label is scored: all are uncertain or not mentioned. "
+                f"{key}={metric}: undefined in {split}, where no label is scored: all are uncertain or not mentioned. "
                 "Say what they count as (evaluate.blank=negative, evaluate.uncertain), or choose another split (seed, fold)."
             )
         labels = [metric.split("/")[1]] if metric.count("/") == 2 else []
         labels = list(table.labels) if labels == ["macro"] else labels
-        if labels and all(("valid", label) in single for label in labels):
+        if labels and all((split, label) in single for label in labels):
             raise UserError(
-                f"{key}={metric}: undefined in valid, where {listed(labels)} has not both classes. "
+                f"{key}={metric}: undefined in {split}, where {listed(labels)} has not both classes. "
                 "Monitor valid/loss, or choose another split (seed, fold, valid_fraction)."
             )
 

@@ -43,6 +43,8 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
         except BrokenPipeError:  # of a pager that was left
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
+    flags = [a for a in sys.argv[1:] if re.match(r"(-m|--multirun|--[\w-]+=.*)$", a)]
+    sys.argv[1:] = [*flags, *(a for a in sys.argv[1:] if a not in flags)]  # argparse wants overrides in one piece
     # Hydra takes a bare brace for the beginning of a mapping
     sys.argv[1:] = [re.sub(r"^(columns\.\w+)=([^'\"]*\{label\}[^'\"]*)$", r"\1='\2'", a) for a in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us instead of Hydra's own report

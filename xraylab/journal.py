@@ -63,17 +63,17 @@ class Journal:
         write_json(self.folder / JOURNAL, {**asdict(self), "folder": str(self.folder), "jobs": jobs})
 
     def settle(self, job: SweepJob, error: BaseException | None = None) -> None:
-        """What became of a job, by the files it left.
-
-        Raises:
-            UserError: the objective is of a label that the job's evaluation does not have.
-        """
+        """What became of a job, by the files it left."""
         run = self.folder / str(job.number)
         record = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
         job.scores, job.reason = [], None
         if record.get("finished"):
+            try:
+                found = [objective_of(run, objective) for objective in self.objectives]
+            except UserError as wrong:
+                job.state, job.reason = "failed", str(wrong)
+                return
             job.state = "finished"
-            found = [objective_of(run, objective) for objective in self.objectives]
             job.scores = [value for value, _ in found]
             job.reason = "; ".join(reason for _, reason in found if reason) or None
         elif record.get("pruned"):
