@@ -61,32 +61,8 @@ class Job:
     processes: Processes = ALONE
 
 
-@dataclass
-class Parts:
-    """What a configuration makes without its data."""
-
-    config: DictConfig  # with what the data needs
-    settings: Settings
-    reader: Reader
-    path: Path | None  # of the data; None: the embedded sample
-    embedded: dict[str, Any]  # its options
-    pool: Any
-    loss: Any
-    augmentation: Any
-    optimizer: Any  # parameters -> optimizer
-    schedule: dict[str, Any]
-    interval: str  # of the scheduler
-    monitor: str  # of the scheduler
-    monitors: dict[str, str]  # every monitored metric, by the key that names it
-    backbone: Any
-    callbacks: list[pl.Callback]  # beside the trainer's own
-    accelerator: dict[str, Any]  # arguments of the Trainer
-    precision: str  # of the Trainer
-    static_shapes: bool
-
-
-def parts_of(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processes: Processes = ALONE) -> Parts:
-    """Check the whole configuration and build what it names, before any data is read.
+def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processes: Processes = ALONE) -> Job:
+    """Check the whole configuration, then build the model, then read the data.
 
     Args:
         cfg: composed.
@@ -95,7 +71,7 @@ def parts_of(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         processes: among which training is shared out.
 
     Raises:
-        UserError: something in the configuration is wrong, or what it asks for is not there.
+        UserError: something in the configuration or the data is wrong.
     """
     cfg = copy.deepcopy(cfg)
     OmegaConf.set_struct(cfg, False)
@@ -147,23 +123,9 @@ def parts_of(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
             callback.check(settings.max_epochs)
     for name in ("mean", "std"):
         per_channel(getattr(settings.image, name), getattr(backbone, name), name)
-    return Parts(
-        cfg, settings, reader, path, embedded, pool, loss, augmentation, optimizer, schedule, interval, monitor, monitors,
-        backbone, callbacks, accelerator, precision, static_shapes,
-    )  # fmt: skip
 
-
-def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processes: Processes = ALONE) -> Job:
-    """A job, from its parts and its data; arguments as of :func:`parts_of`.
-
-    Raises:
-        UserError: something in the configuration or the data is wrong.
-    """
-    parts = parts_of(cfg, typed, fresh, processes)
-    cfg, settings, reader, path = parts.config, parts.settings, parts.reader, parts.path
-    pool, loss, backbone = parts.pool, parts.loss, parts.backbone
     if path is None:
-        path = reader.embedded(parts.embedded)
+        path = reader.embedded(embedded)
     log.info("reading %s", path)
     cfg.dataset.root = reader.root if is_url(reader.root) else str(path.absolute())
     table = split_table(reader, path, settings, loss.held_back)
@@ -183,7 +145,8 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
             )
     _announce(table, settings)
     objectives = objectives_of(sweep_of(plain(cfg.sweep)), settings.monitor) if cfg.get("sweep") else []
-    _check_labels(table, [*parts.monitors.items(), *(("sweep.objective", metric) for metric in objectives)], settings.evaluate)
+    named = [*monitors.items(), *(("sweep.objective", metric) for metric in objectives)]
+    _check_labels(table, named, settings.evaluate, settings.selection)
     if table.channels not in (1, backbone.in_chans):
         raise UserError(f"{table.name} has colour images: backbone.in_chans={backbone.in_chans} must be {table.channels}.")
     if loss.exclusive and not table.exclusive:
@@ -214,22 +177,19 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
     ).to(memory_format=torch.channels_last)  # fmt: skip
     size, rescale = (None, False) if packed else (settings.image.size, settings.image.rescale)
     data = StudyDataModule(
-        table, settings.batch_size, settings.accumulate, size, rescale, parts.augmentation,
+        table, settings.batch_size, settings.accumulate, size, rescale, augmentation,
         worker_count(settings.num_workers, processes.local_world), settings.seed,
         loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit, processes.rank, processes.world,
-        parts.static_shapes,
+        static_shapes,
     )  # fmt: skip
     steps = -(-data.train_units // (settings.batch_size * settings.accumulate)) * settings.max_epochs
     module = StudyModule(
-        net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), parts.optimizer,
-        _scheduler(parts.schedule, steps), parts.interval, parts.monitor, settings.seed, table.data, groups, settings.unit,
-        digest, settings.evaluate.blank, settings.evaluate.uncertain,
+        net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), optimizer,
+        _scheduler(schedule, steps), interval, monitor, settings.seed, table.data, groups, settings.unit, digest,
+        settings.evaluate.blank, settings.evaluate.uncertain,
         {"channels": table.channels, "bits": getattr(reader, "bits", None), "views": table.views},
     )  # fmt: skip
-    return Job(
-        OmegaConf.create(plain(cfg)), settings, table, digest, data, module, parts.callbacks, parts.accelerator, parts.precision,
-        processes,
-    )  # fmt: skip
+    return Job(OmegaConf.create(plain(cfg)), settings, table, digest, data, module, callbacks, accelerator, precision, processes)
 
 
 def split_table(reader: Reader, path: Path, settings: Settings, held_back: float | None) -> StudyTable:
@@ -373,7 +333,7 @@ def _monitors(settings: Settings, scheduler: str | None) -> dict[str, str]:
     return {key: metric for key, metric in keys.items() if metric is not None}
 
 
-def _check_labels(table: StudyTable, monitors: Sequence[tuple[str, str]], counts_as: Evaluate) -> None:
+def _check_labels(table: StudyTable, monitors: Sequence[tuple[str, str]], counts_as: Evaluate, selection: str) -> None:
     """Say where metrics will be undefined; refuse to monitor one that will be, or that does not exist."""
     single = []
     for split in ("valid", "test"):
@@ -392,7 +352,9 @@ def _check_labels(table: StudyTable, monitors: Sequence[tuple[str, str]], counts
     for key, metric in monitors:
         split = metric.split("/")[0]
         there = table.part(split)
-        known = {"valid/loss"} | {f"{split}/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS if len(there)}
+        if not len(there):
+            raise UserError(f"{key}={metric}: there is no {split} (selection={selection}). Choose by valid.")
+        known = {"valid/loss"} | {f"{split}/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS}
         scored = ~np.isnan(scored_labels(table.label_values(there.index), counts_as.blank, counts_as.uncertain))
         if metric not in known:
             raise UserError(

@@ -60,7 +60,8 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
             job(cfg)
         except (UserError, Stopped, Lost, Pruned) as error:
             if HydraConfig.get().mode is not RunMode.RUN:
-                print(error if isinstance(error, Stopped | Pruned) else f"error: {error}", file=sys.stderr)
+                if not isinstance(error, Stopped):  # the sweep says how to go on
+                    print(error if isinstance(error, Pruned) else f"error: {error}", file=sys.stderr)
                 raise  # to the sweeper, from whatever process
             ended.append(error)
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))

@@ -143,18 +143,19 @@ def objectives_of(sweep: Sweep, monitor: str) -> list[str]:
         UserError: there is no such metric, or it is of test and that was not allowed, or it cannot prune.
     """
     given = [sweep.objective] if isinstance(sweep.objective, str) else sweep.objective or [monitor]
+    key = "sweep.objective" if sweep.objective else "monitor"
     for objective in given:
         split, _, rest = objective.partition("/")
         label, _, metric = rest.rpartition("/")
         if objective != "valid/loss" and not (split in ("valid", "test") and label and metric in METRICS):
             known = ["valid/loss", *(f"valid/macro/{m}" for m in METRICS)]
             raise UserError(
-                f"sweep.objective={objective}: there is no such metric.{did_you_mean(objective, known)} It is "
+                f"{key}={objective}: there is no such metric.{did_you_mean(objective, known)} It is "
                 f"<split>/<label or macro>/<metric>, and metrics are {', '.join(METRICS)}; or valid/loss."
             )
         if split == "test" and not sweep.objective_on_test:
             raise UserError(
-                f"sweep.objective={objective}: a job that is chosen on test is not judged by it any more. "
+                f"{key}={objective}: a job that is chosen on test is not judged by it any more. "
                 f"Choose on valid (valid/{rest}), or say sweep.objective_on_test=true."
             )
     if len(set(given)) < len(given):

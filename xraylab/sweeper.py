@@ -79,10 +79,7 @@ class JobSweeper(Sweeper):
         space = search_space(parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *own]))
         size = self._batch_size(rules.method, bool(config.fail_fast))
         if config.resume is not None or "resume" in varied(space):
-            raise UserError(
-                f"resume={config.resume}: a run goes on by a command of its own, without -m. A sweep goes on by "
-                "sweep.resume=<its directory>."
-            )
+            raise UserError("resume: a run goes on by a command of its own, without -m; a sweep by sweep.resume=<its directory>.")
         if not varied(space) and (of := [w for w in own if w.startswith("sweep.")]):
             raise UserError(
                 f"{of[0]}: nothing varies. Give values, as seed=0,1,2 or, of random and tpe, optimizer.lr=interval(1e-5,1e-3)."
@@ -177,9 +174,9 @@ class JobSweeper(Sweeper):
                 "take hydra/launcher=joblib."
             )
         if launcher == "BasicLauncher":
-            from xraylab.assemble import parts_of
+            from xraylab.assemble import assemble
 
-            parts_of(config, typed, True, processes)
+            assemble(config, typed, processes=processes)
         elif launcher in ("SlurmLauncher", "RayLauncher", "RayAWSLauncher"):
             reader_of(config)  # the data and the device are those of other machines
         else:
