@@ -127,6 +127,8 @@ class Journal:
             lines.append(f"given up at the median: {listed(pruned, 40)}")
         failed = [j for j in self.jobs if j.state == "failed"]
         lines += [f"job {j.number} failed: {str(j.reason).splitlines()[0]}" for j in failed]
+        if waiting := [j.number for j in self.jobs if j.state == "waiting"]:
+            lines.append(f"not begun: {listed(waiting, 40)}")
         if failed or any(j.state not in SETTLED for j in self.jobs):
             lines.append(f"{'Repeat what failed' if failed else 'Go on'} with:\n  {self.go_on}")
         return "\n".join(lines)
