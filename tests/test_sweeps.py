@@ -300,7 +300,7 @@ def test_a_mistake_of_some_jobs_is_theirs_and_an_objective_that_is_not_there_a_f
     ],
 )  # fmt: skip
 def test_a_mistake_of_all_jobs_is_said_once(here, words, said, mrnet_root):
-    code, text = here(*words, f"dataset.root={mrnet_root}", "backbone=cnn", "image.size=16", "cache=off")
+    code, text = here(*words, f"dataset.root={mrnet_root}", "backbone=cnn", "image.size=64", "cache=off")
     assert (code, text.count(said)) == (2, 1), text
     assert not Path("outputs").exists()
 
