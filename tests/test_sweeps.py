@@ -258,12 +258,15 @@ def test_several_objectives_end_with_all_that_none_beats(drawn):
         (["seed=0", "sweep.prune=true"], "sweep.prune=true: nothing varies. Give values, as seed=0,1,2"),
         (["sweep.prune=true", "accelerator.devices=2"], "a job of several processes cannot be given up"),
         ([*LOCAL, "task=acll"], "Did you mean acl?"),
+        ([*LOCAL[:1], "hydra.launcher.n_jobs=0"], "n_jobs=0: it is how many jobs run at a time"),
+        ([*LOCAL[:1], "hydra.launcher.n_job=2"], "there is no key hydra.launcher.n_job. Those of Hydra: python -m xraylab.train "
+         "hydra/launcher=joblib --cfg hydra"),
         ([*LOCAL, "dataset.root=/nowhere"], "found at /nowhere"),
         ([*LOCAL, "accelerator=gpu"], "there is no GPU that torch"),
         (["hydra/launcher=submitit_local", "accelerator=gpu"], "there is no GPU that torch"),
         (["hydra/launcher=submitit_slurm"], "there is no SLURM on this machine"),
     ],
-)
+)  # fmt: skip
 def test_what_a_sweep_cannot_do_is_refused_before_it_begins(drawn, words, said, monkeypatch):
     """Once, whatever the launcher."""
     if words == ["sweep.method=tpe"]:

@@ -207,6 +207,9 @@ def _unknown_key(key: str, config: str) -> str:
     others = {owner for owner, keys in _dataset_keys().items() if key.split(".")[0] in keys}
     if others and dataset not in others:
         return f"{key} is a key of dataset={' or dataset='.join(sorted(others))}; the dataset here is {dataset}."
+    if key.startswith("hydra."):
+        words = ["train" if config == "config" else config, *(a for a in typed if a.startswith("hydra/")), "--cfg hydra"]
+        return f"there is no key {key}. Those of Hydra: python -m xraylab.{' '.join(words)}"
     flat = dict(every_key(_composed(config, list(groups.values()))))
     known = sorted(set(flat) | set(_groups() if "dataset" in flat else []))
     if key in known:

@@ -17,10 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from xraylab.errors import EXIT_USER, Stopped, UserError
 from xraylab.processes import planned, shared_gpus
@@ -139,20 +141,26 @@ class JobSweeper(Sweeper):
         Raises:
             UserError: that of the first.
         """
-        wrong = []
         before, hydra = logging.root.manager.disable, HydraConfig.instance()
         composed = hydra.cfg
         logging.disable(logging.WARNING)  # each job says it itself
         try:
-            for words in (jobs[0], jobs[-1]):
-                try:
-                    return self._check_job(words, at_once)
-                except UserError as error:
-                    wrong.append(error)
-            raise wrong[0]
+            if (error := self._mistake(jobs[0], at_once)) is not None and self._mistake(jobs[-1], at_once) is not None:
+                raise error
         finally:
             logging.disable(before)
             hydra.cfg = composed
+
+    def _mistake(self, words: list[str], at_once: int) -> UserError | None:
+        try:
+            self._check_job(words, at_once)
+        except UserError as error:
+            return error
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception:
+            return None  # the job meets it again, and it is recorded
+        return None
 
     def _check_job(self, words: list[str], at_once: int) -> None:
         from xraylab.build import find_data, reader_of
@@ -180,6 +188,8 @@ class JobSweeper(Sweeper):
         elif launcher in ("SlurmLauncher", "RayLauncher", "RayAWSLauncher"):
             reader_of(config)  # the data and the device are those of other machines
         else:
+            if self.config.hydra.launcher.get("n_jobs") == 0:
+                raise UserError("hydra.launcher.n_jobs=0: it is how many jobs run at a time, or -1: as many as there are cores.")
             find_data(config, typed, True)
             self._share_gpus(str(config.accelerator.accelerator), processes.local_world, at_once)
 
