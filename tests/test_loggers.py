@@ -104,7 +104,11 @@ def test_tensorboard_gets_losses_metrics_rates_curves_and_cases(train_here, tmp_
     assert {"train/loss", "valid/loss", "valid/acl/auroc", "lr", "train/running_loss", "studies_per_s"} <= tags
     assert [e.step for e in events.Scalars("train/running_loss")] == [2, 4, 6, 8, 10, 12, 14, 16]
     written = pd.read_csv(run / "history.csv")
-    assert [round(e.value, 4) for e in events.Scalars("train/loss")] == written["train/loss"].round(4).tolist()
+    for key in ("train/loss", "valid/loss", "valid/acl/auroc", "studies_per_s"):
+        found = [e for e in events.Scalars(key) if e.step in set(written["step"])]
+        np.testing.assert_allclose([e.value for e in found], written[key], rtol=1e-6, err_msg=key)
+        assert [e.step for e in found] == written["step"].tolist(), key
+    assert len(events.Scalars("valid/loss")) == 2, "at no other step"
     # after the evaluation
     kinds = ("roc", "pr", "confusion", "calibration")
     assert set(events.Tags()["images"]) == {f"{s}/{k}" for s in ("valid", "test") for k in kinds} | {"test/cases"}
@@ -196,6 +200,37 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(sweep):
     assert max(before) == 8 < min(after), "steps go on, so that wandb sync can append"
     written = pd.read_csv(run / "history.csv")
     assert summary(second)["valid/loss"]["min"] == pytest.approx(written["valid/loss"].min()), "of both sessions"
+
+
+def test_a_run_of_an_agent_is_the_agents_and_goes_on_without_it(tmp_path, mrnet_root, monkeypatch):
+    """W&B drops the id, project and team that are asked for in a sweep; what an agent sets is in wandb/wandb_agent.py."""
+    import wandb
+
+    run = tmp_path / "run"
+    run.mkdir()
+    point = tmp_path / "config.yaml"
+    point.write_text("wandb_version: 1\nseed: {value: 3}\noptimizer.lr: {value: 0.001}\nbackbone: {value: resnet18}\n")
+    agent = {"SWEEP_ID": "swept", "RUN_ID": "agents", "PROJECT": "theirs", "ENTITY": "team", "SWEEP_PARAM_PATH": str(point)}
+    words = [*QUICK, f"dataset.root={mrnet_root}", "seed=3", "logger=wandb"]
+    wandb.teardown()  # which reads the environment once
+    try:
+        with monkeypatch.context() as patch:
+            for name, value in agent.items():
+                patch.setenv(f"WANDB_{name}", value)
+            train(compose_config(*words, "max_epochs=1"), run, words)
+    finally:
+        wandb.teardown()
+    kept = {"id": "agents", "project": "theirs", "entity": "team", "group": None, "offline": True}
+    assert json.loads((run / "wandb.json").read_text()) == kept
+    train(resumed_config(str(run), ["max_epochs=2"]), run, ["max_epochs=2"])
+    assert json.loads((run / "wandb.json").read_text()) == kept
+    first, second = records(run)
+    for record in (first, second):
+        (about,) = of(record, "run")
+        assert (about["run_id"], about["project"], about["entity"]) == ("agents", "theirs", "team")
+        assert {"best.ckpt"} <= contents(named(record, "model-agents")).keys()
+        assert named(record, "predictions-agents")
+    assert (of(first, "run")[0]["sweep_id"], of(second, "run")[0].get("sweep_id")) == ("swept", None)
 
 
 def test_what_is_made_of_runs_is_a_run_that_uses_theirs(sweep, tmp_path, command):

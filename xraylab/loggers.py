@@ -22,6 +22,7 @@ from pytorch_lightning.loggers.logger import DummyLogger  # noqa: E402
 from pytorch_lightning.utilities.rank_zero import rank_zero_only  # noqa: E402
 
 STEP = "trainer/global_step"  # Lightning's name of the axis
+IDENTITY = ("id", "project", "entity", "group")
 PATIENCE = 600.0  # seconds that the end of a run waits for an upload
 
 
@@ -102,7 +103,7 @@ class Wandb(Unfailing, WandbLogger):
         super().__init__(save_dir=save_dir, tags=list(tags), settings=settings, **options)
         del self._wandb_init["anonymous"]  # of which wandb 0.31 warns, though it is None
         self.artifacts = artifacts
-        self.artifacts_of: str | None = None  # the W&B run that names them
+        self.artifacts_of: str | None = None  # the W&B run that names them; None: this one
         self.kept_in: Path | None = None  # the file that keeps the W&B run's identity
         asked = os.environ.get("WANDB_MODE")
         self.mode = asked if asked in ("offline", "disabled", "dryrun") else "offline" if offline else "online"
@@ -119,13 +120,16 @@ class Wandb(Unfailing, WandbLogger):
             tags: beside those that were asked for.
         """
         init, before = self._wandb_init, read_record(directory)
-        fresh = {"id": init["id"] or secrets.token_hex(4), "group": init.get("group") or group}
-        own = {k: before[k] for k in fresh} if before and job_type != "evaluate" else fresh
-        name = [own["group"] or directory.absolute().parent.name, directory.absolute().name]
-        self.artifacts_of = before["id"] if before else own["id"]
-        self.kept_in = directory / RECORD if own["id"] == self.artifacts_of else None
+        again = before is not None and job_type == "evaluate"
+        self.artifacts_of = before["id"] if before and again else None
+        self.kept_in = None if again else directory / RECORD
+        init["id"] = init["id"] or secrets.token_hex(4)
+        init["group"] = init.get("group") or group
+        if before and not again:
+            init |= {k: before[k] for k in IDENTITY if before[k] is not None}
+        name = [init["group"] or directory.absolute().parent.name, directory.absolute().name]
         tags = [tag[:64] for tag in (*init["tags"], *tags)]  # W&B takes no longer one
-        init |= {**own, "job_type": init.get("job_type") or job_type, "tags": list(dict.fromkeys(tags))}
+        init |= {"job_type": init.get("job_type") or job_type, "tags": list(dict.fromkeys(tags))}
         init["name"] = init["name"] or "/".join(name)
 
     @property
@@ -160,10 +164,10 @@ class Wandb(Unfailing, WandbLogger):
                 Path(str(self._save_dir)) / "wandb"
             )  # else it stages under the home
         self._wandb_init["mode"] = mode
-        _ = super()._opened()
-        if self.kept_in is not None:
-            record = {k: self._wandb_init.get(k) for k in ("id", "project", "entity", "group")}
-            write_json(self.kept_in, {**record, "offline": self.offline})
+        run = super()._opened()
+        if self.kept_in is not None and mode != "disabled":
+            # what W&B made of what was asked for: an agent's run, id, project and team go before
+            write_json(self.kept_in, {**{k: getattr(run, k) or None for k in IDENTITY}, "offline": self.offline})
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log numbers, or media, at an optimiser step, which is W&B's own step as well: a resumed run goes on behind it."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -161,7 +162,10 @@ class StudyModule(pl.LightningModule):
         probabilities = self.loss.probabilities(logits).double().cpu().numpy()
         require_finite(probabilities, split)
         values |= quick_metrics(self.labels, probabilities, labels.cpu().numpy())
-        self.log_dict({f"{split}/{name}": float(value) for name, value in values.items()}, batch_size=1)
+        found = {f"{split}/{name}": float(value) for name, value in values.items()}
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            found["step"] = float(self.trainer.global_step)  # of a logger's axis, where Lightning (2.6) would give the one before
+        self.log_dict(found, batch_size=1)
 
     # The scheduler is stepped here and not by Lightning, which steps it after the epoch's checkpoint is written, so that
     # a resumed run would miss that step (seen with pytorch-lightning 2.6).
