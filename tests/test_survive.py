@@ -335,7 +335,8 @@ def test_stochastic_weight_averaging_is_the_mean_of_its_steps(train_here, tmp_pa
         step(self, *args, **kwargs)
         seen.append({k: v.detach().clone() for k, v in self.named_parameters()})
 
-    options = [*SMALL, f"dataset.root={mrnet_root}", "max_epochs=3", "callbacks=swa", "callbacks.swa.start=2", "scheduler=none"]
+    options = [*SMALL, f"dataset.root={mrnet_root}", "max_epochs=3", "callbacks=swa", "callbacks.swa.start=2", "scheduler=none",
+               "batch_size=2", "accumulate=2"]  # fmt: skip
     with pytest.raises(UserError, match=r"callbacks.swa.start=4, but max_epochs=3"):
         train_here(tmp_path / "x", *options, "callbacks.swa.start=4")
     monkeypatch.setattr(StudyModule, "optimizer_step", watched)
@@ -368,6 +369,26 @@ def test_stochastic_weight_averaging_is_the_mean_of_its_steps(train_here, tmp_pa
         resume(run)
         assert same(weights(run), last)
         assert same(weights(run, "best"), weights(whole, "best"))
+
+
+def test_early_stopping_counts_averages_alone_and_an_average_that_never_begins_is_said(
+    train_here, compose, tmp_path, mrnet_root, caplog
+):  # fmt: skip
+    caplog.set_level("INFO")
+    options = [*SMALL, f"dataset.root={mrnet_root}", "max_epochs=6", "callbacks=swa", "early_stopping.patience=1",
+               "early_stopping.min_delta=9"]  # fmt: skip
+    run = train_here(tmp_path / "two", *options, "callbacks.swa.start=2")
+    assert len(pd.read_csv(run / "history.csv")) == 3, "the first average is no worse than none"
+    assert "nothing was averaged" not in caplog.text
+    run = train_here(tmp_path / "four", *options, "callbacks.swa.start=4")
+    assert len(pd.read_csv(run / "history.csv")) == 2
+    assert "callbacks.swa.start=4, but training ended after epoch 2: nothing was averaged" in caplog.text
+    said = "of the step, not averaged: swa begins at epoch 4"
+    assert json.loads((run / "evaluation.json").read_text())["checkpoint"]["weights"] == said
+    assert f"weights {said}" in caplog.text
+    two = [*options, "callbacks.swa.start=2", "+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging"]
+    with pytest.raises(UserError, match="callbacks: swa, ema each average the weights"):
+        train_here(tmp_path / "both", *two)
 
 
 @pytest.mark.parametrize("kind", ["simple", "pytorch", "xla"])

@@ -14,7 +14,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from xraylab.assemble import Job
@@ -207,10 +207,9 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     counts_as = s.evaluate.model_dump()
     write_cases(directory, table, *shown, s.cases, **counts_as)  # of test, or of valid where there is no test
     train = table.part("train")
-    averaging = [n for n, c in zip(job.config.callbacks, job.callbacks, strict=True) if isinstance(c, WeightAveraging)]
     of = {
         "file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor,
-        "weights": weights_in_words(saved, averaging),
+        "weights": weights_in_words(saved, dict(zip(job.config.callbacks, job.callbacks, strict=True))),
     }  # fmt: skip
     chosen = judge(splits, tables, Rules(**s.operating.model_dump()), **counts_as)
     if s.readers is not None:
