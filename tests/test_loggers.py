@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from xraylab.assemble import resumed_config
 from xraylab.comparison import Comparison
+from xraylab.errors import UserError
 from xraylab.loggers import Wandb, finish
 from xraylab.training import train
 
@@ -344,6 +345,17 @@ def test_what_cannot_be_sent_is_recorded_on_disk(lacking, tmp_path, monkeypatch,
     assert [r["type"] for r in record].count("preempting") == 1
     assert "WANDB_DATA_DIR" not in os.environ
     assert "WANDB_MODE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("offline=maybe", "offline=maybe: it is true or false"), ("artifacts=1", "artifacts=1: it is true or false"),
+     ("tags=mine", r"tags=mine: it is a list: logger.wandb.tags=\[mine\]")],
+)  # fmt: skip
+def test_a_wrong_setting_is_refused_before_data_is_read(typed, said, train_here, tmp_path, mrnet_root):
+    with pytest.raises(UserError, match=f"logger.wandb.{said}"):
+        train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=wandb", f"logger.wandb.{typed}")
+    assert not list((tmp_path / "run").glob("[!.]*"))
 
 
 def test_wandb_is_not_imported_where_it_is_not_asked_for(command, tmp_path, mrnet_root):

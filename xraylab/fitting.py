@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
@@ -70,15 +70,22 @@ class Upload(Checkpoint):
             self.upload.sync()
 
 
-def make_loggers(job: Job, directory: Path) -> list[Logger]:
-    """The loggers of a job's configuration, which write into its directory unless told otherwise."""
-    nodes = job.config.logger.items()
-    loggers = [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+def make_loggers(cfg: DictConfig, directory: Path) -> list[Logger]:
+    """The loggers of a configuration, which write into the run's directory unless told otherwise.
+
+    Raises:
+        UserError: a wrong argument or value.
+    """
+    nodes = cfg.logger.items()
+    return [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+
+
+def introduce(loggers: Sequence[Logger], job: Job, directory: Path) -> None:
+    """Tell loggers which run they are of, before anything is logged."""
     backbone = job.module.net.backbone.hparams.get("name", type(job.module.net.backbone).__name__)
     for logger in loggers:
         if isinstance(logger, Wandb):
             logger.of_run(directory, "train", group_of(directory), tags_of(job.table.data, job.table.name, backbone))
-    return loggers
 
 
 def fit(

@@ -92,6 +92,9 @@ class Wandb(Unfailing, WandbLogger):
         artifacts: the checkpoint and the tables too.
         tags: of the W&B run.
         options: of ``WandbLogger`` and ``wandb.init``.
+
+    Raises:
+        UserError: a value of another type.
     """
 
     called = "W&B"
@@ -99,6 +102,11 @@ class Wandb(Unfailing, WandbLogger):
     def __init__(
         self, save_dir: str = ".", offline: bool = True, artifacts: bool = True, tags: Sequence[str] = (), **options: Any
     ) -> None:  # fmt: skip
+        for key, value in (("offline", offline), ("artifacts", artifacts)):
+            if not isinstance(value, bool):
+                raise UserError(f"logger.wandb.{key}={value}: it is true or false.")
+        if isinstance(tags, str):
+            raise UserError(f"logger.wandb.tags={tags}: it is a list: logger.wandb.tags=[{tags}].")
         settings = {"finish_timeout": PATIENCE, **(options.pop("settings", None) or {})}
         super().__init__(save_dir=save_dir, tags=list(tags), settings=settings, **options)
         del self._wandb_init["anonymous"]  # of which wandb 0.31 warns, though it is None

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger
 
 from xraylab import conf_dir
 from xraylab.assemble import Job, assemble, resumed_config
@@ -25,7 +24,7 @@ from xraylab.callbacks import ENDING, clock, ending
 from xraylab.dashboards import send_results
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words
-from xraylab.fitting import evaluate_run, fit, make_loggers, quiet
+from xraylab.fitting import evaluate_run, fit, introduce, make_loggers, quiet
 from xraylab.guards import memory_in_words
 from xraylab.loggers import finish
 from xraylab.module import read_checkpoint, require_splits
@@ -140,14 +139,18 @@ def _run(
     processes: Processes, callbacks: Sequence[pl.Callback],
 ) -> None:  # fmt: skip
     started = time.monotonic()
-    job = in_turn(lambda: _job(cfg, directory, typed, upload, checkpoint, go_on, processes), processes.local_rank)
+    loggers, job = in_turn(
+        lambda: (make_loggers(cfg, directory), _job(cfg, directory, typed, upload, checkpoint, go_on, processes)),
+        processes.local_rank,
+    )
     agree("data", {"studies and splits": job.digest})
     record: dict[str, Any] = {}
-    loggers: list[Logger] = []
     stopped = 0
     if processes.rank == 0:
         record = _describe(job, directory, typed)
-        loggers = make_loggers(job, directory)
+        introduce(loggers, job, directory)
+    else:
+        loggers = []
     try:
         stopped = fit(job, directory, loggers, checkpoint, upload, callbacks)
         if stopped in ENDING:  # there may be no time to evaluate
