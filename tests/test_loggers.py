@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from xraylab.assemble import resumed_config
 from xraylab.comparison import Comparison
 from xraylab.errors import UserError
-from xraylab.loggers import Wandb, finish
+from xraylab.loggers import Wandb, finish, is_whole
 from xraylab.training import train
 
 QUICK = [
@@ -319,6 +319,34 @@ def test_a_run_that_fails_is_finished_as_failed(train_here, tmp_path, mrnet_root
     (record,) = records(tmp_path / "run")
     assert of(record, "exit")[0]["exit_code"] == 1
     assert wandb.run is None
+
+
+def test_a_record_that_a_full_disk_cut_off_is_said(sweep, tmp_path, monkeypatch, caplog):
+    import wandb
+
+    (whole,) = (sweep / "0").glob("wandb/offline-run-*/run-*.wandb")
+    assert is_whole(whole)
+    data = whole.read_bytes()
+    for size in (0, 7, 4096, len(data) // 2, len(data) - 20, len(data) - 1):
+        (tmp_path / "cut").write_bytes(data[:size])
+        assert not is_whole(tmp_path / "cut"), size
+    assert not is_whole(tmp_path / "missing")
+    logger = Wandb(str(tmp_path), project="xraylab")
+    logger.of_run(tmp_path, "train")
+    for step in range(1, 1001):  # blocks of 32 kB are crossed
+        logger.log_metrics({"valid/loss": 0.5}, step)
+    path = Path(logger.experiment.settings.sync_file)
+    end = wandb.Run.finish
+
+    def cut(self, **options):
+        end(self, **options)
+        assert is_whole(path)
+        path.write_bytes(path.read_bytes()[:-10])
+
+    monkeypatch.setattr(wandb.Run, "finish", cut)
+    finish([logger])
+    assert "off for the rest" not in caplog.text
+    assert f"W&B: {path.parent} is cut off: it could not be written, as on a full disk" in caplog.text
 
 
 @pytest.mark.parametrize("lacking", ["key", "network"])

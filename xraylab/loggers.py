@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only  # noqa: E402
 
 STEP = "trainer/global_step"  # Lightning's name of the axis
 IDENTITY = ("id", "project", "entity", "group")
+BLOCK, HEADER, WHOLE, FIRST = 2**15, 7, 1, 2  # of W&B's records: bytes of a block, of a header; kinds of chunks
 PATIENCE = 600.0  # seconds that the end of a run waits for an upload
 
 
@@ -223,11 +225,42 @@ class Wandb(Unfailing, WandbLogger):
             if exit_code == EXIT_RESUMABLE:
                 self.safely(run.mark_preempting)
             self.safely(lambda: run.finish(exit_code=exit_code))
+            if self.mode != "disabled" and not is_whole(Path(run.settings.sync_file)):
+                where = run.settings.sync_dir
+                log.warning("W&B: %s is cut off: it could not be written, as on a full disk. history.csv is complete.", where)
         if self._data_dir is not None:
             os.environ["WANDB_DATA_DIR"] = self._data_dir
             if not self._data_dir:
                 del os.environ["WANDB_DATA_DIR"]
             self._data_dir = None
+
+
+def is_whole(record: Path) -> bool:
+    """Whether a W&B record on disk holds its run's end: a disk that was full cuts it off without a word (wandb 0.31).
+
+    Args:
+        record: ``run-<id>.wandb``: a header, then chunks in blocks of 32 KiB, as in LevelDB's log.
+    """
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    try:
+        data = record.read_bytes()
+    except OSError:
+        return False
+    at, last = HEADER, b""
+    while at + HEADER <= len(data):
+        if (left := BLOCK - at % BLOCK) < HEADER:  # too little for a chunk
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)  # behind a checksum
+        at += HEADER + length
+        part = data[at - length : at]
+        last = part if kind in (WHOLE, FIRST) else last + part
+    try:
+        return at == len(data) and Record.FromString(last).HasField("exit")
+    except DecodeError:
+        return False
 
 
 def _in_a_line(error: BaseException) -> str:
