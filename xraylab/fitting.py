@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +133,13 @@ def fit(
     options = {"logger": list(loggers) or False, "max_epochs": s.max_epochs, "profiler": profiler}
     trainer = make_trainer(job, [files], callbacks=callbacks, **options)
     try:
-        with suppress(Interrupted):
-            trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
+    except Interrupted:
+        if profiler is not None:
+            profiler.describe()  # which Lightning does at a good end only
     finally:
         stop.restore()
     files.wait()
-    if profiler is not None and stop.stopped:
-        profiler.describe()  # which Lightning does at a good end only
     if profiler is not None:
         log.info("where the time went: %s", directory / "profile")
     if trainer.should_stop and not stop.stopped and s.early_stopping:
