@@ -208,6 +208,27 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again_in_place(
     assert json.loads((run / "environment.json").read_text())["finished"]
 
 
+def test_a_signal_before_there_is_anything_says_so_and_leaves_nothing(tmp_path):
+    """While it imports; the same code, for a scheduler's job is to be given again as it was."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "xraylab.train", "dataset=mrnet"], cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    assert process.stderr is not None
+    next(line for line in process.stderr if "numpy" in line)  # of torch, by which Hydra has made the run's directory
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert err.splitlines()[-1].startswith(
+        "SIGTERM: stopped before there was anything to keep; the same command begins it again."
+    )
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "xraylab.log").touch()  # what kill -9 would have left
+    with pytest.raises(UserError, match="killed: stopped before there was anything to keep"):
+        resumed_config(str(tmp_path / "killed"), [])
+
+
 def test_a_run_that_stopped_early_does_not_train_on_when_resumed(train_here, tmp_path, mrnet_root, caplog):
     caplog.set_level("INFO")
     options = [*SMALL, f"dataset.root={mrnet_root}", "max_epochs=9", "early_stopping.patience=1", "early_stopping.min_delta=9"]

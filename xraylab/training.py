@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab import conf_dir
 from xraylab.assemble import Job, assemble, resumed_config
-from xraylab.callbacks import ENDING, clock, ending
+from xraylab.callbacks import clock
 from xraylab.dashboards import send_results
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words
@@ -34,6 +34,7 @@ from xraylab.readers import read_readings
 from xraylab.remote import RunUpload
 from xraylab.run import BEGUN, CannotWrite, claimed, environment, read_begun, write_begun, write_json, write_text
 from xraylab.settings import check_config
+from xraylab.signals import ENDING, ending
 from xraylab.xla import log_compiled, on_tpu
 
 log = logging.getLogger(__name__)
