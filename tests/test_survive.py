@@ -333,15 +333,34 @@ def test_a_loss_that_is_not_finite_stops_at_its_batch_and_names_the_studies(
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 5
 
 
-def test_too_little_memory_says_what_to_change(train_here, compose, tmp_path, mrnet_root, monkeypatch):
+def test_too_little_memory_says_what_to_change(whole, train_here, compose, tmp_path, mrnet_root, monkeypatch):
     def greedy(self, *args):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(StudyModule, "training_step", greedy)
-    with pytest.raises(
-        UserError, match=r"batch_size=2 accumulate=2 .*a smaller image.size .now 16.*precision=bf16, or a smaller backbone"
-    ):
-        train_here(tmp_path / "run", *SMALL, f"dataset.root={mrnet_root}")
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyModule, "training_step", greedy)
+        with pytest.raises(
+            UserError, match=r"batch_size=2 accumulate=2 .*a smaller image.size .now 16.*precision=bf16, or a smaller backbone"
+        ) as error:
+            train_here(tmp_path / "run", *SMALL, f"dataset.root={mrnet_root}")
+    assert "resume" not in str(error.value), "there is nothing to go on with"
+    step = StudyModule.training_step
+
+    def full(self, batch, batch_idx):
+        if self.trainer.global_step == 11:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        return step(self, batch, batch_idx)
+
+    run = tmp_path / "late"
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyModule, "training_step", full)
+        with pytest.raises(
+            UserError, match=rf"(?s)GPU's memory is too small: .*batch_size=2 .*whole: where there is more memory.*resume={run}"
+        ):
+            train_here(run, *SMALL, f"dataset.root={mrnet_root}")
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 8
+    resume(run)
+    assert same(weights(run), weights(whole)), "what was done is kept, and the step is repeated"
     settings = check_config(compose(*SMALL, "batch_size=1", "precision=bf16"))
     words = memory_in_words(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), settings)
     assert words.startswith("the GPU's memory is too small: CUDA out of memory. What needs less: a smaller image.size")

@@ -124,10 +124,10 @@ class StepProfiler(Profiler):
             return
         recording, self._recording = self._recording, None
         recording.stop()
-        times = recording.key_averages()
         longest = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        table = recording.key_averages().table(longest, row_limit=50, max_name_column_width=80)
         done = min(self._begun - self.skipped, self.steps)
-        self._table = f"{done} training steps, after {self.skipped}\n{times.table(longest, row_limit=50, max_name_column_width=80)}\n"
+        self._table = f"{done} training steps, after {self.skipped}\n{table}\n"
         folder = Path(str(self.dirpath))
         folder.mkdir(parents=True, exist_ok=True)
         recording.export_chrome_trace(str(folder / self._prepare_filename(extension=".trace.json")))

@@ -96,13 +96,14 @@ def _train(
                 (directory / BEGUN).unlink(missing_ok=True)  # nothing was begun
             raise
         except (MemoryError, RuntimeError) as error:
+            there = (directory / "checkpoints" / "last.ckpt").exists()
             if is_lost(error):
-                there = (directory / "checkpoints" / "last.ckpt").exists()
                 state = "The last checkpoint is whole." if there else "There is no checkpoint yet; it would begin again."
                 raise Stopped(f"{lost_words(processes, error)} {state} {go_on}") from error
             if (words := memory_in_words(error, check_config(cfg))) is None:
                 raise
-            raise UserError(words) from error
+            more = f" The last checkpoint is whole: where there is more memory, g{go_on[1:]}" if there else ""
+            raise UserError(f"{words}{more}") from error
 
 
 def _checkpoint_to_resume(cfg: DictConfig, directory: Path) -> Path | None:
