@@ -242,6 +242,7 @@ class StudyModule(pl.LightningModule):
             "pool": spec(self.net.pool),
             "loss": spec(self.loss),
             "data": self.data,
+            "scored": {"unit": self.unit, "blank": self.blank, "uncertain": self.uncertain},
             "splits": self.split_digest,
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "epoch_loss": summed(self.epoch_loss).cpu(),
@@ -325,6 +326,7 @@ def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
     module = StudyModule(
         net, _rebuild(saved["loss"]), saved["labels"], preprocessing=saved["preprocessing"], data=saved["data"],
         groups=saved["groups"], split_digest=saved.get("splits", ""), images=saved.get("images"),
+        **saved.get("scored", {}),  # which earlier ones do not have
     )  # fmt: skip
     module.load_state_dict(checkpoint["state_dict"])
     module.operating = read_chosen(file.parent.parent / CHOSEN, checkpoint["global_step"])
