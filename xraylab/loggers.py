@@ -32,7 +32,7 @@ class Unfailing(Logger):
     """Turns a logger of Lightning off on its first failure, with one warning. The first of a class's bases."""
 
     called = "the logger"
-    _broken = False
+    _broken = _said = False
 
     @property
     def experiment(self) -> Any:
@@ -52,11 +52,11 @@ class Unfailing(Logger):
         try:
             call()
         except Exception as error:  # whatever a dashboard raises, training goes on
-            if self._broken:  # what was called inside has said it
-                return
             self._broken = True
-            reason = _in_a_line(error)
-            log.warning("%s is off for the rest of this run: %s. Training goes on; history.csv is complete.", self.called, reason)
+            if not self._said:  # by what was called inside, or before the end
+                self._said = True
+                reason = f"{self.called} is off for the rest of this run: {_in_a_line(error)}"
+                log.warning("%s. Training goes on; history.csv is complete.", reason)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """As in Lightning."""
@@ -221,11 +221,10 @@ class Wandb(Unfailing, WandbLogger):
         """End the W&B run, so that the next job of a sweep gets its own; 75: it can be resumed."""
         run, self._experiment = self._experiment, None
         if run is not None:
-            self._broken = False  # even where W&B failed, the next job must not go on in this run
-            if exit_code == EXIT_RESUMABLE:
-                self.safely(run.mark_preempting)
-            self.safely(lambda: run.finish(exit_code=exit_code))
-            if self.mode != "disabled" and not is_whole(Path(run.settings.sync_file)):
+            for end in [run.mark_preempting] * (exit_code == EXIT_RESUMABLE) + [lambda: run.finish(exit_code=exit_code)]:
+                self._broken = False  # even where W&B failed, the next job must not go on in this run
+                self.safely(end)
+            if not (self._said or self.mode == "disabled" or is_whole(Path(run.settings.sync_file))):
                 where = run.settings.sync_dir
                 log.warning("W&B: %s is cut off: it could not be written, as on a full disk. history.csv is complete.", where)
         if self._data_dir is not None:
