@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -217,11 +218,16 @@ class Wandb(Unfailing, WandbLogger):
         if not self._broken:
             self.safely(send)
 
-    def finish(self, exit_code: int = 0) -> None:
-        """End the W&B run, so that the next job of a sweep gets its own; 75: it can be resumed."""
+    def finish(self, exit_code: int = 0, again: bool = False) -> None:
+        """End the W&B run, so that the next job of a sweep gets its own.
+
+        Args:
+            exit_code: of the process.
+            again: it was preempted, and a sweep of W&B is to hand it out again.
+        """
         run, self._experiment = self._experiment, None
         if run is not None:
-            for end in [run.mark_preempting] * (exit_code == EXIT_RESUMABLE) + [lambda: run.finish(exit_code=exit_code)]:
+            for end in [run.mark_preempting] * again + [lambda: run.finish(exit_code=exit_code)]:
                 self._broken = False  # even where W&B failed, the next job must not go on in this run
                 self.safely(end)
             if not (self._said or self.mode == "disabled" or is_whole(Path(run.settings.sync_file))):
@@ -267,12 +273,12 @@ def _in_a_line(error: BaseException) -> str:
     return " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")
 
 
-def finish(loggers: Sequence[Logger], error: BaseException | None = None, stopped: bool = False) -> None:
+def finish(loggers: Sequence[Logger], error: BaseException | None = None, stopped: int = 0) -> None:
     """Close what Lightning leaves open after its last ``finalize``.
 
     Args:
         error: what the run failed by, if it did.
-        stopped: it ended before its end, and can be resumed.
+        stopped: the signal that ended it before its end, so that it can be resumed; or 0.
     """
     error = None if isinstance(error, Pruned) else error  # of a sweep: an end like another
     code = EXIT_RESUMABLE if stopped or isinstance(error, Stopped | KeyboardInterrupt | SystemExit) else 0
@@ -282,6 +288,7 @@ def finish(loggers: Sequence[Logger], error: BaseException | None = None, stoppe
         if isinstance(logger, TensorBoardLogger):
             logger.finalize("failed" if error is not None else "success")
         elif isinstance(logger, Wandb):
-            logger.finish(code)
+            pruned = stopped == signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ  # as its agent ends what a sweep gives up
+            logger.finish(code, again=code == EXIT_RESUMABLE and not pruned)
         elif hasattr(logger, "finish"):
             logger.finish()

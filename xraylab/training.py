@@ -175,7 +175,7 @@ def _run(
         write_json(directory / "environment.json", {**record, "pruned": str(pruned)})
         raise
     finally:
-        finish(loggers, sys.exception(), bool(stopped))
+        finish(loggers, sys.exception(), stopped)
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
         raise Stopped(f"stopped before the end. {go_on}")
