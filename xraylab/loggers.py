@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ STEP = "trainer/global_step"  # Lightning's name of the axis
 IDENTITY = ("id", "project", "entity", "group")
 BLOCK, HEADER, WHOLE, FIRST = 2**15, 7, 1, 2  # of W&B's records: bytes of a block, of a header; kinds of chunks
 PATIENCE = 600.0  # seconds that the end of a run waits for an upload
+LATEST = 5.0  # and for its record on disk
 
 
 class Unfailing(Logger):
@@ -230,7 +232,7 @@ class Wandb(Unfailing, WandbLogger):
             for end in [run.mark_preempting] * again + [lambda: run.finish(exit_code=exit_code)]:
                 self._broken = False  # even where W&B failed, the next job must not go on in this run
                 self.safely(end)
-            if not (self._said or self.mode == "disabled" or is_whole(Path(run.settings.sync_file))):
+            if not (self._said or self.mode == "disabled" or _becomes_whole(Path(run.settings.sync_file))):
                 where = run.settings.sync_dir
                 log.warning("W&B: %s is cut off: it could not be written, as on a full disk. history.csv is complete.", where)
         if self._data_dir is not None:
@@ -266,6 +268,15 @@ def is_whole(record: Path) -> bool:
         return at == len(data) and Record.FromString(last).HasField("exit")
     except DecodeError:
         return False
+
+
+def _becomes_whole(record: Path) -> bool:
+    until = time.monotonic() + LATEST
+    while not is_whole(record):  # W&B's process writes the end a moment after it said that it is done
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _in_a_line(error: BaseException) -> str:
