@@ -232,7 +232,8 @@ class Wandb(Unfailing, WandbLogger):
             for end in [run.mark_preempting] * again + [lambda: run.finish(exit_code=exit_code)]:
                 self._broken = False  # even where W&B failed, the next job must not go on in this run
                 self.safely(end)
-            if not (self._said or self.mode == "disabled" or _becomes_whole(Path(run.settings.sync_file))):
+            on_disk_only = self.offline and self.mode != "disabled"
+            if on_disk_only and not self._said and not _becomes_whole(Path(run.settings.sync_file)):
                 where = run.settings.sync_dir
                 log.warning("W&B: %s is cut off: it could not be written, as on a full disk. history.csv is complete.", where)
         if self._data_dir is not None:
