@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.loggers import Logger
 
 from xraylab.assemble import Job
@@ -142,8 +143,11 @@ def fit(
     files.wait()
     if profiler is not None:
         log.info("where the time went: %s", directory / "profile")
-    if trainer.should_stop and not stop.stopped and s.early_stopping:
-        log.info("stopped early: no better %s for %d epochs", s.early_stopping.monitor, s.early_stopping.patience)
+    if s.early_stopping and trainer.should_stop and not stop.stopped:
+        if early.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
+            log.warning("stopped early: %s is not a finite number in epoch %d", s.early_stopping.monitor, trainer.current_epoch)
+        else:
+            log.info("stopped early: no better %s for %d epochs", s.early_stopping.monitor, s.early_stopping.patience)
     return stop.stopped
 
 
