@@ -136,16 +136,16 @@ class JobSweeper(Sweeper):
         return sys.maxsize
 
     def _check(self, jobs: Sequence[list[str]], at_once: int) -> None:
-        """Refuse what no job could do: a mistake of the first and of the last, which differ in all that varies, is one of all.
+        """Refuse what no job could do: a mistake that the first and the last share, which differ in all that varies, is one of all.
 
         Raises:
-            UserError: that of the first.
+            UserError: it is there.
         """
         before, hydra = logging.root.manager.disable, HydraConfig.instance()
         composed = hydra.cfg
         logging.disable(logging.WARNING)  # each job says it itself
         try:
-            if (error := self._mistake(jobs[0], at_once)) is not None and self._mistake(jobs[-1], at_once) is not None:
+            if (error := self._mistake(jobs[0], at_once)) and str(error) == str(self._mistake(jobs[-1], at_once)):
                 raise error
         finally:
             logging.disable(before)
