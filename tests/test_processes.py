@@ -23,6 +23,8 @@ from xraylab.callbacks import History, StopOnInterrupt
 from xraylab.data.loading import StepSampler
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.exchange import agree, in_turn, joined, largest, rank
+from xraylab.guards import FiniteLoss
+from xraylab.module import StudyModule
 from xraylab.processes import ALONE, Processes, first_host, launched, planned
 from xraylab.training import train
 
@@ -254,6 +256,28 @@ def test_processes_with_other_settings_or_data_are_refused(together):
     assert isinstance(raised[1], UserError)
     assert together(lambda of: agree("settings", {"seed": 0})) == {0: None, 1: None}
     assert together(lambda of: largest(of.rank, 3 - of.rank)) == {0: [1, 3], 1: [1, 3]}
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_same_words(
+    every, train_together, tmp_path, mrnet_root, monkeypatch
+):  # fmt: skip
+    """Looked at every few steps, the first batch that was not finite in any process counts, by that process's studies."""
+    step = StudyModule.training_step
+
+    def spoiled(self, batch, batch_idx):
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        if (rank(), done) == (1, 9):  # the first of the two of step 5
+            (tmp_path / "ids").write_text(", ".join(batch.ids))
+        return step(self, batch, batch_idx) * float("nan" if (rank(), done) in ((1, 9), (0, 11)) else 1)
+
+    monkeypatch.setattr(StudyModule, "training_step", spoiled)
+    monkeypatch.setattr("xraylab.training.FiniteLoss", lambda _: FiniteLoss(every))
+    run, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
+    assert {type(error) for error in raised.values()} == {UserError}
+    told = f"the loss is not a finite number at step 5, in epoch 1, of the studies {(tmp_path / 'ids').read_text()}:"
+    assert sorted(str(error)[: len(told)] for error in raised.values()) == ["", told], "said once"
+    assert not (run / "checkpoints" / "last.ckpt").exists()
 
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1",
