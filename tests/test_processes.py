@@ -22,7 +22,7 @@ from xraylab.assemble import resumed_config
 from xraylab.callbacks import History, StopOnInterrupt
 from xraylab.data.loading import StepSampler
 from xraylab.errors import Lost, Stopped, UserError
-from xraylab.exchange import agree, in_turn, joined, largest, rank
+from xraylab.exchange import agree, in_turn, is_lost, joined, largest, rank
 from xraylab.guards import FiniteLoss
 from xraylab.module import StudyModule
 from xraylab.processes import ALONE, Processes, first_host, launched, planned
@@ -77,7 +77,7 @@ def together():
             try:
                 with joined(of):
                     answer = work(of)
-            except (UserError, Stopped, Lost) as error:
+            except (UserError, Stopped, Lost, KeyError) as error:
                 answer = error
             except BaseException:
                 answer = AssertionError(traceback.format_exc())
@@ -256,6 +256,38 @@ def test_processes_with_other_settings_or_data_are_refused(together):
     assert isinstance(raised[1], UserError)
     assert together(lambda of: agree("settings", {"seed": 0})) == {0: None, 1: None}
     assert together(lambda of: largest(of.rank, 3 - of.rank)) == {0: [1, 3], 1: [1, 3]}
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_an_error_of_ours_in_one_process_is_not_taken_for_its_loss(wrong, train_together, mrnet_root, monkeypatch):
+    """Going on would only repeat it: no exit code that says so, and no command."""
+
+    def fail(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 2 and rank() == wrong:
+            raise KeyError("of ours")
+
+    monkeypatch.setattr(History, "on_train_batch_end", fail)
+    _, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
+    assert isinstance(raised[wrong], KeyError)
+    assert isinstance(raised[1 - wrong], Lost), "exit code 1, as of the error"
+    said = f"process 1 of 2, on {socket.gethostname()}, failed: KeyError: 'of ours'. Its output has the whole of it."
+    assert str(raised[1 - wrong]) == (said if wrong == 1 else ""), "Python itself says the first's"
+
+
+def test_what_torch_says_of_others_is_told_from_what_it_says_of_mistakes(monkeypatch):
+    gone = [
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Read error [10.0.0.2]:5017: No route to host",
+        "NCCL error in: ProcessGroupNCCL.cpp:2251, remote process exited or there was a network error, NCCL version 2.27.5\n"
+        "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",
+        "[PG ID 0 PG GUID 0(default_pg) Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=16, …)",
+    ]
+    ours = [
+        "NCCL error in: ProcessGroupNCCL.cpp:94, unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.27.5",
+        "NCCL error in: NCCLUtils.hpp:121, invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.27.5",
+        "ProcessGroupGloo::allreduce: invalid tensor type at index 0",
+    ]
+    monkeypatch.setattr("xraylab.exchange.world", lambda: 2)
+    assert [is_lost(RuntimeError(text)) for text in (*gone, *ours)] == [True] * 3 + [False] * 3
 
 
 @pytest.mark.parametrize("every", [1, 4])
