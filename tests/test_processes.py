@@ -288,7 +288,7 @@ def test_what_torch_says_of_others_is_told_from_what_it_says_of_mistakes(monkeyp
         "[PG ID 0 PG GUID 0(default_pg) Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=16, …)",
     ]
     ours = [
-        "NCCL error in: ProcessGroupNCCL.cpp:94, unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.27.5",
+        "NCCL error in: ProcessGroupNCCL.cpp:94, unhandled cuda error (run with NCCL_DEBUG=INFO for details)",
         "NCCL error in: NCCLUtils.hpp:121, invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.27.5",
         "ProcessGroupGloo::allreduce: invalid tensor type at index 0",
     ]
@@ -342,6 +342,13 @@ def test_torchrun_and_srun_say_which_process_this_is():
         ({"num_nodes": "auto"}, TORCHRUN, True, "a sweep under torchrun: each of the 4 processes would run all of it"),
         ({"num_nodes": "auto"}, {}, False, "accelerator=multinode: this process was started alone"),
         ({"devices": 2}, {**TORCHRUN, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "RANK": "0"}, False, "started one process"),
+        ({"num_nodes": 2}, {}, False, "accelerator.num_nodes=2: this process was started alone"),
+        (
+            {"num_nodes": "auto"},
+            {**TORCHRUN, "WORLD_SIZE": "2", "RANK": "1"},
+            False,
+            r"accelerator=multinode: torchrun started 2 processes on one machine\. .*or each trains on its own",
+        ),
         ({"devices": 0}, {}, False, r"accelerator.devices=0: it is a number from 1 on"),
         ({"devices": "two"}, {}, False, "auto or all"),
         ({"strategy": "fsdp"}, {}, False, "Leave it out"),
@@ -356,9 +363,9 @@ def test_what_was_started_and_what_is_asked_for_must_agree(accelerator, environm
 def test_a_command_of_one_process_is_refused_under_torchrun(command):
     one = {**TORCHRUN, "WORLD_SIZE": "2", "RANK": "0"}
     done = command("evaluate", "run=none", **one)
-    assert (done.returncode, "this is one process: start it without torchrun" in done.stderr) == (2, True)
+    assert (done.returncode, "this is one: start it without torchrun" in done.stderr) == (2, True)
     done = command("train", "-m", "seed=0,1", **one)
-    assert (done.returncode, "a sweep starts the processes of each job itself" in done.stderr) == (2, True)
+    assert (done.returncode, "error: a sweep under torchrun: each of the 2 processes would run" in done.stderr) == (2, True)
 
 
 def test_more_processes_than_studies_in_a_batch_and_a_first_model_are_refused(train_together, mrnet_root, chexpert_root):

@@ -278,9 +278,7 @@ def test_a_file_too_large_for_its_limit_is_an_error_in_words(tmp_path):
 
 
 @pytest.mark.parametrize("every", [1, 4])
-def test_a_loss_that_is_not_finite_stops_at_its_batch_and_names_the_studies(
-    every, train_here, tmp_path, mrnet_root, monkeypatch
-):
+def test_a_loss_that_is_not_finite_stops_at_its_batch_and_names_the_studies(every, train_here, tmp_path, mrnet_root, monkeypatch):
     """Also where it is looked at every few steps only, as on a GPU; what was saved before is of finite weights."""
     step = StudyModule.training_step
     ids = []

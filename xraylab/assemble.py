@@ -236,10 +236,12 @@ def hardware(accelerator: dict[str, Any], precision: str, processes: Processes =
     accelerator = {k: v for k, v in accelerator.items() if k != "timeout"}
     accelerator |= {"devices": processes.local_world, "num_nodes": processes.machines}
     gpu = torch.cuda.is_available()
-    kind = accelerator.get("accelerator", "auto")
-    if kind in ("gpu", "cuda") and not gpu:
+    asked = accelerator.get("accelerator", "auto")
+    accelerator["accelerator"] = kind = "gpu" if asked in ("gpus", "cuda") else asked
+    if kind == "gpu" and not gpu:
         raise UserError(
-            f"accelerator=gpu: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu)."
+            f"accelerator={asked}: there is no GPU that torch {torch.__version__} can use here; "
+            "there is the CPU (accelerator=cpu)."
         )
     if kind == "auto":
         accelerator["accelerator"] = kind = "gpu" if gpu else "tpu" if tpu_there() else "cpu"
@@ -249,7 +251,7 @@ def hardware(accelerator: dict[str, Any], precision: str, processes: Processes =
         accelerator = {"static_shapes": True, **accelerator}
         log.info("device: TPU; precision %s, shapes %s", chosen, "static" if accelerator["static_shapes"] else "as they come")
         return accelerator, chosen
-    on_gpu = kind in ("gpu", "cuda")
+    on_gpu = kind == "gpu"
     can = getattr(torch.cpu, "get_capabilities", dict[str, Any])()  # torch 2.9, which torch_xla needs, cannot tell
     has_bf16 = (
         torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bool(can.get("avx512_bf16") or can.get("amx_bf16"))
@@ -260,8 +262,9 @@ def hardware(accelerator: dict[str, Any], precision: str, processes: Processes =
     count = torch.cuda.device_count() if on_gpu else 0
     if on_gpu and processes.local_world > count:
         raise UserError(
-            f"accelerator=gpu: {processes.local_world} processes on a machine where torch sees {count} GPU{'s' * (count > 1)}, "
-            "and each takes one. Start fewer, or accelerator=cpu; on SLURM let every process see all (--gpus-per-node)."
+            f"accelerator={asked}: {processes.local_world} processes on a machine where torch sees {count} "
+            f"GPU{'s' * (count > 1)}, and each takes one. "
+            "Start fewer, or accelerator=cpu; on SLURM let every process see all (--gpus-per-node)."
         )
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     if processes.world > 1:

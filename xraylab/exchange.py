@@ -26,7 +26,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from xraylab.errors import Lost, Stopped, UserError, listed
-from xraylab.processes import Processes
+from xraylab.processes import Processes, cores
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -36,7 +36,8 @@ GRACE = 10.0  # seconds for others to end, or to say why they did
 # in what gloo, the store and NCCL say of a process that is not there; of other errors they say other things
 SILENCE = (
     "gloo/transport", "Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe",
-    "Timed out waiting", "ncclRemoteError", "remote process exited", "NCCL communicator was aborted", "collective operation timeout",
+    "Timed out waiting", "ncclRemoteError", "remote process exited", "NCCL communicator was aborted",
+    "collective operation timeout",
 )  # fmt: skip
 
 _patient: Any = None
@@ -245,11 +246,10 @@ def _speak(processes: Processes, error: Exception, hosting: bool) -> None:
 
 
 def _start(processes: Processes, port: int, start: Callable[[Processes], bytes]) -> list[subprocess.Popen[bytes]]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(cores // processes.local_world, 1))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(cores() // processes.local_world, 1))),
     }
     children = []
     for number in range(1, processes.world):
