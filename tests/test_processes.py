@@ -21,7 +21,7 @@ from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
 from xraylab.assemble import resumed_config
 from xraylab.callbacks import History, StopOnInterrupt
-from xraylab.data.loading import StepSampler
+from xraylab.data.loading import StepSampler, StudyDataset
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.exchange import agree, in_turn, is_lost, joined, largest, rank
 from xraylab.guards import FiniteLoss
@@ -172,6 +172,26 @@ def test_unfrozen_layers_average_their_gradients_too(train_here, train_together,
     two, raised = train_together("two", *options)
     assert raised == {0: None, 1: None}
     assert pd.read_csv(one / "history.csv")["train/loss"].nunique() == 2
+    same_run(one, two)
+
+
+def test_three_planes_agree_where_a_process_has_no_share(train_here, train_together, tmp_path, mrnet_root, monkeypatch):
+    """Each plane of an exam that is none has images, blank ones that fill the batch aside: no maximum over nothing."""
+    read = StudyDataset.batch
+
+    def seen(self, of, studies, scored):
+        batch = read(self, of, studies, scored)
+        if not of:
+            assert set(batch.study[: batch.real].tolist()) == {0, 1, 2}
+            (tmp_path / f"without a share, process {rank()}").touch()
+        return batch
+
+    monkeypatch.setattr(StudyDataset, "batch", seen)
+    options = [*SMALL, f"dataset.root={mrnet_root}", "plane=all"]
+    one = train_here(tmp_path / "one", *options)
+    two, raised = train_together("two", *options, "+accelerator.static_shapes=true")
+    assert raised == {0: None, 1: None}
+    assert [p.name for p in tmp_path.glob("without*")] == ["without a share, process 1"]
     same_run(one, two)
 
 
