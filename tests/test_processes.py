@@ -19,6 +19,7 @@ import torch
 from conftest import REPOSITORY, TINY, compose_config
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
+from xraylab import assemble
 from xraylab.assemble import resumed_config
 from xraylab.callbacks import History, StopOnInterrupt
 from xraylab.data.loading import StepSampler, StudyDataset
@@ -147,6 +148,26 @@ def test_started_here_in_a_sweep_or_by_torchrun_two_processes_are_one_run(train_
     (run,) = (tmp_path / "outputs" / "mrnet").iterdir()
     same_run(one, run)
     assert done.stdout.count("epoch 1/2") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["optimizer=sgd", "optimizer.lr=1", "accumulate=20", "max_epochs=1"], ["optimizer=adam", "optimizer.lr=1e-3"]],
+    ids=["one step", "twelve steps"],
+)
+def test_in_float64_two_processes_are_one(options, train_here, train_together, tmp_path, mrnet_root, monkeypatch):
+    """So what differs in float32 is rounding. A step of a whole epoch's exams, and twelve of Adam, which amplifies it."""
+    plain = assemble.hardware
+    monkeypatch.setattr(assemble, "hardware", lambda *args: (plain(*args)[0], "64-true"))
+    options = [*SMALL, f"dataset.root={mrnet_root}", *options]
+    one = train_here(tmp_path / "one", *options)
+    two, raised = train_together("two", *options)
+    assert raised == {0: None, 1: None}
+    assert state(one)["global_step"] == (1 if "max_epochs=1" in options else 12)
+    a, b = (state(run)["state_dict"] for run in (one, two))
+    for key, value in a.items():
+        assert value.dtype == torch.float64
+        torch.testing.assert_close(b[key], value, atol=1e-12, rtol=0, msg=lambda m, key=key: f"{key}: {m}")
 
 
 def test_views_learned_and_adapted_losses_agree(train_here, train_together, tmp_path, chexpert_root):
