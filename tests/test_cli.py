@@ -57,6 +57,7 @@ def test_answers_without_importing_torch(flag, tmp_path):
         (["plane=["], "no viable alternative"),
         (["resume=nowhere"], "error: nowhere is not a run directory"),
         (["fold=0"], "for example fold=1/5"),
+        (["checkpoint_every=10"], "it is '<n> steps' or '<n> minutes'"),
         (["cache=true"], "it is auto, off or a folder"),
         (["num_workers=-3"], "it should be 'auto' or greater than"),
         (["hydra.run.dir=/proc/nowhere/run"], "cannot create the run directory"),

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from xraylab import training
+from xraylab import fitting, training
 from xraylab.assemble import resumed_config
 from xraylab.callbacks import StopOnInterrupt
 from xraylab.errors import Stopped, UserError
@@ -208,6 +208,27 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again_in_place(
     assert json.loads((run / "environment.json").read_text())["finished"]
 
 
+def test_a_signal_before_there_is_anything_says_so_and_leaves_nothing(tmp_path):
+    """While it imports; the same code, for a scheduler's job is to be given again as it was."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "xraylab.train", "dataset=mrnet"], cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    assert process.stderr is not None
+    next(line for line in process.stderr if "numpy" in line)  # of torch, by which Hydra has made the run's directory
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert err.splitlines()[-1].startswith(
+        "SIGTERM: stopped before there was anything to keep; the same command begins it again."
+    )
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "xraylab.log").touch()  # what kill -9 would have left
+    with pytest.raises(UserError, match="killed: stopped before there was anything to keep"):
+        resumed_config(str(tmp_path / "killed"), [])
+
+
 def test_a_run_that_stopped_early_does_not_train_on_when_resumed(train_here, tmp_path, mrnet_root, caplog):
     caplog.set_level("INFO")
     options = [*SMALL, f"dataset.root={mrnet_root}", "max_epochs=9", "early_stopping.patience=1", "early_stopping.min_delta=9"]
@@ -298,7 +319,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_batch_and_names_the_studies(ever
         look(self, *args)
 
     monkeypatch.setattr(FiniteLoss, "_look", counted)
-    monkeypatch.setattr(training, "FiniteLoss", lambda _: FiniteLoss(every))
+    monkeypatch.setattr(fitting, "FiniteLoss", lambda _: FiniteLoss(every))
     run = tmp_path / "run"
     with pytest.raises(UserError) as error:
         train_here(run, *SMALL, f"dataset.root={mrnet_root}", "accumulate=2", "max_epochs=3", "checkpoint_every=1 steps")

@@ -22,6 +22,7 @@ import xraylab
 from xraylab.assemble import resumed_config
 from xraylab.callbacks import StopOnInterrupt
 from xraylab.errors import Stopped, UserError
+from xraylab.run import read_begun, read_config
 from xraylab.training import train
 
 QUICK = [*TINY, "max_epochs=2", "batch_size=4", "optimizer.lr=1e-4", "image.size=64"]
@@ -356,6 +357,14 @@ def test_resume_refuses_what_would_change_its_course(finished, typed, said):
     with pytest.raises(UserError, match=said):
         resumed_config(str(finished[0]), [typed])
     assert resumed_config(str(finished[0]), ["max_epochs=9"]).max_epochs == 9
+
+
+def test_resume_takes_the_words_that_the_run_was_begun_by_and_values_that_it_has(finished):
+    saved = read_config(finished[0])
+    begun = read_begun(finished[0])["typed"]
+    assert "task=[acl,abnormal]" in begun
+    resumed = resumed_config(str(finished[0]), [*begun, f"seed={saved.seed}", "max_epochs=9"])
+    assert {k for k in saved if saved[k] != resumed[k]} == {"max_epochs", "resume"}
 
 
 def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(finished, command, tmp_path):

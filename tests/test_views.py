@@ -255,7 +255,7 @@ def test_batches_of_static_shapes_train_and_evaluate_alike(unit, compose, tmp_pa
     Without batch normalisation, which makes 1e-3 of the last digits of float32 in an epoch; it has its test in test_module.
     """
     from xraylab.assemble import assemble
-    from xraylab.training import fit, predict_split
+    from xraylab.fitting import fit, predict_split
 
     options = ["dataset=mura", "backbone=cnn", "backbone.layers=3", "backbone.filters=8", "backbone.batch_norm=false", *TINY,
                "image.size=32", "max_epochs=1", "optimizer=sgd", "optimizer.lr=0.01", f"unit={unit}",

@@ -15,6 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
 
@@ -33,7 +34,7 @@ from xraylab.models.studynet import per_channel
 from xraylab.module import StudyModule, checkpoint_of, require_splits
 from xraylab.processes import ALONE, Processes
 from xraylab.remote import is_url
-from xraylab.run import read_begun
+from xraylab.run import BEGUN, read_begun
 from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of
 from xraylab.uncertainty import SelfTrained
 from xraylab.xla import device_options, on_tpu, precision_of_tpu, require_tpu, tpu_there
@@ -281,6 +282,7 @@ def resumed_config(resume: str, typed: Sequence[str], accelerator: Any = None) -
     """The configuration of the run to resume, with the values typed now.
 
     Only what leaves the course of the run as it was can change: its length, how it is watched and read, and where it runs.
+    What was typed when it was begun, and what it has anyway, may be typed again.
 
     Args:
         accelerator: the composed group, which is taken where it was typed.
@@ -292,6 +294,7 @@ def resumed_config(resume: str, typed: Sequence[str], accelerator: Any = None) -
     saved = OmegaConf.load(run / "config.yaml") if checkpoint else OmegaConf.create(read_begun(run)["config"])
     assert isinstance(saved, DictConfig)
     laid_out = {"total_steps", "T_max"} & set(saved.scheduler)
+    before = read_begun(run)["typed"] if (run / BEGUN).is_file() else []
     for override in OverridesParser.create().parse_overrides(list(typed)):
         key = override.key_or_group
         if key == "resume":
@@ -303,6 +306,8 @@ def resumed_config(resume: str, typed: Sequence[str], accelerator: Any = None) -
             raise UserError(
                 f"resume={resume}: its learning rate is laid out for {saved.max_epochs} epochs; max_epochs cannot change."
             )
+        if key not in RESUMABLE and (override.input_line in before or _has(saved, override)):
+            continue
         if key not in RESUMABLE:
             raise UserError(
                 f"resume={resume}: {key} cannot change in a run that goes on.{did_you_mean(key, RESUMABLE)} "
@@ -311,6 +316,12 @@ def resumed_config(resume: str, typed: Sequence[str], accelerator: Any = None) -
         OmegaConf.update(saved, key, override.value())
     saved.resume = str(checkpoint or run)
     return saved
+
+
+def _has(saved: DictConfig, override: Override) -> bool:
+    """Whether a run has that value already."""
+    value = OmegaConf.select(saved, override.key_or_group)
+    return not OmegaConf.is_config(value) and value is not None and bool(value == override.value())
 
 
 def _announce(table: StudyTable, settings: Settings) -> None:

@@ -11,8 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,10 +30,10 @@ from xraylab.exchange import gather, largest, rank, summed
 from xraylab.models.backbones import Backbone
 from xraylab.module import StudyModule
 from xraylab.run import write_text
+from xraylab.signals import ENDING
 
 log = logging.getLogger(__name__)
 FIRST_COLUMNS = ["epoch", "step", "lr", "train/loss", "valid/loss"]
-ENDING = (signal.SIGTERM, signal.SIGUSR1)  # what a scheduler sends before it ends a job
 LAST_COLUMNS = ["seconds", "studies_per_s", "images_per_s"]
 
 
@@ -332,26 +331,6 @@ class StopOnInterrupt(Callback):
         for number, handler in self._old.items():
             signal.signal(number, handler)
         self._old = {}
-
-
-@contextmanager
-def ending() -> Iterator[None]:
-    """What a scheduler sends before it ends a job counts as Ctrl-C, where there is no step to wait for."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    process = os.getpid()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == process:
-            raise KeyboardInterrupt
-
-    old = {number: signal.signal(number, end) for number in ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 class Unfreeze(Callback):

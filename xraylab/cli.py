@@ -29,7 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 from xraylab import conf_dir
 from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Lost, Pruned, Stopped, UserError, did_you_mean, listed
 from xraylab.processes import launched, sweep_words
-from xraylab.run import BEGUN, LOCK, new_run_dir
+from xraylab.run import BEGUN, LOCK, holder_of, new_run_dir
+from xraylab.signals import Ended, ending
 
 
 def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
@@ -72,7 +73,8 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
             from xraylab.journal import resumed_words
 
             sys.argv[1:] = resumed_words(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(guarded)()
+        with ending() if config == "config" else contextlib.nullcontext():
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(guarded)()
         if ended:
             raise ended[0]
     except (UserError, Stopped, Lost) as error:
@@ -88,8 +90,13 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
         if not (typed and error.filename and os.path.abspath(typed[-1]).startswith(os.path.abspath(error.filename))):
             raise
         _exit(f"error: cannot create the run directory {typed[-1]}: {error.strerror}: {error.filename}.", EXIT_USER)
-    except KeyboardInterrupt:
-        _exit("interrupted before there was anything to keep", 1)
+    except KeyboardInterrupt as error:
+        for path in _claimed.values():
+            _remove_if_empty(Path(path))
+        if not isinstance(error, Ended):
+            _exit("interrupted before there was anything to keep", 1)
+        words = f"{error}: stopped before there was anything to keep; the same command begins it again."
+        ended_by(Stopped("" if launched().rank else words))
 
 
 @contextlib.contextmanager
@@ -120,7 +127,7 @@ def _run_dir(name: str, resume: str | None, *, _root_: DictConfig) -> str:
 
 def _remove_if_empty(directory: Path) -> None:
     """Delete the directory of a run that never began: nothing in it but an empty or a short log."""
-    if (directory / "config.yaml").exists() or directory.resolve() == Path.cwd().resolve():
+    if (directory / "config.yaml").exists() or directory.resolve() == Path.cwd().resolve() or holder_of(directory):
         return
     if not (directory / BEGUN).exists():
         for name in ("xraylab.log", LOCK):

@@ -53,8 +53,9 @@ def job(cfg: DictConfig) -> None:
         from xraylab.assemble import assemble
         from xraylab.build import plain
         from xraylab.dashboards import record_evaluation
+        from xraylab.fitting import evaluate_run, quiet
+        from xraylab.module import checkpoint_of
         from xraylab.page import closing_table, write_report
-        from xraylab.training import checkpoint_of, evaluate_run, quiet
 
     quiet()
     checkpoint = checkpoint_of(run)

@@ -50,10 +50,10 @@ def job(cfg: DictConfig) -> None:
         from xraylab.data.inputs import LEFT_OUT, find_studies
         from xraylab.data.sources import check_bits
         from xraylab.evaluation import write_table
+        from xraylab.fitting import quiet
         from xraylab.inference import SPLITS, Options, chosen_of, predict_all, run_labels
         from xraylab.operating import decided, temperatures_of, thresholds_of
         from xraylab.submission import check_format, write_submission
-        from xraylab.training import quiet
 
     check_format(cfg.format)
     if cfg.format != "table":

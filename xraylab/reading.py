@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from xraylab.callbacks import RunningLoss, StudyProgress, clock
 from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, Skipped
 from xraylab.data.loading import Batch, Draw, StepSampler, StudyDataset, prepare
-from xraylab.data.module import reading_context, worker_count
+from xraylab.data.module import as_is, reading_context, worker_count
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError
 from xraylab.module import StudyModule, require_finite
@@ -159,7 +159,7 @@ def predict_rows(
         _Tolerant(dataset, table.many_views),
         sampler=StepSampler(rows, np.zeros(len(rows)), batch_size),
         batch_size=None,  # the sampler draws whole batches and the dataset packs them
-        collate_fn=_as_is,
+        collate_fn=as_is,
         num_workers=readers,
         multiprocessing_context=reading_context(readers),
         pin_memory=torch.cuda.is_available(),
@@ -167,7 +167,7 @@ def predict_rows(
     trainer = pl.Trainer(
         **device_options(accelerator, precision), logger=False,
         callbacks=[StudyProgress(RunningLoss(1)), _Log(len(rows))],
-        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
+        enable_checkpointing=False,
     )  # fmt: skip
     outputs: Any = trainer.predict(_Predictor(module), loader) or []
     ids = table.frame["id"].tolist()
@@ -183,7 +183,3 @@ def predict_rows(
     views = [view for o in outputs for view in o[3]]
     places, of = np.argsort(order, kind="stable"), np.argsort([view.row for view in views], kind="stable")
     return order[places], probabilities[places], [views[k] for k in of], by_image[of], skipped
-
-
-def _as_is(read: Any) -> Any:
-    return read

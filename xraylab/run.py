@@ -127,11 +127,14 @@ def claimed(directory: Path) -> Iterator[None]:
                     f"{directory}: another process works there: {_holder(file)}. Wait for its end, or stop it, or name another "
                     "hydra.run.dir."
                 ) from None
+        if os.fstat(file.fileno()).st_nlink == 0:
+            raise UserError(f"{directory}: another process has just ended there. Try again.")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         file.flush()
-        for partial in directory.rglob(".*.partial"):
-            partial.unlink(missing_ok=True)
+        for folder in (directory, *(f for f in directory.iterdir() if f.is_dir() and not (f / LOCK).exists())):
+            for partial in folder.glob(".*.partial"):
+                partial.unlink(missing_ok=True)
         yield
 
 
@@ -173,6 +176,10 @@ def run_of(path: str | Path, begun: bool = False) -> Path:
         raise UserError(
             f"{given}: it was stopped before its training began. Go on with:\n"
             f"  python -m xraylab.train {shlex.quote(f'resume={given}')}"
+        )
+    if given.is_dir() and {p.name for p in given.iterdir()} <= {LOCK, "xraylab.log"}:
+        raise UserError(
+            f"{given}: stopped before there was anything to keep. Delete it, and give the command that began it again."
         )
     found = sorted(p.parent for p in Path("outputs").glob("*/*/config.yaml")) if Path("outputs").is_dir() else []
     newest = f" The newest run here is {max(found, key=lambda p: p.stat().st_mtime)}." if found else ""

@@ -124,11 +124,12 @@ class Settings(_Strict):
             parse_fold(value)
         return None if value is None else str(value)
 
-    @field_validator("checkpoint_every")
+    @field_validator("checkpoint_every", mode="before")
     @classmethod
-    def _checkpoint_every(cls, value: str | None) -> str | None:
-        parse_interval(value)
-        return value
+    def _checkpoint_every(cls, value: Any) -> str | None:
+        every = None if value is None else str(value)
+        parse_interval(every)
+        return every
 
     @field_validator("profiler")
     @classmethod

@@ -70,10 +70,11 @@ def precision_of_tpu(precision: str) -> str:
 
 
 def device_options(accelerator: dict[str, Any], precision: str, *plugins: Any) -> dict[str, Any]:
-    """Arguments of the Trainer for a device and its precision, and plugins beside what a TPU needs."""
+    """Arguments of every Trainer: of a device and its precision, of our own samplers, and plugins beside what a TPU needs."""
+    ours = {**accelerator, "use_distributed_sampler": False, "enable_model_summary": False}
     if on_tpu(accelerator):
-        return {**accelerator, "plugins": [XLAStep(precision), *plugins]}
-    return {**accelerator, "precision": precision, "plugins": list(plugins)}
+        return {**ours, "plugins": [XLAStep(precision), *plugins]}
+    return {**ours, "precision": precision, "plugins": list(plugins)}
 
 
 class XLAStep(XLAPrecision):

@@ -22,8 +22,9 @@ SPLITS = ("train", "valid", "test")
 ADAPT = 2048  # studies that a loss adapts by, at most: held back, and of train
 
 
-def _as_is(batch: Any) -> Batch:
-    return batch
+def as_is(packed: Any) -> Any:
+    """For what leaves its dataset packed; a function of its own, for readers in other processes."""
+    return packed
 
 
 class StudyDataModule(pl.LightningDataModule):
@@ -86,7 +87,7 @@ class StudyDataModule(pl.LightningDataModule):
             dataset,
             sampler=sampler,
             batch_size=None,  # the sampler draws whole batches and the dataset packs them
-            collate_fn=_as_is,
+            collate_fn=as_is,
             num_workers=self.workers,
             multiprocessing_context=reading_context(self.workers),
             worker_init_fn=outlive_signals,

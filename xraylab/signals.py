@@ -1,0 +1,36 @@
+"""What a scheduler sends before it ends a job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+ENDING = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Ended(KeyboardInterrupt):
+    """By one of those, where there was no step to wait for."""
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Those signals end what goes on here as Ctrl-C does, by :class:`Ended`; in this process, not in its children."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise Ended(signal.Signals(number).name)
+
+    old = {number: signal.signal(number, end) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
