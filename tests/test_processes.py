@@ -119,7 +119,23 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **more}
 
 
-def test_started_here_in_a_sweep_or_by_torchrun_two_processes_are_one_run(train_here, tmp_path, mrnet_root):
+KILLING = """
+import os
+from pathlib import Path
+from pytorch_lightning.callbacks import Callback
+
+class Once(Callback):
+    def __init__(self, flag):
+        self.flag = Path(flag)
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_rank == 1 and trainer.global_step == 8 and not self.flag.exists():
+            self.flag.touch()
+            os._exit(9)
+"""
+
+
+def test_started_here_in_a_sweep_or_by_torchrun_that_restarts_them_two_processes_are_one_run(train_here, tmp_path, mrnet_root):
     options = [*SMALL, f"dataset.root={mrnet_root}", "save_train_predictions=true"]
     one = train_here(tmp_path / "one", *options)
     assert len(pd.read_csv(one / "predictions" / "train.csv")) % 3 == 1, "the second process has no share in the last batch"
@@ -140,12 +156,18 @@ def test_started_here_in_a_sweep_or_by_torchrun_two_processes_are_one_run(train_
     assert record["processes"] == {"number": 2, "machines": 1}
     assert record["finished"]
 
+    (tmp_path / "killing.py").write_text(KILLING)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "xraylab.train", *options],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=550, check=False,
+        [sys.executable, "-m", "torch.distributed.run", "--max-restarts=1", "--nproc-per-node=2", "-m", "xraylab.train", *options,
+         "resume=auto", "+callbacks.kill._target_=killing.Once", f"+callbacks.kill.flag={tmp_path / 'killed'}"],
+        cwd=tmp_path, env=environment(PYTHONPATH=f"{REPOSITORY}{os.pathsep}{tmp_path}"), capture_output=True, text=True,
+        timeout=550, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "killed").exists()
     (run,) = (tmp_path / "outputs" / "mrnet").iterdir()
+    assert f"The last checkpoint is whole. Go on with:\n  torchrun … -m xraylab.train resume={run}" in done.stderr
+    assert f"resume=auto: going on with {run}" in done.stdout, "the processes that torchrun started again"
     same_run(one, run)
     assert done.stdout.count("epoch 1/2") == 1
 

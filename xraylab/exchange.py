@@ -27,6 +27,7 @@ from torch import Tensor
 
 from xraylab.errors import Lost, Stopped, UserError, listed
 from xraylab.processes import Processes, cores
+from xraylab.signals import ended
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -179,14 +180,11 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
             raise Lost(f"{processes.name} on {socket.gethostname()}: the others did not come: {_line(error)}") from error
         yield
     except Exception as error:
-        lost = isinstance(error, Lost) or is_lost(error) or is_lost(error.__cause__)
-        said = _reason() if lost else None
-        if not lost and not isinstance(error, Stopped):
-            _give_reason(processes, error)
-        with suppress(Exception):
-            dist.destroy_process_group()  # the others notice
-        ending = said or (Lost(lost_words(processes, error)) if lost and isinstance(error, RuntimeError) else error)
-        _speak(processes, ending, hosting)
+        with ended():
+            ending = _last_word(processes, error)
+            with suppress(Exception):
+                dist.destroy_process_group()  # the others notice
+            _speak(processes, ending, hosting)
         if ending is error:
             raise
         raise ending from error
@@ -212,13 +210,18 @@ def _line(error: BaseException) -> str:
     return re.sub(r"^\[\S+:\d+\] ", "", text)[:160]
 
 
-def _give_reason(processes: Processes, error: Exception) -> None:
-    """Tell the others what this process ends with, unless another has."""
+def _last_word(processes: Processes, error: Exception) -> Exception:
+    """What this process ends with: its own error, of which the others are told; or theirs, where it only lost one of them."""
+    if isinstance(error, Lost) or is_lost(error) or is_lost(error.__cause__):
+        return _reason() or (Lost(lost_words(processes, error)) if isinstance(error, RuntimeError) else error)
+    if isinstance(error, Stopped):  # as all are
+        return error
     with suppress(Exception):
         mistake = isinstance(error, UserError)
         where = f"{processes.name}, on {socket.gethostname()}, failed"
         text = str(error) if mistake else f"{where}: {type(error).__name__}: {_line(error)}. Its output has the whole of it."
-        _store.compare_set("reason", "", json.dumps([mistake, text]))
+        _store.compare_set("reason", "", json.dumps([mistake, text]))  # unless another was first
+    return error
 
 
 def _reason() -> UserError | Lost | None:
