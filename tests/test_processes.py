@@ -238,8 +238,9 @@ def test_three_planes_agree_where_a_process_has_no_share(train_here, train_toget
     same_run(one, two)
 
 
-def test_batch_statistics_are_those_of_the_first_process(train_together, mrnet_root):
-    """What validates is what is saved: each process normalises by statistics of its own share while it trains."""
+def test_batch_statistics_are_those_of_the_first_process(train_together, tmp_path, mrnet_root, monkeypatch):
+    """What validates is what is saved: each process normalises by statistics of its own share while it trains, which is said."""
+    monkeypatch.setattr(assemble.log, "warning", lambda text, *of: (tmp_path / "said").write_text(text % of))
     options = [*(o for o in SMALL if o != "backbone.batch_norm=false"), f"dataset.root={mrnet_root}", "callbacks=ema",
                "callbacks.ema.decay=0.5", "head.hidden=[8]", "head.dropout=0.5", "max_epochs=3"]  # fmt: skip
     run, raised = train_together("run", *options)
@@ -249,6 +250,9 @@ def test_batch_statistics_are_those_of_the_first_process(train_together, mrnet_r
     best = history.loc[evaluation["checkpoint"]["epoch"]]
     valid = evaluation["splits"]["valid"]
     assert best["valid/macro/auroc"] == pytest.approx(valid["macro"]["auroc"]["value"])
+    assert "2 layers take the statistics of each process's part of a batch, 2 of 3 at most" in (tmp_path / "said").read_text()
+    with pytest.raises(UserError, match=r"accelerator.sync_batchnorm: torch has it for GPUs only"):
+        assemble.hardware({"accelerator": "cpu", "sync_batchnorm": True}, "32")
 
 
 def test_all_stop_at_the_step_at_which_one_was_asked_and_any_number_goes_on(
