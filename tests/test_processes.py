@@ -457,16 +457,3 @@ def test_shares_of_every_batch_are_the_batch_and_parts_of_a_split_the_split():
         plain = [StepSampler(range(100, 123), scored, 4, rank=r, world=world) for r in range(world)]
         assert [row for part in plain for draw in part for row in draw.rows] == list(range(100, 123))
         assert sum(len(list(part)) == len(part) for part in plain) == world
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason=f"needs two GPUs; there are {torch.cuda.device_count()}")
-def test_two_gpus_are_one_run(train_here, tmp_path, mrnet_root):
-    options = [*SMALL[:-2], f"dataset.root={mrnet_root}", "seed=3"]
-    one = train_here(tmp_path / "one", *options, "accelerator=gpu")
-    done = subprocess.run(
-        [sys.executable, "-m", "xraylab.train", *options, "accelerator=gpus", "accelerator.devices=2",
-         f"hydra.run.dir={tmp_path / 'two'}"],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=550, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    same_run(one, tmp_path / "two")
