@@ -207,7 +207,7 @@ def lost_words(processes: Processes, error: BaseException) -> str:
 def _line(error: BaseException) -> str:
     """The first sentence, without the place in torch's source."""
     text = (str(error).splitlines() or [""])[0].partition(". ")[0]
-    return re.sub(r"^\[\S+:\d+\] ", "", text)[:160]
+    return re.sub(r"^\[\S+:\d+\] ", "", text)[:160].rstrip(".")
 
 
 def _last_word(processes: Processes, error: Exception) -> Exception:
