@@ -171,8 +171,8 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         backbone, pool, loss.outputs(len(table.labels)), settings.head.hidden, settings.head.dropout,
         settings.image.mean, settings.image.std, loss.softmax(len(table.labels)), table.parts,
     ).to(memory_format=torch.channels_last)  # fmt: skip
-    if processes.world > 1 and not accelerator.get("sync_batchnorm"):
-        _announce_batch_norm(net, settings.batch_size, processes.world, accelerator["accelerator"] == "gpu")
+    if processes.world > 1:
+        _announce_batch_norm(net, settings.batch_size, processes.world)
     size, rescale = (None, False) if packed else (settings.image.size, settings.image.rescale)
     data = StudyDataModule(
         table, settings.batch_size, settings.accumulate, size, rescale, augmentation,
@@ -259,8 +259,11 @@ def hardware(accelerator: dict[str, Any], precision: str, processes: Processes =
     has_bf16 = (
         torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bool(can.get("avx512_bf16") or can.get("amx_bf16"))
     )
-    if accelerator.get("sync_batchnorm") and not on_gpu:
-        raise UserError("accelerator.sync_batchnorm: torch has it for GPUs only. Leave it out.")
+    if accelerator.get("sync_batchnorm"):
+        raise UserError(
+            "accelerator.sync_batchnorm: torch puts plain norms in the place of timm's, whose activations are lost. Leave "
+            "it out: one process has the statistics of whole batches."
+        )
     if precision == "16" and not on_gpu:
         raise UserError("precision=16 needs a GPU; on a CPU it is bf16 or 32.")
     chosen = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(precision) or ("bf16-mixed" if has_bf16 else "32-true")
@@ -385,14 +388,13 @@ def _check_labels(table: StudyTable, monitors: dict[str, str], counts_as: Evalua
             )
 
 
-def _announce_batch_norm(net: StudyNet, batch_size: int, world: int, on_gpu: bool) -> None:
+def _announce_batch_norm(net: StudyNet, batch_size: int, world: int) -> None:
     """Say that statistics are not those of one process, where they are not."""
     if count := sum(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.training for m in net.modules()):
         log.warning(
             "batch norm: %d layers take the statistics of each process's part of a batch, %d of %d at most, so the run is not "
-            "the one that a single process would be. %sbackbone.trainable_from=<stage> keeps those of what is frozen.",
+            "the one that a single process would be. That would be one process, or frozen ones: backbone.trainable_from=<stage>.",
             count, -(-batch_size // world), batch_size,
-            "+accelerator.sync_batchnorm=true takes them of the whole batch; " * on_gpu,
         )  # fmt: skip
 
 

@@ -189,10 +189,11 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
             raise
         raise ending from error
     finally:
-        with suppress(Exception):  # where others are gone
-            dist.destroy_process_group()
-        _patient = None
-        _end(children)
+        with ended():
+            with suppress(Exception):  # where others are gone
+                dist.destroy_process_group()
+            _patient = None
+            _end(children)
         _store = None
         torch.set_num_threads(threads)  # Lightning shares them out, also for later jobs of a sweep
         if not named:
