@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,11 @@ from conftest import compose_config, run_job
 from matplotlib.image import imread
 from omegaconf import OmegaConf
 
+from xraylab import loggers
 from xraylab.assemble import resumed_config
 from xraylab.comparison import Comparison
-from xraylab.loggers import Wandb, finish
+from xraylab.errors import UserError
+from xraylab.loggers import Wandb, finish, is_whole
 from xraylab.training import train
 
 QUICK = [
@@ -104,7 +108,11 @@ def test_tensorboard_gets_losses_metrics_rates_curves_and_cases(train_here, tmp_
     assert {"train/loss", "valid/loss", "valid/acl/auroc", "lr", "train/running_loss", "studies_per_s"} <= tags
     assert [e.step for e in events.Scalars("train/running_loss")] == [2, 4, 6, 8, 10, 12, 14, 16]
     written = pd.read_csv(run / "history.csv")
-    assert [round(e.value, 4) for e in events.Scalars("train/loss")] == written["train/loss"].round(4).tolist()
+    for key in ("train/loss", "valid/loss", "valid/acl/auroc", "studies_per_s"):
+        found = [e for e in events.Scalars(key) if e.step in set(written["step"])]
+        np.testing.assert_allclose([e.value for e in found], written[key], rtol=1e-6, err_msg=key)
+        assert [e.step for e in found] == written["step"].tolist(), key
+    assert len(events.Scalars("valid/loss")) == 2, "at no other step"
     # after the evaluation
     kinds = ("roc", "pr", "confusion", "calibration")
     assert set(events.Tags()["images"]) == {f"{s}/{k}" for s in ("valid", "test") for k in kinds} | {"test/cases"}
@@ -198,6 +206,37 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(sweep):
     assert summary(second)["valid/loss"]["min"] == pytest.approx(written["valid/loss"].min()), "of both sessions"
 
 
+def test_a_run_of_an_agent_is_the_agents_and_goes_on_without_it(tmp_path, mrnet_root, monkeypatch):
+    """W&B drops the id, project and team that are asked for in a sweep; what an agent sets is in wandb/wandb_agent.py."""
+    import wandb
+
+    run = tmp_path / "run"
+    run.mkdir()
+    point = tmp_path / "config.yaml"
+    point.write_text("wandb_version: 1\nseed: {value: 3}\noptimizer.lr: {value: 0.001}\nbackbone: {value: resnet18}\n")
+    agent = {"SWEEP_ID": "swept", "RUN_ID": "agents", "PROJECT": "theirs", "ENTITY": "team", "SWEEP_PARAM_PATH": str(point)}
+    words = [*QUICK, f"dataset.root={mrnet_root}", "seed=3", "logger=wandb"]
+    wandb.teardown()  # which reads the environment once
+    try:
+        with monkeypatch.context() as patch:
+            for name, value in agent.items():
+                patch.setenv(f"WANDB_{name}", value)
+            train(compose_config(*words, "max_epochs=1"), run, words)
+    finally:
+        wandb.teardown()
+    kept = {"id": "agents", "project": "theirs", "entity": "team", "group": None, "offline": True}
+    assert json.loads((run / "wandb.json").read_text()) == kept
+    train(resumed_config(str(run), ["max_epochs=2"]), run, ["max_epochs=2"])
+    assert json.loads((run / "wandb.json").read_text()) == kept
+    first, second = records(run)
+    for record in (first, second):
+        (about,) = of(record, "run")
+        assert (about["run_id"], about["project"], about["entity"]) == ("agents", "theirs", "team")
+        assert {"best.ckpt"} <= contents(named(record, "model-agents")).keys()
+        assert named(record, "predictions-agents")
+    assert (of(first, "run")[0]["sweep_id"], of(second, "run")[0].get("sweep_id")) == ("swept", None)
+
+
 def test_what_is_made_of_runs_is_a_run_that_uses_theirs(sweep, tmp_path, command):
     ids = [json.loads((sweep / seed / "wandb.json").read_text())["id"] for seed in "01"]
     used = [contents(named(records(sweep / seed)[-1], f"predictions-{i}")) for seed, i in zip("01", ids, strict=True)]
@@ -285,8 +324,38 @@ def test_a_run_that_fails_is_finished_as_failed(train_here, tmp_path, mrnet_root
     assert wandb.run is None
 
 
-@pytest.mark.parametrize("lacking", ["key", "network"])
-def test_what_cannot_be_sent_is_recorded_on_disk(lacking, tmp_path, monkeypatch, caplog):
+def test_a_record_that_a_full_disk_cut_off_is_said(sweep, tmp_path, monkeypatch, caplog):
+    import wandb
+
+    (whole,) = (sweep / "0").glob("wandb/offline-run-*/run-*.wandb")
+    assert is_whole(whole)
+    data = whole.read_bytes()
+    for size in (0, 7, 4096, len(data) // 2, len(data) - 20, len(data) - 1):
+        (tmp_path / "cut").write_bytes(data[:size])
+        assert not is_whole(tmp_path / "cut"), size
+    assert not is_whole(tmp_path / "missing")
+    logger = Wandb(str(tmp_path), project="xraylab")
+    logger.of_run(tmp_path, "train")
+    for step in range(1, 1001):  # blocks of 32 kB are crossed
+        logger.log_metrics({"valid/loss": 0.5}, step)
+    path = Path(logger.experiment.settings.sync_file)
+    end = wandb.Run.finish
+
+    def cut(self, **options):
+        end(self, **options)
+        while not is_whole(path):
+            time.sleep(0.01)
+        path.write_bytes(path.read_bytes()[:-10])
+
+    monkeypatch.setattr(wandb.Run, "finish", cut)
+    monkeypatch.setattr(loggers, "LATEST", 0.1)
+    finish([logger])
+    assert "off for the rest" not in caplog.text
+    assert f"W&B: {path.parent} is cut off: it could not be written, as on a full disk" in caplog.text
+
+
+@pytest.mark.parametrize(("lacking", "swept"), [("key", True), ("network", False)])
+def test_what_cannot_be_sent_is_recorded_on_disk(lacking, swept, tmp_path, monkeypatch, caplog):
     import wandb
 
     monkeypatch.delenv("WANDB_MODE")
@@ -299,16 +368,29 @@ def test_what_cannot_be_sent_is_recorded_on_disk(lacking, tmp_path, monkeypatch,
     logger = Wandb(str(tmp_path), offline=False, project="xraylab")
     logger.of_run(tmp_path, "train")
     logger.log_metrics({"valid/loss": 0.5}, 3)
-    finish([logger], stopped=True)
+    if swept:
+        monkeypatch.setenv("WANDB_SWEEP_ID", "swept")
+    finish([logger], stopped=signal.SIGTERM)
     reason = {"key": "there is no key: set WANDB_API_KEY, or wandb login", "network": "[Errno 28] No space left on device"}
     assert caplog.text.count(f"W&B: {reason[lacking]}. Recorded on disk; to send it later: wandb sync {tmp_path}/wandb/") == 1
     assert "off for the rest" not in caplog.text
     (record,) = records(tmp_path)
     assert [r["valid/loss"] for r in history(record)] == [0.5]
     assert of(record, "exit")[0]["exit_code"] == 75, "stopped, and can be resumed"
-    assert [r["type"] for r in record].count("preempting") == 1
+    assert [r["type"] for r in record].count("preempting") == (not swept), "an agent ends so what its sweep gives up"
     assert "WANDB_DATA_DIR" not in os.environ
     assert "WANDB_MODE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("offline=maybe", "offline=maybe: it is true or false"), ("artifacts=1", "artifacts=1: it is true or false"),
+     ("tags=mine", r"tags=mine: it is a list: logger.wandb.tags=\[mine\]")],
+)  # fmt: skip
+def test_a_wrong_setting_is_refused_before_data_is_read(typed, said, train_here, tmp_path, mrnet_root):
+    with pytest.raises(UserError, match=f"logger.wandb.{said}"):
+        train_here(tmp_path / "run", *QUICK, f"dataset.root={mrnet_root}", "logger=wandb", f"logger.wandb.{typed}")
+    assert not list((tmp_path / "run").glob("[!.]*"))
 
 
 def test_wandb_is_not_imported_where_it_is_not_asked_for(command, tmp_path, mrnet_root):

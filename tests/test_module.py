@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
 
 import xraylab
+from xraylab.assemble import assemble, resumed_config
 from xraylab.data.module import StudyDataModule
 from xraylab.data.mrnet import MRNet
 from xraylab.data.table import assign_splits
 from xraylab.errors import UserError
 from xraylab.losses import WeightedBCE
+from xraylab.metrics import METRICS
 from xraylab.models import Attention, MaxFeature, StudyNet, Timm
 from xraylab.module import StudyModule
 
@@ -130,6 +134,28 @@ def test_every_parameter_gets_a_gradient(made):
     module = xraylab.load(path).train()
     module.training_step(next(iter(data.train_dataloader())), 0).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.parameters())
+
+
+def test_a_trainer_validates_and_tests_a_loaded_model_as_its_run_did(train_here, tmp_path, chexpert_root):
+    """With what makes an evaluation other than the usual: single images are trained on, and uncertain labels count."""
+    run = train_here(
+        tmp_path / "run", "dataset=chexpert", f"dataset.root={chexpert_root}", "backbone=resnet18", "image.size=32", "unit=image",
+        "backbone.pretrained=false", "+backbone.kwargs.channels=[8,8,16,16]", "view=all", "findings=competition", "bootstrap=0",
+        "num_workers=0", "precision=32", "valid_fraction=0.3", "max_epochs=1", "evaluate.uncertain=positive", "loss=multiclass",
+    )  # fmt: skip
+    data = assemble(resumed_config(str(run), []), [], fresh=False).data
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    model = xraylab.load(run)
+    (valid,), (test,) = (do(model, datamodule=data, verbose=False) for do in (trainer.validate, trainer.test))
+    results = json.loads((run / "evaluation.json").read_text())["splits"]
+    for split, found in (("valid", valid), ("test", test)):
+        for name, wanted in {**results[split]["labels"], "macro": results[split]["macro"]}.items():
+            for metric in METRICS:
+                value = wanted[metric]["value"]
+                assert found[f"{split}/{name}/{metric}"] == pytest.approx(np.nan if value is None else value, nan_ok=True)
+    history = pd.read_csv(run / "history.csv")
+    assert valid["valid/loss"] == pytest.approx(history["valid/loss"][0], rel=1e-5)
+    assert set(test) == {key.replace("valid/", "test/") for key in valid}
 
 
 @pytest.mark.parametrize("backbone", ["resnet10t", "densenet121"])

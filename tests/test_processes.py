@@ -209,12 +209,15 @@ def test_views_learned_and_adapted_losses_agree(train_here, train_together, tmp_
 
 
 def test_unfrozen_layers_average_their_gradients_too(train_here, train_together, tmp_path, mrnet_root):
+    """And stochastic weight averaging is the mean of the same steps."""
     options = [*SMALL, f"dataset.root={mrnet_root}", "backbone.trainable_from=head", "callbacks=unfreeze",
-               "callbacks.unfreeze.at={2: null}", "optimizer.lr=1e-2"]  # fmt: skip
+               "callbacks.unfreeze.at={2: null}", "optimizer.lr=1e-2", "+callbacks.swa.start=2",
+               "+callbacks.swa._target_=xraylab.averaging.StochasticWeightAveraging"]  # fmt: skip
     one = train_here(tmp_path / "one", *options)
     two, raised = train_together("two", *options)
     assert raised == {0: None, 1: None}
     assert pd.read_csv(one / "history.csv")["train/loss"].nunique() == 2
+    assert "averaged over" in json.loads((two / "evaluation.json").read_text())["checkpoint"]["weights"]
     same_run(one, two)
 
 
@@ -262,7 +265,7 @@ def test_all_stop_at_the_step_at_which_one_was_asked_and_any_number_goes_on(
         raise AssertionError("a host sync at every batch, for what is agreed here already")
 
     monkeypatch.setattr(_TrainingEpochLoop, "_broadcast_sigterm_tensor", asks)  # an error where Lightning has another
-    options = [*SMALL, f"dataset.root={mrnet_root}"]
+    options = [*SMALL, f"dataset.root={mrnet_root}", "callbacks=ema", "callbacks.ema.decay=0.5"]
     one = train_here(tmp_path / "one", *options)
     plain = StopOnInterrupt.on_train_batch_end
 

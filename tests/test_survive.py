@@ -331,15 +331,34 @@ def test_a_loss_that_is_not_finite_stops_at_its_batch_and_names_the_studies(ever
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 5
 
 
-def test_too_little_memory_says_what_to_change(train_here, compose, tmp_path, mrnet_root, monkeypatch):
+def test_too_little_memory_says_what_to_change(whole, train_here, compose, tmp_path, mrnet_root, monkeypatch):
     def greedy(self, *args):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(StudyModule, "training_step", greedy)
-    with pytest.raises(
-        UserError, match=r"batch_size=2 accumulate=2 .*a smaller image.size .now 16.*precision=bf16, or a smaller backbone"
-    ):
-        train_here(tmp_path / "run", *SMALL, f"dataset.root={mrnet_root}")
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyModule, "training_step", greedy)
+        with pytest.raises(
+            UserError, match=r"batch_size=2 accumulate=2 .*a smaller image.size .now 16.*precision=bf16, or a smaller backbone"
+        ) as error:
+            train_here(tmp_path / "run", *SMALL, f"dataset.root={mrnet_root}")
+    assert "resume" not in str(error.value), "there is nothing to go on with"
+    step = StudyModule.training_step
+
+    def full(self, batch, batch_idx):
+        if self.trainer.global_step == 11:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        return step(self, batch, batch_idx)
+
+    run = tmp_path / "late"
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyModule, "training_step", full)
+        with pytest.raises(
+            UserError, match=rf"(?s)GPU's memory is too small: .*batch_size=2 .*whole: where there is more memory.*resume={run}"
+        ):
+            train_here(run, *SMALL, f"dataset.root={mrnet_root}")
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 8
+    resume(run)
+    assert same(weights(run), weights(whole)), "what was done is kept, and the step is repeated"
     settings = check_config(compose(*SMALL, "batch_size=1", "precision=bf16"))
     words = memory_in_words(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), settings)
     assert words.startswith("the GPU's memory is too small: CUDA out of memory. What needs less: a smaller image.size")
@@ -354,7 +373,8 @@ def test_stochastic_weight_averaging_is_the_mean_of_its_steps(train_here, tmp_pa
         step(self, *args, **kwargs)
         seen.append({k: v.detach().clone() for k, v in self.named_parameters()})
 
-    options = [*SMALL, f"dataset.root={mrnet_root}", "max_epochs=3", "callbacks=swa", "callbacks.swa.start=2", "scheduler=none"]
+    options = [*SMALL, f"dataset.root={mrnet_root}", "max_epochs=3", "callbacks=swa", "callbacks.swa.start=2", "scheduler=none",
+               "batch_size=2", "accumulate=2"]  # fmt: skip
     with pytest.raises(UserError, match=r"callbacks.swa.start=4, but max_epochs=3"):
         train_here(tmp_path / "x", *options, "callbacks.swa.start=4")
     monkeypatch.setattr(StudyModule, "optimizer_step", watched)
@@ -389,17 +409,53 @@ def test_stochastic_weight_averaging_is_the_mean_of_its_steps(train_here, tmp_pa
         assert same(weights(run, "best"), weights(whole, "best"))
 
 
-@pytest.mark.parametrize("kind", ["simple", "pytorch", "xla"])
-def test_a_profiler_writes_where_the_time_goes(kind, train_here, tmp_path, mrnet_root, caplog):
+def test_early_stopping_counts_averages_alone_and_an_average_that_never_begins_is_said(
+    train_here, compose, tmp_path, mrnet_root, caplog
+):  # fmt: skip
     caplog.set_level("INFO")
-    options = [*SMALL, f"dataset.root={mrnet_root}", "max_epochs=1", f"profiler={kind}"]
+    options = [*SMALL, f"dataset.root={mrnet_root}", "max_epochs=6", "callbacks=swa", "early_stopping.patience=1",
+               "early_stopping.min_delta=9"]  # fmt: skip
+    run = train_here(tmp_path / "two", *options, "callbacks.swa.start=2")
+    assert len(pd.read_csv(run / "history.csv")) == 3, "the first average is no worse than none"
+    assert "nothing was averaged" not in caplog.text
+    run = train_here(tmp_path / "four", *options, "callbacks.swa.start=4")
+    assert len(pd.read_csv(run / "history.csv")) == 2
+    assert "callbacks.swa.start=4, but training ended after epoch 2: nothing was averaged" in caplog.text
+    said = "of the step, not averaged: swa begins at epoch 4"
+    assert json.loads((run / "evaluation.json").read_text())["checkpoint"]["weights"] == said
+    assert f"weights {said}" in caplog.text
+    two = [*options, "callbacks.swa.start=2", "+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging"]
+    with pytest.raises(UserError, match="callbacks: swa, ema each average the weights"):
+        train_here(tmp_path / "both", *two)
+
+
+@pytest.mark.parametrize("kind", ["simple", "pytorch", "xla"])
+def test_a_profiler_writes_where_the_time_goes(kind, train_here, tmp_path, mrnet_root, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    options = [*SMALL, f"dataset.root={mrnet_root}", f"profiler={kind}"]
     if kind == "xla":
         with pytest.raises(UserError, match="it needs torch_xla"):
             train_here(tmp_path / "run", *options)
         return
-    run = train_here(tmp_path / "run", *options)
-    named = {"simple": "optimizer_step", "pytorch": "Optimizer.step#Adam.step"}[kind]
-    assert named in (run / "profile" / f"fit-{kind}.txt").read_text()
+    run, wanted = tmp_path / "run", {"optimizer_step", "[_TrainingEpochLoop].train_dataloader_next"}
+    if kind == "simple":  # of a run that is stopped
+        after = StopOnInterrupt.on_train_batch_end
+
+        def signalled(self, trainer, *args):
+            if trainer.global_step == 11:
+                signal.raise_signal(signal.SIGTERM)
+            after(self, trainer, *args)
+
+        monkeypatch.setattr(StopOnInterrupt, "on_train_batch_end", signalled)
+        with pytest.raises(Stopped):
+            train_here(run, *options)
+    else:
+        train_here(run, *options)
+        trace = json.loads((run / "profile" / "fit-pytorch.trace.json").read_text())["traceEvents"]
+        assert [e.get("name") for e in trace].count("Optimizer.step#Adam.step") == 5
+        wanted |= {"5 training steps, after 2", "Optimizer.step#Adam.step"}
+    written = (run / "profile" / f"fit-{kind}.txt").read_text()
+    assert all(words in written for words in wanted)
     assert f"where the time went: {run / 'profile'}" in caplog.text
 
 

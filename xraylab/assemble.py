@@ -101,7 +101,10 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     if wrong := [c for c in callbacks if not isinstance(c, pl.Callback)]:
         raise UserError(f"callbacks: {wrong[0]!r} is not a Lightning callback.")
-    if on_tpu(accelerator) and any(isinstance(c, WeightAveraging) for c in callbacks):
+    averaging = [name for name, c in zip(cfg.callbacks, callbacks, strict=True) if isinstance(c, WeightAveraging)]
+    if len(averaging) > 1:
+        raise UserError(f"callbacks: {listed(averaging)} each average the weights; a run has one average. Leave the others out.")
+    if on_tpu(accelerator) and averaging:
         raise UserError(
             "callbacks: averaged weights do not work on a TPU (torch_xla loses them). Leave them out: callbacks=none."
         )

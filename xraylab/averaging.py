@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from xraylab.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class Averages(AveragedModel):
@@ -81,8 +84,9 @@ class ExponentialAveraging(OnDevice, EMAWeightAveraging):
 class StochasticWeightAveraging(OnDevice):
     """The mean of the weights after every step from an epoch on (Izmailov et al. 2018, arXiv:1803.05407).
 
-    From that epoch on, validation is of the mean, and the best checkpoint is chosen among such epochs alone. Batch statistics are
-    averaged as the weights are, and not measured anew. The learning rate is the scheduler's: a mean needs one that stays high.
+    From that epoch on, validation is of the mean; the best checkpoint is chosen, and early stopping counts, among such epochs
+    alone. Batch statistics are averaged as the weights are, and not measured anew. The learning rate is the scheduler's: a mean
+    needs one that stays high.
 
     Args:
         start: the first epoch that counts, from 1.
@@ -116,12 +120,16 @@ class StochasticWeightAveraging(OnDevice):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add the step to the mean."""
-        if trainer.current_epoch + 1 < self.start:
+        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if trainer.current_epoch + 1 < self.start or not (self.begun or whole):  # else the step before would count
             return
         if not self.begun:
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
                     _forget(callback, trainer)
+            for early in trainer.early_stopping_callbacks:
+                if isinstance(early, EarlyStopping):
+                    early.wait_count, early.best_score = 0, _worst(early.mode)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -135,9 +143,15 @@ class StochasticWeightAveraging(OnDevice):
             super().on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the mean in the module."""
+        """Leave the mean in the module; say it where there is none."""
         if self.begun:
             super().on_train_end(trainer, pl_module)
+        elif trainer.is_global_zero:
+            log.warning(
+                "callbacks.swa.start=%d, but training ended after epoch %d: nothing was averaged, and the results are of the "
+                "weights of a step. Start earlier, or let it train longer: early_stopping=null, or a larger patience.",
+                self.start, trainer.current_epoch,
+            )  # fmt: skip
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the mean as the checkpoint's weights, once there is one."""
@@ -155,16 +169,22 @@ def _forget(callback: ModelCheckpoint, trainer: pl.Trainer) -> None:
     for path in callback.best_k_models if callback.save_top_k > 1 else ():
         trainer.strategy.remove_checkpoint(path)
     callback.best_k_models, callback.best_model_score, callback.best_model_path = {}, None, ""
-    callback.kth_best_model_path, callback.kth_value = "", torch.tensor(torch.inf if callback.mode == "min" else -torch.inf)
+    callback.kth_best_model_path, callback.kth_value = "", _worst(callback.mode)
 
 
-def weights_in_words(checkpoint: Mapping[str, Any], callbacks: Iterable[str]) -> str:
+def _worst(mode: str) -> torch.Tensor:
+    return torch.tensor(torch.inf if mode == "min" else -torch.inf)
+
+
+def weights_in_words(checkpoint: Mapping[str, Any], callbacks: Mapping[str, pl.Callback]) -> str:
     """Which weights a checkpoint holds: those of its step, or an average.
 
     Args:
         checkpoint: as read.
-        callbacks: that average, by the names of the configuration.
+        callbacks: of the run, by their names in the configuration.
     """
-    if "averaging_state" not in checkpoint:
-        return "of the step"
-    return f"averaged over {int(checkpoint['averaging_state']['n_averaged']):,} steps ({', '.join(callbacks) or 'callback'})"
+    averaging = {name: c for name, c in callbacks.items() if isinstance(c, WeightAveraging)}
+    if "averaging_state" in checkpoint:
+        return f"averaged over {int(checkpoint['averaging_state']['n_averaged']):,} steps ({', '.join(averaging) or 'callback'})"
+    late = [f"{n} begins at epoch {c.start}" for n, c in averaging.items() if isinstance(c, StochasticWeightAveraging)]
+    return f"of the step, not averaged: {late[0]}" if late else "of the step"

@@ -124,7 +124,7 @@ def _model(evaluation: Mapping[str, Any], settings: Mapping[str, Any], summary: 
             lines.append(f"{group}: {str(node.get('_target_')).rsplit('.', 1)[-1]}{f' ({values})' if values else ''}")
     if of := evaluation.get("checkpoint"):
         lines.append(f"checkpoint: {of['file']}, epoch {of['epoch'] + 1}, chosen by {of['monitor']}")
-        lines += [f"weights: {of['weights']}"] if of.get("weights", "").startswith("averaged") else []
+        lines += [f"weights: {of['weights']}"] if "averaged" in of.get("weights", "") else []
     if evaluation.get("members"):
         lines.append(f"joined from: {', '.join(map(str, evaluation['members']))}")
     if "combination" not in evaluation:

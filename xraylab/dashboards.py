@@ -82,7 +82,7 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
                 logger.log_metrics({f"{cases['split'].iloc[0]}/cases": _wandb_table(cases)})
             if logger.artifacts:
                 _log_artifacts(logger, evaluation, directory)
-            about = {f"best/{k}": checkpoint[k] for k in ("epoch", "step") if k in checkpoint}
+            about = {f"best/{k}": checkpoint[k] for k in ("epoch", "step", "weights") if k in checkpoint}
             logger.summarise({**best_values(directory), **metrics, **about})
             return
         logger.log_metrics(metrics, step)
@@ -230,7 +230,7 @@ def _log_artifacts(logger: Wandb, evaluation: Mapping[str, Any], directory: Path
     """The checkpoint that was evaluated, and the tables."""
     run_id = logger.artifacts_of or logger.experiment.id
     checkpoint = evaluation.get("checkpoint")
-    if checkpoint is not None and run_id == logger.experiment.id:  # else an evaluation, which makes none
+    if checkpoint is not None and logger.artifacts_of is None:  # else an evaluation, which makes none
         artifact = _model(run_id, directory, directory / "checkpoints" / checkpoint["file"])
         artifact.metadata = {**checkpoint, "data": evaluation["data"]}
         logger.experiment.log_artifact(artifact, aliases=["latest", checkpoint["file"].removesuffix(".ckpt")])

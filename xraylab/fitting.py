@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, WeightAveraging
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.loggers import Logger
 
 from xraylab.assemble import Job
@@ -70,15 +70,22 @@ class Upload(Checkpoint):
             self.upload.sync()
 
 
-def make_loggers(job: Job, directory: Path) -> list[Logger]:
-    """The loggers of a job's configuration, which write into its directory unless told otherwise."""
-    nodes = job.config.logger.items()
-    loggers = [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+def make_loggers(cfg: DictConfig, directory: Path) -> list[Logger]:
+    """The loggers of a configuration, which write into the run's directory unless told otherwise.
+
+    Raises:
+        UserError: a wrong argument or value.
+    """
+    nodes = cfg.logger.items()
+    return [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
+
+
+def introduce(loggers: Sequence[Logger], job: Job, directory: Path) -> None:
+    """Tell loggers which run they are of, before anything is logged."""
     backbone = job.module.net.backbone.hparams.get("name", type(job.module.net.backbone).__name__)
     for logger in loggers:
         if isinstance(logger, Wandb):
             logger.of_run(directory, "train", group_of(directory), tags_of(job.table.data, job.table.name, backbone))
-    return loggers
 
 
 def fit(
@@ -128,17 +135,20 @@ def fit(
     options = {"logger": list(loggers) or False, "max_epochs": s.max_epochs, "profiler": profiler}
     trainer = make_trainer(job, [files], callbacks=callbacks, **options)
     try:
-        with suppress(Interrupted):
-            trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
+    except Interrupted:
+        if profiler is not None:
+            profiler.describe()  # which Lightning does at a good end only
     finally:
         stop.restore()
     files.wait()
-    if profiler is not None and stop.stopped:
-        profiler.describe()  # which Lightning does at a good end only
     if profiler is not None:
         log.info("where the time went: %s", directory / "profile")
-    if trainer.should_stop and not stop.stopped and s.early_stopping:
-        log.info("stopped early: no better %s for %d epochs", s.early_stopping.monitor, s.early_stopping.patience)
+    if s.early_stopping and trainer.should_stop and not stop.stopped:
+        if early.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
+            log.warning("stopped early: %s is not a finite number in epoch %d", s.early_stopping.monitor, trainer.current_epoch)
+        else:
+            log.info("stopped early: no better %s for %d epochs", s.early_stopping.monitor, s.early_stopping.patience)
     return stop.stopped
 
 
@@ -208,10 +218,9 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     counts_as = s.evaluate.model_dump()
     write_cases(directory, table, *shown, s.cases, **counts_as)  # of test, or of valid where there is no test
     train = table.part("train")
-    averaging = [n for n, c in zip(job.config.callbacks, job.callbacks, strict=True) if isinstance(c, WeightAveraging)]
     of = {
         "file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor,
-        "weights": weights_in_words(saved, averaging),
+        "weights": weights_in_words(saved, dict(zip(job.config.callbacks, job.callbacks, strict=True))),
     }  # fmt: skip
     chosen = judge(splits, tables, Rules(**s.operating.model_dump()), **counts_as)
     if s.readers is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.profilers import Profiler, PyTorchProfiler, SimpleProfiler, XLAProfiler
+from pytorch_lightning.profilers import Profiler, SimpleProfiler, XLAProfiler
 from torch import Tensor
 
 from xraylab.data.loading import Batch
@@ -88,6 +89,61 @@ class XLAReport(XLAProfiler):
         return str(importlib.import_module("torch_xla.debug.metrics").metrics_report())
 
 
+class StepProfiler(Profiler):
+    """torch's profiler over some training steps: a table of what they spent time on, and a trace of them.
+
+    Not Lightning's, whose second recording, of the next epoch, ends the process with a broken heap (2.6, torch 2.15).
+
+    Args:
+        folder: of ``fit-pytorch.txt``, and of ``fit-pytorch.trace.json`` for https://ui.perfetto.dev or chrome://tracing.
+        skipped: steps before, in which buffers and algorithms are found.
+        steps: that are recorded, with the waiting for data between them.
+    """
+
+    def __init__(self, folder: Path, skipped: int = 2, steps: int = 5) -> None:
+        super().__init__(folder, "pytorch")
+        self.skipped, self.steps = skipped, steps
+        self._begun = 0
+        self._recording: torch.profiler.profile | None = None
+        self._open: dict[str, torch.profiler.record_function] = {}
+        self._table = f"Nothing was recorded: no more than {skipped} steps were trained.\n"
+
+    def start(self, action_name: str) -> None:
+        if action_name == "run_training_batch":
+            if self._begun == self.skipped:
+                os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes of itself to the terminal
+                self._recording = torch.profiler.profile()
+                self._recording.start()
+            elif self._begun == self.skipped + self.steps:
+                self._end()
+            self._begun += 1
+        if self._recording is not None:
+            self._open[action_name] = torch.profiler.record_function(action_name)
+            self._open[action_name].__enter__()
+
+    def stop(self, action_name: str) -> None:
+        if (opened := self._open.pop(action_name, None)) is not None:
+            opened.__exit__(None, None, None)
+
+    def _end(self) -> None:
+        if self._recording is None:
+            return
+        recording, self._recording = self._recording, None
+        recording.stop()
+        longest = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        table = recording.key_averages().table(longest, row_limit=50, max_name_column_width=80)
+        done = min(self._begun - self.skipped, self.steps)
+        self._table = f"{done} training steps, after {self.skipped}\n{table}\n"
+        folder = Path(str(self.dirpath))
+        folder.mkdir(parents=True, exist_ok=True)
+        recording.export_chrome_trace(str(folder / self._prepare_filename(extension=".trace.json")))
+
+    def summary(self) -> str:
+        """The table, by what took longest."""
+        self._end()
+        return self._table
+
+
 def memory_in_words(error: BaseException, settings: Settings) -> str | None:
     """Which settings to change, if an error is about too little memory."""
     text = str(error)
@@ -115,8 +171,5 @@ def make_profiler(kind: str | None, directory: Path) -> Profiler | None:
     if kind == "simple":
         return SimpleProfiler(folder, "simple", extended=True)
     if kind == "pytorch":
-        some = torch.profiler.schedule(
-            wait=1, warmup=1, active=5, repeat=1
-        )  # of training, and of validation; all would fill the disk
-        return PyTorchProfiler(folder, "pytorch", row_limit=50, schedule=some, acc_events=True)
+        return StepProfiler(folder)
     return XLAReport(folder)

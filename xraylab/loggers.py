@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
+import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,17 @@ from pytorch_lightning.loggers.logger import DummyLogger  # noqa: E402
 from pytorch_lightning.utilities.rank_zero import rank_zero_only  # noqa: E402
 
 STEP = "trainer/global_step"  # Lightning's name of the axis
+IDENTITY = ("id", "project", "entity", "group")
+BLOCK, HEADER, WHOLE, FIRST = 2**15, 7, 1, 2  # of W&B's records: bytes of a block, of a header; kinds of chunks
 PATIENCE = 600.0  # seconds that the end of a run waits for an upload
+LATEST = 5.0  # and for its record on disk
 
 
 class Unfailing(Logger):
     """Turns a logger of Lightning off on its first failure, with one warning. The first of a class's bases."""
 
     called = "the logger"
-    _broken = False
+    _broken = _said = False
 
     @property
     def experiment(self) -> Any:
@@ -49,11 +55,11 @@ class Unfailing(Logger):
         try:
             call()
         except Exception as error:  # whatever a dashboard raises, training goes on
-            if self._broken:  # what was called inside has said it
-                return
             self._broken = True
-            reason = _in_a_line(error)
-            log.warning("%s is off for the rest of this run: %s. Training goes on; history.csv is complete.", self.called, reason)
+            if not self._said:  # by what was called inside, or before the end
+                self._said = True
+                reason = f"{self.called} is off for the rest of this run: {_in_a_line(error)}"
+                log.warning("%s. Training goes on; history.csv is complete.", reason)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """As in Lightning."""
@@ -91,6 +97,9 @@ class Wandb(Unfailing, WandbLogger):
         artifacts: the checkpoint and the tables too.
         tags: of the W&B run.
         options: of ``WandbLogger`` and ``wandb.init``.
+
+    Raises:
+        UserError: a value of another type.
     """
 
     called = "W&B"
@@ -98,11 +107,16 @@ class Wandb(Unfailing, WandbLogger):
     def __init__(
         self, save_dir: str = ".", offline: bool = True, artifacts: bool = True, tags: Sequence[str] = (), **options: Any
     ) -> None:  # fmt: skip
+        for key, value in (("offline", offline), ("artifacts", artifacts)):
+            if not isinstance(value, bool):
+                raise UserError(f"logger.wandb.{key}={value}: it is true or false.")
+        if isinstance(tags, str):
+            raise UserError(f"logger.wandb.tags={tags}: it is a list: logger.wandb.tags=[{tags}].")
         settings = {"finish_timeout": PATIENCE, **(options.pop("settings", None) or {})}
         super().__init__(save_dir=save_dir, tags=list(tags), settings=settings, **options)
         del self._wandb_init["anonymous"]  # of which wandb 0.31 warns, though it is None
         self.artifacts = artifacts
-        self.artifacts_of: str | None = None  # the W&B run that names them
+        self.artifacts_of: str | None = None  # the W&B run that names them; None: this one
         self.kept_in: Path | None = None  # the file that keeps the W&B run's identity
         asked = os.environ.get("WANDB_MODE")
         self.mode = asked if asked in ("offline", "disabled", "dryrun") else "offline" if offline else "online"
@@ -119,13 +133,16 @@ class Wandb(Unfailing, WandbLogger):
             tags: beside those that were asked for.
         """
         init, before = self._wandb_init, read_record(directory)
-        fresh = {"id": init["id"] or secrets.token_hex(4), "group": init.get("group") or group}
-        own = {k: before[k] for k in fresh} if before and job_type != "evaluate" else fresh
-        name = [own["group"] or directory.absolute().parent.name, directory.absolute().name]
-        self.artifacts_of = before["id"] if before else own["id"]
-        self.kept_in = directory / RECORD if own["id"] == self.artifacts_of else None
+        again = before is not None and job_type == "evaluate"
+        self.artifacts_of = before["id"] if before and again else None
+        self.kept_in = None if again else directory / RECORD
+        init["id"] = init["id"] or secrets.token_hex(4)
+        init["group"] = init.get("group") or group
+        if before and not again:
+            init |= {k: before[k] for k in IDENTITY if before[k] is not None}
+        name = [init["group"] or directory.absolute().parent.name, directory.absolute().name]
         tags = [tag[:64] for tag in (*init["tags"], *tags)]  # W&B takes no longer one
-        init |= {**own, "job_type": init.get("job_type") or job_type, "tags": list(dict.fromkeys(tags))}
+        init |= {"job_type": init.get("job_type") or job_type, "tags": list(dict.fromkeys(tags))}
         init["name"] = init["name"] or "/".join(name)
 
     @property
@@ -160,10 +177,10 @@ class Wandb(Unfailing, WandbLogger):
                 Path(str(self._save_dir)) / "wandb"
             )  # else it stages under the home
         self._wandb_init["mode"] = mode
-        _ = super()._opened()
-        if self.kept_in is not None:
-            record = {k: self._wandb_init.get(k) for k in ("id", "project", "entity", "group")}
-            write_json(self.kept_in, {**record, "offline": self.offline})
+        run = super()._opened()
+        if self.kept_in is not None and mode != "disabled":
+            # what W&B made of what was asked for: an agent's run, id, project and team go before
+            write_json(self.kept_in, {**{k: getattr(run, k) or None for k in IDENTITY}, "offline": self.offline})
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log numbers, or media, at an optimiser step, which is W&B's own step as well: a resumed run goes on behind it."""
@@ -203,14 +220,22 @@ class Wandb(Unfailing, WandbLogger):
         if not self._broken:
             self.safely(send)
 
-    def finish(self, exit_code: int = 0) -> None:
-        """End the W&B run, so that the next job of a sweep gets its own; 75: it can be resumed."""
+    def finish(self, exit_code: int = 0, again: bool = False) -> None:
+        """End the W&B run, so that the next job of a sweep gets its own.
+
+        Args:
+            exit_code: of the process.
+            again: it was preempted, and a sweep of W&B is to hand it out again.
+        """
         run, self._experiment = self._experiment, None
         if run is not None:
-            self._broken = False  # even where W&B failed, the next job must not go on in this run
-            if exit_code == EXIT_RESUMABLE:
-                self.safely(run.mark_preempting)
-            self.safely(lambda: run.finish(exit_code=exit_code))
+            for end in [run.mark_preempting] * again + [lambda: run.finish(exit_code=exit_code)]:
+                self._broken = False  # even where W&B failed, the next job must not go on in this run
+                self.safely(end)
+            on_disk_only = self.offline and self.mode != "disabled"
+            if on_disk_only and not self._said and not _becomes_whole(Path(run.settings.sync_file)):
+                where = run.settings.sync_dir
+                log.warning("W&B: %s is cut off: it could not be written, as on a full disk. history.csv is complete.", where)
         if self._data_dir is not None:
             os.environ["WANDB_DATA_DIR"] = self._data_dir
             if not self._data_dir:
@@ -218,17 +243,54 @@ class Wandb(Unfailing, WandbLogger):
             self._data_dir = None
 
 
+def is_whole(record: Path) -> bool:
+    """Whether a W&B record on disk holds its run's end: a disk that was full cuts it off without a word (wandb 0.31).
+
+    Args:
+        record: ``run-<id>.wandb``: a header, then chunks in blocks of 32 KiB, as in LevelDB's log.
+    """
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    try:
+        data = record.read_bytes()
+    except OSError:
+        return False
+    at, last = HEADER, b""
+    while at + HEADER <= len(data):
+        if (left := BLOCK - at % BLOCK) < HEADER:  # too little for a chunk
+            at += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)  # behind a checksum
+        at += HEADER + length
+        part = data[at - length : at]
+        last = part if kind in (WHOLE, FIRST) else last + part
+    try:
+        return at == len(data) and Record.FromString(last).HasField("exit")
+    except DecodeError:
+        return False
+
+
+def _becomes_whole(record: Path) -> bool:
+    until = time.monotonic() + LATEST
+    while not is_whole(record):  # W&B's process writes the end a moment after it said that it is done
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def _in_a_line(error: BaseException) -> str:
     error = error.__cause__ or error  # of what Lightning's TensorBoard logger makes of it
     return " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")
 
 
-def finish(loggers: Sequence[Logger], error: BaseException | None = None, stopped: bool = False) -> None:
+def finish(loggers: Sequence[Logger], error: BaseException | None = None, stopped: int = 0) -> None:
     """Close what Lightning leaves open after its last ``finalize``.
 
     Args:
         error: what the run failed by, if it did.
-        stopped: it ended before its end, and can be resumed.
+        stopped: the signal that ended it before its end, so that it can be resumed; or 0.
     """
     error = None if isinstance(error, Pruned) else error  # of a sweep: an end like another
     code = EXIT_RESUMABLE if stopped or isinstance(error, Stopped | KeyboardInterrupt | SystemExit) else 0
@@ -238,6 +300,7 @@ def finish(loggers: Sequence[Logger], error: BaseException | None = None, stoppe
         if isinstance(logger, TensorBoardLogger):
             logger.finalize("failed" if error is not None else "success")
         elif isinstance(logger, Wandb):
-            logger.finish(code)
+            pruned = stopped == signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ  # as its agent ends what a sweep gives up
+            logger.finish(code, again=code == EXIT_RESUMABLE and not pruned)
         elif hasattr(logger, "finish"):
             logger.finish()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -161,7 +162,10 @@ class StudyModule(pl.LightningModule):
         probabilities = self.loss.probabilities(logits).double().cpu().numpy()
         require_finite(probabilities, split)
         values |= quick_metrics(self.labels, probabilities, labels.cpu().numpy())
-        self.log_dict({f"{split}/{name}": float(value) for name, value in values.items()}, batch_size=1)
+        found = {f"{split}/{name}": float(value) for name, value in values.items()}
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            found["step"] = float(self.trainer.global_step)  # of a logger's axis, where Lightning (2.6) would give the one before
+        self.log_dict(found, batch_size=1)
 
     # The scheduler is stepped here and not by Lightning, which steps it after the epoch's checkpoint is written, so that
     # a resumed run would miss that step (seen with pytorch-lightning 2.6).
@@ -238,6 +242,7 @@ class StudyModule(pl.LightningModule):
             "pool": spec(self.net.pool),
             "loss": spec(self.loss),
             "data": self.data,
+            "scored": {"unit": self.unit, "blank": self.blank, "uncertain": self.uncertain},
             "splits": self.split_digest,
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "epoch_loss": summed(self.epoch_loss).cpu(),
@@ -321,6 +326,7 @@ def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
     module = StudyModule(
         net, _rebuild(saved["loss"]), saved["labels"], preprocessing=saved["preprocessing"], data=saved["data"],
         groups=saved["groups"], split_digest=saved.get("splits", ""), images=saved.get("images"),
+        **saved.get("scored", {}),  # which earlier ones do not have
     )  # fmt: skip
     module.load_state_dict(checkpoint["state_dict"])
     module.operating = read_chosen(file.parent.parent / CHOSEN, checkpoint["global_step"])

@@ -83,7 +83,7 @@ def _of_what(evaluation: dict[str, Any]) -> str:
     """What predicted: a checkpoint, a combination of models, or a table that says no more."""
     if "checkpoint" in evaluation:
         of = evaluation["checkpoint"]
-        averaged = f", weights {of['weights']}" if of.get("weights", "").startswith("averaged") else ""
+        averaged = f", weights {of['weights']}" if "averaged" in of.get("weights", "") else ""
         return f"{of['file']}, epoch {of['epoch'] + 1}{averaged}"
     if "combination" in evaluation:
         return f"{evaluation['combination']['method']} of {', '.join(evaluation['members'])}"

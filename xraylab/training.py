@@ -17,7 +17,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger
 
 from xraylab import conf_dir
 from xraylab.assemble import Job, assemble, resumed_config
@@ -25,7 +24,7 @@ from xraylab.callbacks import clock
 from xraylab.dashboards import send_results
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words
-from xraylab.fitting import evaluate_run, fit, make_loggers, quiet
+from xraylab.fitting import evaluate_run, fit, introduce, make_loggers, quiet
 from xraylab.guards import memory_in_words
 from xraylab.loggers import finish
 from xraylab.module import read_checkpoint, require_splits
@@ -97,13 +96,14 @@ def _train(
                 (directory / BEGUN).unlink(missing_ok=True)  # nothing was begun
             raise
         except (MemoryError, RuntimeError) as error:
+            there = (directory / "checkpoints" / "last.ckpt").exists()
             if is_lost(error):
-                there = (directory / "checkpoints" / "last.ckpt").exists()
                 state = "The last checkpoint is whole." if there else "There is no checkpoint yet; it would begin again."
                 raise Stopped(f"{lost_words(processes, error)} {state} {go_on}") from error
             if (words := memory_in_words(error, check_config(cfg))) is None:
                 raise
-            raise UserError(words) from error
+            more = f" The last checkpoint is whole: where there is more memory, g{go_on[1:]}" if there else ""
+            raise UserError(f"{words}{more}") from error
 
 
 def _checkpoint_to_resume(cfg: DictConfig, directory: Path) -> Path | None:
@@ -141,14 +141,18 @@ def _run(
     processes: Processes, callbacks: Sequence[pl.Callback],
 ) -> None:  # fmt: skip
     started = time.monotonic()
-    job = in_turn(lambda: _job(cfg, directory, typed, upload, checkpoint, go_on, processes), processes.local_rank)
+    loggers, job = in_turn(
+        lambda: (make_loggers(cfg, directory), _job(cfg, directory, typed, upload, checkpoint, go_on, processes)),
+        processes.local_rank,
+    )
     agree("data", {"studies and splits": job.digest})
     record: dict[str, Any] = {}
-    loggers: list[Logger] = []
     stopped = 0
     if processes.rank == 0:
         record = _describe(job, directory, typed)
-        loggers = make_loggers(job, directory)
+        introduce(loggers, job, directory)
+    else:
+        loggers = []
     try:
         stopped = fit(job, directory, loggers, checkpoint, upload, callbacks)
         if stopped in ENDING:  # there may be no time to evaluate
@@ -171,7 +175,7 @@ def _run(
         write_json(directory / "environment.json", {**record, "pruned": str(pruned)})
         raise
     finally:
-        finish(loggers, sys.exception(), bool(stopped))
+        finish(loggers, sys.exception(), stopped)
     log.info("%s", closing_table(evaluation, directory, clock(seconds)))
     if stopped:
         raise Stopped(f"stopped before the end. {go_on}")
