@@ -18,13 +18,17 @@ import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, compose_config
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
+from xraylab import assemble
 from xraylab.assemble import resumed_config
 from xraylab.callbacks import History, StopOnInterrupt
-from xraylab.data.loading import StepSampler
+from xraylab.data.loading import StepSampler, StudyDataset
 from xraylab.errors import Lost, Stopped, UserError
-from xraylab.exchange import agree, in_turn, joined, largest, rank
+from xraylab.exchange import agree, in_turn, is_lost, joined, largest, rank
+from xraylab.guards import FiniteLoss
 from xraylab.journal import Journal
+from xraylab.module import StudyModule
 from xraylab.processes import ALONE, Processes, first_host, launched, planned, shared_gpus
 from xraylab.training import train
 
@@ -77,7 +81,7 @@ def together():
             try:
                 with joined(of):
                     answer = work(of)
-            except (UserError, Stopped, Lost) as error:
+            except (UserError, Stopped, Lost, KeyError) as error:
                 answer = error
             except BaseException:
                 answer = AssertionError(traceback.format_exc())
@@ -117,7 +121,23 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **more}
 
 
-def test_started_here_in_a_sweep_or_by_torchrun_two_processes_are_one_run(train_here, tmp_path, mrnet_root):
+KILLING = """
+import os
+from pathlib import Path
+from pytorch_lightning.callbacks import Callback
+
+class Once(Callback):
+    def __init__(self, flag):
+        self.flag = Path(flag)
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_rank == 1 and trainer.global_step == 8 and not self.flag.exists():
+            self.flag.touch()
+            os._exit(9)
+"""
+
+
+def test_started_here_in_a_sweep_or_by_torchrun_that_restarts_them_two_processes_are_one_run(train_here, tmp_path, mrnet_root):
     options = [*SMALL, f"dataset.root={mrnet_root}", "save_train_predictions=true"]
     one = train_here(tmp_path / "one", *options)
     assert len(pd.read_csv(one / "predictions" / "train.csv")) % 3 == 1, "the second process has no share in the last batch"
@@ -141,14 +161,40 @@ def test_started_here_in_a_sweep_or_by_torchrun_two_processes_are_one_run(train_
     assert record["processes"] == {"number": 2, "machines": 1}
     assert record["finished"]
 
+    (tmp_path / "killing.py").write_text(KILLING)
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "xraylab.train", *options],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=550, check=False,
+        [sys.executable, "-m", "torch.distributed.run", "--max-restarts=1", "--nproc-per-node=2", "-m", "xraylab.train", *options,
+         "resume=auto", "+callbacks.kill._target_=killing.Once", f"+callbacks.kill.flag={tmp_path / 'killed'}"],
+        cwd=tmp_path, env=environment(PYTHONPATH=f"{REPOSITORY}{os.pathsep}{tmp_path}"), capture_output=True, text=True,
+        timeout=550, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "killed").exists()
     (run,) = (tmp_path / "outputs" / "mrnet").iterdir()
+    assert f"The last checkpoint is whole. Go on with:\n  torchrun … -m xraylab.train resume={run}" in done.stderr
+    assert f"resume=auto: going on with {run}" in done.stdout, "the processes that torchrun started again"
     same_run(one, run)
     assert done.stdout.count("epoch 1/2") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["optimizer=sgd", "optimizer.lr=1", "accumulate=20", "max_epochs=1"], ["optimizer=adam", "optimizer.lr=1e-3"]],
+    ids=["one step", "twelve steps"],
+)
+def test_in_float64_two_processes_are_one(options, train_here, train_together, tmp_path, mrnet_root, monkeypatch):
+    """So what differs in float32 is rounding. A step of a whole epoch's exams, and twelve of Adam, which amplifies it."""
+    plain = assemble.hardware
+    monkeypatch.setattr(assemble, "hardware", lambda *args: (plain(*args)[0], "64-true"))
+    options = [*SMALL, f"dataset.root={mrnet_root}", *options]
+    one = train_here(tmp_path / "one", *options)
+    two, raised = train_together("two", *options)
+    assert raised == {0: None, 1: None}
+    assert state(one)["global_step"] == (1 if "max_epochs=1" in options else 12)
+    a, b = (state(run)["state_dict"] for run in (one, two))
+    for key, value in a.items():
+        assert value.dtype == torch.float64
+        torch.testing.assert_close(b[key], value, atol=1e-12, rtol=0, msg=lambda m, key=key: f"{key}: {m}")
 
 
 def test_views_learned_and_adapted_losses_agree(train_here, train_together, tmp_path, chexpert_root):
@@ -180,8 +226,29 @@ def test_unfrozen_layers_average_their_gradients_too(train_here, train_together,
     same_run(one, two)
 
 
-def test_batch_statistics_are_those_of_the_first_process(train_together, mrnet_root):
-    """What validates is what is saved: each process normalises by statistics of its own share while it trains."""
+def test_three_planes_agree_where_a_process_has_no_share(train_here, train_together, tmp_path, mrnet_root, monkeypatch):
+    """Each plane of an exam that is none has images, blank ones that fill the batch aside: no maximum over nothing."""
+    read = StudyDataset.batch
+
+    def seen(self, of, studies, scored):
+        batch = read(self, of, studies, scored)
+        if not of:
+            assert set(batch.study[: batch.real].tolist()) == {0, 1, 2}
+            (tmp_path / f"without a share, process {rank()}").touch()
+        return batch
+
+    monkeypatch.setattr(StudyDataset, "batch", seen)
+    options = [*SMALL, f"dataset.root={mrnet_root}", "plane=all"]
+    one = train_here(tmp_path / "one", *options)
+    two, raised = train_together("two", *options, "+accelerator.static_shapes=true")
+    assert raised == {0: None, 1: None}
+    assert [p.name for p in tmp_path.glob("without*")] == ["without a share, process 1"]
+    same_run(one, two)
+
+
+def test_batch_statistics_are_those_of_the_first_process(train_together, tmp_path, mrnet_root, monkeypatch):
+    """What validates is what is saved: each process normalises by statistics of its own share while it trains, which is said."""
+    monkeypatch.setattr(assemble.log, "warning", lambda text, *of: (tmp_path / "said").write_text(text % of))
     options = [*(o for o in SMALL if o != "backbone.batch_norm=false"), f"dataset.root={mrnet_root}", "callbacks=ema",
                "callbacks.ema.decay=0.5", "head.hidden=[8]", "head.dropout=0.5", "max_epochs=3"]  # fmt: skip
     run, raised = train_together("run", *options)
@@ -191,11 +258,18 @@ def test_batch_statistics_are_those_of_the_first_process(train_together, mrnet_r
     best = history.loc[evaluation["checkpoint"]["epoch"]]
     valid = evaluation["splits"]["valid"]
     assert best["valid/macro/auroc"] == pytest.approx(valid["macro"]["auroc"]["value"])
+    assert "2 layers take the statistics of each process's part of a batch, 2 of 3 at most" in (tmp_path / "said").read_text()
+    with pytest.raises(UserError, match=r"accelerator.sync_batchnorm: .* whose activations are lost"):
+        assemble.hardware({"accelerator": "cpu", "sync_batchnorm": True}, "32")
 
 
 def test_all_stop_at_the_step_at_which_one_was_asked_and_any_number_goes_on(
     train_here, train_together, tmp_path, mrnet_root, monkeypatch
 ):  # fmt: skip
+    def asks(self):
+        raise AssertionError("a host sync at every batch, for what is agreed here already")
+
+    monkeypatch.setattr(_TrainingEpochLoop, "_broadcast_sigterm_tensor", asks)  # an error where Lightning has another
     options = [*SMALL, f"dataset.root={mrnet_root}", "callbacks=ema", "callbacks.ema.decay=0.5"]
     one = train_here(tmp_path / "one", *options)
     plain = StopOnInterrupt.on_train_batch_end
@@ -229,6 +303,7 @@ def test_a_process_that_dies_ends_the_run_and_it_can_go_on(train_together, mrnet
             os._exit(9)
 
     monkeypatch.setattr(History, "on_train_batch_end", die)
+    monkeypatch.setattr("xraylab.exchange.GRACE", 1.0)
     run, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
     assert list(raised) == [0]
     assert isinstance(raised[0], Stopped)
@@ -264,6 +339,60 @@ def test_processes_with_other_settings_or_data_are_refused(together):
     assert together(lambda of: largest(of.rank, 3 - of.rank)) == {0: [1, 3], 1: [1, 3]}
 
 
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_an_error_of_ours_in_one_process_is_not_taken_for_its_loss(wrong, train_together, mrnet_root, monkeypatch):
+    """Going on would only repeat it: no exit code that says so, and no command."""
+
+    def fail(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 2 and rank() == wrong:
+            raise KeyError("of ours")
+
+    monkeypatch.setattr(History, "on_train_batch_end", fail)
+    _, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
+    assert isinstance(raised[wrong], KeyError)
+    assert isinstance(raised[1 - wrong], Lost), "exit code 1, as of the error"
+    said = f"process 1 of 2, on {socket.gethostname()}, failed: KeyError: 'of ours'. Its output has the whole of it."
+    assert str(raised[1 - wrong]) == (said if wrong == 1 else ""), "Python itself says the first's"
+
+
+def test_what_torch_says_of_others_is_told_from_what_it_says_of_mistakes(monkeypatch):
+    gone = [
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Read error [10.0.0.2]:5017: No route to host",
+        "NCCL error in: ProcessGroupNCCL.cpp:2251, remote process exited or there was a network error, NCCL version 2.27.5\n"
+        "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",
+        "[PG ID 0 PG GUID 0(default_pg) Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=16, …)",
+    ]
+    ours = [
+        "NCCL error in: ProcessGroupNCCL.cpp:94, unhandled cuda error (run with NCCL_DEBUG=INFO for details)",
+        "NCCL error in: NCCLUtils.hpp:121, invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.27.5",
+        "ProcessGroupGloo::allreduce: invalid tensor type at index 0",
+    ]
+    monkeypatch.setattr("xraylab.exchange.world", lambda: 2)
+    assert [is_lost(RuntimeError(text)) for text in (*gone, *ours)] == [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_same_words(
+    every, train_together, tmp_path, mrnet_root, monkeypatch
+):  # fmt: skip
+    """Looked at every few steps, the first batch that was not finite in any process counts, by that process's studies."""
+    step = StudyModule.training_step
+
+    def spoiled(self, batch, batch_idx):
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        if (rank(), done) == (1, 9):  # the first of the two of step 5
+            (tmp_path / "ids").write_text(", ".join(batch.ids))
+        return step(self, batch, batch_idx) * float("nan" if (rank(), done) in ((1, 9), (0, 11)) else 1)
+
+    monkeypatch.setattr(StudyModule, "training_step", spoiled)
+    monkeypatch.setattr("xraylab.fitting.FiniteLoss", lambda _: FiniteLoss(every))
+    run, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
+    assert {type(error) for error in raised.values()} == {UserError}
+    told = f"the loss is not a finite number at step 5, in epoch 1, of the studies {(tmp_path / 'ids').read_text()}:"
+    assert sorted(str(error)[: len(told)] for error in raised.values()) == ["", told], "said once"
+    assert not (run / "checkpoints" / "last.ckpt").exists()
+
+
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1",
             "MASTER_ADDR": "a", "MASTER_PORT": "29500"}  # fmt: skip
 SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
@@ -288,6 +417,13 @@ def test_torchrun_and_srun_say_which_process_this_is():
         ({"num_nodes": "auto"}, TORCHRUN, True, "a sweep under torchrun: each of the 4 processes would run all of it"),
         ({"num_nodes": "auto"}, {}, False, "accelerator=multinode: this process was started alone"),
         ({"devices": 2}, {**TORCHRUN, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "RANK": "0"}, False, "started one process"),
+        ({"num_nodes": 2}, {}, False, "accelerator.num_nodes=2: this process was started alone"),
+        (
+            {"num_nodes": "auto"},
+            {**TORCHRUN, "WORLD_SIZE": "2", "RANK": "1"},
+            False,
+            r"accelerator=multinode: torchrun started 2 processes on one machine\. .*or each trains on its own",
+        ),
         ({"devices": 0}, {}, False, r"accelerator.devices=0: it is a number from 1 on"),
         ({"devices": "two"}, {}, False, "auto or all"),
         ({"strategy": "fsdp"}, {}, False, "Leave it out"),
@@ -302,9 +438,9 @@ def test_what_was_started_and_what_is_asked_for_must_agree(accelerator, environm
 def test_a_command_of_one_process_is_refused_under_torchrun(command):
     one = {**TORCHRUN, "WORLD_SIZE": "2", "RANK": "0"}
     done = command("evaluate", "run=none", **one)
-    assert (done.returncode, "this is one process: start it without torchrun" in done.stderr) == (2, True)
+    assert (done.returncode, "this is one: start it without torchrun" in done.stderr) == (2, True)
     done = command("train", "-m", "seed=0,1", **one)
-    assert (done.returncode, "a sweep starts the processes of each job itself" in done.stderr) == (2, True)
+    assert (done.returncode, "error: a sweep under torchrun: each of the 2 processes would run" in done.stderr) == (2, True)
 
 
 def test_more_processes_than_studies_in_a_batch_and_a_first_model_are_refused(train_together, mrnet_root, chexpert_root):
@@ -363,16 +499,3 @@ def test_each_process_keeps_to_gpus_of_its_own(tmp_path):
     assert begin(tmp_path / "c", 1, "") == ""
     for process in began:
         process.communicate("\n" if process.poll() is None else None)
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason=f"needs two GPUs; there are {torch.cuda.device_count()}")
-def test_two_gpus_are_one_run(train_here, tmp_path, mrnet_root):
-    options = [*SMALL[:-2], f"dataset.root={mrnet_root}", "seed=3"]
-    one = train_here(tmp_path / "one", *options, "accelerator=gpu")
-    done = subprocess.run(
-        [sys.executable, "-m", "xraylab.train", *options, "accelerator=gpus", "accelerator.devices=2",
-         f"hydra.run.dir={tmp_path / 'two'}"],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=550, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    same_run(one, tmp_path / "two")

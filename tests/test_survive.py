@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from xraylab import training
+from xraylab import fitting, training
 from xraylab.assemble import resumed_config
 from xraylab.callbacks import StopOnInterrupt
 from xraylab.errors import Stopped, UserError
@@ -298,10 +298,8 @@ def test_a_file_too_large_for_its_limit_is_an_error_in_words(tmp_path):
         partial.read_text()  # a mistake of ours stays what it is
 
 
-@pytest.mark.parametrize("device", ["cpu", "lazy"])
-def test_a_loss_that_is_not_finite_stops_at_its_batch_and_names_the_studies(
-    device, train_here, tmp_path, mrnet_root, monkeypatch
-):
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_loss_that_is_not_finite_stops_at_its_batch_and_names_the_studies(every, train_here, tmp_path, mrnet_root, monkeypatch):
     """Also where it is looked at every few steps only, as on a GPU; what was saved before is of finite weights."""
     step = StudyModule.training_step
     ids = []
@@ -314,21 +312,21 @@ def test_a_loss_that_is_not_finite_stops_at_its_batch_and_names_the_studies(
         return loss * float("inf" if done >= 11 else 1)
 
     monkeypatch.setattr(StudyModule, "training_step", spoiled)
-    if device == "lazy":
-        look = FiniteLoss.on_train_batch_end
+    looks, look = [], FiniteLoss._look
 
-        def as_on_a_gpu(self, trainer, module, outputs, *args):
-            with monkeypatch.context() as patch:
-                patch.setattr(torch.Tensor, "device", torch.device("cuda"), raising=False)
-                look(self, trainer, module, outputs, *args)
+    def counted(self, *args):
+        looks.append(len(self._batches))
+        look(self, *args)
 
-        monkeypatch.setattr(FiniteLoss, "on_train_batch_end", as_on_a_gpu)
+    monkeypatch.setattr(FiniteLoss, "_look", counted)
+    monkeypatch.setattr(fitting, "FiniteLoss", lambda _: FiniteLoss(every))
     run = tmp_path / "run"
     with pytest.raises(UserError) as error:
         train_here(run, *SMALL, f"dataset.root={mrnet_root}", "accumulate=2", "max_epochs=3", "checkpoint_every=1 steps")
     assert "not a finite number at step 6, in epoch 2" in str(error.value)
     assert all(i in str(error.value) for i in ids)
     assert len(ids) == 4
+    assert {n for n in looks if n} == {2}, "once a step, not at each of its batches"
     assert all(torch.isfinite(v).all() for v in weights(run).values())
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 5
 

@@ -490,9 +490,3 @@ def test_averaged_weights_are_what_is_evaluated_and_kept(train_here, tmp_path, m
     evaluation = json.loads((run / "evaluation.json").read_text())
     best = history.loc[evaluation["checkpoint"]["epoch"]]
     assert best["valid/macro/auroc"] == pytest.approx(evaluation["splits"]["valid"]["macro"]["auroc"]["value"])
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_gpu_runs_the_main_job(train_here, tmp_path, mrnet_root):
-    run = train_here(tmp_path / "run", *QUICK, "accelerator=gpu", "precision=auto", f"dataset.root={mrnet_root}")
-    assert json.loads((run / "evaluation.json").read_text())["splits"]["test"]["n"] == 30

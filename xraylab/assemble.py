@@ -43,7 +43,6 @@ from xraylab.xla import device_options, on_tpu, precision_of_tpu, require_tpu, t
 log = logging.getLogger(__name__)
 RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload",
              "checkpoint_every", "profiler", "accelerator")  # fmt: skip
-NO_GPU = f"accelerator=gpu: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu)."
 
 
 @dataclass
@@ -179,6 +178,8 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         backbone, pool, loss.outputs(len(table.labels)), settings.head.hidden, settings.head.dropout,
         settings.image.mean, settings.image.std, loss.softmax(len(table.labels)), table.parts,
     ).to(memory_format=torch.channels_last)  # fmt: skip
+    if processes.world > 1:
+        _announce_batch_norm(net, settings.batch_size, processes.world)
     size, rescale = (None, False) if packed else (settings.image.size, settings.image.rescale)
     data = StudyDataModule(
         table, settings.batch_size, settings.accumulate, size, rescale, augmentation,
@@ -235,6 +236,13 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
     return table, True
 
 
+def no_gpu(asked: str) -> UserError:
+    """The error where a GPU is asked for and none is there."""
+    return UserError(
+        f"accelerator={asked}: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu)."
+    )
+
+
 def hardware(accelerator: dict[str, Any], precision: str, processes: Processes = ALONE) -> tuple[dict[str, Any], str]:
     """Arguments of the Trainer for the device that is there, and its precision; both are logged.
 
@@ -245,9 +253,10 @@ def hardware(accelerator: dict[str, Any], precision: str, processes: Processes =
     accelerator = {k: v for k, v in accelerator.items() if k != "timeout"}
     accelerator |= {"devices": processes.local_world, "num_nodes": processes.machines}
     gpu = torch.cuda.is_available()
-    kind = accelerator.get("accelerator", "auto")
-    if kind in ("gpu", "cuda") and not gpu:
-        raise UserError(NO_GPU)
+    asked = accelerator.get("accelerator", "auto")
+    accelerator["accelerator"] = kind = "gpu" if asked in ("gpus", "cuda") else asked
+    if kind == "gpu" and not gpu:
+        raise no_gpu(asked)
     if kind == "auto":
         accelerator["accelerator"] = kind = "gpu" if gpu else "tpu" if tpu_there() else "cpu"
     if kind == "tpu":
@@ -256,19 +265,25 @@ def hardware(accelerator: dict[str, Any], precision: str, processes: Processes =
         accelerator = {"static_shapes": True, **accelerator}
         log.info("device: TPU; precision %s, shapes %s", chosen, "static" if accelerator["static_shapes"] else "as they come")
         return accelerator, chosen
-    on_gpu = kind in ("gpu", "cuda")
+    on_gpu = kind == "gpu"
     can = getattr(torch.cpu, "get_capabilities", dict[str, Any])()  # torch 2.9, which torch_xla needs, cannot tell
     has_bf16 = (
         torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bool(can.get("avx512_bf16") or can.get("amx_bf16"))
     )
+    if accelerator.get("sync_batchnorm"):
+        raise UserError(
+            "accelerator.sync_batchnorm: torch puts plain norms in the place of timm's, whose activations are lost. Leave "
+            "it out: one process has the statistics of whole batches."
+        )
     if precision == "16" and not on_gpu:
         raise UserError("precision=16 needs a GPU; on a CPU it is bf16 or 32.")
     chosen = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(precision) or ("bf16-mixed" if has_bf16 else "32-true")
     count = torch.cuda.device_count() if on_gpu else 0
     if on_gpu and processes.local_world > count:
         raise UserError(
-            f"accelerator=gpu: {processes.local_world} processes on a machine where torch sees {count} GPU{'s' * (count > 1)}, "
-            "and each takes one. Start fewer, or accelerator=cpu; on SLURM let every process see all (--gpus-per-node)."
+            f"accelerator={asked}: {processes.local_world} processes on a machine where torch sees {count} "
+            f"GPU{'s' * (count > 1)}, and each takes one. "
+            "Start fewer, or accelerator=cpu; on SLURM let every process see all (--gpus-per-node)."
         )
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     if processes.world > 1:
@@ -386,6 +401,16 @@ def _check_labels(table: StudyTable, monitors: Sequence[tuple[str, str]], counts
                 f"{key}={metric}: undefined in {split}, where {listed(labels)} has not both classes. "
                 "Monitor valid/loss, or choose another split (seed, fold, valid_fraction)."
             )
+
+
+def _announce_batch_norm(net: StudyNet, batch_size: int, world: int) -> None:
+    """Say that statistics are not those of one process, where they are not."""
+    if count := sum(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.training for m in net.modules()):
+        log.warning(
+            "batch norm: %d layers take the statistics of each process's part of a batch, %d of %d at most, so the run is not "
+            "the one that a single process would be. That would be one process, or frozen ones: backbone.trainable_from=<stage>.",
+            count, -(-batch_size // world), batch_size,
+        )  # fmt: skip
 
 
 def _scheduler(schedule: dict[str, Any], steps: int) -> Any:

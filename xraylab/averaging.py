@@ -3,19 +3,85 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from xraylab.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-class StochasticWeightAveraging(WeightAveraging):
+class Averages(AveragedModel):
+    """The weights and their averages; their number stays on the CPU.
+
+    torch's (2.15) asks the device for that number at every step, or sends it there for every parameter: the host waits.
+
+    Args:
+        share: of the current weights, by how many are averaged already.
+    """
+
+    def __init__(self, model: nn.Module, share: Callable[[int], float], use_buffers: bool) -> None:
+        super().__init__(model, use_buffers=use_buffers)
+        self.share = share
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Add the current weights; of counts, and of batch statistics where ``use_buffers`` is not set, they are kept."""
+        n = int(self.n_averaged)
+        parameters, buffers = (
+            list(zip(of(self.module), of(model), strict=True)) for of in (nn.Module.parameters, nn.Module.buffers)
+        )
+        for k, (averaged, current) in enumerate([*parameters, *buffers]):
+            if n and averaged.is_floating_point() and (self.use_buffers or k < len(parameters)):
+                averaged.detach().lerp_(current.detach(), self.share(n))
+            else:
+                averaged.detach().copy_(current.detach())
+        self.n_averaged += 1
+
+
+class OnDevice(WeightAveraging):
+    """Averages that stay on the device: Lightning (2.6) makes them before the model is there, and so copies it at every step."""
+
+    def share(self, n: int) -> float:
+        """Of the current weights in the average, if n are averaged already."""
+        raise NotImplementedError
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make them."""
+        if stage == "fit":
+            self._average_model = Averages(pl_module, self.share, self._use_buffers)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Follow the model to its device."""
+        assert self._average_model is not None
+        self._average_model.module.to(pl_module.device)
+
+
+class ExponentialAveraging(OnDevice, EMAWeightAveraging):
+    """The exponential moving average of the weights.
+
+    Args:
+        decay: share of the average before, at each step.
+        kwargs: as of Lightning's.
+    """
+
+    def __init__(self, decay: float = 0.999, **kwargs: Any) -> None:
+        if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+            raise UserError(f"callbacks.ema.decay={decay}: it is a number from 0 to below 1.")
+        super().__init__(decay=decay, **kwargs)
+        self.decay = decay
+
+    def share(self, n: int) -> float:
+        """The same at every step."""
+        return 1 - self.decay
+
+
+class StochasticWeightAveraging(OnDevice):
     """The mean of the weights after every step from an epoch on (Izmailov et al. 2018, arXiv:1803.05407).
 
     From that epoch on, validation is of the mean; the best checkpoint is chosen, and early stopping counts, among such epochs
@@ -31,6 +97,10 @@ class StochasticWeightAveraging(WeightAveraging):
             raise UserError(f"callbacks.swa.start={start}: it is an epoch, counted from 1.")
         super().__init__()
         self.start = start
+
+    def share(self, n: int) -> float:
+        """As much as each before."""
+        return 1 / (n + 1)
 
     def check(self, max_epochs: int) -> None:
         """Refuse, before data is read, what would never happen.

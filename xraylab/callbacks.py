@@ -281,6 +281,8 @@ class StopOnInterrupt(Callback):
         # again: Lightning (2.6) has put handlers of its own around these, which talk to other processes at once and end
         # validation without a checkpoint
         self._listen()
+        # and asks, of every process and at every batch, whether one of them was called: on GPUs the host waits for that
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         for early in trainer.early_stopping_callbacks:
             if isinstance(early, EarlyStopping) and early.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
                 trainer.should_stop = True  # a resumed run that had stopped early does not train another epoch

@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xraylab import conf_dir
 from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Lost, Pruned, Stopped, UserError, did_you_mean, listed
-from xraylab.processes import launched
+from xraylab.processes import launched, sweep_words
 from xraylab.run import BEGUN, LOCK, holder_of, new_run_dir
 from xraylab.signals import Ended, ending
 
@@ -150,9 +150,10 @@ def _one_of_many(config: str) -> None:
     here = launched()
     if here.world == 1:
         return
-    if config != "config" or {"-m", "--multirun"} & set(sys.argv[1:]):
-        what = "a sweep starts the processes of each job itself (accelerator.devices=2)" if config == "config" else "one process"
-        raise UserError(f"{here.launcher} started {here.world} processes, but this is {what}: start it without {here.launcher}.")
+    if config != "config":
+        raise UserError(f"{here.launcher} started {here.world} processes, but this is one: start it without {here.launcher}.")
+    if {"-m", "--multirun"} & set(sys.argv[1:]):
+        raise UserError(sweep_words(here))
     if here.rank:
         folder = tempfile.mkdtemp(prefix="xraylab-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -5,6 +5,7 @@ Objects and numbers of the CPU go over gloo, tensors of a GPU over NCCL.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
@@ -25,13 +26,20 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from xraylab.errors import Lost, Stopped, UserError, listed
-from xraylab.processes import Processes
+from xraylab.processes import Processes, cores
+from xraylab.signals import ended
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 PATIENT = timedelta(days=7)  # for what one process does and all wait for, as packing a dataset
 JOIN = timedelta(minutes=10)  # for processes to start and to find each other
 GRACE = 10.0  # seconds for others to end, or to say why they did
+# in what gloo, the store and NCCL say of a process that is not there; of other errors they say other things
+SILENCE = (
+    "gloo/transport", "Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe",
+    "Timed out waiting", "ncclRemoteError", "remote process exited", "NCCL communicator was aborted",
+    "collective operation timeout",
+)  # fmt: skip
 
 _patient: Any = None
 _store: Any = None
@@ -123,8 +131,7 @@ def agree(what: str, value: dict[str, Any]) -> None:
 
 def is_lost(error: BaseException | None) -> bool:
     """Whether an exception says that another process does not answer."""
-    words = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL", "Broken pipe")
-    return world() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return world() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in SILENCE)
 
 
 @contextmanager
@@ -135,7 +142,8 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
         start: for processes that nothing started: of the process that each will be, what :func:`main` reads.
 
     Raises:
-        Lost: they do not come, or one went away.
+        Lost: they do not come, or one went away, or failed.
+        UserError: the mistake that another one ended with.
     """
     global _patient, _store
     if processes.world == 1:
@@ -144,7 +152,7 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
     timeout = timedelta(minutes=processes.timeout)
     children: list[subprocess.Popen[bytes]] = []
     threads, named = torch.get_num_threads(), "OMP_NUM_THREADS" in os.environ
-    backend = "gloo"
+    backend, hosting = "gloo", False
     if torch.cuda.is_available():
         if processes.local_rank < torch.cuda.device_count():
             torch.cuda.set_device(processes.local_rank)
@@ -155,11 +163,9 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
             children = _start(processes, store.port, start)
             _await(children, store)
         elif processes.launcher:
-            master = processes.launcher == "srun" and processes.rank == 0
-            shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-            if processes.launcher == "torchrun" and not shared:
-                master = processes.rank == 0
-            store = dist.TCPStore(processes.address, processes.port, None, master, JOIN, wait_for_workers=False)
+            shared = processes.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            hosting = processes.rank == 0 and not shared
+            store = dist.TCPStore(processes.address, processes.port, None, hosting, JOIN, wait_for_workers=False)
         else:
             store = dist.TCPStore(processes.address, processes.port, is_master=False, timeout=JOIN)
             store.set(f"here/{processes.rank}", "1")
@@ -173,23 +179,21 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
         except (RuntimeError, ValueError) as error:
             raise Lost(f"{processes.name} on {socket.gethostname()}: the others did not come: {_line(error)}") from error
         yield
-    except (UserError, Stopped, Lost, RuntimeError) as error:
-        lost = isinstance(error, Lost) or is_lost(error) or is_lost(error.__cause__)
-        if isinstance(error, RuntimeError) and not lost:
+    except Exception as error:
+        with ended():
+            ending = _last_word(processes, error)
+            with suppress(Exception):
+                dist.destroy_process_group()  # the others notice
+            _speak(processes, ending, hosting)
+        if ending is error:
             raise
-        with suppress(Exception):
-            dist.destroy_process_group()  # the others notice
-        if lost and processes.rank == 0 and (told := _told()) is not None:
-            raise UserError(told) from None
-        _speak(processes, error)
-        if isinstance(error, RuntimeError):
-            raise Lost(lost_words(processes, error) if str(error) else "") from error
-        raise
+        raise ending from error
     finally:
-        with suppress(Exception):  # where others are gone
-            dist.destroy_process_group()
-        _patient = None
-        _end(children)
+        with ended():
+            with suppress(Exception):  # where others are gone
+                dist.destroy_process_group()
+            _patient = None
+            _end(children)
         _store = None
         torch.set_num_threads(threads)  # Lightning shares them out, also for later jobs of a sweep
         if not named:
@@ -203,38 +207,53 @@ def lost_words(processes: Processes, error: BaseException) -> str:
 
 def _line(error: BaseException) -> str:
     """The first sentence, without the place in torch's source."""
-    text = str(error).splitlines()[0].partition(". ")[0]
-    return re.sub(r"^\[\S+:\d+\] ", "", text)[:160]
+    text = (str(error).splitlines() or [""])[0].partition(". ")[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", text)[:160].rstrip(".")
 
 
-def _speak(processes: Processes, error: Exception) -> None:
-    """Let the first say it, once; the others do so only if it does not."""
+def _last_word(processes: Processes, error: Exception) -> Exception:
+    """What this process ends with: its own error, of which the others are told; or theirs, where it only lost one of them."""
+    if isinstance(error, Lost) or is_lost(error) or is_lost(error.__cause__):
+        return _reason() or (Lost(lost_words(processes, error)) if isinstance(error, RuntimeError) else error)
+    if isinstance(error, Stopped):  # as all are
+        return error
     with suppress(Exception):
-        if processes.rank == 0:
-            _store.set("said", str(error))
-            return
-        if isinstance(error, UserError):
-            _store.set("error", str(error))
-        _store.wait(["said"], timedelta(seconds=GRACE))
-        error.args = ("",)
+        mistake = isinstance(error, UserError)
+        where = f"{processes.name}, on {socket.gethostname()}, failed"
+        text = str(error) if mistake else f"{where}: {type(error).__name__}: {_line(error)}. Its output has the whole of it."
+        _store.compare_set("reason", "", json.dumps([mistake, text]))  # unless another was first
+    return error
 
 
-def _told() -> str | None:
-    """The mistake that another process ended with."""
+def _reason() -> UserError | Lost | None:
+    """What another process ended with, if it said so."""
     with suppress(Exception):
-        _store.wait(["error"], timedelta(seconds=1))
-        text = str(_store.get("error").decode())
-        _store.set("said", text)
-        return text
+        _store.wait(["reason"], timedelta(seconds=1))
+        mistake, text = json.loads(_store.get("reason"))
+        return UserError(text) if mistake else Lost(text)
     return None
 
 
+def _speak(processes: Processes, error: Exception, hosting: bool) -> None:
+    """Let the first say it, once; the others do so only if it does not."""
+    with suppress(Exception):
+        if processes.rank == 0:
+            _store.set("said", "")
+            deadline = time.monotonic() + GRACE
+            while hosting and _store.add("heard", 0) < processes.world - 1 and time.monotonic() < deadline:
+                time.sleep(0.05)  # what is said here goes with this process
+            return
+        _store.wait(["said"], timedelta(seconds=GRACE))
+        if isinstance(error, UserError | Stopped | Lost):
+            error.args = ("",)
+        _store.add("heard", 1)
+
+
 def _start(processes: Processes, port: int, start: Callable[[Processes], bytes]) -> list[subprocess.Popen[bytes]]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(cores // processes.local_world, 1))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(cores() // processes.local_world, 1))),
     }
     children = []
     for number in range(1, processes.world):

@@ -112,7 +112,8 @@ def fit(
 
     chosen: dict[str, Any] = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
     callbacks: list[pl.Callback] = [
-        FiniteLoss(s.log_every),  # the first, for others write checkpoints
+        # the first, for others write checkpoints
+        FiniteLoss(1 if job.accelerator["accelerator"] == "cpu" else s.log_every),  # a CPU has not to be waited for
         History(directory / "history.csv", job.module.labels, s.monitor, job.table.synthetic, s.unit),
         running,
         StudyProgress(running, s.unit),

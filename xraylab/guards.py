@@ -16,16 +16,17 @@ from torch import Tensor
 
 from xraylab.data.loading import Batch
 from xraylab.errors import UserError, listed
+from xraylab.exchange import gather, largest
 from xraylab.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 class FiniteLoss(Callback):
-    """Ends training at the first batch whose loss is NaN or infinite, naming its step and studies.
+    """Ends training at the first batch whose loss is NaN or infinite in any process, naming its step and studies.
 
-    The number of that batch is kept on the device and looked at every ``every`` steps, before a checkpoint is written and before
-    validation; on a CPU, where looking costs nothing, after each.
+    The number of that batch is kept on the device and looked at, in all processes, every ``every`` steps, before a checkpoint is
+    written and before validation.
     """
 
     def __init__(self, every: int) -> None:
@@ -45,7 +46,8 @@ class FiniteLoss(Callback):
         loss: Tensor = outputs["loss"]
         self._seen = self._seen + 1
         self._first = torch.where((self._first == 0) & ~torch.isfinite(loss.detach()), self._seen, self._first)
-        if loss.device.type == "cpu" or trainer.global_step % self.every == 0:
+        step, _, _ = self._batches[-1]
+        if trainer.global_step == step and step % self.every == 0:  # it was the step's last batch
             self._look(pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -57,8 +59,12 @@ class FiniteLoss(Callback):
     def _look(self, pl_module: pl.LightningModule) -> None:
         if not self._batches:
             return
-        if first := int(self._first):
-            step, epoch, ids = self._batches[first - 1]
+        first = int(self._first)
+        ago = len(self._batches) - first + 1 if first else 0
+        (earliest,) = largest(ago)  # all have as many batches, with parts of the same studies
+        if earliest:
+            step, epoch, own = self._batches[-earliest]
+            ids = [i for of in gather(own if ago == earliest else ()) for i in of]
             raise UserError(
                 f"the loss is not a finite number at step {step}, in epoch {epoch}, of the studies {listed(ids, 20)}: "
                 "training has diverged, or something is wrong with those studies. Lower optimizer.lr, set gradient_clip=1.0 or "

@@ -1,7 +1,8 @@
 """The processes of a run: one a device, each of which trains on its share of every batch.
 
 They are started by torchrun, by srun, or by the first of them (:mod:`xraylab.exchange`); from there on nothing differs. All
-have the same settings and the same table; the first writes, prints and speaks for all. Nothing here imports torch.
+have the same settings and the same table; the first writes, prints and speaks for all. Nothing here imports torch, but to count
+GPUs where all are asked for.
 """
 
 from __future__ import annotations
@@ -85,6 +86,19 @@ def launched(environment: Mapping[str, str] = os.environ) -> Processes:
     return found
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def sweep_words(here: Processes) -> str:
+    """Why a sweep does not run in processes that were started for it."""
+    return (
+        f"a sweep under {here.launcher}: each of the {here.world} processes would run all of it. Start it without "
+        f"{here.launcher}; accelerator.devices=<number> starts the processes of each job."
+    )
+
+
 def first_host(nodes: str) -> str:
     """The first of SLURM's list of hosts: ``node[07-09,12],other`` is ``node07``."""
     head, bracket, rest = nodes.partition("[")
@@ -120,20 +134,25 @@ def planned(accelerator: Mapping[str, Any], sweep: bool = False, environment: Ma
 
         devices = max(torch.cuda.device_count(), 1)  # without a GPU, what is there is said later
     if here.launcher and sweep and here.world > 1:
-        raise UserError(
-            f"a sweep under {here.launcher}: each of the {here.world} processes would run all of it. Start it without "
-            f"{here.launcher}; accelerator.devices=<number> starts the processes of each job."
-        )
-    started = f"{here.world} processes on {here.machines} machine{'s' * (here.machines > 1)}" if here.world > 1 else "one process"
+        raise UserError(sweep_words(here))
+    machines = f"{here.machines} machines" if here.machines > 1 else "one machine"
+    started = f"{here.world} processes on {machines}" if here.world > 1 else "one process"
     if not here.launcher:
         if nodes == "auto" or nodes > 1:
+            asked = "accelerator=multinode" if nodes == "auto" else f"accelerator.num_nodes={nodes}"
             raise UserError(
-                "accelerator=multinode: this process was started alone. Start as many on every machine, with\n"
+                f"{asked}: this process was started alone. Start as many on every machine, with\n"
                 "  torchrun --nnodes=<machines> --nproc-per-node=<devices> --rdzv-backend=c10d --rdzv-endpoint=<first machine> "
-                "-m xraylab.train …\nor with srun python -m xraylab.train … on SLURM."
+                "-m xraylab.train …\nor with srun python -m xraylab.train … on SLURM. "
+                "For this process alone: leave it out, or accelerator=auto."
             )
         world = 1 if devices == "auto" else devices
         return Processes(world, local_world=world, timeout=timeout)
+    if nodes == "auto" and here.machines == 1:
+        raise UserError(
+            f"accelerator=multinode: {here.launcher} started {started}. Of several machines it has to be told (torchrun "
+            "--nnodes=<machines>, srun --nodes=<machines>), or each trains on its own. For one machine: accelerator=auto."
+        )
     if nodes not in ("auto", here.machines):
         raise UserError(
             f"{here.launcher} started {started}, but accelerator.num_nodes={nodes}. For several machines: accelerator=multinode."

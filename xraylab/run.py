@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from xraylab.errors import UserError, listed
+from xraylab.processes import cores
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"  # of a run directory, held by the process that writes there
@@ -315,7 +316,7 @@ def environment(seed: int, overrides: list[str], command: str = "train") -> dict
             "system": platform.platform(),
             # torch 2.9, which torch_xla needs, cannot tell
             "processor": getattr(torch.cpu, "get_capabilities", dict[str, Any])().get("cpu_name", platform.processor()),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": cores(),
             "threads": torch.get_num_threads(),
             "gpus": gpus,
         },

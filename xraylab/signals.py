@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -19,16 +19,29 @@ class Ended(KeyboardInterrupt):
 @contextmanager
 def ending() -> Iterator[None]:
     """Those signals end what goes on here as Ctrl-C does, by :class:`Ended`; in this process, not in its children."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     process = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() == process:
             raise Ended(signal.Signals(number).name)
 
-    old = {number: signal.signal(number, end) for number in ENDING}
+    with _handled(end):
+        yield
+
+
+@contextmanager
+def ended() -> Iterator[None]:
+    """Those signals change nothing: it is ending already. torchrun sends one to all when a process is lost."""
+    with _handled(lambda number, frame: None):
+        yield
+
+
+@contextmanager
+def _handled(by: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # the only one that signals reach
+        yield
+        return
+    old = {number: signal.signal(number, by) for number in ENDING}
     try:
         yield
     finally:

@@ -136,7 +136,7 @@ class JobSweeper(Sweeper):
         return sys.maxsize
 
     def _check(self, jobs: Sequence[list[str]], at_once: int) -> None:
-        """Refuse what no job could do: a mistake that the first and the last share, which differ in all that varies, is one of all.
+        """Refuse what no job could do: a mistake that is in the first and the last job, which differ in all that varies.
 
         Raises:
             UserError: it is there.
@@ -202,9 +202,9 @@ class JobSweeper(Sweeper):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         options = self.config.hydra.launcher
         if kind != "auto" and not count:
-            from xraylab.assemble import NO_GPU
+            from xraylab.assemble import no_gpu
 
-            raise UserError(NO_GPU)
+            raise no_gpu(kind)
         if "gpus_per_node" in options:
             if kind != "auto" and not options.gpus_per_node:
                 raise UserError(

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.loading import Batch, StepSampler, StudyDataset
 from xraylab.data.table import HELD_BACK, StudyTable
+from xraylab.processes import cores
 
 SPLITS = ("train", "valid", "test")
 ADAPT = 2048  # studies that a loss adapts by, at most: held back, and of train
@@ -150,5 +151,4 @@ def worker_count(wanted: int | str, processes: int = 1) -> int:
     """Readers of one of several processes; ``auto``: one for every two cores of its share, at most 8."""
     if wanted != "auto":
         return int(wanted)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(8, cores // processes // 2)
+    return min(8, cores() // processes // 2)

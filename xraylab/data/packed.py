@@ -35,6 +35,7 @@ from xraylab.data.loading import prepare
 from xraylab.data.sources import ImageSource
 from xraylab.data.table import UNREADABLE, StudyTable, stop_or_skip
 from xraylab.errors import UserError, listed
+from xraylab.processes import cores
 from xraylab.run import write_text
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ def pack_table(
     missing = [shard for shard in shards if not shard.ready()]
     if missing:
         try:
-            _build(missing, place, workers or _cores())
+            _build(missing, place, workers or cores())
         except OSError as error:
             raise UserError(f"{folder}: the packed cache cannot be written: {error.strerror or error}. {ELSEWHERE}") from error
 
@@ -580,10 +581,6 @@ def _root(source: ImageSource) -> str:
 def _safe(name: str) -> str:
     """A name for files; two names may become one, their checksums differ."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name)[:60].strip(".-") or "all"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def _clock(seconds: float) -> str:
