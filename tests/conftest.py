@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: with more threads than cores torch crawls
@@ -14,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: with more threads than c
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from xraylab import conf_dir
@@ -122,6 +124,29 @@ def run_job(name: str, *overrides: str) -> None:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose(name, list(overrides))
     importlib.import_module(f"xraylab.{name}").job(cfg)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """A command line in this process and an empty folder: ``here(*words, entry=main)``; its exit code and what it printed."""
+    from xraylab.train import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str, entry: Callable[[], None] = main) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["xraylab", *words])
+        code = 0
+        try:
+            entry()
+        except SystemExit as error:
+            code = error.code
+        finally:
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return run
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import traceback
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -26,8 +27,9 @@ from xraylab.data.loading import StepSampler, StudyDataset
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.exchange import agree, in_turn, is_lost, joined, largest, rank
 from xraylab.guards import FiniteLoss
+from xraylab.journal import Journal
 from xraylab.module import StudyModule
-from xraylab.processes import ALONE, Processes, first_host, launched, planned
+from xraylab.processes import ALONE, Processes, first_host, launched, planned, shared_gpus
 from xraylab.training import train
 
 # ragged exams, augmentation, class balance, a short last step, and a last batch of one study
@@ -143,16 +145,19 @@ def test_started_here_in_a_sweep_or_by_torchrun_that_restarts_them_two_processes
     assert tested["n"] == 30
 
     sweep = tmp_path / "sweep"
+    drawn = ["sweep.method=tpe", "sweep.trials=2"] if find_spec("optuna") else []  # of which all processes must know
     done = subprocess.run(
         [sys.executable, "-m", "xraylab.train", "-m", *options[:-2], f"dataset.root={mrnet_root}", "save_train_predictions=true",
-         "accelerator.devices=2", f"hydra.sweep.dir={sweep}", "max_epochs=2,1"],
+         "accelerator.devices=2", f"hydra.sweep.dir={sweep}", "max_epochs=2,1", *drawn],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    same_run(one, sweep / "0")
-    assert [len(pd.read_csv(sweep / job / "history.csv")) for job in "01"] == [2, 1]
+    epochs = {len(pd.read_csv(sweep / job / "history.csv")): sweep / job for job in "01"}
+    assert set(epochs) == {1, 2}
+    same_run(one, epochs[2])
+    assert [job.state for job in Journal.read(sweep).jobs] == ["finished"] * 2
     assert done.stdout.count("epoch 1/2") == 1, "only the first process speaks"
-    record = json.loads((sweep / "0" / "environment.json").read_text())
+    record = json.loads((epochs[2] / "environment.json").read_text())
     assert record["processes"] == {"number": 2, "machines": 1}
     assert record["finished"]
 
@@ -460,3 +465,37 @@ def test_shares_of_every_batch_are_the_batch_and_parts_of_a_split_the_split():
         plain = [StepSampler(range(100, 123), scored, 4, rank=r, world=world) for r in range(world)]
         assert [row for part in plain for draw in part for row in draw.rows] == list(range(100, 123))
         assert sum(len(list(part)) == len(part) for part in plain) == world
+
+
+def test_jobs_side_by_side_share_gpus():
+    assert shared_gpus(4, 1, 1) == "1 job at a time on 4 GPUs: each on its own"
+    assert shared_gpus(4, 2, 2) == "2 jobs at a time on 4 GPUs: each on 2 of its own"
+    assert shared_gpus(2, 1, 5) == "5 jobs at a time on 2 GPUs: up to 3 share a GPU (hydra.launcher.n_jobs=2: each has its own)"
+    with pytest.raises(UserError, match=r"3 jobs at a time take 6 GPUs, and torch sees 4. Run fewer .*n_jobs=2"):
+        shared_gpus(4, 2, 3)
+    with pytest.raises(UserError, match=r"1 jobs at a time take 2 GPUs, and torch sees 1."):
+        shared_gpus(1, 2, 1)
+
+
+def test_each_process_keeps_to_gpus_of_its_own(tmp_path):
+    """The lowest place that is free, so that a process that ends makes room; several GPUs each; more processes than GPUs."""
+    code = ("import os, sys\nfrom pathlib import Path\nfrom xraylab.processes import own_gpus\n"
+            "for _ in range(2): own_gpus(Path(sys.argv[1]), int(sys.argv[2]))\n"
+            "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\ninput()")  # fmt: skip
+    began = []
+
+    def begin(folder, devices, visible):
+        folder.mkdir(exist_ok=True)
+        words = [sys.executable, "-c", code, folder, str(devices)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        began.append(subprocess.Popen(words, env=environment(CUDA_VISIBLE_DEVICES=visible), **pipes))
+        return began[-1].stdout.readline().strip()
+
+    assert [begin(tmp_path / "a", 1, "3,GPU-x") for _ in range(3)] == ["3", "GPU-x", "3"]
+    began[1].communicate("\n")
+    assert begin(tmp_path / "a", 1, "3,GPU-x") == "GPU-x"
+    assert [begin(tmp_path / "b", 2, "0,1,2,3,4") for _ in range(2)] == ["0,1", "2,3"]
+    assert begin(tmp_path / "c", 1, "7") == "7"
+    assert begin(tmp_path / "c", 1, "") == ""
+    for process in began:
+        process.communicate("\n" if process.poll() is None else None)

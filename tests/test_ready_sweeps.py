@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -15,39 +16,15 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from xraylab import pruning, sweep_yaml
 from xraylab.callbacks import StopOnInterrupt
 from xraylab.journal import Journal
-from xraylab.train import main
 
 QUICK = ["bootstrap=0", "cases=0", "num_workers=0", "precision=32", "cache=off", "early_stopping=null"]
 TINY = [*QUICK, "backbone=cnn", "backbone.layers=2", "backbone.filters=4", "image.size=16", "max_epochs=1"]
 RESNET = [*QUICK, "+backbone.kwargs.channels=[8,8,16,16]", "backbone.pretrained=false", "image.size=32", "max_epochs=1"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, capsys):
-    """A command line in this process: ``here(*words)``; its exit code and what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words, entry=main):
-        monkeypatch.setattr(sys, "argv", ["xraylab", *words])
-        code = 0
-        try:
-            entry()
-        except SystemExit as error:
-            code = error.code
-        finally:
-            GlobalHydra.instance().clear()
-            HydraConfig.instance().cfg = None
-        said = capsys.readouterr()
-        return code, said.out + said.err
-
-    return run
 
 
 def weights(run):
@@ -133,11 +110,24 @@ def test_learning_rates_are_drawn_and_hopeless_ones_given_up(here, monkeypatch, 
         ),
     ],
 )
-def test_a_grid_ends_with_its_table_and_the_best(here, name, words, mrnet_root, chexpert_root):
+def test_a_grid_ends_with_its_table_and_the_best(here, name, words, mrnet_root, chexpert_root, monkeypatch):
+    """One of them by joblib, as on two GPUs."""
     root = chexpert_root if name == "uncertainty_grid" else mrnet_root
+    side_by_side = name == "backbones" and find_spec("hydra_plugins.hydra_joblib_launcher")
+    if side_by_side:
+        from joblib.externals.loky import get_reusable_executor
+
+        get_reusable_executor().shutdown()  # of earlier tests, whose environment is another
+        words = [*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+        monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "8,9")
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     code, said = here(f"sweep={name}", f"dataset.root={root}", *words)
     assert code == 0, said
     (folder,) = Path(f"outputs/{name}/multirun").iterdir()
+    assert [path.name for path in sorted(folder.glob(".gpu*"))] == [".gpu0.lock", ".gpu1.lock"] * bool(side_by_side)
+    assert ("2 jobs at a time on 2 GPUs: each on its own" in said) == bool(side_by_side)
     journal = Journal.read(folder)
     assert [job.state for job in journal.jobs] == ["finished"] * 2
     rows = pd.read_csv(folder / "comparison.csv")

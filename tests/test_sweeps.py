@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -26,35 +25,10 @@ from xraylab.data.module import reading_context
 from xraylab.errors import Pruned, Stopped, UserError
 from xraylab.journal import Journal
 from xraylab.space import search_space
-from xraylab.train import USAGE, main
+from xraylab.train import USAGE
 
-QUICK = [
-    "backbone=cnn", "backbone.layers=2", "backbone.filters=4", "image.size=16", "bootstrap=0", "cases=0",
-    "num_workers=0", "precision=32", "max_epochs=1", "cache=off", "early_stopping=null",
-]  # fmt: skip
+LOCAL = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 SPACE = ["optimizer.lr=tag(log,interval(1e-5,1e-1))", "batch_size=1,4"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, capsys):
-    """A command line of train in this process, and how it ended: exit code, what was printed, and the last sweep's folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words, entry=main):
-        monkeypatch.setattr(sys, "argv", ["train", *words])
-        code = 0
-        try:
-            entry()
-        except SystemExit as error:
-            code = error.code
-        finally:
-            GlobalHydra.instance().clear()
-            HydraConfig.instance().cfg = None
-        said = capsys.readouterr()
-        folders = sorted(Path("outputs").glob("*/multirun/*"), key=lambda p: p.stat().st_mtime)
-        return code, said.out + said.err, folders[-1] if folders else None
-
-    return run
 
 
 def leave(folder, value, epochs=(), **record):
@@ -75,8 +49,12 @@ def skill(cfg):
 
 
 @pytest.fixture
-def drawn(here):
-    """A sweep whose jobs only leave files: ``drawn(job, *words)``; ``job(cfg, directory)`` gives the value, or raises."""
+def drawn(here, monkeypatch):
+    """A sweep whose jobs only leave files: ``drawn(job, *words)``; ``job(cfg, directory)`` gives the value, or raises.
+
+    It gives the exit code, what was printed, and the last sweep's folder.
+    """
+    monkeypatch.setattr("xraylab.assemble.assemble", lambda *_, **__: None)  # no job has data
 
     def run(job, *words):
         def entry():
@@ -86,7 +64,10 @@ def drawn(here):
 
             launch("config", do, USAGE)
 
-        return here(*words, "~hydra.callbacks.comparison", entry=entry) if words[0].startswith("-") else here(*words, entry=entry)
+        alone = ["~hydra.callbacks.comparison"] if "-m" in words else []
+        code, said = here(*words, *alone, entry=entry)
+        folders = sorted(Path("outputs").glob("*/multirun/*"), key=lambda p: p.stat().st_mtime)
+        return code, said, folders[-1] if folders else None
 
     return run
 
@@ -169,6 +150,7 @@ def test_a_sweep_that_was_cut_off_goes_on_as_one_that_was_not(drawn, method):
     assert code == 75
     assert f"Go on with:\n  python -m xraylab.train sweep.resume={folder}" in said
     assert ran == [0, 1, 2, 3, 4, 5]
+    assert "Error executing job" not in said, "of a job that was stopped"
     assert states(folder)[:6] == ["finished", "finished", "failed", "failed", "finished", "stopped"]
     assert [Journal.read(folder).jobs[k].reason for k in (2, 3)] == ["it does not fit", "RuntimeError: it broke"]
     assert "RuntimeError: it broke" in (folder / "3" / "xraylab.log").read_text()
@@ -237,6 +219,7 @@ def test_an_undefined_objective_is_recorded_and_fail_fast_stops_at_once(drawn):
     code, _, folder = drawn(job, "-m", "seed=0,1,2,3", "fail_fast=true", "hydra.sweep.dir=outputs/x/multirun/fast")
     assert code == 1
     assert states(folder) == ["finished", "failed", "waiting", "waiting"]
+    assert "not begun: 2, 3" in Journal.read(folder).closing()
     code, _, folder = drawn(lambda *_: 0.5, f"sweep.resume={folder}")
     assert (code, states(folder)) == (0, ["finished"] * 4)
 
@@ -268,15 +251,61 @@ def test_several_objectives_end_with_all_that_none_beats(drawn):
         (["sweep.method=tpe"], "hydra.sweeper.max_batch_size=4"),
         (["optimizer.lr=interval(1,2)"], "an interval has no grid"),
         (["optimizer.lr=tag(log,interval(0,2))", "sweep.method=random"], "low > 0 for log"),
+        (["resume=auto"], "resume: a run goes on by a command of its own, without -m; a sweep by sweep.resume="),
+        (["resume=a,b"], "resume: a run goes on by a command of its own"),
+        (["batch_size=0"], "batch_size=0: it should be greater than or equal to 1"),
+        (["batch_size=0", "seed=0", "max_epochs=1"], "batch_size=0"),
+        (["seed=0", "sweep.prune=true"], "sweep.prune=true: nothing varies. Give values, as seed=0,1,2"),
+        (["sweep.prune=true", "accelerator.devices=2"], "a job of several processes cannot be given up"),
+        ([*LOCAL, "task=acll"], "Did you mean acl?"),
+        ([*LOCAL[:1], "hydra.launcher.n_jobs=0"], "n_jobs=0: it is how many jobs run at a time"),
+        ([*LOCAL[:1], "hydra.launcher.n_job=2"], "there is no key hydra.launcher.n_job. Those of Hydra: python -m xraylab.train "
+         "hydra/launcher=joblib --cfg hydra"),
+        ([*LOCAL, "dataset.root=/nowhere"], "found at /nowhere"),
+        ([*LOCAL, "accelerator=gpu"], "there is no GPU that torch"),
+        (["hydra/launcher=submitit_local", "accelerator=gpu"], "there is no GPU that torch"),
+        (["hydra/launcher=submitit_slurm"], "there is no SLURM on this machine"),
     ],
-)
-def test_what_a_sweep_cannot_do_is_refused_before_it_begins(drawn, words, said):
+)  # fmt: skip
+def test_what_a_sweep_cannot_do_is_refused_before_it_begins(drawn, words, said, monkeypatch):
+    """Once, whatever the launcher."""
     if words == ["sweep.method=tpe"]:
+        words = [*words, *LOCAL]
+    if any("launcher" in word for word in words):
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra sweeps is not installed")
-        words = [*words, "hydra/launcher=joblib"]
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra sweeps is not installed")
+    monkeypatch.setattr("shutil.which", lambda *_: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, text, folder = drawn(lambda *_: pytest.fail("a job ran"), "-m", "seed=0,1", *words)
     assert (code, folder) == (2, None)
-    assert said in text
+    assert text.count(said) == 1
+
+
+def test_a_mistake_of_some_jobs_is_theirs_and_an_objective_that_is_not_there_a_failure(drawn):
+    code, _, folder = drawn(lambda *_: 0.5, "batch_size=0,1", "-m", "seed=1")  # flags may stand anywhere
+    assert (code, states(folder)) == (0, ["finished"] * 2), "the jobs here look at nothing"
+    words = ["-m", "seed=0,1", "sweep.objective=valid/nonsense/auroc"]
+    code, _, folder = drawn(lambda *_: 0.5, *words, "hydra.sweep.dir=outputs/x/multirun/wrong")
+    assert (code, states(folder)) == (2, ["failed"] * 2)
+    assert "there is no label nonsense. There are: macro." in Journal.read(folder).jobs[1].reason
+    assert drawn(lambda *_: 0.5, f"sweep.resume={folder}")[0] == 2, "it can be resumed"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep=mrnet_planes", "task=acll"], "Did you mean acl?"),
+        (["-m", "seed=0,1", "sweep.objective=valid/nonsense/auroc"], "Did you mean valid/"),
+        (["-m", "seed=0,1", "sweep.objective=test/acl/auroc", "sweep.objective_on_test=true", "selection=official"],
+         "there is no test (selection=official)"),
+        (["sweep.method=tpe"], "sweep.method=tpe is of a sweep, and this is one run: add -m and values"),
+        (["seed=1", "hydra/launcher=basic"], "hydra/launcher=basic is of a sweep"),
+    ],
+)  # fmt: skip
+def test_a_mistake_of_all_jobs_is_said_once(here, words, said, mrnet_root):
+    code, text = here(*words, f"dataset.root={mrnet_root}", "backbone=cnn", "image.size=64", "cache=off")
+    assert (code, text.count(said)) == (2, 1), text
+    assert not Path("outputs").exists()
 
 
 def test_a_test_objective_is_taken_where_it_is_forced_and_says_so(drawn):
@@ -310,11 +339,13 @@ def test_a_job_is_given_up_as_optunas_median_pruner_would(tmp_path):
                 leave(folder, 0.5, course, finished=False)
                 trial.report(course[-1], epoch)
                 expected = trial.should_prune()
-                now = SimpleNamespace(current_epoch=epoch, is_global_zero=True)
+                now = SimpleNamespace(current_epoch=epoch, is_global_zero=True, max_epochs=9, should_stop=False)
                 said = f"given up after epoch {epoch + 1}: {objective}"
                 with pytest.raises(Pruned, match=said) if expected else nullcontext():
                     callback.on_train_epoch_end(now, None)
                 if expected:
+                    for end in ({"max_epochs": epoch + 1}, {"should_stop": True}):
+                        callback.on_train_epoch_end(SimpleNamespace(**{**vars(now), **end}), None)  # it is finished
                     break
             ended.append(expected)
             study.tell(trial, None if expected else 0.5, state=optuna.trial.TrialState.PRUNED if expected else None)

@@ -28,6 +28,7 @@ from xraylab.data.table import HELD_BACK, StudyTable, assign_splits, hold_back
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
 from xraylab.evaluation import scored_labels
 from xraylab.exchange import trainer_options
+from xraylab.journal import objectives_of
 from xraylab.metrics import METRICS
 from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.studynet import per_channel
@@ -35,7 +36,7 @@ from xraylab.module import StudyModule, checkpoint_of, require_splits
 from xraylab.processes import ALONE, Processes
 from xraylab.remote import is_url
 from xraylab.run import BEGUN, read_begun
-from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of
+from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of, sweep_of
 from xraylab.uncertainty import SelfTrained
 from xraylab.xla import device_options, on_tpu, precision_of_tpu, require_tpu, tpu_there
 
@@ -108,7 +109,8 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         raise UserError(
             "callbacks: averaged weights do not work on a TPU (torch_xla loses them). Leave them out: callbacks=none."
         )
-    for key, metric in _monitors(settings, monitor if schedule else None).items():
+    monitors = _monitors(settings, monitor if schedule else None)
+    for key, metric in monitors.items():
         if metric != "valid/loss" and not re.fullmatch(rf"valid/[^/]+/({'|'.join(METRICS)})", metric):
             known = [f"valid/macro/{m}" for m in METRICS]
             raise UserError(
@@ -145,7 +147,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
                 f"{split} has {len(table.part(split))} studies, fewer than the {processes.world} processes: start less."
             )
     _announce(table, settings)
-    _check_labels(table, _monitors(settings, monitor if schedule else None), settings.evaluate)
+    objectives = objectives_of(sweep_of(plain(cfg.sweep)), settings.monitor) if cfg.get("sweep") else []
+    named = [*monitors.items(), *(("sweep.objective", metric) for metric in objectives)]
+    _check_labels(table, named, settings.evaluate, settings.selection)
     if table.channels not in (1, backbone.in_chans):
         raise UserError(f"{table.name} has colour images: backbone.in_chans={backbone.in_chans} must be {table.channels}.")
     if loss.exclusive and not table.exclusive:
@@ -232,6 +236,13 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
     return table, True
 
 
+def no_gpu(asked: str) -> UserError:
+    """The error where a GPU is asked for and none is there."""
+    return UserError(
+        f"accelerator={asked}: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu)."
+    )
+
+
 def hardware(accelerator: dict[str, Any], precision: str, processes: Processes = ALONE) -> tuple[dict[str, Any], str]:
     """Arguments of the Trainer for the device that is there, and its precision; both are logged.
 
@@ -245,10 +256,7 @@ def hardware(accelerator: dict[str, Any], precision: str, processes: Processes =
     asked = accelerator.get("accelerator", "auto")
     accelerator["accelerator"] = kind = "gpu" if asked in ("gpus", "cuda") else asked
     if kind == "gpu" and not gpu:
-        raise UserError(
-            f"accelerator={asked}: there is no GPU that torch {torch.__version__} can use here; "
-            "there is the CPU (accelerator=cpu)."
-        )
+        raise no_gpu(asked)
     if kind == "auto":
         accelerator["accelerator"] = kind = "gpu" if gpu else "tpu" if tpu_there() else "cpu"
     if kind == "tpu":
@@ -354,7 +362,7 @@ def _monitors(settings: Settings, scheduler: str | None) -> dict[str, str]:
     return {key: metric for key, metric in keys.items() if metric is not None}
 
 
-def _check_labels(table: StudyTable, monitors: dict[str, str], counts_as: Evaluate) -> None:
+def _check_labels(table: StudyTable, monitors: Sequence[tuple[str, str]], counts_as: Evaluate, selection: str) -> None:
     """Say where metrics will be undefined; refuse to monitor one that will be, or that does not exist."""
     single = []
     for split in ("valid", "test"):
@@ -370,23 +378,27 @@ def _check_labels(table: StudyTable, monitors: dict[str, str], counts_as: Evalua
                     positives,
                     negatives,
                 )
-    scored = ~np.isnan(scored_labels(table.label_values(table.part("valid").index), counts_as.blank, counts_as.uncertain))
-    known = {"valid/loss"} | {f"valid/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS}
-    for key, metric in monitors.items():
+    for key, metric in monitors:
+        split = metric.split("/")[0]
+        there = table.part(split)
+        if not len(there):
+            raise UserError(f"{key}={metric}: there is no {split} (selection={selection}). Choose by valid.")
+        known = {"valid/loss"} | {f"{split}/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS}
+        scored = ~np.isnan(scored_labels(table.label_values(there.index), counts_as.blank, counts_as.uncertain))
         if metric not in known:
             raise UserError(
                 f"{key}={metric}: there is no such metric.{did_you_mean(metric, known)} There are: {listed(sorted(known), 30)}."
             )
         if not scored.any():
             raise UserError(
-                f"{key}={metric}: undefined in valid, where no label is scored: all are uncertain or not mentioned. "
+                f"{key}={metric}: undefined in {split}, where no label is scored: all are uncertain or not mentioned. "
                 "Say what they count as (evaluate.blank=negative, evaluate.uncertain), or choose another split (seed, fold)."
             )
         labels = [metric.split("/")[1]] if metric.count("/") == 2 else []
         labels = list(table.labels) if labels == ["macro"] else labels
-        if labels and all(("valid", label) in single for label in labels):
+        if labels and all((split, label) in single for label in labels):
             raise UserError(
-                f"{key}={metric}: undefined in valid, where {listed(labels)} has not both classes. "
+                f"{key}={metric}: undefined in {split}, where {listed(labels)} has not both classes. "
                 "Monitor valid/loss, or choose another split (seed, fold, valid_fraction)."
             )
 

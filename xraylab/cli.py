@@ -44,6 +44,8 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
         except BrokenPipeError:  # of a pager that was left
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
+    flags = [a for a in sys.argv[1:] if re.match(r"(-m|--multirun|--[\w-]+=.*)$", a)]
+    sys.argv[1:] = [*flags, *(a for a in sys.argv[1:] if a not in flags)]  # argparse wants overrides in one piece
     # Hydra takes a bare brace for the beginning of a mapping
     sys.argv[1:] = [re.sub(r"^(columns\.\w+)=([^'\"]*\{label\}[^'\"]*)$", r"\1='\2'", a) for a in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us instead of Hydra's own report
@@ -59,7 +61,8 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
             job(cfg)
         except (UserError, Stopped, Lost, Pruned) as error:
             if HydraConfig.get().mode is not RunMode.RUN:
-                print(error if isinstance(error, Stopped | Pruned) else f"error: {error}", file=sys.stderr)
+                if not isinstance(error, Stopped):  # the sweep says how to go on
+                    print(error if isinstance(error, Pruned) else f"error: {error}", file=sys.stderr)
                 raise  # to the sweeper, from whatever process
             ended.append(error)
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
@@ -205,6 +208,9 @@ def _unknown_key(key: str, config: str) -> str:
     others = {owner for owner, keys in _dataset_keys().items() if key.split(".")[0] in keys}
     if others and dataset not in others:
         return f"{key} is a key of dataset={' or dataset='.join(sorted(others))}; the dataset here is {dataset}."
+    if key.startswith("hydra."):
+        words = ["train" if config == "config" else config, *(a for a in typed if a.startswith("hydra/")), "--cfg hydra"]
+        return f"there is no key {key}. Those of Hydra: python -m xraylab.{' '.join(words)}"
     flat = dict(every_key(_composed(config, list(groups.values()))))
     known = sorted(set(flat) | set(_groups() if "dataset" in flat else []))
     if key in known:

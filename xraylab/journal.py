@@ -63,17 +63,17 @@ class Journal:
         write_json(self.folder / JOURNAL, {**asdict(self), "folder": str(self.folder), "jobs": jobs})
 
     def settle(self, job: SweepJob, error: BaseException | None = None) -> None:
-        """What became of a job, by the files it left.
-
-        Raises:
-            UserError: the objective is of a label that the job's evaluation does not have.
-        """
+        """What became of a job, by the files it left."""
         run = self.folder / str(job.number)
         record = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
         job.scores, job.reason = [], None
         if record.get("finished"):
+            try:
+                found = [objective_of(run, objective) for objective in self.objectives]
+            except UserError as wrong:
+                job.state, job.reason = "failed", str(wrong)
+                return
             job.state = "finished"
-            found = [objective_of(run, objective) for objective in self.objectives]
             job.scores = [value for value, _ in found]
             job.reason = "; ".join(reason for _, reason in found if reason) or None
         elif record.get("pruned"):
@@ -127,6 +127,8 @@ class Journal:
             lines.append(f"given up at the median: {listed(pruned, 40)}")
         failed = [j for j in self.jobs if j.state == "failed"]
         lines += [f"job {j.number} failed: {str(j.reason).splitlines()[0]}" for j in failed]
+        if waiting := [j.number for j in self.jobs if j.state == "waiting"]:
+            lines.append(f"not begun: {listed(waiting, 40)}")
         if failed or any(j.state not in SETTLED for j in self.jobs):
             lines.append(f"{'Repeat what failed' if failed else 'Go on'} with:\n  {self.go_on}")
         return "\n".join(lines)
@@ -143,18 +145,19 @@ def objectives_of(sweep: Sweep, monitor: str) -> list[str]:
         UserError: there is no such metric, or it is of test and that was not allowed, or it cannot prune.
     """
     given = [sweep.objective] if isinstance(sweep.objective, str) else sweep.objective or [monitor]
+    key = "sweep.objective" if sweep.objective else "monitor"
     for objective in given:
         split, _, rest = objective.partition("/")
         label, _, metric = rest.rpartition("/")
         if objective != "valid/loss" and not (split in ("valid", "test") and label and metric in METRICS):
             known = ["valid/loss", *(f"valid/macro/{m}" for m in METRICS)]
             raise UserError(
-                f"sweep.objective={objective}: there is no such metric.{did_you_mean(objective, known)} It is "
+                f"{key}={objective}: there is no such metric.{did_you_mean(objective, known)} It is "
                 f"<split>/<label or macro>/<metric>, and metrics are {', '.join(METRICS)}; or valid/loss."
             )
         if split == "test" and not sweep.objective_on_test:
             raise UserError(
-                f"sweep.objective={objective}: a job that is chosen on test is not judged by it any more. "
+                f"{key}={objective}: a job that is chosen on test is not judged by it any more. "
                 f"Choose on valid (valid/{rest}), or say sweep.objective_on_test=true."
             )
     if len(set(given)) < len(given):

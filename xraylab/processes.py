@@ -7,12 +7,16 @@ GPUs where all are asked for.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import itertools
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 from xraylab.errors import UserError
 
@@ -159,6 +163,60 @@ def planned(accelerator: Mapping[str, Any], sweep: bool = False, environment: Ma
             f"they must agree. Leave accelerator.devices out, or start {devices} on each."
         )
     return Processes(**{**vars(here), "timeout": timeout})
+
+
+def shared_gpus(count: int, devices: int, at_once: int) -> str:
+    """How jobs that run at a time share the GPUs of a machine, in words.
+
+    Args:
+        count: GPUs.
+        devices: of each job.
+        at_once: jobs.
+
+    Raises:
+        UserError: jobs of several GPUs do not fit beside each other.
+    """
+    places = count // devices
+    if at_once > places and (devices > 1 or not places):
+        raise UserError(
+            f"accelerator.devices={devices}: {at_once} jobs at a time take {at_once * devices} GPUs, and torch sees {count}. "
+            f"Run fewer at a time (hydra.launcher.n_jobs={max(places, 1)}), or give each fewer."
+        )
+    if at_once > places:
+        share = f"up to {-(-at_once // places)} share a GPU (hydra.launcher.n_jobs={places}: each has its own)"
+    else:
+        share = f"each on {devices} of its own" if devices > 1 else "each on its own"
+    return f"{at_once} job{'s' * (at_once > 1)} at a time on {count} GPU{'s' * (count > 1)}: {share}"
+
+
+_place: list[TextIO] = []  # held by this process until it ends
+
+
+def own_gpus(folder: Path, devices: int, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Keep this process to GPUs of its own among those that are visible, as long as there are any that no other has.
+
+    It does so once, before CUDA starts. The lowest place that no process holds is taken; it is free again when this one ends.
+
+    Args:
+        folder: where the processes that share them find each other.
+        devices: GPUs that this one needs.
+        environment: whose ``CUDA_VISIBLE_DEVICES`` names all, and is changed.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if _place or len(visible) <= devices:
+        return
+    for k in itertools.count():
+        file = (folder / f".gpu{k}.lock").open("a")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.close()
+                continue
+        _place.append(file)
+        first = k % (len(visible) // devices) * devices
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[first : first + devices])
+        return
 
 
 def hush() -> None:

@@ -34,7 +34,7 @@ def worse_than_median(own: Sequence[float], others: Sequence[float], mode: str) 
 
 
 class MedianPruning(Callback):
-    """After each epoch, compare with the finished jobs beside this one, by their ``history.csv``.
+    """After each epoch but the last, compare with the finished jobs beside this one, by their ``history.csv``.
 
     The files serve every launcher: jobs in other processes, or on other machines with a shared disk, need no server.
 
@@ -57,7 +57,8 @@ class MedianPruning(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         own = history_of(self.directory / "history.csv", self.objective)
         epoch = str(trainer.current_epoch)
-        if epoch not in own or trainer.current_epoch < self.epochs or not trainer.is_global_zero:
+        at_its_end = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if epoch not in own or trainer.current_epoch < self.epochs or at_its_end or not trainer.is_global_zero:
             return
         done = [p for p in self.directory.parent.glob("[0-9]*/environment.json") if json.loads(p.read_text())["finished"]]
         if len(done) < self.jobs:

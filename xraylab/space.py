@@ -106,9 +106,10 @@ def words_of(space: Mapping[str, Dimension], params: Mapping[str, Any]) -> list[
     return out
 
 
-def a_point(space: Mapping[str, Dimension]) -> list[str]:
-    """The overrides of some point, to compose it before any is drawn."""
-    return words_of(space, {key: d.texts[0] if isinstance(d, Choice) else d.low for key, d in varied(space).items()})
+def corners(space: Mapping[str, Dimension]) -> list[list[str]]:
+    """The overrides of two points that differ in all that varies, to compose them before any is drawn."""
+    ends = {key: (d.texts[0], d.texts[-1]) if isinstance(d, Choice) else (d.low, d.high) for key, d in varied(space).items()}
+    return [words_of(space, {key: values[k] for key, values in ends.items()}) for k in (0, 1)]
 
 
 def distributions(space: Mapping[str, Dimension]) -> dict[str, Any]:

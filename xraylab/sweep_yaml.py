@@ -20,7 +20,7 @@ from xraylab.errors import EXIT_USER, UserError
 from xraylab.journal import objectives_of
 from xraylab.run import write_text
 from xraylab.settings import mode_of, sweep_of
-from xraylab.space import a_point, grid, search_space, varied, wandb_parameters, words_of
+from xraylab.space import corners, grid, search_space, varied, wandb_parameters, words_of
 
 USAGE = """
 xraylab.sweep_yaml: write a sweep as a file for W&B, whose agents run its jobs, on as many machines as there are agents.
@@ -59,7 +59,7 @@ def sweep_file(words: list[str]) -> dict[str, Any]:
         raise UserError("nothing varies. Give values, as seed=0,1,2, or a sweep, as sweep=backbones.")
     if rules.method == "grid":
         grid(space)
-    loader.load_sweep_config(config, a_point(space))  # keys that do not exist are refused here
+    loader.load_sweep_config(config, corners(space)[0])  # keys that do not exist are refused here
     fixed = {key: d for key, d in space.items() if key not in varied(space)}
     told = [word for word in words_of(fixed, {}) if not word.startswith(OWN)]
     if "sweep" in fixed:

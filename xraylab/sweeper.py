@@ -5,20 +5,27 @@ Hydra imports this module whenever it starts, so the rest is imported where a sw
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from xraylab.errors import EXIT_USER, Stopped, UserError
+from xraylab.processes import planned, shared_gpus
 
 if TYPE_CHECKING:
     from xraylab.journal import Journal, SweepJob
@@ -61,13 +68,11 @@ class JobSweeper(Sweeper):
             SystemExit: a job failed.
         """
         from xraylab.journal import SETTLED, Journal, objectives_of, words_of_command
-        from xraylab.processes import planned
         from xraylab.run import claimed, holder_of
         from xraylab.settings import sweep_of
-        from xraylab.space import a_point, search_space, varied
+        from xraylab.space import corners, search_space, varied
 
         config = self.config
-        planned(config.get("accelerator", {}), sweep=True)
         rules = sweep_of(OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
         objectives = objectives_of(rules, str(config.monitor))
         folder = Path(config.hydra.sweep.dir)
@@ -75,10 +80,12 @@ class JobSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         space = search_space(parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *own]))
         size = self._batch_size(rules.method, bool(config.fail_fast))
-        if rules.method != "grid":
-            if not varied(space):
-                raise UserError(f"sweep.method={rules.method}: nothing varies. Give values, as optimizer.lr=interval(1e-5,1e-3).")
-            self.validate_batch_is_legal([a_point(space)])
+        if config.resume is not None or "resume" in varied(space):
+            raise UserError("resume: a run goes on by a command of its own, without -m; a sweep by sweep.resume=<its directory>.")
+        if not varied(space) and (of := [w for w in own if w.startswith("sweep.")]):
+            raise UserError(
+                f"{of[0]}: nothing varies. Give values, as seed=0,1,2 or, of random and tpe, optimizer.lr=interval(1e-5,1e-3)."
+            )
         if rules.resume:
             journal = Journal.read(folder)
         elif (folder / "sweep.json").is_file():
@@ -90,6 +97,10 @@ class JobSweeper(Sweeper):
         for job in journal.jobs:
             if job.state not in SETTLED and (holder := holder_of(folder / str(job.number))) is not None:
                 raise UserError(f"{folder / str(job.number)}: {holder} still works there. Wait for its end, then resume.")
+        ahead = [job.overrides for job in journal.jobs if job.state not in SETTLED] if rules.method == "grid" else corners(space)
+        at_once = min(size, len(ahead) if rules.method == "grid" else rules.trials)
+        if ahead:
+            self._check(ahead, at_once)
         with claimed(folder):
             study = None
             if rules.method != "grid":
@@ -123,6 +134,88 @@ class JobSweeper(Sweeper):
                 "depends on their results."
             )
         return sys.maxsize
+
+    def _check(self, jobs: Sequence[list[str]], at_once: int) -> None:
+        """Refuse what no job could do: a mistake that is in the first and the last job, which differ in all that varies.
+
+        Raises:
+            UserError: it is there.
+        """
+        before, hydra = logging.root.manager.disable, HydraConfig.instance()
+        composed = hydra.cfg
+        logging.disable(logging.WARNING)  # each job says it itself
+        try:
+            if (error := self._mistake(jobs[0], at_once)) and str(error) == str(self._mistake(jobs[-1], at_once)):
+                raise error
+        finally:
+            logging.disable(before)
+            hydra.cfg = composed
+
+    def _mistake(self, words: list[str], at_once: int) -> UserError | None:
+        try:
+            self._check_job(words, at_once)
+        except UserError as error:
+            return error
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception:
+            return None  # the job meets it again, and it is recorded
+        return None
+
+    def _check_job(self, words: list[str], at_once: int) -> None:
+        from xraylab.build import find_data, reader_of
+        from xraylab.settings import check_config
+
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, words)
+        HydraConfig.instance().set_config(config)
+        typed = list(config.hydra.overrides.task)
+        with open_dict(config):
+            del config["hydra"]
+        check_config(config)
+        processes = planned(config.accelerator, sweep=True)
+        if config.sweep.prune and processes.world > 1:
+            raise UserError("sweep.prune: a job of several processes cannot be given up. Leave out one of the two.")
+        launcher = str(self.config.hydra.launcher._target_).rpartition(".")[2]
+        if launcher == "SlurmLauncher" and shutil.which("srun") is None:
+            raise UserError(
+                "hydra/launcher=submitit_slurm: there is no SLURM on this machine (no srun). Start the sweep where there is, or "
+                "take hydra/launcher=joblib."
+            )
+        if launcher == "BasicLauncher":
+            from xraylab.assemble import assemble
+
+            assemble(config, typed, processes=processes)
+        elif launcher in ("SlurmLauncher", "RayLauncher", "RayAWSLauncher"):
+            reader_of(config)  # the data and the device are those of other machines
+        else:
+            if self.config.hydra.launcher.get("n_jobs") == 0:
+                raise UserError("hydra.launcher.n_jobs=0: it is how many jobs run at a time, or -1: as many as there are cores.")
+            find_data(config, typed, True)
+            self._share_gpus(str(config.accelerator.accelerator), processes.local_world, at_once)
+
+    def _share_gpus(self, kind: str, devices: int, at_once: int) -> None:
+        """Say how the GPUs of this machine are shared by the jobs that run at a time, and which there are to share."""
+        if kind in ("cpu", "tpu"):
+            return
+        import torch
+
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        options = self.config.hydra.launcher
+        if kind != "auto" and not count:
+            from xraylab.assemble import no_gpu
+
+            raise no_gpu(kind)
+        if "gpus_per_node" in options:
+            if kind != "auto" and not options.gpus_per_node:
+                raise UserError(
+                    f"accelerator={kind}: this launcher hides all GPUs but hydra.launcher.gpus_per_node={max(count, 1)}."
+                )
+            return
+        if count and "n_jobs" in options:
+            from joblib import effective_n_jobs  # type: ignore[import-untyped]
+
+            print(shared_gpus(count, devices, min(at_once, effective_n_jobs(int(options.n_jobs)))))
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))  # for own_gpus of its workers
 
     def _list_grid(self, journal: Journal, space: Mapping[str, Dimension]) -> None:
         from xraylab.journal import SweepJob
@@ -170,19 +263,16 @@ class JobSweeper(Sweeper):
             why = lost if result is None else _error_of(result)
             stopped |= isinstance(why, Stopped)
             journal.settle(job, None if isinstance(why, Stopped) else why)
-            if job.state == "failed" and why is not None:
-                self.errors.append(why)
+            if job.state == "failed":
+                self.errors.append(why or UserError(str(job.reason)))
         journal.write()
         if stopped:
             raise KeyboardInterrupt
 
 
 def _error_of(result: Any) -> Exception | None:
-    try:
-        _ = result.return_value
-    except Exception as error:
-        return error
-    return None
+    # result.return_value would print "Error executing job" of jobs that were stopped or given up too
+    return result._return_value if result.status is JobStatus.FAILED else None
 
 
 def _prepare(journal: Journal, job: SweepJob) -> None:

@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.cli import ended_by, every_key, importing, launch
 from xraylab.errors import Lost, Stopped, UserError, listed
-from xraylab.processes import Processes, hush, planned
+from xraylab.processes import Processes, hush, own_gpus, planned
 from xraylab.run import BEGUN
 
 log = logging.getLogger(__name__)
+OF_SWEEPS = ("sweep.", "fail_fast=", "hydra.sweep.", "hydra.sweeper.", "hydra/launcher", "hydra.launcher.")
 
 USAGE = """
 xraylab.train: train a classifier of radiology studies, test it, and leave a run that can be judged.
@@ -51,17 +52,17 @@ def job(cfg: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     typed = list(hydra_config.overrides.task)
     directory = Path(hydra_config.runtime.output_dir)
-    if cfg.resume == "auto" and hydra_config.mode is RunMode.MULTIRUN:
-        raise UserError("resume=auto is of one run: leave out -m.")
-    processes = planned(cfg.accelerator, sweep=hydra_config.mode is RunMode.MULTIRUN)
+    swept = hydra_config.mode is RunMode.MULTIRUN
+    of_sweeps = [w for w in (*typed, *hydra_config.overrides.hydra) if w.lstrip("+").startswith(OF_SWEEPS)]
+    if of_sweeps and not swept:
+        raise UserError(f"{of_sweeps[0]} is of a sweep, and this is one run: add -m and values to try, as seed=0,1,2.")
+    processes = planned(cfg.accelerator, sweep=swept)
+    if swept and hydra_config.launcher._target_.endswith((".JoblibLauncher", ".LocalLauncher")):
+        own_gpus(directory.parent, processes.local_world)
     if processes.world > 1:  # where another is lost, torch would print its stack
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if processes.rank:
         hush()
-
-    swept = hydra_config.mode is RunMode.MULTIRUN
-    if swept and cfg.sweep.prune and processes.world > 1:
-        raise UserError("sweep.prune: a job of several processes cannot be given up. Leave out one of the two.")
 
     with importing():
         from xraylab.exchange import agree, gather, joined
