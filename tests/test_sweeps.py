@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -306,6 +307,20 @@ def test_a_mistake_of_all_jobs_is_said_once(here, words, said, mrnet_root):
     code, text = here(*words, f"dataset.root={mrnet_root}", "backbone=cnn", "image.size=64", "cache=off")
     assert (code, text.count(said)) == (2, 1), text
     assert not Path("outputs").exists()
+
+
+def test_packing_before_the_first_job_is_seen_and_can_be_stopped(drawn, monkeypatch):
+    def packs(*_, **__):
+        logging.getLogger("xraylab.assemble").warning("what the job says itself")
+        logging.getLogger("xraylab.data.packed").info("packing: 10 of 99 images")
+        raise Stopped("stopped; what is packed so far is kept")
+
+    monkeypatch.setattr("xraylab.assemble.assemble", packs)
+    code, said, folder = drawn(lambda *_: 0.5, "-m", "seed=0,1")
+    assert (code, folder) == (75, None), said
+    assert "packing: 10 of 99" in said
+    assert "what is packed so far is kept" in said
+    assert "what the job says itself" not in said
 
 
 def test_a_test_objective_is_taken_where_it_is_forced_and_says_so(drawn):

@@ -141,14 +141,16 @@ class JobSweeper(Sweeper):
         Raises:
             UserError: it is there.
         """
-        before, hydra = logging.root.manager.disable, HydraConfig.instance()
+        hydra, handlers = HydraConfig.instance(), logging.root.handlers
         composed = hydra.cfg
-        logging.disable(logging.WARNING)  # each job says it itself
+        for handler in handlers:
+            handler.addFilter(_is_progress)  # each job says the rest itself
         try:
             if (error := self._mistake(jobs[0], at_once)) and str(error) == str(self._mistake(jobs[-1], at_once)):
                 raise error
         finally:
-            logging.disable(before)
+            for handler in handlers:
+                handler.removeFilter(_is_progress)
             hydra.cfg = composed
 
     def _mistake(self, words: list[str], at_once: int) -> UserError | None:
@@ -156,7 +158,7 @@ class JobSweeper(Sweeper):
             self._check_job(words, at_once)
         except UserError as error:
             return error
-        except (HydraException, OmegaConfBaseException):
+        except (HydraException, OmegaConfBaseException, Stopped):
             raise
         except Exception:
             return None  # the job meets it again, and it is recorded
@@ -268,6 +270,13 @@ class JobSweeper(Sweeper):
         journal.write()
         if stopped:
             raise KeyboardInterrupt
+
+
+def _is_progress(record: logging.LogRecord) -> bool:
+    """Whether it is of what takes long and is done once for all jobs, as packing or copying a dataset."""
+    return record.levelno > logging.WARNING or (
+        record.levelno < logging.WARNING and record.name.startswith(("xraylab.data.", "xraylab.remote"))
+    )
 
 
 def _error_of(result: Any) -> Exception | None:
