@@ -89,7 +89,7 @@ def test_in_bf16_a_gpu_learns_what_the_cpu_learns(name, of_dataset, train_here, 
 
 
 class NoSync(Callback):
-    """From the third batch on, whatever makes the host wait for the GPU in a training step is an error."""
+    """From the third batch on, whatever makes the host wait for the GPU is an error, up to validation."""
 
     def __init__(self):
         self.watched = 0
@@ -100,7 +100,8 @@ class NoSync(Callback):
             torch.cuda.set_sync_debug_mode("error")
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        torch.cuda.set_sync_debug_mode("default")
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:  # else callbacks after this one are watched too
+            torch.cuda.set_sync_debug_mode("default")
 
     def on_exception(self, trainer, pl_module, exception):
         torch.cuda.set_sync_debug_mode("default")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -26,18 +27,16 @@ class Averages(AveragedModel):
         share: of the current weights, by how many are averaged already.
     """
 
-    def __init__(self, model: nn.Module, share: Callable[[int], float], use_buffers: bool) -> None:
-        super().__init__(model, use_buffers=use_buffers)
+    def __init__(self, model: nn.Module, share: Callable[[int], float]) -> None:
+        super().__init__(model, use_buffers=True)
         self.share = share
 
     def update_parameters(self, model: nn.Module) -> None:
-        """Add the current weights; of counts, and of batch statistics where ``use_buffers`` is not set, they are kept."""
+        """Add the current weights and batch statistics; counts are taken over."""
         n = int(self.n_averaged)
-        parameters, buffers = (
-            list(zip(of(self.module), of(model), strict=True)) for of in (nn.Module.parameters, nn.Module.buffers)
-        )
-        for k, (averaged, current) in enumerate([*parameters, *buffers]):
-            if n and averaged.is_floating_point() and (self.use_buffers or k < len(parameters)):
+        ours, theirs = (chain(of.parameters(), of.buffers()) for of in (self.module, model))
+        for averaged, current in zip(ours, theirs, strict=True):
+            if n and averaged.is_floating_point():
                 averaged.detach().lerp_(current.detach(), self.share(n))
             else:
                 averaged.detach().copy_(current.detach())
@@ -54,7 +53,7 @@ class OnDevice(WeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make them."""
         if stage == "fit":
-            self._average_model = Averages(pl_module, self.share, self._use_buffers)
+            self._average_model = Averages(pl_module, self.share)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Follow the model to its device."""
@@ -62,18 +61,17 @@ class OnDevice(WeightAveraging):
         self._average_model.module.to(pl_module.device)
 
 
-class ExponentialAveraging(OnDevice, EMAWeightAveraging):
-    """The exponential moving average of the weights.
+class ExponentialAveraging(OnDevice):
+    """The exponential moving average of the weights, from the first step on.
 
     Args:
         decay: share of the average before, at each step.
-        kwargs: as of Lightning's.
     """
 
-    def __init__(self, decay: float = 0.999, **kwargs: Any) -> None:
+    def __init__(self, decay: float = 0.999) -> None:
         if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
             raise UserError(f"callbacks.ema.decay={decay}: it is a number from 0 to below 1.")
-        super().__init__(decay=decay, **kwargs)
+        super().__init__()
         self.decay = decay
 
     def share(self, n: int) -> float:

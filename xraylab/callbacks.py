@@ -26,7 +26,7 @@ from xraylab.checkpoint_files import LATER
 from xraylab.data.loading import Batch
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError
-from xraylab.exchange import gather, largest, rank, summed
+from xraylab.exchange import abandon, gather, largest, rank, summed
 from xraylab.models.backbones import Backbone
 from xraylab.module import StudyModule
 from xraylab.run import write_text
@@ -248,7 +248,8 @@ class StopOnInterrupt(Callback):
 
     Ctrl-C, SIGTERM and SIGUSR1 (SLURM's) end training after the current optimiser step; a second one at once. In the middle of an
     epoch that raises :class:`Interrupted`, because ``trainer.should_stop`` would run the hooks of the epoch's end, and they would
-    write a checkpoint of an epoch that was never finished.
+    write a checkpoint of an epoch that was never finished. Several processes tell each other after every step: their hosts
+    wait for one another, and for no device.
 
     Args:
         checkpoint: the file.
@@ -268,21 +269,15 @@ class StopOnInterrupt(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._process = os.getpid()
-        self._old = self._listen()  # before readers are forked
+        if threading.current_thread() is threading.main_thread():  # the only one that signals reach
+            self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, *ENDING)}
 
-    def _listen(self) -> dict[int, Any]:
-        """Take signals over; returns the handlers that were there."""
-        if threading.current_thread() is not threading.main_thread():  # the only one that signals reach
-            return {}
-        return {number: signal.signal(number, self._ask) for number in (signal.SIGINT, *ENDING)}
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, Interrupted):
+            abandon()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = time.monotonic()
-        # again: Lightning (2.6) has put handlers of its own around these, which talk to other processes at once and end
-        # validation without a checkpoint
-        self._listen()
-        # and asks, of every process and at every batch, whether one of them was called: on GPUs the host waits for that
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         for early in trainer.early_stopping_callbacks:
             if isinstance(early, EarlyStopping) and early.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
                 trainer.should_stop = True  # a resumed run that had stopped early does not train another epoch

@@ -134,6 +134,15 @@ def is_lost(error: BaseException | None) -> bool:
     return world() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in SILENCE)
 
 
+def abandon() -> None:
+    """Give up what this GPU still waits for from other processes: whatever ends a run would wait for it as well."""
+    if dist.is_initialized() and torch.cuda.is_available():
+        with suppress(Exception):
+            backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cuda"))
+            if backend.name() == "nccl":
+                backend.abort()
+
+
 @contextmanager
 def joined(processes: Processes, start: Callable[[Processes], bytes] | None = None) -> Iterator[None]:
     """Meet the other processes, and part from them at the end.
@@ -157,6 +166,8 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
         if processes.local_rank < torch.cuda.device_count():
             torch.cuda.set_device(processes.local_rank)
         backend = "cpu:gloo,cuda:nccl"
+        # on an error NCCL gives its work up and leaves the process to us; by default it would end it without a word
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
     try:
         if start is not None:
             store = dist.TCPStore(processes.address, 0, is_master=True, timeout=JOIN, wait_for_workers=False)
@@ -182,6 +193,7 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
     except Exception as error:
         with ended():
             ending = _last_word(processes, error)
+            abandon()
             with suppress(Exception):
                 dist.destroy_process_group()  # the others notice
             _speak(processes, ending, hosting)

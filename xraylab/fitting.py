@@ -35,6 +35,7 @@ from xraylab.readers import judge_readers
 from xraylab.remote import RunUpload
 from xraylab.run import write_json
 from xraylab.settings import mode_of, parse_interval
+from xraylab.signals import keep_from
 from xraylab.xla import XLACheckpointFiles, device_options, on_tpu
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def fit(
 
 def make_trainer(job: Job, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
     """A Trainer for the job's device and precision."""
-    return pl.Trainer(
+    trainer = pl.Trainer(
         **device_options(job.accelerator, job.precision, *plugins),
         **trainer_options(job.processes),
         accumulate_grad_batches=job.settings.accumulate,
@@ -162,6 +163,7 @@ def make_trainer(job: Job, plugins: Sequence[Any] = (), **options: Any) -> pl.Tr
         num_sanity_val_steps=0,
         **options,
     )
+    return keep_from(trainer)
 
 
 def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from xraylab.exchange import gather, largest
 from xraylab.settings import Settings
 
 log = logging.getLogger(__name__)
+TOO_LITTLE = "out of memory|ALLOC_FAILED|can't allocate memory|not enough memory"
+REMEDIES = "Lower optimizer.lr, set gradient_clip=1.0 or precision=32, or look at the studies (python -m xraylab.check)."
 
 
 class FiniteLoss(Callback):
@@ -32,6 +35,7 @@ class FiniteLoss(Callback):
     def __init__(self, every: int) -> None:
         self.every = every
         self._batches: list[tuple[int, int, tuple[str, ...]]] = []  # step, epoch, ids since the last look
+        self._latest = self._batches  # of the step before that look
         self._seen = self._first = torch.zeros(())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -55,6 +59,13 @@ class FiniteLoss(Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._look(pl_module)  # no checkpoint is worth more than the one before
+        if self._latest and not torch.stack([torch.isfinite(p).all() for p in pl_module.parameters()]).all():
+            step, epoch, _ = self._latest[-1]
+            ids = [i for of in gather([i for _, _, own in self._latest for i in own]) for i in of]
+            raise UserError(
+                f"the weights are not finite numbers after step {step}, in epoch {epoch}, of the studies {listed(ids, 20)}: "
+                f"their loss was finite, but its gradient was not. {REMEDIES} The last checkpoint is of before."
+            )
 
     def _look(self, pl_module: pl.LightningModule) -> None:
         if not self._batches:
@@ -67,12 +78,13 @@ class FiniteLoss(Callback):
             ids = [i for of in gather(own if ago == earliest else ()) for i in of]
             raise UserError(
                 f"the loss is not a finite number at step {step}, in epoch {epoch}, of the studies {listed(ids, 20)}: "
-                "training has diverged, or something is wrong with those studies. Lower optimizer.lr, set gradient_clip=1.0 or "
-                "precision=32, or look at them (python -m xraylab.check). No checkpoint was written since."
+                "training has diverged, by this step or the one before, or something is wrong with those studies. "
+                f"{REMEDIES} No checkpoint was written since."
             )
         self._forget(pl_module)
 
     def _forget(self, pl_module: pl.LightningModule) -> None:
+        self._latest = [batch for batch in self._batches if batch[0] == self._batches[-1][0]]
         self._batches.clear()
         self._seen = self._first = torch.zeros((), dtype=torch.int32, device=pl_module.device)
 
@@ -146,9 +158,10 @@ class StepProfiler(Profiler):
 
 def memory_in_words(error: BaseException, settings: Settings) -> str | None:
     """Which settings to change, if an error is about too little memory."""
-    text = str(error)
-    on_gpu = isinstance(error, torch.OutOfMemoryError)
-    if not (on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in text or "not enough memory" in text):
+    text = f"{error} {error.__cause__ or ''}".strip()
+    on_gpu = isinstance(error, torch.OutOfMemoryError) or re.search("cuda|cublas|cudnn", text, re.I) is not None
+    of_reader = re.search(r"DataLoader worker.*(?:signal: Killed|Bus error)", text, re.S) is not None
+    if not (isinstance(error, MemoryError) or of_reader or re.search(TOO_LITTLE, text, re.I)):
         return None
     b, a = settings.batch_size, settings.accumulate
     fewer = [f"batch_size={b // 2} accumulate={a * 2} (the same step in smaller parts)"] if b > 1 and b % 2 == 0 else []
@@ -156,11 +169,10 @@ def memory_in_words(error: BaseException, settings: Settings) -> str | None:
     size = f"a smaller image.size (now {settings.image.size or 'as the images are'})"
     precision = ["precision=bf16"] if settings.precision == "32" else []
     first = (text.splitlines() or ["MemoryError"])[0].split(". ")[0][:200]
-    where = "the GPU's memory" if on_gpu else "the memory"
-    return (
-        f"{where} is too small: {first}. What needs less: {', '.join([*fewer, size, *precision])}, or a smaller backbone. "
-        "These belong to a new run."
-    )
+    where = "the memory, or what of it readers share (/dev/shm)," if of_reader else "the GPU's memory" if on_gpu else "the memory"
+    readers = ["num_workers=0"] if of_reader else []
+    less = ", ".join([*readers, *fewer, size, *precision])
+    return f"{where} is too small: {first}. What needs less: {less}, or a smaller backbone. These belong to a new run."
 
 
 def make_profiler(kind: str | None, directory: Path) -> Profiler | None:

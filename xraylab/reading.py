@@ -21,6 +21,7 @@ from xraylab.data.module import as_is, reading_context, worker_count
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError
 from xraylab.module import StudyModule, require_finite
+from xraylab.signals import keep_from
 from xraylab.xla import device_options
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ def predict_rows(
         callbacks=[StudyProgress(RunningLoss(1)), _Log(len(rows))],
         enable_checkpointing=False,
     )  # fmt: skip
-    outputs: Any = trainer.predict(_Predictor(module), loader) or []
+    outputs: Any = keep_from(trainer).predict(_Predictor(module), loader) or []
     ids = table.frame["id"].tolist()
     skipped = [Skipped(ids[row], *rest) for o in outputs for row, *rest in o[4]]
     found = [r for o in outputs for r in o[0]]

@@ -8,6 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 ENDING = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -27,6 +31,17 @@ def ending() -> Iterator[None]:
 
     with _handled(end):
         yield
+
+
+def keep_from(trainer: pl.Trainer) -> pl.Trainer:
+    """Let Lightning (2.6) leave these signals alone.
+
+    Its handlers talk to other processes from wherever they are called, which then wait for each other, and pass a signal over
+    where nothing is trained; and at every batch it asks all processes whether one was called, for which the host of a GPU waits.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 @contextmanager

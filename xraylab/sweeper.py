@@ -47,7 +47,7 @@ class JobSweeper(Sweeper):
 
     def __init__(self, max_batch_size: int | None = None, params: Mapping[str, str] | None = None) -> None:
         self.max_batch_size, self.params = max_batch_size, dict(params or {})
-        self.errors: list[Exception] = []  # of the jobs that failed
+        self.mistakes: list[bool] = []  # of the jobs that failed, whether it was by one; their errors would keep what they had
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """As Hydra asks for it."""
@@ -116,9 +116,9 @@ class JobSweeper(Sweeper):
                 self._run(journal, study, rules.trials, size)
             except KeyboardInterrupt:
                 raise Stopped(f"the sweep is stopped. Go on with:\n  {journal.go_on}") from None
-        if self.errors:
+        if self.mistakes:
             self.hydra_context.callbacks.on_multirun_end(config=config)  # which Hydra leaves out where a sweep fails
-            sys.exit(EXIT_USER if all(isinstance(error, UserError) for error in self.errors) else 1)
+            sys.exit(EXIT_USER if all(self.mistakes) else 1)
 
     def _batch_size(self, method: str, fail_fast: bool) -> int:
         """Jobs that the launcher gets at once."""
@@ -266,7 +266,7 @@ class JobSweeper(Sweeper):
             stopped |= isinstance(why, Stopped)
             journal.settle(job, None if isinstance(why, Stopped) else why)
             if job.state == "failed":
-                self.errors.append(why or UserError(str(job.reason)))
+                self.mistakes.append(why is None or isinstance(why, UserError))
         journal.write()
         if stopped:
             raise KeyboardInterrupt
