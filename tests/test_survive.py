@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY
+from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 
 from xraylab import fitting, training
 from xraylab.assemble import resumed_config
@@ -331,6 +332,72 @@ def test_a_loss_that_is_not_finite_stops_at_its_batch_and_names_the_studies(ever
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 5
 
 
+def test_a_gradient_that_is_not_finite_is_found_before_a_checkpoint_of_it_is_written(
+    train_here, tmp_path, mrnet_root, monkeypatch
+):
+    step = StudyModule.training_step
+    ids = []
+
+    def spoiled(self, batch, batch_idx):
+        if self.trainer.global_step == 4:
+            ids.extend(batch.ids)
+            next(self.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(StudyModule, "training_step", spoiled)
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="the weights are not finite numbers after step 5, in epoch 1, of the studies") as error:
+        train_here(run, *SMALL, f"dataset.root={mrnet_root}", "checkpoint_every=1 steps")
+    assert all(i in str(error.value) for i in ids)
+    assert len(ids) == 4
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert all(torch.isfinite(v).all() for v in weights(run).values())
+
+
+def test_what_breaks_in_the_middle_says_how_to_go_on_from_what_is_kept(whole, train_here, tmp_path, mrnet_root, monkeypatch):
+    step = StudyModule.training_step
+
+    def breaks(self, batch, batch_idx):
+        if self.trainer.global_step == 11:
+            raise UserError("0100.npy: cannot be read.")
+        return step(self, batch, batch_idx)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyModule, "training_step", breaks)
+        with pytest.raises(UserError, match=rf"(?s)0100.npy: cannot be read. What was trained before is kept;.*resume={run}"):
+            train_here(run, *SMALL, f"dataset.root={mrnet_root}")
+    (run / "checkpoints" / "last.ckpt").unlink()  # as if it ended after best.ckpt was written, and before that
+    resume(run)
+    assert same(weights(run), weights(whole))
+    (run / "checkpoints" / "last.ckpt").unlink()
+    before = weights(run, "best")
+    with pytest.raises(
+        UserError, match=rf"(?s)last.ckpt is gone. Another may be gone on from.*resume={run}/checkpoints/best.ckpt"
+    ):
+        resume(run, "max_epochs=4")
+    assert same(weights(run, "best"), before), "a finished run is not begun again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_in_evaluation_ends_it_and_it_goes_on(number, whole, train_here, tmp_path, mrnet_root, monkeypatch):
+    """Lightning's own handlers, which would pass it over, or hang where processes are several, are not there."""
+
+    def theirs(self):
+        raise AssertionError("Lightning listens")
+
+    monkeypatch.setattr(_SignalConnector, "register_signal_handlers", theirs)  # an error where Lightning has another
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyModule, "predict_step", lambda *_: signal.raise_signal(number))
+        with pytest.raises(Stopped, match="stopped at once; the last checkpoint is whole"):
+            train_here(run, *SMALL, f"dataset.root={mrnet_root}")
+    assert not (run / "evaluation.json").exists()
+    resume(run)
+    assert same(weights(run), weights(whole))
+    assert (run / "predictions" / "test.csv").read_bytes() == (whole / "predictions" / "test.csv").read_bytes()
+
+
 def test_too_little_memory_says_what_to_change(whole, train_here, compose, tmp_path, mrnet_root, monkeypatch):
     def greedy(self, *args):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried")
@@ -362,7 +429,16 @@ def test_too_little_memory_says_what_to_change(whole, train_here, compose, tmp_p
     settings = check_config(compose(*SMALL, "batch_size=1", "precision=bf16"))
     words = memory_in_words(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), settings)
     assert words.startswith("the GPU's memory is too small: CUDA out of memory. What needs less: a smaller image.size")
-    assert memory_in_words(RuntimeError("shapes cannot be multiplied"), settings) is None
+    for said in ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling", "Cuda failure 2 'out of memory'"):
+        assert memory_in_words(RuntimeError(said), settings).startswith(
+            f"the GPU's memory is too small: {said}. What needs less: "
+        )
+    killed = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    killed.__cause__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    assert "(/dev/shm), is too small: DataLoader worker" in memory_in_words(killed, settings)
+    assert "What needs less: num_workers=0, " in memory_in_words(killed, settings)
+    for said in ("shapes cannot be multiplied", "DataLoader worker (pid 7) is killed by signal: Terminated."):
+        assert memory_in_words(RuntimeError(said), settings) is None
 
 
 def test_stochastic_weight_averaging_is_the_mean_of_its_steps(train_here, tmp_path, mrnet_root, monkeypatch):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,8 +28,9 @@ from xraylab.cli import launch
 from xraylab.data.module import reading_context
 from xraylab.errors import Pruned, Stopped, UserError
 from xraylab.journal import Journal
+from xraylab.processes import ALONE
 from xraylab.space import search_space
-from xraylab.train import USAGE
+from xraylab.train import USAGE, for_another
 
 LOCAL = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 SPACE = ["optimizer.lr=tag(log,interval(1e-5,1e-1))", "batch_size=1,4"]
@@ -187,7 +191,14 @@ def test_a_sweep_that_was_cut_off_goes_on_as_one_that_was_not(drawn, method):
         complete = trials(folder, state=trials(folder)[0].state)
         assert sorted(t.user_attrs["job"] for t in complete) == list(range(7))
         assert {t.state.name for t in trials(folder)} == {"COMPLETE", "FAIL"}
-    assert drawn(goes_on, f"sweep.resume={folder}")[0] == 0
+    journal = Journal.read(folder)
+    for job in journal.jobs:  # as after a launcher was left whose jobs went on to their ends
+        job.state, job.scores = "stopped", []
+    journal.write()
+    code, said, _ = drawn(goes_on, f"sweep.resume={folder}")
+    assert code == 0, said
+    assert Journal.read(folder).jobs == b.jobs
+
     assert len(ran) == 4, "nothing is left to do"
     if method != "grid":
         drawn(goes_on, f"sweep.resume={folder}", "sweep.trials=8")
@@ -199,6 +210,25 @@ def test_a_sweep_that_was_cut_off_goes_on_as_one_that_was_not(drawn, method):
     assert code == 2
     assert f"{folder} holds a sweep already. Go on with it by sweep.resume={folder}" in said
     assert "it is not the directory of a sweep" in drawn(goes_on, "sweep.resume=nowhere")[1]
+
+
+def test_a_job_that_failed_leaves_the_next_all_memory(drawn):
+    class Weights:
+        pass
+
+    left = []
+
+    def job(cfg, directory):
+        if not left:
+            held = Weights()
+            left.append(weakref.ref(held))
+            raise UserError("the GPU's memory is too small")
+        gc.collect()
+        assert left[0]() is None
+        return 0.5
+
+    code, said, folder = drawn(job, "-m", "seed=0,1")
+    assert (code, states(folder)) == (2, ["failed", "finished"]), said
 
 
 def test_an_undefined_objective_is_recorded_and_fail_fast_stops_at_once(drawn):
@@ -384,6 +414,7 @@ def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
             raise UserError(f"too much, in process {os.getpid()}")
         loader = DataLoader([1, 2], num_workers=1, multiprocessing_context=reading_context(1))
         assert [int(x) for x in loader] == [1, 2], "with readers of its own"
+        assert pickle.loads(for_another(cfg, directory, [], ALONE))[2:] == (directory, [], ALONE), "and processes"
         return os.getpid()
 
     words = ["optimizer.lr=1e-4,1e-1"]

@@ -408,7 +408,8 @@ def _announce_batch_norm(net: StudyNet, batch_size: int, world: int) -> None:
     if count := sum(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.training for m in net.modules()):
         log.warning(
             "batch norm: %d layers take the statistics of each process's part of a batch, %d of %d at most, so the run is not "
-            "the one that a single process would be. That would be one process, or frozen ones: backbone.trainable_from=<stage>.",
+            "the one that a single process would be. One process would be; or frozen ones (backbone.trainable_from=<stage>), "
+            "or none (of backbone=cnn: backbone.batch_norm=false).",
             count, -(-batch_size // world), batch_size,
         )  # fmt: skip
 

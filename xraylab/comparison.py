@@ -234,7 +234,7 @@ def read_result(run: Path, name: str) -> Result:
     environment = json.loads((run / "environment.json").read_text())
     evaluation = json.loads((run / "evaluation.json").read_text())
     first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
-    typed = " ".join(word for word in first["overrides"] if not word.startswith("hydra."))
+    typed = " ".join(word for word in first["overrides"] if not word.startswith(("hydra.", "hydra/", "sweep.", "fail_fast=")))
     return Result(name, joined_words(evaluation) if "members" in evaluation else typed, evaluation, run)
 
 

@@ -25,6 +25,10 @@ TOO_LITTLE = "out of memory|ALLOC_FAILED|can't allocate memory|not enough memory
 REMEDIES = "Lower optimizer.lr, set gradient_clip=1.0 or precision=32, or look at the studies (python -m xraylab.check)."
 
 
+class Diverged(UserError):
+    """Training came to numbers that are not finite; going on would come to them again."""
+
+
 class FiniteLoss(Callback):
     """Ends training at the first batch whose loss is NaN or infinite in any process, naming its step and studies.
 
@@ -62,7 +66,7 @@ class FiniteLoss(Callback):
         if self._latest and not torch.stack([torch.isfinite(p).all() for p in pl_module.parameters()]).all():
             step, epoch, _ = self._latest[-1]
             ids = [i for of in gather([i for _, _, own in self._latest for i in own]) for i in of]
-            raise UserError(
+            raise Diverged(
                 f"the weights are not finite numbers after step {step}, in epoch {epoch}, of the studies {listed(ids, 20)}: "
                 f"their loss was finite, but its gradient was not. {REMEDIES} The last checkpoint is of before."
             )
@@ -76,7 +80,7 @@ class FiniteLoss(Callback):
         if earliest:
             step, epoch, own = self._batches[-earliest]
             ids = [i for of in gather(own if ago == earliest else ()) for i in of]
-            raise UserError(
+            raise Diverged(
                 f"the loss is not a finite number at step {step}, in epoch {epoch}, of the studies {listed(ids, 20)}: "
                 "training has diverged, by this step or the one before, or something is wrong with those studies. "
                 f"{REMEDIES} No checkpoint was written since."

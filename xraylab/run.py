@@ -103,7 +103,7 @@ def read_begun(directory: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def claimed(directory: Path) -> Iterator[None]:
+def claimed(directory: Path, key: str = "hydra.run.dir") -> Iterator[None]:
     """Hold a run directory; the lock vanishes with its process, however that ends.
 
     What a killed process left half-written is removed.
@@ -125,7 +125,7 @@ def claimed(directory: Path) -> Iterator[None]:
             else:
                 raise UserError(
                     f"{directory}: another process works there: {_holder(file)}. Wait for its end, or stop it, or name another "
-                    "hydra.run.dir."
+                    f"{key}."
                 ) from None
         if os.fstat(file.fileno()).st_nlink == 0:
             raise UserError(f"{directory}: another process has just ended there. Try again.")

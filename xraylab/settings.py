@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -311,9 +312,10 @@ def existing_run(resume: str) -> tuple[Path, Path | None]:
     """The run to resume, and the checkpoint to go on from: the one named, else its last; None: it is to be started again.
 
     Raises:
-        UserError: there is no run, or it has no checkpoint and is too old to be started again.
+        UserError: there is no run, or it has no checkpoint and is too old to be started again; or it is finished, and its last
+            is gone.
     """
-    from xraylab.run import BEGUN, run_of
+    from xraylab.run import BEGUN, is_finished, run_of
 
     run = run_of(resume, begun=True)
     if resume.endswith(".ckpt"):
@@ -321,6 +323,11 @@ def existing_run(resume: str) -> tuple[Path, Path | None]:
     last = run / "checkpoints" / "last.ckpt"
     if last.is_file():
         return run, last
+    if others := sorted((run / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime):
+        if is_finished(run):
+            words = "\n".join(f"  python -m xraylab.train {shlex.quote(f'resume={path}')}" for path in reversed(others))
+            raise UserError(f"resume={resume}: {last} is gone. Another may be gone on from; what came after it is lost:\n{words}")
+        return run, others[-1]  # it ended while its first last.ckpt was written
     if (run / BEGUN).is_file():
         return run, None
     raise UserError(f"resume={resume}: {run} has no checkpoints/last.ckpt: it ended before its first epoch. Start it anew.")

@@ -101,7 +101,7 @@ class JobSweeper(Sweeper):
         at_once = min(size, len(ahead) if rules.method == "grid" else rules.trials)
         if ahead:
             self._check(ahead, at_once)
-        with claimed(folder):
+        with claimed(folder, "hydra.sweep.dir"):
             study = None
             if rules.method != "grid":
                 from xraylab.sampling import Study
@@ -110,12 +110,15 @@ class JobSweeper(Sweeper):
             OmegaConf.save(config, folder / "multirun.yaml")
             for job in journal.jobs:
                 _prepare(journal, job)
+            journal.write()
             if study is not None:
                 study.catch_up(journal)
             try:
                 self._run(journal, study, rules.trials, size)
             except KeyboardInterrupt:
-                raise Stopped(f"the sweep is stopped. Go on with:\n  {journal.go_on}") from None
+                here = str(config.hydra.launcher._target_).endswith((".BasicLauncher", ".JoblibLauncher"))
+                others = "" if here else " Jobs that were started go on where they are; wait for their end, or cancel them."
+                raise Stopped(f"the sweep is stopped.{others} Go on with:\n  {journal.go_on}") from None
         if self.mistakes:
             self.hydra_context.callbacks.on_multirun_end(config=config)  # which Hydra leaves out where a sweep fails
             sys.exit(EXIT_USER if all(self.mistakes) else 1)

@@ -6,6 +6,8 @@ import logging
 import os
 import pickle
 import sys
+from functools import partial
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab.cli import ended_by, every_key, importing, launch
-from xraylab.errors import Lost, Stopped, UserError, listed
+from xraylab.errors import EXIT_RESUMABLE, Lost, Stopped, UserError, listed
 from xraylab.processes import Processes, hush, own_gpus, planned
 from xraylab.run import BEGUN
 
@@ -43,7 +45,17 @@ Exit codes: 0 done, 2 a mistake in what was asked, 75 stopped and can be resumed
 
 
 def job(cfg: DictConfig) -> None:
-    """One run. Heavy imports happen here, after composition."""
+    """One run; in a worker of a sweep that was killed meanwhile, the last, for it would keep its memory and its GPU."""
+    parent = os.getppid()
+    try:
+        _job(cfg)
+    finally:
+        if current_process().name.startswith("LokyProcess") and os.getppid() != parent:
+            os._exit(EXIT_RESUMABLE)
+
+
+def _job(cfg: DictConfig) -> None:
+    """Heavy imports happen here, after composition."""
     from hydra.core.hydra_config import HydraConfig
 
     from xraylab.settings import check_config
@@ -83,15 +95,12 @@ def job(cfg: DictConfig) -> None:
         return
     processes = planned(going.accelerator)
 
-    def start(of: Processes) -> bytes:
-        return pickle.dumps((HydraConfig.instance().cfg, going, directory, typed, of))
-
     callbacks = []
     if swept and cfg.sweep.prune:
         from xraylab.pruning import MedianPruning
 
         callbacks = [MedianPruning.of(cfg.sweep, cfg.monitor, directory)]
-    with joined(processes, start):
+    with joined(processes, partial(for_another, going, directory, typed)):
         train(going, directory, typed, processes, callbacks)
 
 
@@ -113,6 +122,15 @@ def resolved(cfg: DictConfig, directory: Path, typed: list[str]) -> DictConfig |
         planned(resumed.accelerator)
         return resumed
     return cfg
+
+
+def for_another(cfg: DictConfig, directory: Path, typed: list[str], processes: Processes) -> bytes:
+    """What :func:`other` is called with in one of the processes of a run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    # without the launchers' types, which are others in the processes that they start
+    plain = OmegaConf.create(OmegaConf.to_container(HydraConfig.instance().cfg))
+    return pickle.dumps((plain, cfg, directory, typed, processes))
 
 
 def other(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], processes: Processes) -> None:

@@ -25,7 +25,7 @@ from xraylab.dashboards import send_results
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words
 from xraylab.fitting import evaluate_run, fit, introduce, make_loggers, quiet
-from xraylab.guards import memory_in_words
+from xraylab.guards import Diverged, memory_in_words
 from xraylab.loggers import finish
 from xraylab.module import read_checkpoint, require_splits
 from xraylab.page import closing_table, write_report
@@ -154,7 +154,12 @@ def _run(
     else:
         loggers = []
     try:
-        stopped = fit(job, directory, loggers, checkpoint, upload, callbacks)
+        try:
+            stopped = fit(job, directory, loggers, checkpoint, upload, callbacks)
+        except UserError as error:
+            if isinstance(error, CannotWrite | Diverged) or not (directory / "checkpoints" / "last.ckpt").exists():
+                raise
+            raise UserError(f"{error} What was trained before is kept; where that is mended, g{go_on[1:]}") from error
         if stopped in ENDING:  # there may be no time to evaluate
             raise Stopped(f"{signal.Signals(stopped).name}: stopped before the end; everything is saved. {go_on}")
         evaluation = evaluate_run(job, directory, directory)
@@ -276,7 +281,7 @@ def _check_resumable(checkpoint: Path, directory: Path, max_epochs: int) -> None
     except UserError as error:
         whole = [f"  python -m xraylab.train {shlex.quote(f'resume={path}')}   # {what}" for path, what in _whole(checkpoint)]
         if not whole:
-            raise
+            raise UserError(f"{error} No other checkpoint of this run is whole: begin anew.") from error
         raise UserError(f"{error} These are whole; go on from one of them:\n" + "\n".join(whole)) from error
     done = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if done > max_epochs:
