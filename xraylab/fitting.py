@@ -91,8 +91,8 @@ def introduce(loggers: Sequence[Logger], job: Job, directory: Path, checkpoint: 
     for logger in loggers:
         if isinstance(logger, Wandb):
             logger.of_run(directory, "train", group_of(directory), tags_of(job.table.data, job.table.name, backbone))
-        elif isinstance(logger, TensorBoard) and checkpoint is not None:
-            logger.go_on_from(int(read_checkpoint(checkpoint)["global_step"]))
+        elif isinstance(logger, TensorBoard):  # a run killed before its first checkpoint begins again in place
+            logger.go_on_from(int(read_checkpoint(checkpoint)["global_step"]) if checkpoint else 0)
 
 
 def fit(

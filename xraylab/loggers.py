@@ -88,7 +88,7 @@ class TensorBoard(Unfailing, TensorBoardLogger):
     called = "TensorBoard"
 
     def go_on_from(self, step: int) -> None:
-        """Hide what a killed session wrote behind the checkpoint of optimiser step ``step``. Before anything is logged."""
+        """Hide what an earlier session wrote behind optimiser step ``step``, of the checkpoint. Before anything is logged."""
         self._kwargs["purge_step"] = step + 1  # the first that is hidden
 
 
