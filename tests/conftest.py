@@ -165,5 +165,12 @@ def command(tmp_path):
     return run
 
 
+def end_workers() -> None:
+    """Of joblib's, which keeps them for the next test, whose environment is another."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown()
+
+
 # settings that make a run small without changing what it does
 TINY = ["image.size=64", "backbone.pretrained=false", "bootstrap=20", "num_workers=0", "precision=32"]

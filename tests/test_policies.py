@@ -223,7 +223,7 @@ def test_labels_of_which_nothing_is_certain_are_said(compose, chexpert_root, cap
     table = job.table
     table.frame.loc[table.frame["edema"].notna(), "edema"] = -1.0
     with pytest.raises(UserError, match="no label is scored: all are uncertain or not mentioned"):
-        _check_labels(table, {"monitor": "valid/loss"}, job.settings.evaluate)
+        _check_labels(table, [("monitor", "valid/loss")], job.settings.evaluate, "holdout")
     loss = job.module.loss
     loss.fit(table.label_values(), ("edema",))
     assert "no certain positive studies in train for edema: uncertain ones alone say so" in caplog.text

@@ -26,7 +26,7 @@ from xraylab.callbacks import History, StopOnInterrupt
 from xraylab.data.loading import StepSampler, StudyDataset
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.exchange import agree, in_turn, is_lost, joined, largest, rank
-from xraylab.guards import FiniteLoss
+from xraylab.guards import Diverged, FiniteLoss
 from xraylab.journal import Journal
 from xraylab.module import StudyModule
 from xraylab.processes import ALONE, Processes, first_host, launched, planned, shared_gpus
@@ -387,7 +387,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_same_words(
     monkeypatch.setattr(StudyModule, "training_step", spoiled)
     monkeypatch.setattr("xraylab.fitting.FiniteLoss", lambda _: FiniteLoss(every))
     run, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
-    assert {type(error) for error in raised.values()} == {UserError}
+    assert {type(error) for error in raised.values()} == {Diverged}
     told = f"the loss is not a finite number at step 5, in epoch 1, of the studies {(tmp_path / 'ids').read_text()}:"
     assert sorted(str(error)[: len(told)] for error in raised.values()) == ["", told], "said once"
     assert not (run / "checkpoints" / "last.ckpt").exists()

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, end_workers
 from omegaconf import OmegaConf
 
 from xraylab import pruning, sweep_yaml
@@ -115,9 +115,7 @@ def test_a_grid_ends_with_its_table_and_the_best(here, name, words, mrnet_root, 
     root = chexpert_root if name == "uncertainty_grid" else mrnet_root
     side_by_side = name == "backbones" and find_spec("hydra_plugins.hydra_joblib_launcher")
     if side_by_side:
-        from joblib.externals.loky import get_reusable_executor
-
-        get_reusable_executor().shutdown()  # of earlier tests, whose environment is another
+        end_workers()
         words = [*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
         monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "8,9")

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, end_workers
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -405,6 +405,8 @@ def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
     package = f"hydra_{launcher.partition('_')[0]}_launcher"
     extra = "ray" if launcher == "ray" else "sweeps"
     pytest.importorskip(f"hydra_plugins.{package}", reason=f"the extra {extra} is not installed")
+    if launcher == "joblib":
+        end_workers()
     options = {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_local": ["hydra.launcher.timeout_min=5"], "ray": []}[launcher]
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(REPOSITORY)]))  # for it to find this job
