@@ -24,7 +24,7 @@ from xraylab import loggers
 from xraylab.assemble import resumed_config
 from xraylab.comparison import Comparison
 from xraylab.errors import UserError
-from xraylab.loggers import Wandb, finish, is_whole
+from xraylab.loggers import Wandb, epoch_ends, finish, is_whole
 from xraylab.training import train
 
 QUICK = [
@@ -204,6 +204,55 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(sweep):
     assert max(before) == 8 < min(after), "steps go on, so that wandb sync can append"
     written = pd.read_csv(run / "history.csv")
     assert summary(second)["valid/loss"]["min"] == pytest.approx(written["valid/loss"].min()), "of both sessions"
+
+
+def test_what_a_killed_run_had_not_recorded_is_logged_when_it_goes_on(tmp_path, mrnet_root, train_here, caplog):
+    """Its W&B record cut by hand to the first of three epochs, as kill -9 does; it goes on from the second."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = [*QUICK, f"dataset.root={mrnet_root}", "max_epochs=3", "save_top_k=3", "cases=0", "logger=[wandb,tensorboard]"]
+    run = train_here(tmp_path / "run", *words)
+    written = pd.read_csv(run / "history.csv")
+    (path,) = run.glob("wandb/offline-run-*/run-*.wandb")
+    data = path.read_bytes()
+    for size in range(len(data), 0, -64):
+        path.write_bytes(data[:size])
+        if epoch_ends(path) == {8}:
+            break
+    assert not is_whole(path)
+    second = f"resume={run / 'checkpoints' / 'epoch001.ckpt'}"
+    train(resumed_config(second.removeprefix("resume="), [second]), run, [second])
+    assert f"W&B: {path.parent} is cut off, as by kill -9: 1 of the 2 epochs before this are in no record" in caplog.text
+    parts = records(run)
+    ends = [[r for r in history(part) if "train/loss" in r] for part in parts]
+    assert [[r["epoch"] for r in part] for part in ends] == [[0], [1, 2]]
+    steps = [r["_step"] for part in parts for r in history(part)]
+    assert steps == sorted(set(steps)), "none twice, so that wandb sync can append"
+    assert [r["_step"] for part in ends for r in part] == written["step"].tolist()
+    now = pd.read_csv(run / "history.csv")
+    np.testing.assert_allclose(now["train/loss"], written["train/loss"], rtol=1e-6)
+    for key in set(now) - {"step", "data"}:
+        known = now[key].notna()
+        sent = [r.get(key) for part in ends for r in part]
+        np.testing.assert_allclose(np.array(sent, float)[known], now.loc[known, key], rtol=1e-6, err_msg=key)
+    found = summary(parts[-1])
+    assert (found["valid/loss"]["min"], found["train/loss"]["min"]) == (now["valid/loss"].min(), now["train/loss"].min())
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    for key in ("train/running_loss", "train/loss", "valid/loss", "valid/acl/auroc"):
+        steps = [e.step for e in events.Scalars(key)]
+        assert steps == sorted(set(steps)), key
+    assert [e.step for e in events.Scalars("train/running_loss")] == list(range(2, 25, 2))
+    np.testing.assert_allclose([e.value for e in events.Scalars("train/loss")], now["train/loss"], rtol=1e-6)
+
+    caplog.clear()
+    again = Wandb(str(run), project="xraylab")
+    again.of_run(run, "train")
+    again.mend(now[["step", "train/loss"]].to_dict("records"))
+    finish([again])
+    assert "cut off" not in caplog.text
+    assert not history(records(run)[-1]), "what one of the records holds is not logged again"
 
 
 def test_a_run_of_an_agent_is_the_agents_and_goes_on_without_it(tmp_path, mrnet_root, monkeypatch):

@@ -27,6 +27,7 @@ from xraylab.data.loading import Batch
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError
 from xraylab.exchange import abandon, gather, largest, rank, summed
+from xraylab.loggers import Wandb
 from xraylab.models.backbones import Backbone
 from xraylab.module import StudyModule
 from xraylab.run import write_text
@@ -73,6 +74,9 @@ class History(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._epoch = trainer.current_epoch
+        for logger in trainer.loggers:
+            if isinstance(logger, Wandb):
+                logger.mend([{k: v for k, v in row.items() if not _nan(v)} for row in self.rows])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.monotonic()
@@ -111,6 +115,7 @@ class History(Callback):
         sent = {k: v for k, v in row.items() if k not in ("epoch", "step", *metrics) and not _nan(v)}
         for logger in trainer.loggers:
             logger.log_metrics({**sent, "epoch": self._epoch}, step=trainer.global_step)
+            logger.save()  # before the checkpoint, behind which a run that is killed goes on
         left = (trainer.max_epochs or 0) - self._epoch - 1
         mean = sum(r["seconds"] for r in self.rows[-5:]) / len(self.rows[-5:])
         named = {"train/loss": row["train/loss"], "valid/loss": metrics.get("valid/loss", math.nan)}

@@ -28,7 +28,7 @@ from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split, prediction_table, raw_counts, write_table
 from xraylab.exchange import gather, rank, trainer_options
 from xraylab.guards import FiniteLoss, make_profiler
-from xraylab.loggers import Wandb
+from xraylab.loggers import TensorBoard, Wandb
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
 from xraylab.readers import judge_readers
@@ -81,12 +81,18 @@ def make_loggers(cfg: DictConfig, directory: Path) -> list[Logger]:
     return [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
 
 
-def introduce(loggers: Sequence[Logger], job: Job, directory: Path) -> None:
-    """Tell loggers which run they are of, before anything is logged."""
+def introduce(loggers: Sequence[Logger], job: Job, directory: Path, checkpoint: Path | None = None) -> None:
+    """Tell loggers which run they are of, and where it goes on, before anything is logged.
+
+    Args:
+        checkpoint: to go on from.
+    """
     backbone = job.module.net.backbone.hparams.get("name", type(job.module.net.backbone).__name__)
     for logger in loggers:
         if isinstance(logger, Wandb):
             logger.of_run(directory, "train", group_of(directory), tags_of(job.table.data, job.table.name, backbone))
+        elif isinstance(logger, TensorBoard):  # a run killed before its first checkpoint begins again in place
+            logger.go_on_from(int(read_checkpoint(checkpoint)["global_step"]) if checkpoint else 0)
 
 
 def fit(

@@ -8,7 +8,7 @@ import secrets
 import signal
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only  # noqa: E402
 
 STEP = "trainer/global_step"  # Lightning's name of the axis
 IDENTITY = ("id", "project", "entity", "group")
-BLOCK, HEADER, WHOLE, FIRST = 2**15, 7, 1, 2  # of W&B's records: bytes of a block, of a header; kinds of chunks
+BLOCK, HEADER, WHOLE, FIRST, LAST = 2**15, 7, 1, 2, 4  # of W&B's records: bytes of a block, of a header; kinds of chunks
 PATIENCE = 600.0  # seconds that the end of a run waits for an upload
 LATEST = 5.0  # and for its record on disk
 
@@ -86,6 +86,10 @@ class TensorBoard(Unfailing, TensorBoardLogger):
     """Lightning's TensorBoard logger, which never stops a run."""
 
     called = "TensorBoard"
+
+    def go_on_from(self, step: int) -> None:
+        """Hide what an earlier session wrote behind optimiser step ``step``, of the checkpoint. Before anything is logged."""
+        self._kwargs["purge_step"] = step + 1  # the first that is hidden
 
 
 class Wandb(Unfailing, WandbLogger):
@@ -201,6 +205,35 @@ class Wandb(Unfailing, WandbLogger):
         if not self._broken:
             self.safely(send)
 
+    def mend(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log the epochs again that an earlier record of this run on disk lost when it was cut off, as by ``kill -9``.
+
+        Args:
+            rows: of the history, up to the checkpoint that the run goes on from: what to log, and ``step``.
+        """
+
+        def send() -> None:
+            run = self.experiment
+            if not rows or self.mode == "disabled":
+                return
+            mine = Path(run.settings.sync_file)
+            found = (Path(str(self._save_dir)) / "wandb").glob(f"offline-run-*-{run.id}/{mine.name}")
+            earlier = [path for path in sorted(found) if path.absolute() != mine.absolute()]
+            cut = [path for path in earlier if not is_whole(path)]
+            held = {step for path in earlier for step in epoch_ends(path)} if cut else set()
+            lost = [row for row in rows if row["step"] not in held]
+            if not cut or not lost:
+                return
+            log.warning(
+                "W&B: %s is cut off, as by kill -9: %d of the %d epochs before this are in no record; logged again from the "
+                "checkpoint's history (the running loss within them is lost).", cut[-1].parent, len(lost), len(rows)
+            )  # fmt: skip
+            for row in lost:
+                self.log_metrics({k: v for k, v in row.items() if k != "step"}, row["step"])
+
+        if not self._broken:
+            self.safely(send)
+
     def use(self, artifact: Any) -> None:
         """Say that the run uses an artifact of another one, given by its content, which W&B knows it by."""
         run = self.experiment
@@ -249,26 +282,49 @@ def is_whole(record: Path) -> bool:
     Args:
         record: ``run-<id>.wandb``: a header, then chunks in blocks of 32 KiB, as in LevelDB's log.
     """
-    from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+    *_, last = b"", *_messages(record)
+    return bool(_parsed(last).HasField("exit"))
 
+
+def epoch_ends(record: Path) -> set[int]:
+    """The optimiser steps at which a W&B record on disk holds an epoch's ``train/loss``, up to where it is cut off."""
+    found = set()
+    for message in _messages(record):
+        items = {".".join(i.nested_key) or i.key: i.value_json for i in _parsed(message).history.item}
+        if "train/loss" in items:
+            found.add(int(float(items[STEP])))
+    return found
+
+
+def _messages(record: Path) -> Iterator[bytes]:
+    """What a record holds whole; nothing where it cannot be read."""
     try:
         data = record.read_bytes()
     except OSError:
-        return False
-    at, last = HEADER, b""
+        return
+    at, message = HEADER, b""
     while at + HEADER <= len(data):
         if (left := BLOCK - at % BLOCK) < HEADER:  # too little for a chunk
             at += left
             continue
         length, kind = struct.unpack_from("<HB", data, at + 4)  # behind a checksum
         at += HEADER + length
+        if at > len(data):
+            return
         part = data[at - length : at]
-        last = part if kind in (WHOLE, FIRST) else last + part
+        message = part if kind in (WHOLE, FIRST) else message + part
+        if kind in (WHOLE, LAST):
+            yield message
+
+
+def _parsed(message: bytes) -> Any:
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
     try:
-        return at == len(data) and Record.FromString(last).HasField("exit")
+        return Record.FromString(message)
     except DecodeError:
-        return False
+        return Record()
 
 
 def _becomes_whole(record: Path) -> bool:

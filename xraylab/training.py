@@ -150,7 +150,7 @@ def _run(
     stopped = 0
     if processes.rank == 0:
         record = _describe(job, directory, typed)
-        introduce(loggers, job, directory)
+        introduce(loggers, job, directory, checkpoint)
     else:
         loggers = []
     try:
