@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import compose_config
 from pytorch_lightning.callbacks import Callback
 from test_processes import SMALL, environment, same_run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xraylab.assemble import assemble, resumed_config
+from xraylab.exchange import abandon, summed
 from xraylab.fitting import fit
 from xraylab.training import train
 
@@ -161,3 +164,24 @@ def test_two_gpus_are_one_run(train_here, tmp_path, mrnet_root, monkeypatch):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     same_run(one, tmp_path / "two")
+
+
+def test_what_a_gpu_waits_for_is_given_up_and_gloo_is_left_alone(monkeypatch, tmp_path):
+    """By a stand-in for NCCL: a process that is lost, and the work that waits for it, takes two GPUs to be seen."""
+    aborted = []
+    backend = SimpleNamespace(name=lambda: "nccl", abort=lambda: aborted.append("nccl"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    abandon()  # nothing is joined
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        abandon()
+        assert summed(torch.ones(2)).tolist() == [1, 1]
+        dist.barrier()
+        group = dist.distributed_c10d._get_default_group()
+        monkeypatch.setattr(dist.distributed_c10d, "_get_default_group", lambda: SimpleNamespace(_get_backend=lambda _: backend))
+        abandon()
+        assert aborted == ["nccl"]
+        dist.barrier(group)
+    finally:
+        monkeypatch.undo()
+        dist.destroy_process_group()
