@@ -150,11 +150,16 @@ def test_the_curves_that_are_laid_over_each_other_are_the_runs_own(runs, tmp_pat
         assert "n 120" in text
 
 
+def of_another_study(run):
+    """Call a study of each split by another id."""
+    for split in ("valid", "test"):
+        path = run / "predictions" / f"{split}.csv"
+        path.write_text(path.read_text().replace(f"{split}0,", "another,"))
+
+
 def test_runs_of_other_studies_are_shown_but_not_paired_and_it_is_said(runs, tmp_path):
     good, poor = runs
-    for split in ("valid", "test"):
-        path = poor / "predictions" / f"{split}.csv"
-        path.write_text(path.read_text().replace(f"{split}0,", "another,"))
+    of_another_study(poor)
     page = report(good, poor, output=tmp_path / "out").read_text()
     assert "Test: b/r is not paired with another run: runs a/r and b/r are of other studies: test0 only in a/r" in page
     assert not (tmp_path / "out" / "differences.csv").exists()
@@ -246,9 +251,7 @@ def test_calls_are_compared_at_the_thresholds_that_each_chose_too(runs, tmp_path
 def test_what_is_not_alike_is_not_called_so(runs, tmp_path):
     """Other studies of the same number have no best; runs of one seed no spread; half-blank labels their own n."""
     good, poor = runs
-    for split in ("valid", "test"):
-        path = poor / "predictions" / f"{split}.csv"
-        path.write_text(path.read_text().replace(f"{split}0,", "another,"))
+    of_another_study(poor)
     for run in runs:
         rewrite(run, lambda e: [r["labels"].update(tear=r["labels"]["acl"]) for r in e["splits"].values()])
         for split in ("valid", "test"):

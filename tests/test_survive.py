@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -242,8 +243,6 @@ def test_a_run_that_stopped_early_does_not_train_on_when_resumed(train_here, tmp
 
 
 def test_a_broken_checkpoint_is_named_with_those_that_are_whole(whole, train_here, tmp_path, mrnet_root):
-    import shutil
-
     run = shutil.copytree(whole, tmp_path / "run")
     last = run / "checkpoints" / "last.ckpt"
     best = read_checkpoint(run / "checkpoints" / "best.ckpt")
@@ -396,6 +395,18 @@ def test_a_signal_in_evaluation_ends_it_and_it_goes_on(number, whole, train_here
     resume(run)
     assert same(weights(run), weights(whole))
     assert (run / "predictions" / "test.csv").read_bytes() == (whole / "predictions" / "test.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "text"), [("environment.json", "{"), (".begun.yaml", "a: ["), (".begun.yaml", "typed: []")])
+def test_a_damaged_record_is_named_with_what_to_do(name, text, whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / name).write_text(text)
+    with pytest.raises(UserError, match=rf"{name}.*Delete it to go on"):
+        resume(run, "max_epochs=3")
+    before = weights(run)
+    (run / name).unlink()
+    resume(run, "max_epochs=3")
+    assert not same(weights(run), before)
 
 
 def test_too_little_memory_says_what_to_change(whole, train_here, compose, tmp_path, mrnet_root, monkeypatch):

@@ -210,6 +210,10 @@ def test_a_sweep_that_was_cut_off_goes_on_as_one_that_was_not(drawn, method):
     assert code == 2
     assert f"{folder} holds a sweep already. Go on with it by sweep.resume={folder}" in said
     assert "it is not the directory of a sweep" in drawn(goes_on, "sweep.resume=nowhere")[1]
+    (folder / "sweep.json").write_text("{")
+    code, said, _ = drawn(goes_on, f"sweep.resume={folder}")
+    assert code == 2
+    assert "no sweep.json that can be read" in said
 
 
 def test_a_job_that_failed_leaves_the_next_all_memory(drawn):

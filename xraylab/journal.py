@@ -13,7 +13,7 @@ from typing import Any
 
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.metrics import METRICS
-from xraylab.run import write_json
+from xraylab.run import how_it_went, read_record, write_json
 from xraylab.settings import Sweep, mode_of
 
 JOURNAL = "sweep.json"
@@ -48,11 +48,12 @@ class Journal:
         """The journal of a multirun directory.
 
         Raises:
-            UserError: it has none.
+            UserError: it has none, or a damaged one.
         """
         if not (folder / JOURNAL).is_file():
             raise UserError(f"sweep.resume={folder}: it is not the directory of a sweep: it has no {JOURNAL}.")
-        content = json.loads((folder / JOURNAL).read_text())
+        then = "Its jobs are whole runs, which xraylab.report compares; begin the sweep anew in another directory."
+        content = read_record(folder / JOURNAL, "words", "method", "objectives", "jobs", then=then)
         jobs = [SweepJob(**{k: v for k, v in job.items() if k != "best"}) for job in content["jobs"]]
         return cls(folder, content["words"], content["method"], content["objectives"], jobs)
 
@@ -65,7 +66,7 @@ class Journal:
     def settle(self, job: SweepJob, error: BaseException | None = None) -> None:
         """What became of a job, by the files it left."""
         run = self.folder / str(job.number)
-        record = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+        record = how_it_went(run)
         job.scores, job.reason = [], None
         if record.get("finished"):
             try:

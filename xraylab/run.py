@@ -84,10 +84,20 @@ def differing(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [k for k in keys if config.get(k, "absent") != other.get(k, "absent")]
 
 
+def how_it_went(directory: Path) -> dict[str, Any]:
+    """``environment.json`` of a run that may not have come to write it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    record = directory / "environment.json"
+    then = "Delete it to go on; what it says of earlier sessions is lost."
+    return read_record(record, then=then) if record.is_file() else {}
+
+
 def is_finished(directory: Path) -> bool:
     """Whether a run came to its end."""
-    record = directory / "environment.json"
-    return record.is_file() and bool(json.loads(record.read_text()).get("finished"))
+    return bool(how_it_went(directory).get("finished"))
 
 
 def write_begun(directory: Path, config: Mapping[str, Any], typed: Sequence[str]) -> None:
@@ -96,10 +106,18 @@ def write_begun(directory: Path, config: Mapping[str, Any], typed: Sequence[str]
 
 
 def read_begun(directory: Path) -> dict[str, Any]:
-    """``typed`` and ``config`` of a run."""
-    content = OmegaConf.to_container(OmegaConf.load(directory / BEGUN))
-    assert isinstance(content, dict)
-    return {"typed": content["typed"], "config": content["config"]}
+    """``typed`` and ``config`` of a run.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    path = directory / BEGUN
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        return {key: content[key] for key in ("typed", "config")}  # type: ignore[call-overload, index]
+    except (OSError, ValueError, TypeError, KeyError, YAMLError, OmegaConfBaseException) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be read ({why}). Delete it to go on with a run that has checkpoints.") from error
 
 
 @contextmanager
@@ -216,8 +234,12 @@ def new_folder(path: str | Path, key: str = "output") -> Path:
     return folder
 
 
-def read_record(path: Path, *keys: str) -> dict[str, Any]:
+def read_record(path: Path, *keys: str, then: str = "Finish that run, or leave it out.") -> dict[str, Any]:
     """A record that a run left, as ``evaluation.json``.
+
+    Args:
+        keys: that it has to have.
+        then: what to do where it has not.
 
     Raises:
         UserError: it is not there, damaged, or lacks one of the keys.
@@ -229,7 +251,7 @@ def read_record(path: Path, *keys: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         why = str(error)
     if why:
-        raise UserError(f"{path.parent}: no {path.name} that can be read ({why}). Finish that run, or leave it out.")
+        raise UserError(f"{path.parent}: no {path.name} that can be read ({why}). {then}")
     return dict(content)
 
 

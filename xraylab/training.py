@@ -32,7 +32,7 @@ from xraylab.page import closing_table, write_report
 from xraylab.processes import ALONE, Processes
 from xraylab.readers import read_readings
 from xraylab.remote import RunUpload
-from xraylab.run import BEGUN, CannotWrite, claimed, environment, read_begun, write_begun, write_json, write_text
+from xraylab.run import BEGUN, CannotWrite, claimed, environment, how_it_went, read_begun, write_begun, write_json, write_text
 from xraylab.settings import check_config
 from xraylab.signals import ENDING, ending
 from xraylab.xla import log_compiled, on_tpu
@@ -211,7 +211,7 @@ def _describe(job: Job, directory: Path, typed: Sequence[str]) -> dict[str, Any]
     """Write what a run is, before it is trained; the content of ``environment.json``."""
     write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
     before = directory / "environment.json"
-    earlier = json.loads(before.read_text()) if before.is_file() else {}
+    earlier = how_it_went(directory)
     record = {
         **environment(job.settings.seed, list(typed)),
         "device": job.accelerator["accelerator"],
