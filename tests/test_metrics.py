@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from xraylab.metrics import METRICS, Resamples, interval, point, result, undefined, weighted
+from xraylab.intervals import Clusters, Interval, none
+from xraylab.metrics import METRICS, number, point, result, undefined, without_interval
 
 REFERENCE = {
     "auroc": lambda y, p, w: sk.roc_auc_score(y, p, sample_weight=w),
@@ -28,14 +29,19 @@ def data(seed, n=80, ties=True):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("ties", [True, False])
-def test_values_and_weighted_forms_agree_with_sklearn(metric, ties):
-    for seed in range(5):
-        y, p, rng = data(seed, ties=ties)
-        assert point(metric, y, p) == pytest.approx(REFERENCE[metric](y, p, None), abs=1e-12)
-        weights = rng.integers(0, 4, (6, len(y))).astype(float)
-        ours = weighted(y, p, weights)[metric]
-        for w, value in zip(weights, ours, strict=True):
-            assert value == pytest.approx(REFERENCE[metric](y, p, w), abs=1e-12)
+def test_values_agree_with_sklearn_and_influences_with_its_weights(metric, ties):
+    for seed in range(2):
+        y, p, _ = data(seed, 40, ties=ties)
+        value = point(metric, y, p)
+        assert value == pytest.approx(REFERENCE[metric](y, p, None), abs=1e-12)
+        found = Clusters(np.arange(len(y))).label({metric: value}, np.arange(len(y)), y, p >= 0.5, p)[metric]
+        assert found.reason is None
+        h = 1e-4
+        slope = [(REFERENCE[metric](y, p, 1 + h * w) - REFERENCE[metric](y, p, 1 - h * w)) / (2 * h) for w in np.eye(len(y))]
+        own = found.influence / np.where(found.influence == 0, 1, slope)  # a residual is a little smaller than an error
+        moved = np.abs(slope) > 1e-9
+        np.testing.assert_array_equal(np.abs(found.influence) > 1e-9, moved)
+        assert ((own[moved] > 1) & (own[moved] < 1.06)).all()
 
 
 @pytest.mark.parametrize(
@@ -51,64 +57,24 @@ def test_undefined_is_none_with_a_reason_and_never_zero(truth, without):
     for metric in METRICS:
         assert (point(metric, y, p) is None) == (metric in without)
         assert bool(undefined(metric, y)) == (metric in without)
-        if len(truth):
-            assert np.isnan(weighted(y, p, np.ones((1, len(y))))[metric][0]) == (metric in without)
-
-
-def test_resamples_draw_whole_clusters():
-    clusters = np.repeat(np.arange(30), 4)
-    y, p, _ = data(0, 120)
-    draws = Resamples(clusters, 300, seed=1)
-    one = draws.replicates(np.arange(120), y, p, 0.5)["auroc"]
-    assert np.array_equal(one, draws.replicates(np.arange(120), y, p, 0.5)["auroc"]), "seeded"
-    # every study four times over: by cluster the interval is twice as wide as by row
-    y4, p4 = np.repeat(y[:30], 4), np.repeat(p[:30], 4)
-    by_patient = interval(Resamples(clusters, 2000, 0).replicates(np.arange(120), y4, p4, 0.5)["auroc"])
-    by_row = interval(Resamples(np.arange(120), 2000, 0).replicates(np.arange(120), y4, p4, 0.5)["auroc"])
-    ratio = (by_patient[1] - by_patient[0]) / (by_row[1] - by_row[0])
-    assert 1.6 < ratio < 2.5
-
-
-def test_memory_is_bounded_by_chunks(monkeypatch):
-    y, p, _ = data(0, 50)
-    whole = Resamples(np.arange(50), 64, 3).replicates(np.arange(50), y, p, 0.5)
-    monkeypatch.setattr("xraylab.metrics.CHUNK", 200)
-    cut = Resamples(np.arange(50), 64, 3).replicates(np.arange(50), y, p, 0.5)
-    assert all(np.array_equal(whole[m], cut[m]) for m in METRICS)
-    monkeypatch.setattr("xraylab.metrics.KEPT", 0)
-    drawn_anew = Resamples(np.arange(50), 64, 3).replicates(np.arange(50), y, p, 0.5)
-    assert all(np.array_equal(whole[m], drawn_anew[m]) for m in METRICS)
-
-
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    """Sensitivity of 0.8 over 100 positives: 95% intervals should hold it about 95 times in 100."""
-    rng = np.random.default_rng(0)
-    held = 0
-    for seed in range(200):
-        called = rng.random(100) < 0.8
-        values = Resamples(np.arange(100), 400, seed).replicates(np.arange(100), np.ones(100, int), called.astype(float), 0.5)
-        low, high = interval(values["sensitivity"])
-        held += low <= 0.8 <= high
-    assert 0.88 <= held / 200 <= 0.99
 
 
 def test_a_result_has_the_five_fields():
-    spread = result(0.5, 10, np.linspace(0, 1, 41))
-    assert (spread["low"], spread["high"], spread["reason"]) == (pytest.approx(0.025), pytest.approx(0.975), None)
+    found = Interval(0.5, 0.25, 0.75, None, np.zeros(3))
+    assert result(0.5, 10, found) == {"value": 0.5, "low": 0.25, "high": 0.75, "n": 10, "reason": None}
+    assert result(0.5, 10) == {"value": 0.5, "low": None, "high": None, "n": 10, "reason": None}, "none was asked for"
     assert result(None, 0, None, "why") == {"value": None, "low": None, "high": None, "n": 0, "reason": "why"}
-    assert result(0.5, 10, np.full(100, np.nan))["reason"] == "no interval: undefined in most resamples"
+    lacking = result(0.5, 10, none(0.5, "3 positive"))
+    assert lacking == {"value": 0.5, "low": None, "high": None, "n": 10, "reason": "no interval: 3 positive"}
+    said = ["0.500 (0.250-0.750)", "0.500 (no interval)", "0.500", "-", "3"]
+    shown = (result(0.5, 10, found), lacking, result(0.5, 10), result(None, 0, None, "why"), result(3, 3))
+    assert [number(m) for m in shown] == said
 
 
-def test_resamples_that_agree_give_no_interval():
-    truth, probability = np.repeat([0, 1], 20), np.repeat([0.1, 0.9], 20)
-    samples = Resamples(np.arange(40), 300, 0).replicates(np.arange(40), truth, probability, 0.5)
-    for metric in METRICS:  # without a mistake
-        found = result(point(metric, truth, probability), 40, samples[metric])
-        assert (found["value"], found["low"], found["high"]) == (1, None, None)
-        assert found["reason"] == "no interval: the same in 95% of the resamples, or more"
-    never = Resamples(np.arange(40), 300, 0).replicates(np.arange(40), truth, np.full(40, 0.1), 0.5)
-    assert result(0.0, 40, never["kappa"])["low"] is None, "equal but for rounding"
-    probability[:3] = 0.8
-    samples = Resamples(np.arange(40), 300, 0).replicates(np.arange(40), truth, probability, 0.5)["specificity"]
-    found = result(point("specificity", truth, probability), 40, samples)
-    assert found["low"] < found["value"] < found["high"]
+def test_why_there_is_no_interval_is_said_once_for_all_metrics_of_a_name():
+    few, well = result(0.5, 10, none(0.5, "3 positive")), result(0.5, 10, Interval(0.5, 0.2, 0.8, None, np.zeros(1)))
+    of = {"rare": dict.fromkeys(METRICS, few), "common": dict.fromkeys(METRICS, well)}
+    assert without_interval(of) == ["rare: no interval of any metric: 3 positive"]
+    of["rare"] = {**of["rare"], "specificity": well, "kappa": result(None, 10, None, "no positive study")}
+    (said,) = without_interval(of)
+    assert said == "rare: no interval of auroc, average precision, accuracy, f1, sensitivity: 3 positive"

@@ -110,7 +110,7 @@ def test_several_runs_are_one_page_with_what_differs_and_their_differences(runs,
     assert set(found["reference"]) == {"a/r"}, "the ends of paths that tell them apart"
     assert set(found.index.get_level_values("job")) == {"b/r"}
     tables = [pd.read_csv(r / "predictions" / "test.csv").fillna({"patient": ""}) for r in (poor, good)]
-    expected = compare(*tables, 60, 3)["labels"]["acl"]
+    expected = compare(*tables)["labels"]["acl"]
     row = found.loc[("b/r", "test", "acl", "auroc")].squeeze()
     assert row["difference"] == pytest.approx(expected["auroc"]["value"], abs=1e-5)
     assert row["p"] == pytest.approx(expected["auroc"]["delong"]["p"], rel=1e-2)

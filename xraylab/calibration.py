@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from xraylab.intervals import Clusters
 from xraylab.metrics import result
 
 BINS = 15  # of equal width, as Guo et al. (2017)
@@ -16,12 +17,14 @@ LEAST, MOST = 0.01, 100.0  # temperatures
 EPSILON = 1e-7  # the least distance from 0 and 1 that a probability keeps as a logit: that of a 32-bit sigmoid
 
 
-def calibration(truth: np.ndarray, probability: np.ndarray, brier: np.ndarray | None = None) -> dict[str, Any]:
+def calibration(
+    truth: np.ndarray, probability: np.ndarray, rows: np.ndarray | None = None, clusters: Clusters | None = None
+) -> dict[str, Any]:  # fmt: skip
     """How well probabilities agree with frequencies: ``n, ece, brier, parts, bins``.
 
     ``ece``: the mean over studies of |mean probability - frequency| of their bin, of 15 bins of equal width. With few studies
-    in a bin it is too large, and more so in a bootstrap, so it has no interval: in simulated sets of 120 studies a percentile
-    interval held the true error in none of 60 where the model was calibrated, and in 28 of 60 where its logits were 2.5 times
+    in a bin it is too large, and by how much is not known, so it has no interval: in simulated sets of 120 studies that of a
+    bootstrap held the true error in none of 60 where the model was calibrated, and in 28 of 60 where its logits were 2.5 times
     too large. ``brier``: the mean of (p - y)^2. ``parts``: brier = miscalibration - discrimination + uncertainty, exactly, by
     isotonic regression (Dimitriadis, Gneiting and Jordan 2021): what is lost to wrong probabilities, what is won by telling
     studies apart, and what always giving the prevalence would cost. ``bins``: those that hold studies, each ``{"low", "high",
@@ -30,7 +33,7 @@ def calibration(truth: np.ndarray, probability: np.ndarray, brier: np.ndarray | 
     Args:
         truth: 0/1 (N,).
         probability: (N,) in [0,1].
-        brier: (R,) the Brier score in each resample; None: no interval.
+        rows, clusters: (N,) the places of the studies, and whose they are; None: no interval of the Brier score.
     """
     n = len(truth)
     if n == 0:
@@ -42,11 +45,14 @@ def calibration(truth: np.ndarray, probability: np.ndarray, brier: np.ndarray | 
         part = of == b
         means = {"probability": float(probability[part].mean()), "frequency": float(truth[part].mean())}
         bins.append({"low": b / BINS, "high": (b + 1) / BINS, "n": int(part.sum()), **means})
+    squares = (probability - truth) ** 2
+    brier = float(np.mean(squares))
+    interval = None if clusters is None or rows is None else clusters.brier(brier, rows, truth, squares)
     ece = sum(b["n"] * abs(b["probability"] - b["frequency"]) for b in bins) / n
     return {
         "n": n,
-        "ece": result(ece, n, None, "no interval: bins of a resample hold fewer studies, which makes its error larger"),
-        "brier": result(float(np.mean((probability - truth) ** 2)), n, brier),
+        "ece": result(ece, n, None, "no interval: with few studies in a bin it is too large, by how much is not known"),
+        "brier": result(brier, n, interval),
         "parts": _parts(truth, probability),
         "bins": bins,
     }

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from xraylab.combination import IN_SAMPLE, Combination
 from xraylab.data.table import SYNTHETIC
-from xraylab.metrics import COUNTS, number
+from xraylab.metrics import COUNTS, how_intervals, number, without_interval
 from xraylab.run import read_config, write_text
 
 CARD = "MODEL_CARD.md"
@@ -207,10 +207,9 @@ def _results(evaluation: Mapping[str, Any]) -> str:
         rows = [[label, m["auroc"]["n"], *(number(m[k]) for k in shown)] for label, m in r["labels"].items()]
         if len(r["labels"]) > 1:
             rows.append(["macro", r["macro"]["auroc"]["n"], *(number(r["macro"][k]) for k in shown)])
-        b = r["bootstrap"]
-        how = f"95% intervals by {b['resamples']} bootstrap resamples over {b['over']}" if b["resamples"] else "no intervals"
-        note = f"{split}, by {r['unit']}, threshold {r['threshold']}; {how}:"
+        note = f"{split}, by {r['unit']}, threshold {r['threshold']}; {how_intervals(r)}:"
         parts.append(f"{note}\n\n{_table(['finding', 'n', *(k.replace('_', ' ') for k in shown)], rows)}")
+        parts += [f"{'; '.join(lacking)}." for lacking in [without_interval({**r["labels"], "macro": r["macro"]})] if lacking]
         if "exclusive" in r:
             parts.append(f"{exclusive_note(r)}.")
     return "\n\n".join(parts)

@@ -25,7 +25,7 @@ DIFFERENCE = "auroc_minus_reference"  # of the macro, paired
 WIDTH = 130  # of the printed table
 NAMED = 60  # characters of a run's words there
 BOUNDS = ("value", "low", "high")
-COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n"]
+COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n", "reason"]
 
 
 class Comparison(Callback):
@@ -271,7 +271,7 @@ def write_results(
             macro = {**result["macro"], **({DIFFERENCE: pair.macro()} if pair else {})}
             for label, metrics in {**result["labels"], "macro": macro}.items():
                 for metric, m in metrics.items():
-                    cells = ["" if m[k] is None else m[k] for k in ("value", "low", "high", "n")]
+                    cells = ["" if m[k] is None else m[k] for k in (*BOUNDS, "n", "reason")]
                     writer.writerow([job, overrides, split, result["unit"], label, metric, *cells, *mark])
     write_text(folder / "comparison.csv", text.getvalue())
     tables = [

@@ -136,7 +136,7 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
-    from xraylab.metrics import METRICS, number
+    from xraylab.metrics import METRICS, number, without_interval
 
     rows = []
     for r, result in of:
@@ -145,7 +145,9 @@ def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
         for label, metrics in labels.items():
             cells = "".join(f"<td>{number(metrics[m])}</td>" for m in METRICS)
             rows.append([html.escape(r.job), own, html.escape(label), metrics["auroc"]["n"], cells])
-    return _rows(["job", "overrides", "label", "n", *METRICS], rows, "metrics")
+    lacking = dict.fromkeys(line for _, x in of for line in without_interval({**x["labels"], "macro": x["macro"]}))
+    note = f"<p class=n>{html.escape('; '.join(lacking))}.</p>" if lacking else ""
+    return _rows(["job", "overrides", "label", "n", *METRICS], rows, "metrics") + note
 
 
 def _joined(evaluation: dict[str, Any]) -> list[str]:
@@ -205,6 +207,8 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
 
 def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pairs: Mapping[str, Pair]) -> str:
     """Each run minus the one it is compared with, paired: the macro AUROC, and by finding what is tested; empty of one run."""
+    from xraylab.metrics import how_intervals
+
     if len(pairs) < 2:
         return ""
     macros, aurocs, calls = [], [], []
@@ -218,15 +222,13 @@ def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pair
             for label, d in found["labels"].items():
                 name = html.escape(label)
                 if at == "0.5":
-                    delong = d["auroc"].get("delong", {})
-                    by_delong = {"value": None, "low": delong.get("low"), "high": delong.get("high")}
-                    aurocs.append([*who, name, d["n"], _cells(_signed(d["auroc"]), _signed(by_delong), _p(delong.get("p")))])
+                    aurocs.append([*who, name, d["n"], _cells(_signed(d["auroc"]), _p(d["auroc"]["delong"]["p"]))])
                 cells = _cells(_signed(d["kappa"]), _signed(d["accuracy"]), _p(d["mcnemar"]["exact"]))
                 calls.append([*who, name, at if at == "0.5" else f"chosen: {at}", d["n"], cells])
-    b = of[0][1]["bootstrap"]
-    how = f"95% paired bootstrap interval over {b['over']}" if b["resamples"] else "no intervals were asked for"
+    how = how_intervals(of[0][1] | {"intervals": True}, "paired ")
     note = (
-        f"Each run minus the one it is compared with, on the same studies; {how}. p of the AUROC is DeLong's, p of the accuracy "
+        f"Each run minus the one it is compared with, on the same studies; {how}. p of the AUROC is by DeLong's test, not "
+        "by the method of its interval, so at the edge one may exclude 0 where the other does not; p of the accuracy "
         "McNemar's exact one, which takes studies as independent; they are not corrected for there being "
         f"{len(aurocs)} and {len(calls)}."
     )
@@ -236,7 +238,7 @@ def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pair
         "At 0.5 models that are calibrated differently are not alike; at thresholds that each chose on validation they are."
     )
     head = ["job", "overrides", "compared with"]
-    by_auroc = _rows([*head, "label", "n", "AUROC", "DeLong", "p"], aurocs, "pivot")
+    by_auroc = _rows([*head, "label", "n", "AUROC", "p"], aurocs, "pivot")
     by_calls = f"<p class=n>{note_of_calls}</p>" + _rows([*head, "label", "at", "n", "kappa", "accuracy", "p"], calls, "pivot")
     parts = [f"<h3>differences <small>{how}</small></h3><p class=n>{html.escape(note)}</p>"]
     if any(len(x["labels"]) > 1 for _, x in of):
@@ -252,11 +254,11 @@ def _cells(*texts: str) -> str:
 
 
 def _signed(difference: Mapping[str, Any]) -> str:
-    """A difference and its interval in words; a dash where there is none."""
+    """A difference and its interval in words, or why it has none; a dash where it is undefined."""
     value, low, high = (difference[k] for k in ("value", "low", "high"))
-    bounds = "" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
     if value is None:
-        return bounds or "-"
+        return "-"
+    bounds = difference["reason"] if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
     return f"{value:+.3f}" + f" ({bounds})" * bool(bounds)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.table import patients_of
-from xraylab.metrics import COUNTS, LEVEL, METRICS, Resamples, point, result, undefined
-from xraylab.statistics import delong_interval
+from xraylab.intervals import HOW, LEAST, LEVEL, Clusters, Interval, average
+from xraylab.metrics import COUNTS, METRICS, point, result, undefined
 from xraylab.tables import KEYS as KEYS
 from xraylab.tables import labels_of
 from xraylab.tables import read_table as read_table
@@ -69,27 +69,27 @@ def evaluate_split(
     """Every metric of one split, by label, as the mean over labels, and by group.
 
     Args:
-        table: a prediction table, by study or by image; either is resampled by patient, or study.
+        table: a prediction table, by study or by image.
         selected_on: whether choices were made on these studies.
-        resamples: bootstrap resamples behind each interval, over patients; a study whose patient is not known is one of its own.
+        resamples: 0: no intervals. They are by patient; a study whose patient is not known is one of its own.
+        seed: of the run, for who makes something of its tables; intervals draw nothing.
         exclusive: exactly one label of a study is true; adds the accuracy and kappa of the likeliest label.
         blank, uncertain: what such labels count as, see :func:`scored_labels`; the counts of labels are raw.
 
     Returns:
         ``n, patients, unit, selected_on, bootstrap, threshold, labels, macro, groups[, exclusive]``; every metric is
-        ``{"value", "low", "high", "n", "reason"}``, value null with a reason where it is undefined. A label's AUROC has
-        ``delong`` besides, ``{"low", "high", "reason"}``: DeLong's interval, which for patients with several
-        studies is Obuchowski's.
+        ``{"value", "low", "high", "n", "reason"}``: value null with a reason where it is undefined, bounds null with a reason
+        where there is no interval. A label's AUROC has ``delong`` besides, ``{"low", "high", "reason"}``, the same bounds.
     """
     known = table["patient"] != ""
     patients = table["patient"].where(known)
-    draws = Resamples(clusters_of(table), resamples, seed)
+    clusters = Clusters(clusters_of(table), resamples > 0)
     truth = scored_labels(table[[f"y_{label}" for label in labels_of(table)]].to_numpy(np.float64), blank, uncertain)
-    everything = _evaluate(table, truth, np.arange(len(table)), draws)
+    everything = _evaluate(table, truth, np.arange(len(table)), clusters)
     groups = {}
     for name in sorted(table["group"].unique()):
         rows = np.flatnonzero((table["group"] == name).to_numpy())
-        part = everything if len(rows) == len(table) else _evaluate(table, truth, rows, draws)
+        part = everything if len(rows) == len(table) else _evaluate(table, truth, rows, clusters)
         groups[str(name)] = {"n": len(rows), "patients": patients.iloc[rows].nunique() if known.any() else None, **part}
     out = {
         "n": len(table),
@@ -98,11 +98,12 @@ def evaluate_split(
         "selected_on": selected_on,
         "threshold": THRESHOLD,
         "bootstrap": {"over": _over(table), "resamples": resamples, "level": LEVEL, "seed": seed},
+        "intervals": {"over": _over(table), "level": LEVEL, "least": LEAST, "how": HOW} if resamples else None,
         **everything,
         "groups": groups,
     }
     if exclusive:
-        out["exclusive"] = _exclusive(table, draws)
+        out["exclusive"] = _exclusive(table, clusters)
     return out
 
 
@@ -115,7 +116,7 @@ def by_unit(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def _over(table: pd.DataFrame) -> str:
-    """What is resampled, in words."""
+    """What intervals take as independent, in words."""
     nameless = table.loc[table["patient"] == "", "id"].nunique()
     if nameless == table["id"].nunique():
         return "studies"
@@ -127,63 +128,45 @@ def clusters_of(table: pd.DataFrame) -> np.ndarray:
     return pd.factorize(patients_of(table))[0]
 
 
-def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, draws: Resamples) -> dict[str, Any]:
+def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, clusters: Clusters) -> dict[str, Any]:
     labels: dict[str, Any] = {}
-    replicates: dict[str, list[np.ndarray]] = {m: [] for m in METRICS}
-    names: dict[str, list[str]] = {m: [] for m in METRICS}
+    intervals: dict[str, dict[str, Interval]] = {m: {} for m in METRICS}
     certain = (scored[rows] == 0) | (scored[rows] == 1)
     for i, label in enumerate(labels_of(table)):
         raw, probability = table[f"y_{label}"].to_numpy()[rows], table[f"p_{label}"].to_numpy()[rows]
         known = certain[:, i]
-        truth, called = scored[rows[known], i].astype(int), probability[known]
-        samples = draws.replicates(rows[known], truth, called, THRESHOLD)
-        labels[label] = {}
-        for metric in METRICS:
-            value, reason = point(metric, truth, called, THRESHOLD), undefined(metric, truth)
-            labels[label][metric] = result(value, len(truth), samples[metric], reason)
-            if metric == "auroc":
-                bounds = {"low": None, "high": None, "reason": reason}
-                by = delong_interval(truth, called, draws.clusters[rows[known]]) if value is not None else bounds
-                labels[label][metric]["delong"] = by
-            if value is not None:
-                replicates[metric].append(samples[metric])
-                names[metric].append(label)
+        truth, score = scored[rows[known], i].astype(int), probability[known]
+        values = {metric: point(metric, truth, score, THRESHOLD) for metric in METRICS}
+        found = clusters.label(values, rows[known], truth, score >= THRESHOLD, score)
+        labels[label] = {m: result(v, len(truth), found.get(m), undefined(m, truth)) for m, v in values.items()}
+        labels[label]["auroc"]["delong"] = {k: labels[label]["auroc"][k] for k in ("low", "high", "reason")}
         labels[label] |= {kind: result(count, len(raw)) for kind, count in raw_counts(raw).items()}
+        for metric, interval in found.items():
+            intervals[metric][label] = interval
     macro = {}
     for metric in METRICS:
-        values = [labels[name][metric]["value"] for name in names[metric]]
-        mean = float(np.mean(values)) if values else None
-        reason = None if values else "undefined for every label"
-        spread = np.mean(replicates[metric], axis=0) if values else None
-        macro[metric] = {**result(mean, int(certain.any(1).sum()), spread, reason), "labels": names[metric]}
+        names = [name for name in labels if labels[name][metric]["value"] is not None]
+        mean = float(np.mean([labels[name][metric]["value"] for name in names])) if names else None
+        together = average(intervals[metric]) if intervals[metric] else None
+        reason = None if names else "undefined for every label"
+        macro[metric] = {**result(mean, int(certain.any(1).sum()), together, reason), "labels": names}
     return {"labels": labels, "macro": macro}
 
 
-def _exclusive(table: pd.DataFrame, draws: Resamples) -> dict[str, Any]:
+def _exclusive(table: pd.DataFrame, clusters: Clusters) -> dict[str, Any]:
     """Accuracy and kappa of the likeliest label, over studies with exactly one true label."""
+    from sklearn.metrics import accuracy_score, cohen_kappa_score
+
     names = labels_of(table)
     truth = table[[f"y_{n}" for n in names]].to_numpy()
     rows = np.flatnonzero((truth == 1).sum(1) == 1)
     actual, called = truth[rows].argmax(1), table[[f"p_{n}" for n in names]].to_numpy()[rows].argmax(1)
-    whole = np.eye(len(names))
-    counted = np.concatenate([(actual == called)[:, None], whole[actual], whole[called]], axis=1)  # what both are made of
-    value, kappa = _agreement(counted.sum(0)[None], len(names))
-    spread = _agreement(draws.sums(rows, counted), len(names))
-    none = "" if len(rows) else "no study has exactly one true label"
-    single = none or ("all studies are of one class" if len(set(actual.tolist())) < 2 else "")
-    return {
-        "accuracy": result(None if none else float(value[0]), len(rows), spread[0], none or None),
-        "kappa": result(None if single else float(kappa[0]), len(rows), spread[1], single or None),
-    }
-
-
-def _agreement(sums: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy and Cohen's kappa (R,), NaN where undefined, of counts (R,1+2C): right, of each true class, called each class."""
-    right, actual, called = sums[:, 0], sums[:, 1 : 1 + classes], sums[:, 1 + classes :]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        total = actual.sum(1)
-        chance = (actual * called).sum(1) / total**2
-        return right / total, np.where((actual > 0).sum(1) > 1, (right / total - chance) / (1 - chance), np.nan)
+    nothing = None if len(rows) else "no study has exactly one true label"
+    reasons = {"accuracy": nothing, "kappa": nothing or ("all studies are of one class" if len(np.unique(actual)) < 2 else None)}
+    of = {"accuracy": accuracy_score, "kappa": cohen_kappa_score}
+    values = {m: None if reason else float(of[m](actual, called)) for m, reason in reasons.items()}
+    found = clusters.classes(values, rows, actual, called)
+    return {m: result(v, len(rows), found.get(m), reasons[m]) for m, v in values.items()}
 
 
 def raw_counts(raw: np.ndarray) -> dict[str, int]:

@@ -22,7 +22,8 @@ import pandas as pd
 from xraylab.calibration import BINS, calibration, fit_temperature, scaled
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation import clusters_of, labels_of, scored_labels
-from xraylab.metrics import Resamples, rates, result, undefined
+from xraylab.intervals import Clusters
+from xraylab.metrics import rates, result, undefined
 
 VALID = "valid"  # the split that chooses
 CHOSEN = "operating_points.json"
@@ -120,7 +121,8 @@ def choose(truth: np.ndarray, probability: np.ndarray, rules: Rules) -> dict[str
 
 
 def at_threshold(
-    truth: np.ndarray, probability: np.ndarray, found: Mapping[str, Any], samples: np.ndarray | None = None
+    truth: np.ndarray, probability: np.ndarray, found: Mapping[str, Any], rows: np.ndarray | None = None,
+    clusters: Clusters | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What a label's calls are worth at a threshold.
 
@@ -128,7 +130,7 @@ def at_threshold(
         truth: 0/1 (N,).
         probability: (N,).
         found: ``{"value", "reason"}`` of the threshold, as :func:`choose` gives it.
-        samples: (R,4), the columns of :func:`cells` summed over the studies of each resample; None: no intervals.
+        rows, clusters: (N,) the places of the studies, and whose they are; None: no intervals.
 
     Returns:
         ``threshold, reason, confusion {tp,fp,fn,tn}`` and every one of ``RATES`` as a metric with value, interval and n.
@@ -139,14 +141,12 @@ def at_threshold(
         return {"threshold": None, "reason": reason, "confusion": None, **none}
     counts = cells(truth, probability, threshold).sum(0)
     values = {k: float(v) for k, (v,) in rates(*counts[:, None]).items()}
-    spread = {} if samples is None else rates(*samples.T)
     why = {"ppv": "no study is called positive", "npv": "no study is called negative"}
-    out: dict[str, Any] = {}
-    for metric in RATES:
-        missing = undefined("accuracy" if metric in why else metric, truth)
-        if missing is None and not np.isfinite(values[metric]):
-            missing = why[metric]
-        out[metric] = result(None if missing else values[metric], len(truth), spread.get(metric), missing)
+    missing = {m: undefined("accuracy" if m in why else m, truth) for m in RATES}
+    missing |= {m: missing[m] or reason for m, reason in why.items() if not np.isfinite(values[m])}
+    known = {m: None if missing[m] else values[m] for m in RATES}
+    intervals = {} if clusters is None or rows is None else clusters.label(known, rows, truth, probability >= threshold)
+    out = {m: result(v, len(truth), intervals.get(m), missing[m]) for m, v in known.items()}
     tp, fp, p, n = (int(v) for v in counts)
     return {"threshold": threshold, "reason": None, "confusion": dict(zip(CELLS, (tp, fp, p - tp, n - fp), strict=True)), **out}
 
@@ -188,8 +188,7 @@ def judge(
             found = {"n": len(truth), "positives": int(truth.sum()), "thresholds": thresholds, "temperature": temperature}
         chosen["labels"][label] = found
     for split, evaluated in splits.items():
-        b = evaluated["bootstrap"]
-        draws = Resamples(clusters_of(tables[split]), b["resamples"], b["seed"])
+        clusters = Clusters(clusters_of(tables[split]), evaluated["bootstrap"]["resamples"] > 0)
         points: dict[str, Any] = {FIXED: {"rule": "fixed", "chosen_on": None, "labels": {}}}
         points |= {n: {"rule": rule, "chosen_on": chosen["chosen_on"], "labels": {}} for n, rule in rules.names.items()}
         calibrated: dict[str, Any] = {}
@@ -200,17 +199,9 @@ def judge(
             ways = {"as they are": probability}
             if temperature["value"] is not None:
                 ways["after"] = scaled(probability, temperature["value"])
-            # one pass over the resamples for everything that is a sum over studies
-            parts = [cells(truth, probability, t["value"]) for t in of.values() if t["value"] is not None]
-            parts += [np.stack([(p - truth) ** 2, np.ones(len(truth))], axis=1) for p in ways.values()]
-            sums = draws.sums(rows, np.concatenate(parts, axis=1))
             for name, t in of.items():
-                here, sums = (None, sums) if t["value"] is None else (sums[:, :4], sums[:, 4:])
-                points[name]["labels"][label] = at_threshold(truth, probability, t, here)
-            scores = {}
-            for k, (way, p) in enumerate(ways.items()):
-                brier = sums[:, 2 * k] / np.maximum(sums[:, 2 * k + 1], 1)
-                scores[way] = calibration(truth, p, brier)
+                points[name]["labels"][label] = at_threshold(truth, probability, t, rows, clusters)
+            scores = {way: calibration(truth, p, rows, clusters) for way, p in ways.items()}
             calibrated[label] = {**scores["as they are"], "temperature": temperature, "after": scores.get("after")}
         evaluated["operating_points"] = points
         evaluated["calibration"] = {"bins": BINS, "chosen_on": chosen["chosen_on"], "labels": calibrated}

@@ -18,7 +18,7 @@ from xraylab.cases import cases_section, listed_section
 from xraylab.curves import KINDS, confusion, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import CERTAIN, by_unit, read_table
-from xraylab.metrics import COUNTS, METRICS, number
+from xraylab.metrics import COUNTS, METRICS, how_intervals, number, without_interval
 from xraylab.run import beside, read_record, write_text
 from xraylab.sections import calibration_table, operating_table, readers_table, reliability, spaced
 
@@ -45,8 +45,8 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
     lines = ["", f"{evaluation['data']}: {_of_what(evaluation)}"]
     lines += [f"  {line}" for line in (*scoring(evaluation), *moved(evaluation))]
     for split, result in by_unit(evaluation):
-        b = result["bootstrap"]
-        intervals = f"; 95% intervals by bootstrap over {b['over']}" if b["resamples"] else ""
+        over = result["bootstrap"]["over"]
+        intervals = f"; 95% intervals over {over}" if result["bootstrap"]["resamples"] else ""
         note = "selected on" if result["selected_on"] else "held out"
         lines.append(f"  {split} ({note}), by {result['unit']}: {result['n']} {units(result)}{intervals}")
         if len(result["labels"]) > 3 and result["unit"] == "image":
@@ -71,7 +71,7 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
             "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
             for r in rows
         ]
-        lines += [f"    {line}" for line in macro_notes(result)]
+        lines += [f"    {line}" for line in (*macro_notes(result), *without_interval(labels))]
     skipped = sum(map(len, evaluation.get("skipped", {}).values()))
     if skipped:
         lines.append(f"  skipped: {skipped} faults, named in evaluation.json")
@@ -203,24 +203,17 @@ def _listed_cases(directory: Path, evaluation: dict[str, Any]) -> str:
 
 
 def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool, scored: dict[str, str]) -> list[str]:
-    b = result["bootstrap"]
     chosen = "choices were made on these studies" if result["selected_on"] else "held out from all choices"
-    intervals = (
-        f"95% intervals: {b['resamples']} bootstrap resamples over {b['over']}; none where they agree, or most are undefined"
-        if b["resamples"]
-        else "No intervals were asked for"
-    )
+    intervals = how_intervals(result)
     patients = "patients not known" if result["patients"] is None else f"{result['patients']} patients"
     parts = [
         f"<h2>{split}, by {result['unit']} <small>{result['n']} {units(result)}, {patients}; {chosen}</small></h2>",
-        f"<p class=n>By {result['unit']}, threshold {result['threshold']}. {intervals}.</p>",
+        f"<p class=n>By {result['unit']}, threshold {result['threshold']}. {intervals[0].upper() + intervals[1:]}.</p>",
         _table(result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}),
     ]
     parts += [f"<p class=n>{_e(note[0].upper() + note[1:])}.</p>" for note in macro_notes(result)]
-    delong = [f"{name} {m['auroc']['delong']['low']:.3f}-{m['auroc']['delong']['high']:.3f}" for name, m in
-              result["labels"].items() if m["auroc"].get("delong", {}).get("low") is not None]  # fmt: skip
-    if delong:
-        parts.append(f"<p class=n>AUROC, 95% interval by DeLong, over {b['over']}: {_e(', '.join(delong))}.</p>")
+    if lacking := without_interval({**result["labels"], "macro": result["macro"]}):
+        parts.append(f"<p class=n>{_e('; '.join(lacking))}.</p>")
     if "exclusive" in result:
         parts.append(f"<p>{_e(exclusive_note(result))}.</p>")
     if len(result["groups"]) > 1 and len(result["labels"]) == 1:

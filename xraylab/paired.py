@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xraylab.evaluation import THRESHOLD, clusters_of, labels_of
-from xraylab.metrics import METRICS, RANKED, THRESHOLDED, Resamples, point, result, undefined
+from xraylab.intervals import Clusters, Interval, average, difference, none
+from xraylab.metrics import METRICS, RANKED, THRESHOLDED, point, result, undefined
 from xraylab.operating import scored_rows
-from xraylab.statistics import delong_difference, mcnemar
+from xraylab.statistics import delong_p, mcnemar
+
+SAME = "both give every study the same"
 
 
 def compare(
-    first: pd.DataFrame, second: pd.DataFrame, resamples: int = 1000, seed: int = 0, blank: str = "ignore",
+    first: pd.DataFrame, second: pd.DataFrame, resamples: int = 1000, blank: str = "ignore",
     uncertain: str = "ignore", thresholds: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What ``first`` is better at than ``second``, finding by finding.
 
-    Intervals are of a paired bootstrap by patient, or by study where patients are not known: both tables are resampled by the
-    same draws. The AUROC has ``delong`` besides, by patient too; ``mcnemar`` takes studies as independent, so where patients
-    have several, rather look at the interval of kappa or accuracy.
+    Intervals are by patient, or by study where patients are not known, see :func:`xraylab.intervals.difference`: what both find
+    hard cancels. The AUROC has ``delong`` besides: the same bounds, and the p of DeLong's test, by patient too. That test and
+    the interval are of two methods, so one may find a difference of 0 just possible where the other does not. ``mcnemar``
+    takes studies as independent, so where patients have several, rather look at the interval of kappa or accuracy.
 
     Args:
         first, second: prediction tables of the same studies and raw labels, row by row, as
             :func:`xraylab.joining.aligned` makes them.
-        resamples, seed: of the bootstrap.
+        resamples: 0: no intervals.
         blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.scored_labels`.
         thresholds: label to the thresholds of both; 0.5 where not given.
 
@@ -35,64 +39,60 @@ def compare(
         ``{"labels": {label: {"n", metric: {"value", "low", "high", "n", "reason"}, "mcnemar": {...}}}, "macro": {metric: ...}}``:
         the metric of the first minus that of the second; the macro is over the findings for which it is defined.
     """
-    draws = Resamples(clusters_of(first), resamples, seed)
+    clusters = Clusters(clusters_of(first), resamples > 0)
     out: dict[str, Any] = {}
-    means: dict[str, list[tuple[float, np.ndarray]]] = {metric: [] for metric in METRICS}
+    means: dict[str, dict[str, tuple[float, Interval | None]]] = {metric: {} for metric in METRICS}
     scored = np.zeros(len(first), bool)
     for label in labels_of(first):
         truth, a, rows = scored_rows(first, label, blank, uncertain)
         b = second[f"p_{label}"].to_numpy()[rows]
         scored[rows] = True
         cuts = (thresholds or {}).get(label, (THRESHOLD, THRESHOLD))
-        samples = [draws.replicates(rows, truth, p, cut) for p, cut in zip((a, b), cuts, strict=True)]
+        values = [{m: point(m, truth, p, cut) for m in METRICS} for p, cut in zip((a, b), cuts, strict=True)]
+        intervals = [clusters.label(v, rows, truth, p >= cut, p) for v, p, cut in zip(values, (a, b), cuts, strict=True)]
+        same = np.array_equal(a, b) and cuts[0] == cuts[1]
         found: dict[str, Any] = {"n": len(truth)}
         for metric in METRICS:
-            reason = undefined(metric, truth)
-            ours, theirs = (point(metric, truth, p, cut) for p, cut in zip((a, b), cuts, strict=True))
+            ours, theirs = (v[metric] for v in values)
             value = None if ours is None or theirs is None else ours - theirs
-            replicates = samples[0][metric] - samples[1][metric]
-            found[metric] = result(value, len(truth), replicates, reason)
+            interval = difference(*(i[metric] for i in intervals)) if metric in intervals[0] else None
+            if same and interval is not None:  # in a mean it counts as what it is, a difference of 0
+                interval = Interval(0.0, 0.0, 0.0, None, np.zeros(clusters.size))
+            shown = none(0.0, SAME) if same and interval is not None else interval
+            found[metric] = result(value, len(truth), shown, undefined(metric, truth))
             if value is not None:
-                means[metric].append((value, replicates))
-        found["auroc"]["delong"] = delong_difference(truth, a, b, draws.clusters[rows])
+                means[metric][label] = (value, interval)
+        p = delong_p(truth, a, b, clusters.of[rows]) if found["auroc"]["low"] is not None else None
+        found["auroc"]["delong"] = {**found["auroc"], "p": p}
         found["mcnemar"] = {**mcnemar(truth, a >= cuts[0], b >= cuts[1]), "thresholds": list(cuts)}
         out[label] = found
     return {"labels": out, "macro": {metric: _mean(of, int(scored.sum())) for metric, of in means.items()}}
 
 
-def _mean(of: Sequence[tuple[float, np.ndarray]], n: int) -> dict[str, Any]:
+def _mean(of: Mapping[str, tuple[float, Interval | None]], n: int) -> dict[str, Any]:
     """The mean difference of several findings; n is the number of studies with a label that is scored."""
     if not of:
         return result(None, n, None, "undefined for every label")
-    values, replicates = zip(*of, strict=True)
-    return result(float(np.mean(values)), n, np.mean(replicates, axis=0))
+    intervals = {label: interval for label, (_, interval) in of.items() if interval is not None}
+    together = average(intervals) if intervals else None
+    together = none(0.0, SAME) if together is not None and together.low == together.high else together
+    return result(float(np.mean([value for value, _ in of.values()])), n, together)
 
 
 def differences(found: Mapping[str, Any], at: str = "0.5") -> pd.DataFrame:
     """A row a finding (and the macro of several) and metric of :func:`compare`: ``label, metric, at, difference, low, high,
-    delong_low, delong_high, p, n``. ``at`` says which thresholds; a metric without one has a row only at 0.5.
+    delong_low, delong_high, p, n, reason``. ``at`` says which thresholds; a metric without one has a row only at 0.5.
 
-    ``p`` is DeLong's for the AUROC and McNemar's exact one for the accuracy, which are what each tests.
+    ``delong_low`` and ``delong_high`` are the bounds of the AUROC once more. ``p`` is DeLong's for the AUROC and McNemar's exact
+    one for the accuracy, which are what each tests; ``reason`` says why there is no value or no interval.
     """
     rows = []
     macro = {"macro": found["macro"]} if len(found["labels"]) > 1 else {}
     for label, of in {**found["labels"], **macro}.items():
         for metric in METRICS if at == "0.5" else THRESHOLDED:
             m, delong = of[metric], of[metric].get("delong", {})
-            tests = {"auroc": delong.get("p"), "accuracy": of.get("mcnemar", {}).get("exact")}
-            of_auroc = (delong.get("low"), delong.get("high"))
-            rows.append(
-                (
-                    label,
-                    metric,
-                    "" if metric in RANKED else at,
-                    m["value"],
-                    m["low"],
-                    m["high"],
-                    *of_auroc,
-                    tests.get(metric),
-                    m["n"],
-                )
-            )
-    names = ["label", "metric", "at", "difference", "low", "high", "delong_low", "delong_high", "p", "n"]
+            p = {"auroc": delong.get("p"), "accuracy": of.get("mcnemar", {}).get("exact")}.get(metric)
+            numbers = (m["value"], m["low"], m["high"], delong.get("low"), delong.get("high"), p, m["n"])
+            rows.append((label, metric, "" if metric in RANKED else at, *numbers, m["reason"]))
+    names = ["label", "metric", "at", "difference", "low", "high", "delong_low", "delong_high", "p", "n", "reason"]
     return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[3:9], np.float64))

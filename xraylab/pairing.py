@@ -101,7 +101,7 @@ def _compare(
 
     b = other.evaluation["splits"][split]["bootstrap"]
     counts_as = (scored["blank"], scored["uncertain"])
-    found = compare(table, theirs, b["resamples"], b["seed"], *counts_as)
+    found = compare(table, theirs, b["resamples"], *counts_as)
     points = [x.evaluation["splits"][split].get("operating_points", {}) for x in (r, other)]
     for rule in RULES:
         if all(rule in p for p in points):
@@ -112,5 +112,5 @@ def _compare(
             if cuts:
                 columns = [c for c in map(str, table) if c[:2] not in ("p_", "y_") or c[2:] in cuts]
                 pair = (table[columns], theirs[columns])
-                return found, (rule, compare(*pair, b["resamples"], b["seed"], *counts_as, cuts))
+                return found, (rule, compare(*pair, b["resamples"], *counts_as, cuts))
     return found, None

@@ -11,8 +11,8 @@ import pandas as pd
 
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation import clusters_of, labels_of
-from xraylab.metrics import Resamples
-from xraylab.operating import at_threshold, cells, scored_rows
+from xraylab.intervals import Clusters
+from xraylab.operating import at_threshold, scored_rows
 
 CALL: dict[str, Any] = {"value": 0.5, "reason": None}  # a reading is 0 or 1
 
@@ -87,8 +87,7 @@ def judge_readers(
         here = readings[readings["id"].isin(table["id"])]
         if here.empty:
             continue
-        b = splits[split]["bootstrap"]
-        draws = Resamples(clusters_of(table), b["resamples"], b["seed"])
+        clusters = Clusters(clusters_of(table), splits[split]["bootstrap"]["resamples"] > 0)
         block: dict[str, Any] = {}
         for reader, part in here.groupby("reader"):
             of_reader = part.set_index("id").reindex(table["id"])
@@ -98,7 +97,7 @@ def judge_readers(
                 called = of_reader[label].to_numpy(float)[rows]
                 known = ~np.isnan(called)
                 truth, called, rows = truth[known], called[known], rows[known]
-                judged = at_threshold(truth, called, CALL, draws.sums(rows, cells(truth, called, CALL["value"])))
+                judged = at_threshold(truth, called, CALL, rows, clusters)
                 block[str(reader)]["labels"][label] = {k: v for k, v in judged.items() if k not in ("threshold", "reason")}
         splits[split]["readers"] = {"file": path.name, "readers": block}
 

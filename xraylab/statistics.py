@@ -1,4 +1,4 @@
-"""Intervals and tests in closed form: DeLong's for AUROCs, McNemar's for two classifiers at a threshold.
+"""Tests in closed form: DeLong's for AUROCs, McNemar's for two classifiers at a threshold.
 
 Shapes: N rows (studies), S sets of scores.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from xraylab.metrics import LEVEL
 
 
 def delong(truth: np.ndarray, scores: np.ndarray, clusters: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -52,16 +50,8 @@ def delong(truth: np.ndarray, scores: np.ndarray, clusters: np.ndarray | None = 
     return auroc, covariance
 
 
-def delong_interval(truth: np.ndarray, score: np.ndarray, clusters: np.ndarray | None = None) -> dict[str, Any]:
-    """DeLong's interval of one AUROC, within [0,1]: ``{"low", "high", "reason"}``. Arguments as of :func:`delong`."""
-    auroc, covariance = delong(truth, score[None], clusters)
-    return _interval(float(auroc[0]), float(covariance[0, 0]), 0.0)
-
-
-def delong_difference(
-    truth: np.ndarray, first: np.ndarray, second: np.ndarray, clusters: np.ndarray | None = None
-) -> dict[str, Any]:  # fmt: skip
-    """The AUROC of ``first`` minus that of ``second`` on the same rows: ``{"value", "low", "high", "p", "n", "reason"}``.
+def delong_p(truth: np.ndarray, first: np.ndarray, second: np.ndarray, clusters: np.ndarray | None = None) -> float | None:
+    """The two-sided p of DeLong's test that two AUROCs of the same rows are equal; None where their variance is not known or 0.
 
     Args:
         truth: 0/1 (N,).
@@ -71,21 +61,15 @@ def delong_difference(
     from scipy.stats import norm
 
     auroc, covariance = delong(truth, np.stack([first, second]), clusters)
-    value = float(auroc[0] - auroc[1])
-    if not np.isfinite(value):
-        return {"value": None, "low": None, "high": None, "p": None, "n": len(truth), "reason": "one class only"}
     contrast = np.array([1.0, -1.0])
     variance = float(contrast @ covariance @ contrast)
-    bounds = _interval(value, variance, -1.0)
-    known = bounds["low"] is not None
-    p = float(2 * norm.sf(abs(value) / np.sqrt(variance))) if known else None
-    return {"value": value, **bounds, "p": p, "n": len(truth)}
+    return float(2 * norm.sf(abs(float(contrast @ auroc)) / np.sqrt(variance))) if variance > 1e-16 else None
 
 
 def mcnemar(truth: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     """McNemar's test of whether two classifiers are right equally often.
 
-    It takes studies as independent: where patients have several, prefer a bootstrap by patient.
+    It takes studies as independent: where patients have several, prefer the interval of accuracy or kappa.
 
     Args:
         truth: 0/1 (N,).
@@ -102,14 +86,3 @@ def mcnemar(truth: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[st
     exact = min(1.0, 2 * float(binom.cdf(min(b, c), b + c, 0.5)))
     corrected = float(chi2.sf(max(abs(b - c) - 1, 0) ** 2 / (b + c), 1)) if b + c else 1.0
     return {"first_only": b, "second_only": c, "exact": exact, "corrected": corrected, "n": len(truth)}
-
-
-def _interval(value: float, variance: float, least: float) -> dict[str, Any]:
-    from scipy.stats import norm
-
-    if not np.isfinite(variance):
-        return {"low": None, "high": None, "reason": "no interval: fewer than two positives or negatives"}
-    if variance <= 1e-16:
-        return {"low": None, "high": None, "reason": "no interval: the estimated variance is 0"}
-    half = float(norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance))
-    return {"low": max(least, value - half), "high": min(1.0, value + half), "reason": None}
