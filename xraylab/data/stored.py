@@ -1,7 +1,7 @@
 """Stored values of a DICOM file: its header is checked against what is there, before it is decoded and after.
 
 Compressed frames are decoded in a child (:mod:`xraylab.data.apart`), for their decoders trust what a header and a stream say, and
-end the process where that is wrong; values that are not compressed, and RLE, here, by pydicom and numpy. What streams say of
+end the process where that is wrong; values that are not compressed, and RLE, here. What streams say of
 themselves is coded as in ITU-T T.81 B (JPEG), T.87 C (JPEG-LS) and T.800 A (JPEG 2000).
 """
 
@@ -150,21 +150,19 @@ def _all_decoded(path: Path, dataset: Dataset, header: dict[str, Any], shape: tu
     from pydicom.uid import RLELossless
 
     syntax = dataset.file_meta.TransferSyntaxUID
-    values, lossless_runs = np.zeros(0), syntax == RLELossless
+    values = np.zeros(0)
     for number, frame in enumerate(_frames(path, dataset, shape[0])):
         where = f"{path}: frame {number + 1}" if shape[0] > 1 else f"{path}"
-        told = header if lossless_runs else _told(where, frame, header)
-        pixels = int(np.prod(shape[1:]))
-        if lossless_runs and 64 * len(frame) < pixels * header["bits_allocated"] // 8:  # two bytes make 128 at most
-            raise UserError(f"{where}: its pixels are cut short, or fewer than the header says.")
-        arguments = (str(_decoded_as(syntax, header)), frame, told, raw)
+        told = header if syntax == RLELossless else _told(where, frame, header)
         try:
-            decoded = decode_frame(*arguments) if lossless_runs else apart(where, pixels, decode_frame, *arguments)
-        except MemoryError:
+            if syntax == RLELossless:
+                decoded = _decoded_runs(where, frame, header, raw)
+            else:
+                arguments = (str(_decoded_as(syntax, header)), frame, told, raw)
+                decoded = apart(where, int(np.prod(shape[1:])), decode_frame, *arguments)
+        except (UserError, MemoryError):
             raise
-        except UserError:
-            raise
-        except Exception:
+        except Exception:  # of as many kinds as there are decoders
             raise UserError(f"{where}: its pixels cannot be decoded ({syntax.name}): they are damaged.") from None
         if decoded.shape != shape[1:] or decoded.dtype.kind not in "iu" or (number and decoded.dtype != values.dtype):
             raise UserError(f"{where}: its pixels are {decoded.dtype} {decoded.shape}, where its header says {shape[1:]}.")
@@ -261,6 +259,41 @@ def _jpeg_2000(data: bytes) -> Stream | None:
         at = at + part if part else len(data)
     whole = at == len(data) or data[at : at + 2] == b"\xff\xd9"
     return Stream(sizes[1] - sizes[3], sizes[0] - sizes[2], samples, (components[0][0] & 0x7F) + 1, whole)
+
+
+def _decoded_runs(where: str, frame: bytes, header: dict[str, Any], raw: bool) -> np.ndarray:
+    """A frame of RLE (DICOM PS3.5 G), (H,W) or (H,W,3); pydicom cuts one that is longer than it should be. Raises UserError."""
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    count, *offsets = struct.unpack_from("<16I", frame)
+    size, pixels = header["bits_allocated"] // 8, header["rows"] * header["columns"]
+    if count != size * header["samples_per_pixel"]:
+        raise UserError(
+            f"{where}: its compressed pixels have {count} bytes, where its header says {header['bits_allocated']} bits."
+        )
+    values = np.empty((header["samples_per_pixel"], pixels, size), np.uint8)  # a plane of each sample, the low byte first
+    for k, (start, end) in enumerate(zip(offsets[:count], (*offsets[1:count], len(frame)), strict=True)):
+        plane = _unrolled(frame[start:end])
+        if not pixels <= len(plane) <= pixels + 1:  # an odd one may be padded
+            raise UserError(f"{where}: its compressed pixels are {len(plane)}, where its header says {pixels}.")
+        values[k // size, :, size - 1 - k % size] = np.frombuffer(plane, np.uint8, pixels)
+    planes = header | ({"planar_configuration": 1} if header["samples_per_pixel"] == 3 else {})
+    planes["photometric_interpretation"] = planes["photometric_interpretation"].removesuffix("_422")  # of values that are halved
+    return get_decoder(ExplicitVRLittleEndian).as_array(values.tobytes(), raw=raw, pixel_keyword="PixelData", **planes)[0]
+
+
+def _unrolled(runs: bytes) -> bytearray:
+    plane, at = bytearray(), 0
+    while at < len(runs):
+        code = runs[at] + 1
+        if code > 129:
+            plane += runs[at + 1 : at + 2] * (258 - code)
+            at += 2
+        else:  # 129 stands for nothing
+            plane += runs[at + 1 : at + 1 + code] if code < 129 else b""
+            at += 1 + (code if code < 129 else 0)
+    return plane
 
 
 def decode_frame(syntax: str, frame: bytes, header: dict[str, Any], raw: bool) -> np.ndarray:
