@@ -27,10 +27,11 @@ WHITE = re.compile(rb"P[2356]" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")  # of 
 class Head(NamedTuple):
     """Of an encoded image."""
 
+    kind: str  # PNG, JPEG, WebP or TIFF
     height: int  # as it is stored
     width: int
     orientation: int = 1  # EXIF's, 1 to 8
-    pages: int = 1  # of a TIFF; frames of a WebP
+    pages: int = 1  # of a TIFF, or frames of a WebP
     inverted: bool = False  # zero is white, which OpenCV leaves so
     by_pil: bool = False  # PIL gives the values that the file holds, and OpenCV does not
     fault: str = ""  # why neither does
@@ -107,7 +108,7 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 def _png(file: BinaryIO) -> Head:
     width, height = struct.unpack(">II", _at(file, 16, 8))
     exif = next((_at(file, start + 8, size) for kind, start, size in _chunks(file) if kind == b"eXIf"), b"")
-    return Head(height, width, _orientation(exif))
+    return Head("PNG", height, width, _orientation(exif))
 
 
 def _jpeg(file: BinaryIO) -> Head:
@@ -128,7 +129,7 @@ def _jpeg(file: BinaryIO) -> Head:
             start += 2 + size
     bits, height, width = sides
     fault = f"a JPEG of {bits} bits, where 8 are read. Save it as a PNG." if bits > 8 else ""
-    return Head(height, width, _orientation(exif), fault=fault)
+    return Head("JPEG", height, width, _orientation(exif), fault=fault)
 
 
 def _webp(file: BinaryIO) -> Head:
@@ -150,7 +151,7 @@ def _webp(file: BinaryIO) -> Head:
         start += 8 + size + size % 2
     if sides is None:
         raise ValueError("no picture in it")
-    return Head(sides[1], sides[0], _orientation(exif), max(frames, 1))
+    return Head("WebP", sides[1], sides[0], _orientation(exif), max(frames, 1))
 
 
 def _directories(file: BinaryIO, wanted: set[int]) -> Iterator[dict[int, tuple[int, ...]]]:
@@ -191,8 +192,9 @@ def _tiff(file: BinaryIO) -> Head:
     by_pil = fault = False
     if plain and depth == 8:
         loose = photometric == 2 and (samples > 4 or (samples == 4 and extra[0] == 2))  # OpenCV multiplies by this alpha
-        by_pil = loose or (compression == 1 and 322 in tags)  # nor does it read such tiles
-        fault = photometric not in (0, 1, 2, 3, 5, 6)
+        tiles = compression == 1 and 322 in tags  # nor does it read such
+        by_pil = loose or tiles
+        fault = photometric not in (0, 1, 2, 3, 5, 6) or (tiles and samples not in (1, 3))
     elif plain and depth == 16:
         fault = not grey and (photometric != 2 or planar != 1 or samples > 4)
     else:
@@ -204,9 +206,8 @@ def _tiff(file: BinaryIO) -> Head:
         f"photometric interpretation {photometric}, planar configuration {planar}), which is not read. "
         "Save it with 8 or 16 unsigned bits as grey or RGB, compressed by LZW or not at all."
     )
-    return Head(
-        height, width, turn if 1 <= turn <= 8 else 1, count, photometric == 0 and depth == 16, by_pil, said if fault else ""
-    )  # fmt: skip
+    turn = turn if 1 <= turn <= 8 else 1
+    return Head("TIFF", height, width, turn, count, photometric == 0 and depth == 16, by_pil, said if fault else "")
 
 
 def _words(numbers: tuple[int, ...]) -> str:

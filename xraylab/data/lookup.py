@@ -99,6 +99,6 @@ def _table(dataset: Dataset, descriptor: str, keyword: str, signed: bool, where:
     if depth <= 8 and size not in (said, said + 1) and size > 2 * said:
         said_of_it = f"a lookup table of {said} entries of {depth} bits in {size} bytes"
         raise UserError(f"{where}: {said_of_it}. Write it anew, or without the table.")
-    packed = size != 2 * said and (size in (said, said + 1) or (depth <= 8 and size < 2 * said))
+    packed = size != 2 * said and not 8 < depth < 16 and (size in (said, said + 1) or (depth <= 8 and size < 2 * said))
     entries = np.frombuffer(data if packed else data[: size // 2 * 2], "u1" if packed else "<u2")[:said]
     return Table(entries.astype(np.uint16), said, first, 8 if packed else depth, where)

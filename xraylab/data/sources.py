@@ -112,14 +112,10 @@ def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | No
     head, decoded = None, None
     with suppress(*UNREADABLE):
         head = read_head(io.BytesIO(encoded))
-        decoded = None if head and head.fault else _decoded(encoded, head, colour)
-    if head and head.fault:
-        raise UserError(f"{where}: {head.fault}")
+        _refuse(head, where)
+        decoded = _decoded(encoded, head, colour)
     if decoded is None or decoded.size == 0 or (head and decoded.shape[:2] != head.shape):
         raise UserError(f"{where}: not a whole image ({len(data)} bytes). python -m xraylab.check lists all such files.")
-    if head and head.pages > 1:
-        kind, of = ("TIFF", "pages") if encoded[:4] != b"RIFF" else ("WebP", "frames")
-        raise UserError(f"{where}: a {kind} of {head.pages} {of}, where one file is one image. Split it.")
     if decoded.dtype == np.uint8:
         return decoded
     most = int(decoded.max())
@@ -133,15 +129,23 @@ def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | No
     return np.right_shift(decoded, bits - 8).astype(np.uint8)
 
 
+def _refuse(head: Head | None, where: object) -> None:
+    """Raise UserError for what is known from a head not to be read."""
+    if head and head.fault:
+        raise UserError(f"{where}: {head.fault}")
+    if head and head.pages > 1:
+        raise UserError(f"{where}: a {head.kind} of {head.pages} pages, where one file is one image. Split it.")
+
+
 def _decoded(encoded: bytes, head: Head | None, colour: bool) -> np.ndarray | None:
     """(H,W), or (H,W,3), of whatever type the file's values are; None: it is not whole."""
     if head and head.by_pil:
         with Image.open(io.BytesIO(encoded)) as opened:  # PIL turns a TIFF itself
-            rgb = np.asarray(opened.convert("RGB"))
+            rgb = np.array(opened.convert("RGB"))
         return rgb if colour else cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    tiff = encoded[:2] in (b"II", b"MM")
+    tiff = head is not None and head.kind == "TIFF"  # which OpenCV turns as libtiff reads its tags
     flag = cv2.IMREAD_ANYDEPTH | (0 if tiff else cv2.IMREAD_IGNORE_ORIENTATION)
-    data = np.frombuffer(plain_png(encoded) if encoded[:1] == b"\x89" else encoded, np.uint8)
+    data = np.frombuffer(plain_png(encoded) if head and head.kind == "PNG" else encoded, np.uint8)
     decoded = cv2.imdecode(data, flag | (cv2.IMREAD_COLOR_RGB if colour else cv2.IMREAD_GRAYSCALE)) if len(data) else None
     if decoded is not None and colour and decoded.dtype == np.uint16:  # whose channels OpenCV 5.0 may not write in this order
         bgr = cv2.imdecode(data, flag | cv2.IMREAD_COLOR)
@@ -162,6 +166,7 @@ def header_shape(file: Path | BinaryIO, where: object) -> tuple[int, int, int]:
     try:
         with open(file, "rb", buffering=0) if isinstance(file, Path) else nullcontext(file) as opened:
             if head := read_head(opened):
+                _refuse(head, where)
                 if head.height * head.width > 2 * (Image.MAX_IMAGE_PIXELS or 2**30):  # as PIL refuses of other kinds
                     raise ValueError("more pixels than an image has")
                 return 1, *head.shape
