@@ -1,6 +1,6 @@
 """Damage files of every kind that is read, by script, and read them: ``python experiments/fuzz/images.py [--files 1000]``.
 
-  python experiments/fuzz/images.py                       # 1,000 files of each of 19 kinds, about ten CPU minutes
+  python experiments/fuzz/images.py                       # 1,000 files of each of 20 kinds, about ten CPU minutes
   python experiments/fuzz/images.py --files 20 --seed 1   # a few hundred
 
 Of each kind a few sound files are written, and each is damaged anew for every file: bytes and words are changed anywhere or near
@@ -49,6 +49,12 @@ HTJ2K = base64.b64decode(
     "/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAGgAAf+TwCX1AId0AADAEsASgLYBB3QA2gCHdADAE0ATAJr2AIJ0ACz7AANUAMAVEAVAjDH2qnAC"
     "dQCUiP7Byey1AMArIBWAIiIiIufAp6enwngACAAA/v2Se/ZJ7LgA/9k="
 )
+#: JPEG of 12 bits, for which none is installed either: uint16 (16,16), 50 * row + 100 * column, within 2, by libjpeg-turbo 3
+JPEG_12 = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgMCAgMDAwMEAwMEBQgFBQQEBQoHBwYIDAoMDAsKCwsNDhIQDQ4RDgsLEBYQERMUFRUVDA8XGBYUGBIUFRT/"
+    "wQALDAAQABABAREA/8QAFQABAQAAAAAAAAAAAAAAAAAADAv/xAAcEAAABgMAAAAAAAAAAAAAAAAACQomN0NTYXH/2gAIAQEAAD8AARIcCN4/b+CnmghVQ4Eb"
+    "x+38FPNCeohwI3j9v4KeaCFZDgRvH7fwU80P/9k="
+)
 PICTURES = {
     "png": ("PNG", ({},)),
     "jpg": ("JPEG", ({}, {"progressive": True})),
@@ -58,7 +64,6 @@ PICTURES = {
     "pgm": ("PPM", ({},)),
 }
 GDCM = {
-    "jpeg_extended_dcm": ("JPEGExtendedProcess2_4", "1.2.840.10008.1.2.4.51"),
     "jpeg_lossless_dcm": ("JPEGLosslessProcess14_1", "1.2.840.10008.1.2.4.70"),
     "jpeg_ls_dcm": ("JPEGLSLossless", "1.2.840.10008.1.2.4.80"),
     "jpeg_ls_near_dcm": ("JPEGLSNearLossless", "1.2.840.10008.1.2.4.81"),
@@ -69,7 +74,7 @@ NATIVE = {
     "implicit_dcm": "1.2.840.10008.1.2", "explicit_dcm": "1.2.840.10008.1.2.1", "deflated_dcm": "1.2.840.10008.1.2.1.99",
     "big_endian_dcm": "1.2.840.10008.1.2.2",
 }  # fmt: skip
-KINDS = (*PICTURES, "npy", *NATIVE, "rle_dcm", "jpeg_dcm", *GDCM, "htj2k_dcm")
+KINDS = (*PICTURES, "npy", *NATIVE, "rle_dcm", "jpeg_dcm", "jpeg_12_dcm", *GDCM, "htj2k_dcm")
 SHAPE = ("Rows", "Columns", "NumberOfFrames")
 HEADER = {
     "Rows": (0, 1, 23, 47, 49, 96, 4096, 60000, 65535), "Columns": (0, 1, 31, 63, 65, 128, 4096, 60000, 65535),
@@ -93,7 +98,7 @@ def sound(kind: str) -> list[bytes]:
     grey, rgb = pictures()
     deep = grey.astype(np.uint16) << 4
     if kind == "npy":
-        return [saved for array in (grey, np.stack([grey, grey]), rgb) if (saved := _npy(array))]
+        return [_npy(grey), _npy(np.stack([grey, grey]))]
     if kind in PICTURES:
         form, ways = PICTURES[kind]
         arrays = (grey, rgb, deep) if kind in ("png", "tif") else (grey, rgb)
@@ -101,15 +106,17 @@ def sound(kind: str) -> list[bytes]:
     if kind in NATIVE:
         arrays = [grey, rgb, deep, np.stack([grey, 255 - grey]), deep.astype(np.int16) - 1000]
         return [_written(dataset(array, NATIVE[kind])) for array in arrays]
-    if kind == "htj2k_dcm":
-        ramp = np.add.outer(np.arange(16) * 5, np.arange(16) * 10).astype(np.uint8)
-        return [_written(encapsulated(ramp, "1.2.840.10008.1.2.4.201", [HTJ2K]))]
+    if kind in ("htj2k_dcm", "jpeg_12_dcm"):
+        ramp = np.add.outer(np.arange(16) * 5, np.arange(16) * 10)
+        if kind == "htj2k_dcm":
+            return [_written(encapsulated(ramp.astype(np.uint8), "1.2.840.10008.1.2.4.201", [HTJ2K]))]
+        return [_written(encapsulated((ramp * 10).astype(np.uint16), "1.2.840.10008.1.2.4.51", [JPEG_12]))]
     if kind == "jpeg_dcm":
         coded = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in (grey, 255 - grey)]
         one, two = encapsulated(grey, "1.2.840.10008.1.2.4.50", coded[:1]), encapsulated(np.stack([grey] * 2), "", coded)
         two.file_meta.TransferSyntaxUID = one.file_meta.TransferSyntaxUID
         return [_written(one), _written(two)]
-    arrays = [deep] if kind == "jpeg_extended_dcm" else [grey, deep, np.stack([grey, 255 - grey])]
+    arrays = [grey, deep, np.stack([grey, 255 - grey])]
     if kind == "rle_dcm":
         made = [dataset(array, NATIVE["explicit_dcm"]) for array in (*arrays, rgb)]
         for one in made:

@@ -41,7 +41,7 @@ from xraylab.run import write_text
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FORMAT = 2  # of the folders, and of what ``prepare`` makes; a new one leaves old shards unread
+FORMAT = 3  # of the folders, and of what ``prepare`` makes; a new one leaves old shards unread
 STATS = 16  # files that are looked at together
 CHUNK = 64  # references that are read, written and marked as done together ...
 CHUNK_BYTES = 16_000_000  # ... or fewer, where they are large

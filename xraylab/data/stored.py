@@ -278,9 +278,9 @@ def _decoded_runs(where: str, frame: bytes, header: dict[str, Any], raw: bool) -
         if not pixels <= len(plane) <= pixels + 1:  # an odd one may be padded
             raise UserError(f"{where}: its compressed pixels are {len(plane)}, where its header says {pixels}.")
         values[k // size, :, size - 1 - k % size] = np.frombuffer(plane, np.uint8, pixels)
-    planes = header | ({"planar_configuration": 1} if header["samples_per_pixel"] == 3 else {})
+    planes = header | {"pixel_keyword": "PixelData"} | ({"planar_configuration": 1} if header["samples_per_pixel"] == 3 else {})
     planes["photometric_interpretation"] = planes["photometric_interpretation"].removesuffix("_422")  # of values that are halved
-    return get_decoder(ExplicitVRLittleEndian).as_array(values.tobytes(), raw=raw, pixel_keyword="PixelData", **planes)[0]
+    return get_decoder(ExplicitVRLittleEndian).as_array(values.tobytes(), raw=raw, **planes)[0]
 
 
 def _unrolled(runs: bytes) -> bytearray:
