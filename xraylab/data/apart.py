@@ -81,7 +81,10 @@ def apart(where: object, values: int, function: Callable[..., T], *arguments: An
         result, raised = child.call(seconds, ROOM + PER_VALUE * values, function, arguments)
     except (EOFError, OSError):
         _all.discard(child)
-        raise _ended(where, child.end(), seconds) from None
+        code = child.end()
+        # only the system sends SIGKILL, when memory is out: a fault that passes
+        passing = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) if code == -signal.SIGKILL else None
+        raise UserError(f"{where}: {_ended(code, seconds)}") from passing
     except BaseException:  # e.g. Ctrl-C: the answer to come would be taken for the next
         _all.discard(child)
         child.process.kill()
@@ -93,15 +96,12 @@ def apart(where: object, values: int, function: Callable[..., T], *arguments: An
     return result
 
 
-def _ended(where: object, code: int, seconds: float) -> UserError:
+def _ended(code: int, seconds: float) -> str:
     if code == -signal.SIGALRM:
-        return UserError(f"{where}: damaged: its decoder was not done after {seconds:.0f} s.")
-    if code == -signal.SIGKILL:  # nobody's but the system's, which is out of memory
-        error = UserError(f"{where}: its decoder was killed, as if memory was too small. Try again with fewer workers.")
-        error.__cause__ = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-        return error
-    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return UserError(f"{where}: damaged: its decoder ended on it ({name}).")
+        return f"damaged: its decoder was not done after {seconds:.0f} s."
+    if code == -signal.SIGKILL:
+        return "its decoder was killed, as if memory was too small. Try again with fewer workers."
+    return f"damaged: its decoder ended on it ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})."
 
 
 def _forget() -> None:

@@ -26,6 +26,7 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 SAMPLES = {**dict.fromkeys((*GREY, "PALETTE COLOR"), 1), **dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422"), 3)}
 OF_JPEG_2000 = dict.fromkeys(("YBR_ICT", "YBR_RCT"), 3)
 MOST = 2**28  # pixels of a frame: 16,384 x 16,384
+PADDING = 16  # bytes behind uncompressed values, at most
 LEAST = 32  # bytes of a compressed frame
 MEMORY = 20  # bytes that a value takes on its way to grey
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")  # of JPEG and JPEG-LS, of JPEG 2000, of it in its boxes
@@ -135,14 +136,14 @@ def _decoded_as(syntax: Any, header: dict[str, Any]) -> Any:
 
 
 def _require_length(path: Path, dataset: Dataset, count: int) -> None:
-    """Refuse values that are cut short, or more frames than are said. Raises UserError."""
+    """Refuse values that are fewer or more than the header says, whose rows would not lie below each other. Raises UserError."""
     from pydicom.pixels.utils import get_expected_length
 
     there, wanted = len(next(dataset[name].value for name in PIXELS if name in dataset)), get_expected_length(dataset)
     if there < wanted:
         raise UserError(f"{path}: its pixels are cut short: {there} bytes of {wanted}.")
-    if there - 1 >= wanted + wanted // count:  # and not just padded
-        raise UserError(f"{path}: its pixels are {there} bytes, where its header says {wanted}, {count} frames.")
+    if there > wanted + PADDING:
+        raise UserError(f"{path}: its pixels are {there} bytes, where its header says {wanted}, in {count} frames.")
 
 
 def _all_decoded(path: Path, dataset: Dataset, header: dict[str, Any], shape: tuple[int, ...], raw: bool) -> np.ndarray:
