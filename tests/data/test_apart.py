@@ -152,7 +152,7 @@ def test_more_frames_than_are_said_are_named(fuzz, tmp_path):
         made = pydicom.dcmread(io.BytesIO(fuzz.sound(kind)[number]))
         del made.NumberOfFrames
         made.save_as(tmp_path / f"{kind}.dcm")
-        with pytest.raises(UserError, match="holds 2 frames, where its header says 1|6144 bytes, where its header says 3072"):
+        with pytest.raises(UserError, match=r"holds 2 frames, where its header says 1|6144 bytes, where its header says 3072"):
             read_dicom(tmp_path / f"{kind}.dcm")
 
 

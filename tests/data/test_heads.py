@@ -295,3 +295,14 @@ def test_the_grey_of_an_ordinary_picture_is_what_opencv_makes_of_it():
     for data in (png(GREY), png(COLOUR), jpeg(COLOUR), jpeg(GREY), webp(COLOUR), tiff(COLOUR.tobytes(), 8, 2, samples=3)):
         expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
         assert np.array_equal(read(data), expected)
+
+
+def test_heads_that_are_damaged_are_refused():
+    whole = png(GREY, GAMMA)
+    place = whole.index(b"IDAT") - 4
+    for data in (
+        whole[:place] + b"\x7f\xff\xff\xff" + whole[place + 4 :], whole[:20], jpeg(GREY)[:30], webp(COLOUR)[:18],
+        b"II*\0\x08\0\0\0", tiff(GREY.tobytes(), 8, 1)[:40], b"\xff\xd8" + bytes(9000), b"RIFF\0\0\0\0WEBP",
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="x: not a whole image"):
+            decode(np.frombuffer(data, np.uint8), "x")

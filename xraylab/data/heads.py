@@ -12,6 +12,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -71,12 +72,16 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def plain_png(data: bytes) -> bytes:
     """A PNG without metadata. By gAMA, sRGB, cHRM and iCCP libpng changes the grey that it makes of colours, where values are
-    wanted as they are stored; and an animation would be shown, not the picture."""
+    wanted as they are stored; and an animation would be shown, not the picture.
+
+    Raises:
+        ValueError: it is cut short.
+    """
     plain, behind = [], 0
     for kind, start, size in _chunks(io.BytesIO(data)):
         end = start + 12 + size
-        if end > len(data):  # which OpenCV would take memory for
-            raise ValueError("a chunk that is longer than the file")
+        if end > len(data):  # for which OpenCV 5.0 would take memory
+            raise ValueError("a chunk is cut short")
         if kind[0] & 0x20 and kind != b"tRNS":
             plain.append(data[behind:start])
             behind = end
@@ -114,11 +119,11 @@ def _png(file: BinaryIO) -> Head:
 
 
 def _jpeg(file: BinaryIO) -> Head:
-    start, exif, sides = 2, b"", (0, 0, 0)
-    while True:
+    start, fillers, exif, sides = 2, 0, b"", (0, 0, 0)
+    while fillers < 2**12:
         mark, kind, size = struct.unpack(">BBH", _at(file, start, 4))
-        if mark != 0xFF or kind in (0, 0xFF):  # fillers, which decoders step over
-            start += 1
+        if mark != 0xFF or kind in (0, 0xFF):  # which decoders step over
+            start, fillers = start + 1, fillers + 1
         elif kind == 0x01 or 0xD0 <= kind <= 0xD8:  # marks without a length
             start += 2
         elif kind == 0xDA:  # the pixels
@@ -184,7 +189,7 @@ def _tiff(file: BinaryIO) -> Head:
     pages = _directories(file, TAGS)
     tags, count = next(pages), 1
     with suppress(struct.error):  # of a page behind the first, which is whole
-        for count, _ in enumerate(pages, start=2):  # noqa: B007
+        for count, _ in enumerate(islice(pages, 999), start=2):  # noqa: B007
             pass
     (width,), (height,), (turn,) = tags[256], tags[257], tags.get(ORIENTATION, (1,))
     bits, kinds, extra = tags.get(258, (1,)), tags.get(339, (1,)), tags.get(338, (0,))
