@@ -91,10 +91,9 @@ class StudyModule(pl.LightningModule):
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            images = batch.real or len(batch.images)
             raise UserError(
-                f"a batch of {images} image of {self.preprocessing['size']} pixels cannot be batch-normalised: "
-                "choose a batch_size that does not leave one image for the last batch, or a larger image.size."
+                f"a batch of one image of {'x'.join(map(str, batch.images.shape[-2:]))} pixels cannot be batch-normalised: train "
+                "anew with a batch_size that leaves no image alone, or a larger image.size."
             ) from None
         loss = self.loss(logits, batch.labels, batch.scored, batch.group, batch.rows)
         if self._trainer is None:

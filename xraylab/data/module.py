@@ -107,6 +107,19 @@ class StudyDataModule(pl.LightningDataModule):
         """In table order."""
         return self.loader("test")
 
+    def lone_image(self, epochs: int, batch_size: int | None = None) -> bool:
+        """Whether some training batch of a process is one image, in whole epochs.
+
+        Args:
+            batch_size: another than this module's.
+        """
+        (sampler, dataset), size = self._train, batch_size or self.batch_size
+        if sampler.fewest(np.ones(len(sampler.rows), int), size, 1) > 1:
+            return False
+        studies = (dataset.images[row] for row in sampler.rows)
+        counts = [len(s) if self.table.views else sum(dataset.source.shape(image)[0] for image in s) for s in studies]
+        return sampler.fewest(np.array(counts), size, epochs) == 1
+
     @property
     def train_units(self) -> int:
         """Studies, or images, in an epoch."""
