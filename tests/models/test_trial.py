@@ -38,13 +38,13 @@ def test_a_size_that_does_not_fit_is_refused_and_every_remedy_named_works(name, 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kwargs": {"global_pool": ""}}, r"\(1, 512, 2, 2\) of one image.*leave out.*global_pool\), or set backbone.spatial=avg"),
+        ({"kwargs": {"global_pool": ""}}, r"\(1, 512, 2, 2\) of one.*leave out.*global_pool\), or set backbone.spatial=avg"),
         ({"kwargs": {"num_classes": 5}}, r"backbone.kwargs.num_classes=5: leave it out"),
         ({"kwargs": {"features_only": True}}, r"backbone.kwargs.features_only=True: leave it out"),
         ({"kwargs": {"in_chans": 1}}, r"it is backbone.in_chans"),
         ({"kwargs": {"checkpoint_path": "w.pth"}}, r"it is backbone.pretrained=<file>"),
         ({"name": "vit_tiny_patch16_224", "kwargs": {**VIT, "img_size": 64, "global_pool": ""}}, r"makes \(1, 17, 24\) of one"),
-        ({"name": "swin_tiny_patch4_window7_224", "kwargs": {**SWIN, "img_size": 64}, "spatial": "avg"}, r"set backbone.spatial=null"),
+        ({"name": "swin_tiny_patch4_window7_224", "kwargs": {**SWIN, "img_size": 64}, "spatial": "avg"}, "backbone.spatial=null"),
     ],
 )  # fmt: skip
 def test_what_is_no_row_of_features_is_refused(options, words):

@@ -51,7 +51,7 @@ class StudyDataModule(pl.LightningDataModule):
         scored: np.ndarray | None = None, unit: str = "study", rank: int = 0, world: int = 1, static_shapes: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.table, self.batch_size, self.workers = table, batch_size, workers
+        self.table, self.batch_size, self.accumulate, self.workers = table, batch_size, accumulate, workers
         labels = table.label_values()
         counts = ((labels == 0) | (labels == 1) if scored is None else scored).sum(1)
         plain = StudyDataset(table, size, rescale, static_shapes=static_shapes)
@@ -105,6 +105,10 @@ class StudyDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """In table order."""
+        return self.loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """As :meth:`test_dataloader`; ``loader(split, plain=True)`` has the others."""
         return self.loader("test")
 
     def lone_image(self, epochs: int, batch_size: int | None = None) -> bool:
