@@ -285,7 +285,9 @@ class StudyModule(pl.LightningModule):
         return {**super().__getstate__(), "_scheduler": None, "_seen": []}
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, map_location: Any = None, **kwargs: Any) -> StudyModule:
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = None, **kwargs: Any
+    ) -> StudyModule:  # fmt: skip
         """As :func:`xraylab.load`: a checkpoint says itself how its model is made.
 
         Raises:

@@ -179,7 +179,6 @@ def damaged(state):
     yield {k: v for k, v in state.items() if k != last}, rf"missing +1: {last}"
     yield without(state, ".bias"), r"missing +\d+: "
     yield (
-        "a block too many",
         state | {"layer9.0.weight": torch.ones(3), "layer9.0.bias": torch.ones(3)},
         r"surplus +2: layer9.0",
     )
