@@ -19,6 +19,8 @@ from xraylab.data.sources import Images
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError
 
+EACH_AXIS, SHORTER_SIDE = "each_axis", "shorter_side"  # ways to resize, see :func:`prepare`
+
 
 class Batch(NamedTuple):
     """Packed studies; images are not padded, but blank ones may fill the batch where shapes have to be static.
@@ -87,10 +89,28 @@ class StepSampler(Sampler[Draw]):
         """Batches in a whole epoch, also where the first are skipped: Lightning counts them as done."""
         return -(-len(self.rows) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def order(self, epoch: int) -> np.ndarray:
+        """Places in ``rows``, in the order of an epoch."""
         order = np.arange(len(self.rows))
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        return np.random.default_rng([self.seed, epoch]).permutation(order) if self.shuffle else order
+
+    def fewest(self, images: np.ndarray, batch_size: int, epochs: int) -> int:
+        """The fewest images that a process finds in a batch of that many studies, over whole epochs.
+
+        Args:
+            images: (rows,), how many each study has.
+        """
+        place, fewest = np.arange(len(self.rows)), int(images.sum())
+        share = place // batch_size * self.world + place % batch_size % self.world
+        for epoch in range(epochs if np.ptp(images) else 1):
+            of = images[self.order(epoch)]
+            blank = np.repeat(of[::batch_size], self.world)
+            found = np.bincount(share, of, len(blank)).astype(int)
+            fewest = min(fewest, int(np.where(found, found, blank).min()))
+        return fewest
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = self.order(self.epoch)
         step = self.batch_size * self.accumulate
         skip, self.skip = self.skip, 0
         for number, start in enumerate(range(0, len(order), self.batch_size)):
@@ -112,10 +132,10 @@ class StudyDataset(Dataset[Batch]):
 
     def __init__(
         self, table: StudyTable, size: int | None = None, rescale: bool = False,
-        augmentation: Augmentation | None = None, seed: int = 0, static_shapes: bool = False,
+        augmentation: Augmentation | None = None, seed: int = 0, static_shapes: bool = False, resize: str = EACH_AXIS,
     ) -> None:  # fmt: skip
         self.static_shapes = static_shapes
-        self.source, self.size, self.rescale = table.source, size, rescale
+        self.source, self.size, self.rescale, self.resize = table.source, size, rescale, resize
         self.augmentation, self.seed = augmentation, seed
         self.ids, self.groups = table.frame["id"].to_numpy(str), table.frame["group"].to_numpy(str)
         self.images = table.frame["images"].tolist()
@@ -167,18 +187,21 @@ class StudyDataset(Dataset[Batch]):
         """As :meth:`read`, of some of the study's references, among which every part has one."""
         of = dict(zip(self.images[row], self.part_of[row], strict=True)) if self.parts else {}
         bags = [[image for image in images if of[image] == part] for part in self.parts] or [list(images)]
-        prepared = [prepare(self.source.read(bag), self.size, self.rescale) for bag in bags]
+        prepared = [prepare(self.source.read(bag), self.size, self.rescale, self.resize) for bag in bags]
         _require_one_size(prepared)
         return prepared
 
 
-def prepare(images: Images, size: int | None = None, rescale: bool = False) -> np.ndarray:
+def prepare(images: Images, size: int | None = None, rescale: bool = False, resize: str = EACH_AXIS) -> np.ndarray:
     """What every image goes through before the network, in training and after.
 
     Args:
         images: uint8, slices (N,H,W) or (N,H,W,3), or a list of views (H,W) or (H,W,3).
-        size: resize to (size, size), area-averaged when smaller, cubic when larger; None: leave.
+        size: resize to (size, size); None: leave.
         rescale: stretch the range of the volume, or of each view, to 0-255, as Bien et al. 2018 do.
+        resize: ``each_axis`` is averaged over areas where it shrinks, by its own factor, and cubic where it grows;
+            ``shorter_side``: both are averaged where the shorter shrinks, else both cubic, which aliases an axis that shrinks
+            beside one that does not. Models of before ``each_axis`` have it.
 
     Returns:
         uint8 (N,H',W'[,3]).
@@ -187,7 +210,7 @@ def prepare(images: Images, size: int | None = None, rescale: bool = False) -> n
         UserError: views of different sizes and no size is set.
     """
     if isinstance(images, list):
-        views = [prepare(view[None], size, rescale) for view in images]
+        views = [prepare(view[None], size, rescale, resize) for view in images]
         _require_one_size(views)
         return np.concatenate(views)
     if rescale:
@@ -195,9 +218,18 @@ def prepare(images: Images, size: int | None = None, rescale: bool = False) -> n
         table = np.clip((np.arange(256) - low) * (255 / max(high - low, 1)), 0, 255).round().astype(np.uint8)
         images = np.asarray(table[images])
     if size is not None and images.shape[1:3] != (size, size):
-        how = cv2.INTER_AREA if min(images.shape[1:3]) > size else cv2.INTER_CUBIC
-        return np.stack([cv2.resize(image, (size, size), interpolation=how) for image in images])
+        return np.stack([_resized(image, size, resize) for image in images])
     return images
+
+
+def _resized(image: np.ndarray, size: int, resize: str) -> np.ndarray:
+    height, width = image.shape[:2]
+    if resize == SHORTER_SIDE:
+        how = cv2.INTER_AREA if min(height, width) > size else cv2.INTER_CUBIC
+        return cv2.resize(image, (size, size), interpolation=how)
+    if max(height, width) > size:
+        image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+    return image if image.shape[:2] == (size, size) else cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def pack(bags: Sequence[np.ndarray]) -> Tensor:
