@@ -74,7 +74,7 @@ def test_a_result_has_the_five_fields():
 def test_why_there_is_no_interval_is_said_once_for_all_metrics_of_a_name():
     few, well = result(0.5, 10, none(0.5, "3 positive")), result(0.5, 10, Interval(0.5, 0.2, 0.8, None, np.zeros(1)))
     of = {"rare": dict.fromkeys(METRICS, few), "common": dict.fromkeys(METRICS, well)}
-    assert without_interval(of) == ["rare: no interval of any metric: 3 positive"]
+    assert without_interval(of) == ["no interval of any metric of rare: 3 positive"]
     of["rare"] = {**of["rare"], "specificity": well, "kappa": result(None, 10, None, "no positive study")}
     (said,) = without_interval(of)
-    assert said == "rare: no interval of auroc, average precision, accuracy, f1, sensitivity: 3 positive"
+    assert said == "no interval of auroc, average precision, accuracy, f1, sensitivity of rare: 3 positive"

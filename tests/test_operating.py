@@ -90,12 +90,12 @@ def test_rates_are_those_of_sklearn_and_vary_as_its_do():
         "kappa": lambda w: sk.cohen_kappa_score(y, called, sample_weight=w),
     }
     size = clusters.max() + 1
-    weights = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), 300)[:, clusters].astype(float)  # a bootstrap
+    weights = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), 80)[:, clusters].astype(float)  # a bootstrap
     assert set(reference) == set(RATES)
     for metric, of in reference.items():
         assert out[metric]["value"] == pytest.approx(of(None), abs=1e-12)
         low, high = np.quantile([of(w) for w in weights], [0.025, 0.975])
-        assert (out[metric]["low"], out[metric]["high"]) == (pytest.approx(low, abs=0.025), pytest.approx(high, abs=0.025))
+        assert (out[metric]["low"], out[metric]["high"]) == (pytest.approx(low, abs=0.035), pytest.approx(high, abs=0.035))
     tn, fp, fn, tp = sk.confusion_matrix(y, called).ravel().tolist()
     assert out["confusion"] == dict(zip(CELLS, (tp, fp, fn, tn), strict=True))
 

@@ -103,7 +103,7 @@ def number(metric: Mapping[str, Any]) -> str:
 
 def lacks_interval(metric: Mapping[str, Any]) -> bool:
     """Whether a result has a value and, with a reason, no bounds."""
-    return metric["value"] is not None and (metric["reason"] or "").startswith(NO_INTERVAL)
+    return metric["value"] is not None and (metric.get("reason") or "").startswith(NO_INTERVAL)
 
 
 def without_interval(of: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -114,7 +114,7 @@ def without_interval(of: Mapping[str, Mapping[str, Any]]) -> list[str]:
             if metric in METRICS and lacks_interval(m):
                 found.setdefault((name, m["reason"].removeprefix(f"{NO_INTERVAL}: ")), []).append(metric.replace("_", " "))
     return [
-        f"{name}: {NO_INTERVAL} of {'any metric' if len(metrics) == len(METRICS) else listed(metrics)}: {reason}"
+        f"{NO_INTERVAL} of {'any metric' if len(metrics) == len(METRICS) else listed(metrics)} of {name}: {reason}"
         for (name, reason), metrics in found.items()
     ]
 
