@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.metrics import METRICS
 from xraylab.run import how_it_went, read_record, write_json
@@ -218,6 +220,9 @@ def resumed_words(words: Sequence[str]) -> list[str]:
             )
     keys = {word.partition("=")[0].lstrip("+") for word in typed}
     kept = [w for w in journal.words if w.partition("=")[0].lstrip("+") not in keys]
+    begun = Path(given[-1]) / "multirun.yaml"
+    if begun.is_file() and not any(w.startswith("split_version=") for w in kept):  # its jobs share their splits
+        kept.append(f"split_version={OmegaConf.to_container(OmegaConf.load(begun)).get('split_version', 1)}")  # type: ignore[union-attr]
     return [*kept, *typed, f"hydra.sweep.dir={given[-1]}", f"sweep.resume={given[-1]}"]
 
 

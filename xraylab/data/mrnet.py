@@ -17,7 +17,8 @@ import pandas as pd
 
 from xraylab.data.reader import Published, Reader, is_synthetic
 from xraylab.data.sources import NpySource
-from xraylab.data.table import StudyTable, stop_or_skip
+from xraylab.data.stratification import written
+from xraylab.data.table import ALL_LABELS, StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -105,6 +106,10 @@ class MRNet(Reader):
 
     def _read_split(self, path: Path, split: str, problems: dict[str, list[str]]) -> pd.DataFrame:
         labels = pd.DataFrame({t: _read_labels(path / f"{split}-{t}.csv", problems) for t in self.tasks})
+        others = [t for t in TASKS if t not in self.tasks and (path / f"{split}-{t}.csv").is_file()]
+        # of what is not asked for, nothing is said
+        more = {t: _read_labels(path / f"{split}-{t}.csv", defaultdict(list)).reindex(labels.index) for t in others}
+        every = written(labels.assign(**more).reindex(columns=list(TASKS)))
         for task in self.tasks:
             missing = labels.index[labels[task].isna()]
             problems[f"exams of {split} without a row in {split}-{task}.csv"] += [
@@ -134,6 +139,7 @@ class MRNet(Reader):
                 "images": [tuple(f"{split}/{plane}/{name}.npy" for plane in self.planes) for name in labels.index],
                 **parts,
                 **{task: labels[task].to_numpy(np.float32) for task in self.tasks},
+                ALL_LABELS: every[labels.index].tolist(),
             }
         )
 
