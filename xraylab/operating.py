@@ -96,7 +96,8 @@ def choose(truth: np.ndarray, probability: np.ndarray, rules: Rules) -> dict[str
         probability: (N,) in [0,1].
 
     Returns:
-        Value null with a reason where there is one class only.
+        Value null with a reason where there is one class only; a value with a reason where it calls everybody positive, or
+        nobody, as nothing else does what the rule asks for.
     """
     missing = undefined("auroc", truth)
     if missing:
@@ -116,7 +117,20 @@ def choose(truth: np.ndarray, probability: np.ndarray, rules: Rules) -> dict[str
         else:
             least = int(np.flatnonzero(specificity >= (rules.specificity or 0.0) - 1e-12)[-1])
             best[name] = int(np.argmax(tp == tp[least]))  # as sensitive, and no positive less specific
-    return {name: {"value": float(threshold[k]), "reason": None} for name, k in best.items()}
+    calls = {0: "no", len(threshold) - 1: "every"}
+    why = {k: f"only calling {word} study positive does that in validation" for k, word in calls.items()}
+    return {name: {"value": float(threshold[k]), "reason": why.get(k)} for name, k in best.items()}
+
+
+def trivial(evaluated: Mapping[str, Any]) -> list[str]:
+    """The points of a split's result that call every study of validation positive, or none, in words without a full stop."""
+    points = evaluated.get("operating_points", {})
+    found = [(name, point["rule"], label, of) for name, point in points.items() for label, of in point["labels"].items()]
+    return [
+        f"{name} of {label} ({rule}): {of['reason']}"
+        for name, rule, label, of in found
+        if of["threshold"] is not None and of["reason"]
+    ]
 
 
 def at_threshold(
@@ -148,7 +162,7 @@ def at_threshold(
             missing = why[metric]
         out[metric] = result(None if missing else values[metric], len(truth), spread.get(metric), missing)
     tp, fp, p, n = (int(v) for v in counts)
-    return {"threshold": threshold, "reason": None, "confusion": dict(zip(CELLS, (tp, fp, p - tp, n - fp), strict=True)), **out}
+    return {"threshold": threshold, "reason": reason, "confusion": dict(zip(CELLS, (tp, fp, p - tp, n - fp), strict=True)), **out}
 
 
 def cells(truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:
