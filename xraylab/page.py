@@ -50,7 +50,7 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
     for split, result in by_unit(evaluation):
         b = result["bootstrap"]
         intervals = f"; 95% intervals by bootstrap over {b['over']}" if b["resamples"] else ""
-        note = choices(result["selected_on"])
+        note = {True: "selected on", False: "held out", None: choices(None)}[result["selected_on"]]
         lines.append(f"  {split} ({note}), by {result['unit']}: {result['n']} {units(result)}{intervals}")
         if len(result["labels"]) > 3 and result["unit"] == "image":
             lines[-1] += f": macro AUROC {number(result['macro']['auroc'])}; more in report.html"

@@ -100,7 +100,7 @@ def job(cfg: DictConfig) -> None:
         if done.images is not None:
             log.info("there is no table by image: temperatures are of studies")
     if threshold is not None:
-        log.info("called positive (1) at or above (>=): %s", _values(thresholds) if thresholds else threshold)
+        log.info("called positive (1) from here on: %s (at or above it, >=)", _values(thresholds) if thresholds else threshold)
     if done.skipped:
         shown = [f"{s.file or s.id} ({s.reason}; the study is {s.study})" for s in done.skipped]
         log.warning("%d files could not be read: %s\nall of them: %s", len(shown), listed(shown), _skipped_file(output))

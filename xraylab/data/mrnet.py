@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,11 @@ class MRNet(Reader):
     def _read_split(self, path: Path, split: str, problems: dict[str, list[str]]) -> pd.DataFrame:
         labels = pd.DataFrame({t: _read_labels(path / f"{split}-{t}.csv", problems) for t in self.tasks})
         others = [t for t in TASKS if t not in self.tasks and (path / f"{split}-{t}.csv").is_file()]
-        # of what is not asked for, nothing is said
-        more = {t: _read_labels(path / f"{split}-{t}.csv", defaultdict(list)).reindex(labels.index) for t in others}
-        every = written(labels.assign(**more).reindex(columns=list(TASKS)))
+        every = labels.copy()
+        for task in others:
+            with suppress(UserError):  # of what is not asked for, nothing is said or refused
+                every[task] = _read_labels(path / f"{split}-{task}.csv", defaultdict(list))
+        told = written(every.reindex(columns=list(TASKS)))
         for task in self.tasks:
             missing = labels.index[labels[task].isna()]
             problems[f"exams of {split} without a row in {split}-{task}.csv"] += [
@@ -139,7 +142,7 @@ class MRNet(Reader):
                 "images": [tuple(f"{split}/{plane}/{name}.npy" for plane in self.planes) for name in labels.index],
                 **parts,
                 **{task: labels[task].to_numpy(np.float32) for task in self.tasks},
-                ALL_LABELS: every[labels.index].tolist(),
+                ALL_LABELS: told[labels.index].tolist(),
             }
         )
 

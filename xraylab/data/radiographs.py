@@ -147,8 +147,9 @@ def read_list(
     with _opened(path) as file:
         rows = csv.reader(file, strict=True)
         header = next(rows, [])
-        more = [spelled(x) for x in known if x not in labels]
-        places = _places(path, header, [*columns, *map(spelled, labels), *more], [*optional, *more])
+        places = _places(path, header, [*columns, *map(spelled, labels)], optional)
+        names = [_plain(name) for name in header]  # of what is not asked for, nothing is refused
+        places |= {spelled(x): names.index(_plain(x)) for x in known if x not in labels and _plain(x) in names}
         there = [c for c in columns if c in places]
         read = [*labels, *(x for x in known if x not in labels and spelled(x) in places)]
         pick, pick_labels = _picker([places[c] for c in there]), _picker([places[spelled(x)] for x in read])
