@@ -293,6 +293,8 @@ def test_members_that_differ_are_refused_and_the_difference_is_named(members, ru
     again = test.copy()
     again.loc[[4, 7], "y_acl"] = [1.0, np.nan]
     who = test.assign(patient=test["patient"].where(test["id"] != "test6", "x"))
+    valid = read_table(members[1] / "predictions" / "valid.csv")
+    shared = valid.assign(patient=valid["patient"].where(valid["id"] != "valid0", "test-p3"))
     train = read_table(members[1] / "predictions" / "train.csv")
     leaked = pd.concat([train, test.head(1).assign(split="train")], ignore_index=True)
     for tables, said in (
@@ -302,6 +304,7 @@ def test_members_that_differ_are_refused_and_the_difference_is_named(members, ru
         ({"test": who}, "runs honest and other have other patients: test6 is test-p3 and x"),
         ({"test": test.rename(columns={"p_acl": "p_x", "y_acl": "y_x"})}, "have other columns: acl, x only in one of them"),
         ({"test": test.assign(split="final")}, "have other splits: test0 is test and final, "),
+        ({"valid": shared}, "1 patients are in more than one split: test-p3. Results would be too good."),
         ({"train": leaked}, "study test0 is in test of run honest and in train of run other"),
         ({"test": None}, "there are no predictions of test of other, as honest have. What all have is splits=[valid]."),
     ):

@@ -85,7 +85,8 @@ def combine(
     data = _data(members)
     by_study = {m.name: {f[:-4]: t for f, t in m.tables.items() if not f.endswith("_images.csv")} for m in members}
     require_one_split(by_study)
-    require_apart(pd.concat([t[["patient", "split"]] for m in members for t in m.tables.values()]))
+    of_split = [(f[:-4].removesuffix("_images"), t["patient"]) for m in members for f, t in m.tables.items()]
+    require_apart(pd.concat([pd.DataFrame({"patient": patient, "split": split}) for split, patient in of_split]))
     files = _files(members, [*SPLITS] if splits is None else [*splits], splits is not None)
     how = _like(members, {f.removesuffix(".csv").removesuffix("_images") for f in files}, bootstrap, seed)
     seed = next(iter(how.values()))["bootstrap"]["seed"]
