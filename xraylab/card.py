@@ -274,12 +274,18 @@ def _made(record: Mapping[str, Any], evaluated: Mapping[str, Any]) -> str:
         return ""
     versions = record.get("versions", {})
     git = record.get("git")
-    lines = [f"`{record['command']}`" if "command" in record else "", f"seed {record['seed']}" if "seed" in record else ""]
+    lines = [_code(record["command"]) if "command" in record else "", f"seed {record['seed']}" if "seed" in record else ""]
     lines.append(", ".join(f"{k} {versions[k]}" for k in ("xraylab", "python", "torch") if k in versions))
-    lines.append(f"evaluated anew: `{evaluated['command']}`" if evaluated else "")
+    lines.append(f"evaluated anew: {_code(evaluated['command'])}" if evaluated else "")
     if git:
         lines.append(f"commit {git['commit']}{', with changes' if git['modified'] else ''}")
     return _list(line for line in lines if line)
+
+
+def _code(text: str) -> str:
+    """A text in Markdown, letter by letter."""
+    marks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{marks}{text}{marks}"
 
 
 def last_split(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import io
 import logging
 import os
 import re
@@ -31,6 +32,7 @@ from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Lost, Pruned, Stopped, Use
 from xraylab.processes import launched, sweep_words
 from xraylab.run import BEGUN, LOCK, holder_of, new_run_dir
 from xraylab.signals import Ended, ending
+from xraylab.words import as_text, checked, require_recordable, value_of, word
 
 
 def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
@@ -49,16 +51,19 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
     # Hydra takes a bare brace for the beginning of a mapping
     sys.argv[1:] = [re.sub(r"^(columns\.\w+)=([^'\"]*\{label\}[^'\"]*)$", r"\1='\2'", a) for a in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us instead of Hydra's own report
+    say_all()
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
     try:
+        sys.argv[1:] = checked(sys.argv[1:], _groups())
         _one_of_many(config)
     except UserError as error:
         ended_by(error)
     ended: list[Exception] = []
 
     def guarded(cfg: DictConfig) -> None:
+        say_all()  # in whatever process
         try:
-            job(cfg)
+            job(settled(cfg))
         except (UserError, Stopped, Lost, Pruned) as error:
             if HydraConfig.get().mode is not RunMode.RUN:
                 if not isinstance(error, Stopped):  # the sweep says how to go on
@@ -89,7 +94,7 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
             raise
         _exit("error: -m (--multirun), --cfg and --info are not for one command: --cfg shows a single job.", EXIT_USER)
     except OSError as error:
-        typed = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+        typed = [str(value_of(a)) for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
         if not (typed and error.filename and os.path.abspath(typed[-1]).startswith(os.path.abspath(error.filename))):
             raise
         _exit(f"error: cannot create the run directory {typed[-1]}: {error.strerror}: {error.filename}.", EXIT_USER)
@@ -100,6 +105,45 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
             _exit("interrupted before there was anything to keep", 1)
         words = f"{error}: stopped before there was anything to keep; the same command begins it again."
         ended_by(Stopped("" if launched().rank else words))
+
+
+def say_all() -> None:
+    """Let output that has not all characters show the others by their numbers; else whole lines are lost."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def settled(cfg: DictConfig) -> DictConfig:
+    """A composed configuration of any command, ``~`` at the beginning of a path written out.
+
+    Raises:
+        UserError: None where null is meant, a change of the working directory, or a folder that cannot be recorded.
+    """
+    values = OmegaConf.to_container(cfg, resolve=False)
+    for key, value in every_key(values):
+        if value == "None":
+            raise UserError(f"{key}=None: None is Python's; what is not there is written null here.")
+    here = HydraConfig.get()
+    if here.job.chdir:
+        os.chdir(here.runtime.cwd)
+        raise UserError(
+            "hydra.job.chdir=true: the paths given are meant from the folder where the command was given. Leave it out: "
+            "what a run writes lies in its own directory all the same."
+        )
+    require_recordable(here.runtime.cwd)
+    if here.mode is RunMode.RUN:
+        require_recordable(here.runtime.output_dir)
+    home = _at_home(values)
+    return cfg if home == values else OmegaConf.create(home, flags=cfg._metadata.flags)
+
+
+def _at_home(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _at_home(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_at_home(value) for value in node]
+    return os.path.expanduser(node) if isinstance(node, str) and node.startswith("~/") else node
 
 
 @contextlib.contextmanager
@@ -157,7 +201,7 @@ def _one_of_many(config: str) -> None:
     if here.rank:
         folder = tempfile.mkdtemp(prefix="xraylab-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        sys.argv.append(f"hydra.run.dir={folder}")  # the first's is that of the run
+        sys.argv.append(word("hydra.run.dir", folder))  # the first's is that of the run
 
 
 def ended_by(error: UserError | Stopped | Lost) -> NoReturn:
@@ -190,6 +234,12 @@ def in_words(error: Exception, config: str) -> str:
         key = re.search(r"Could not (?:override|append to|delete from config\. )[^']*'([^']+)'", text)
         if key:
             return _unknown_key(key.group(1).split("@")[0], config)
+    if several := re.search(r"Ambiguous value for argument '(.*)'$", text, re.M):
+        typed = several.group(1)
+        return (
+            f"{typed}: commas stand between values. To try each, add -m; a list is [{typed.partition('=')[2]}]; a text that has "
+            f"them is quoted, once for Hydra and once for the shell:\n  {as_text(typed)}"
+        )
     if text.startswith("UserError raised while resolving interpolation: "):  # OmegaConf keeps only the text of a resolver's error
         return text.split("interpolation: ", 1)[1].splitlines()[0]
     cause = error.__cause__

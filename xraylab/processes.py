@@ -50,6 +50,13 @@ class Processes:
         return self.world // self.local_world
 
     @property
+    def again(self) -> str:
+        """What starts as many in place of ``python``; of several machines it cannot be known."""
+        if self.launcher != "torchrun":
+            return "python"
+        return f"torchrun --nproc-per-node={self.local_world}" if self.machines == 1 else "torchrun …"
+
+    @property
     def name(self) -> str:
         """This process, for messages."""
         return f"process {self.rank} of {self.world}"

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from xraylab.data.reader import cache_dir
 from xraylab.errors import Stopped, UserError, listed
+from xraylab.words import shown
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ def mirror(url: str) -> Path:
         try:
             files = _listing(files_at, place, key)
         except UserError as error:
-            kept = f"\nWhat was copied before lies in {target}; dataset.root={target} reads it." if target.exists() else ""
+            there = f"\nWhat was copied before lies in {target}; {shown('dataset.root', target)} reads it."
+            kept = there if target.exists() else ""
             raise UserError(f"{error}{kept}") from error
         paths = {name: target / name if name else target for name in files}
         missing = {name: file for name, file in files.items() if not index.holds(name, file, paths[name])}

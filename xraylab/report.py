@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.cli import launch
 from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.words import command_line, word
 
 if TYPE_CHECKING:
     from xraylab.pairing import Result
@@ -46,7 +47,7 @@ def job(cfg: DictConfig) -> None:
         raise UserError(f"runs={cfg.runs}: name a run, or several: runs=[<a>,<b>].")
     given = [str(path) for path in given]
     if tables := [p for p in given if p.lower().endswith(".csv")]:
-        make = f"python -m xraylab.evaluate table={tables[0]} output=<new folder>"
+        make = command_line("evaluate", [word("table", tables[0])])
         raise UserError(f"runs: {tables[0]} is a table. Make it a run first:\n  {make}")
     if len(given) == 1 and not _holds_runs(Path(given[0])):
         if cfg.reference is not None or cfg.output is not None:

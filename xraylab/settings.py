@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from xraylab import conf_dir
 from xraylab.errors import UserError, did_you_mean
+from xraylab.words import command_line, word
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -325,7 +325,7 @@ def existing_run(resume: str) -> tuple[Path, Path | None]:
         return run, last
     if others := sorted((run / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime):
         if is_finished(run):
-            words = "\n".join(f"  python -m xraylab.train {shlex.quote(f'resume={path}')}" for path in reversed(others))
+            words = "\n".join(f"  {command_line('train', [word('resume', path)])}" for path in reversed(others))
             raise UserError(f"resume={resume}: {last} is gone. Another may be gone on from; what came after it is lost:\n{words}")
         return run, others[-1]  # it ended while its first last.ckpt was written
     if (run / BEGUN).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {in_words(error, 'config')}", file=sys.stderr)
         sys.exit(EXIT_USER)
-    print(f"{path} is written. Next:\n  wandb sweep {path}")
+    print(f"{path} is written. Next:\n  wandb sweep {shlex.quote(str(path))}")
 
 
 if __name__ == "__main__":
