@@ -45,12 +45,12 @@ def write_card(directory: Path) -> Path:
     kept = _own_sections(path.read_text(encoding="utf-8")) if path.is_file() else {}
     blanks = {title: "\n".join(f"- {question}: {BLANK}" for question in asked) for title, asked in OWN.items()}
     own = {title: kept.get(title) or blank for title, blank in blanks.items()}
-    evaluation = json.loads((directory / "evaluation.json").read_text())
+    evaluation = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
     record = _json(directory / "environment.json")
     config = directory / "config.yaml"
     settings: dict[str, Any] = OmegaConf.to_container(read_config(directory)) if config.is_file() else {}  # type: ignore[assignment]
     summary = directory / "model_summary.txt"
-    lines = summary.read_text().splitlines()[:2] if summary.is_file() else []
+    lines = summary.read_text(encoding="utf-8").splitlines()[:2] if summary.is_file() else []
     sections = {
         "Intended use": own["Intended use"],
         "Model": _model(evaluation, settings, lines),
@@ -311,5 +311,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content

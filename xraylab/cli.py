@@ -32,7 +32,7 @@ from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Lost, Pruned, Stopped, Use
 from xraylab.processes import launched, sweep_words
 from xraylab.run import BEGUN, LOCK, holder_of, new_run_dir
 from xraylab.signals import Ended, ending
-from xraylab.words import as_text, checked, require_recordable, value_of, word
+from xraylab.words import as_text, checked, command_line, require_recordable, shown, value_of, word
 
 
 def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
@@ -108,10 +108,13 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
 
 
 def say_all() -> None:
-    """Let output that has not all characters show the others by their numbers; else whole lines are lost."""
+    """Let a terminal that has not all characters show the others by their numbers, or lines are lost; a log has all of them."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    for handler in logging.root.handlers:
+        if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
+            handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def settled(cfg: DictConfig) -> DictConfig:
@@ -259,14 +262,19 @@ def _unknown_key(key: str, config: str) -> str:
     if others and dataset not in others:
         return f"{key} is a key of dataset={' or dataset='.join(sorted(others))}; the dataset here is {dataset}."
     if key.startswith("hydra."):
-        words = ["train" if config == "config" else config, *(a for a in typed if a.startswith("hydra/")), "--cfg hydra"]
-        return f"there is no key {key}. Those of Hydra: python -m xraylab.{' '.join(words)}"
+        words = ["train" if config == "config" else config, *(a for a in typed if a.startswith("hydra/")), "--cfg", "hydra"]
+        return f"there is no key {key}. Those of Hydra: {command_line(words[0], words[1:])}"
     flat = dict(every_key(_composed(config, list(groups.values()))))
     known = sorted(set(flat) | set(_groups() if "dataset" in flat else []))
     if key in known:
         return f"{key} cannot be set this way: write {key}=<value> or {key}=<choice>."
-    if flat.get(key.rpartition(".")[0]) == {}:
-        return f"{key} is not there yet, but {key.rpartition('.')[0]} takes any key: write +{key}=…"
+    parent, _, last = key.rpartition(".")
+    if parent and (flat.get(parent, "") is None or f"{parent}=null" in typed):
+        usual = OmegaConf.select(OmegaConf.create(_composed(config, [])), parent) or {}
+        given = value_of(next(a for a in typed if a.lstrip("+").startswith(f"{key}=")))
+        return f"{parent} is null here, and has no keys. Give it whole: {shown(parent, {**usual, last: given})}"
+    if flat.get(parent) == {}:
+        return f"{key} is not there yet, but {parent} takes any key: write +{key}=…"
     scope = [k for k in known if "." in key and k.startswith(key.rpartition(".")[0] + ".")]
     listing = scope or [k for k in known if "." not in k]
     return f"there is no key {key}.{did_you_mean(key, known)} There are: {listed(listing, 60)}."
@@ -292,10 +300,10 @@ def every_key(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _dataset_keys() -> dict[str, set[str]]:
     """The top-level keys that each dataset's YAML brings and the common configuration does not have."""
-    common = set(re.findall(r"^(\w+):", (conf_dir() / "config.yaml").read_text(), re.M))
+    common = set(re.findall(r"^(\w+):", (conf_dir() / "config.yaml").read_text(encoding="utf-8"), re.M))
     common |= set(_groups()) | {"defaults", "dataset"}
     return {
-        path.stem: set(re.findall(r"^(\w+):", path.read_text(), re.M)) - common
+        path.stem: set(re.findall(r"^(\w+):", path.read_text(encoding="utf-8"), re.M)) - common
         for path in sorted((conf_dir() / "dataset").glob("*.yaml"))
     }
 
@@ -313,9 +321,9 @@ def _choices(group: str) -> list[str]:
 
 def help_text(config: str, usage: str) -> str:
     """Usage, then every group with its choices and every key with its default, from the comments in ``conf/``."""
-    text = (conf_dir() / f"{config}.yaml").read_text()
+    text = (conf_dir() / f"{config}.yaml").read_text(encoding="utf-8")
     if "- config" in text:
-        text = (conf_dir() / "config.yaml").read_text() + text.split("_self_", 1)[1]
+        text = (conf_dir() / "config.yaml").read_text(encoding="utf-8") + text.split("_self_", 1)[1]
     with_data = re.search(r"^  - dataset:", text, re.M) is not None
     text = re.sub(r"^hydra:\n(?:(?:[ ].*)?\n)*", "", text, flags=re.M)
     groups = re.findall(r"^  - (\w+): (\w+) *#? *(.*)$", text, re.M)
@@ -324,7 +332,7 @@ def help_text(config: str, usage: str) -> str:
         lines.append(f"  {group} ({default}): {about}")
         width = max(16, *map(len, _choices(group))) + 2
         for choice in _choices(group):
-            first = re.search(r"^# (?!@package)(.*)$", (conf_dir() / group / f"{choice}.yaml").read_text(), re.M)
+            first = re.search(r"^# (?!@package)(.*)$", (conf_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8"), re.M)
             lines.append(f"      {choice:<{width}}{first.group(1) if first else ''}")
     lines += [*([""] if groups else []), "Keys: key=value", ""]
     parent = ""
@@ -336,7 +344,7 @@ def help_text(config: str, usage: str) -> str:
         if value or about:
             lines.append(f"  {name + '=' + value:<40} {about}".rstrip())
     for dataset, keys in _dataset_keys().items():
-        source = (conf_dir() / "dataset" / f"{dataset}.yaml").read_text()
+        source = (conf_dir() / "dataset" / f"{dataset}.yaml").read_text(encoding="utf-8")
         for key in sorted(keys):
             found = re.search(rf"^{key}: *([^#\n]*?) *(?:# (.*))?$", source, re.M)
             if found and with_data:

@@ -90,7 +90,7 @@ def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> str:
     """What each result is: its words, data, the chosen epoch, how long it took, and where it lies."""
     rows = []
     for r in results:
-        environment = json.loads((r.directory / "environment.json").read_text())
+        environment = json.loads((r.directory / "environment.json").read_text(encoding="utf-8"))
         sessions = [*environment.get("sessions_before", []), environment]
         seconds = sum(s.get("seconds", 0) for s in sessions)
         epoch = r.evaluation["checkpoint"]["epoch"] + 1 if "checkpoint" in r.evaluation else ""

@@ -169,7 +169,7 @@ def objective_of(run: Path, objective: str) -> tuple[float | None, str | None]:
     Raises:
         UserError: the run's evaluation has no such split or label.
     """
-    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     split, _, rest = objective.partition("/")
     label, _, metric = rest.rpartition("/")
     if metric == "loss":
@@ -190,7 +190,7 @@ def history_of(path: Path, column: str) -> dict[str, float]:
     """Epoch, as written, -> a column of ``history.csv``; NaN where it is empty."""
     if not path.is_file():
         return {}
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return {row["epoch"]: float(row.get(column) or math.nan) for row in csv.DictReader(file)}
 
 

@@ -230,7 +230,7 @@ def read_chosen(path: Path, step: int | None) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content if content.get("checkpoint", {}).get("step") == step else {}
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(

@@ -213,7 +213,7 @@ def own_gpus(folder: Path, devices: int, environment: MutableMapping[str, str] =
     if _place or len(visible) <= devices:
         return
     for k in itertools.count():
-        file = (folder / f".gpu{k}.lock").open("a")
+        file = (folder / f".gpu{k}.lock").open("a", encoding="utf-8")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

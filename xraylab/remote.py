@@ -372,7 +372,7 @@ def _drop(files: set[Path], top: Path) -> None:
 @contextmanager
 def _alone(path: Path, url: str) -> Iterator[None]:
     """One process at a time."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -97,7 +97,7 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     if not places:
         raise UserError(f"runs: no run in {listed(map(str, paths))} was finished.")
     for place in places:
-        if not json.loads((place / "environment.json").read_text())["finished"]:
+        if not json.loads((place / "environment.json").read_text(encoding="utf-8"))["finished"]:
             waiting.append(f"{place} was stopped before its end; it is shown as it is")
     names = [n.replace("_", " ") if p.parent.name == "ensembles" else n for p, n in zip(places, short_names(places), strict=True)]
     return [read_result(place, name) for place, name in zip(places, names, strict=True)], waiting
@@ -149,7 +149,7 @@ def _of_multirun(
     from xraylab.comparison import GIVEN, check_published
     from xraylab.page import write_report
 
-    given = json.loads((folder / GIVEN).read_text()) if (folder / GIVEN).is_file() else {}
+    given = json.loads((folder / GIVEN).read_text(encoding="utf-8")) if (folder / GIVEN).is_file() else {}
     made = {r.job for r in results}
     lacking = (name.replace("_", " ") for name in given.get("ensembles", {}))
     waiting += [f"{name} is not made" for name in lacking if name not in made]

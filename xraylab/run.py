@@ -355,7 +355,9 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit and whether the work tree differs from it; None outside a checkout of xraylab."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        )
         return done.stdout.strip()
 
     try:

@@ -249,7 +249,7 @@ def _with_first(
         shutil.rmtree(first)  # of a run that ended before its first epoch
     if begun and not cfg.get("resume"):
         _require_same(first, typed)
-    if not (record.is_file() and json.loads(record.read_text())["finished"]):
+    if not (record.is_file() and json.loads(record.read_text(encoding="utf-8"))["finished"]):
         what = "resumed" if begun else "trained"
         log.info("loss=selftrained: a first model, which ignores uncertain labels, is %s in %s", what, first)
         teacher = resumed_config(str(first), []) if begun else teacher
@@ -264,7 +264,7 @@ def _with_first(
 
 def _require_same(first: Path, typed: Sequence[str]) -> None:
     """Refuse a first model that is there already and was begun by another command."""
-    record = json.loads((first / "environment.json").read_text())
+    record = json.loads((first / "environment.json").read_text(encoding="utf-8"))
     began = [record, *record.get("sessions_before", [])][-1]["overrides"]
     if other := {word for words in (began, typed) for word in words if not word.startswith("hydra.")} - (set(began) & set(typed)):
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def word(key: str, value: Any) -> str:
     """``key=value`` as Hydra reads it back: a text exactly, also where it looks like a number, null or an interpolation.
 
     Args:
-        value: a text, a path, a number, a truth value, None, or a list of such.
+        value: a text, a path, a number, a truth value, None, or a list or mapping of such.
 
     Raises:
         UserError: a text that no line of a terminal can hold.
@@ -44,6 +44,15 @@ def command_line(command: str, words: Sequence[str], launcher: str = "python") -
         words: as :func:`word` makes them, or as they were typed.
     """
     return f"{launcher} -m xraylab.{command} {shlex.join(words)}".strip()
+
+
+def said(value: Any) -> str:
+    """A value in messages, as it would be typed: null, not None."""
+    return str(value) if isinstance(value, str) else _element(value) if _simple(value) else str(value)
+
+
+def _simple(value: Any) -> bool:
+    return all(leaf is None or isinstance(leaf, bool | int | float) for leaf in _leaves(value)) and not isinstance(value, dict)
 
 
 def alone(words: Iterable[str]) -> list[str]:
@@ -159,6 +168,8 @@ def _element(value: Any) -> str:
         return "null" if value is None else str(value).lower()
     if isinstance(value, int | float):
         return str(value)
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_element(part)}' for key, part in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_element, value))}]"
     text = str(value)

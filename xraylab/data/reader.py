@@ -180,7 +180,8 @@ def is_synthetic(path: Path) -> bool:
 def mark_synthetic(folder: Path, made_by: str) -> None:
     """Leave the mark that :func:`is_synthetic` finds."""
     (folder / SYNTHETIC_MARK).write_text(
-        f"Synthetic sample data, written by xraylab ({made_by}). Not medical images; results on it mean nothing.\n"
+        f"Synthetic sample data, written by xraylab ({made_by}). Not medical images; results on it mean nothing.\n",
+        encoding="utf-8",
     )
 
 
