@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xraylab.errors import EXIT_USER, Stopped, UserError
 from xraylab.processes import planned, shared_gpus
-from xraylab.words import shown
+from xraylab.words import require_recordable, shown
 
 if TYPE_CHECKING:
     from xraylab.journal import Journal, SweepJob
@@ -78,6 +78,7 @@ class JobSweeper(Sweeper):
         rules = sweep_of(OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
         objectives = objectives_of(rules, str(config.monitor))
         folder = Path(config.hydra.sweep.dir)
+        require_recordable(folder)
         own = [word for word in arguments if not word.startswith("sweep.resume=")]
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         space = search_space(parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *own]))
@@ -175,6 +176,7 @@ class JobSweeper(Sweeper):
 
     def _check_job(self, words: list[str], at_once: int) -> None:
         from xraylab.build import find_data, reader_of
+        from xraylab.cli import settled
         from xraylab.settings import check_config
 
         config = self.hydra_context.config_loader.load_sweep_config(self.config, words)
@@ -182,6 +184,7 @@ class JobSweeper(Sweeper):
         typed = list(config.hydra.overrides.task)
         with open_dict(config):
             del config["hydra"]
+        config = settled(config)
         check_config(config)
         processes = planned(config.accelerator, sweep=True)
         if config.sweep.prune and processes.world > 1:
