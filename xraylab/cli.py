@@ -54,7 +54,8 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
     say_all()
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
     try:
-        sys.argv[1:] = checked(sys.argv[1:], _groups())
+        sys.argv[1:] = checked(sys.argv[1:], choices())
+        require_recordable(os.getcwd())
         _one_of_many(config)
     except UserError as error:
         ended_by(error)
@@ -134,7 +135,6 @@ def settled(cfg: DictConfig) -> DictConfig:
             "hydra.job.chdir=true: the paths given are meant from the folder where the command was given. Leave it out: "
             "what a run writes lies in its own directory all the same."
         )
-    require_recordable(here.runtime.cwd)
     if here.mode is RunMode.RUN:
         require_recordable(here.runtime.output_dir)
     home = _at_home(values)
@@ -310,6 +310,11 @@ def _dataset_keys() -> dict[str, set[str]]:
 
 def _groups() -> list[str]:
     return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+
+
+def choices() -> dict[str, list[str]]:
+    """Every group, and its choices that ship."""
+    return {group: _choices(group) for group in _groups()}
 
 
 def _choices(group: str) -> list[str]:

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString
 from hydra.errors import HydraException
 
-from xraylab.errors import UserError
+from xraylab.errors import UserError, listed
 
 OF_FLAGS = ("--cfg", "-c", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 PLAIN = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./:@%+-]*")  # of these, what Hydra takes for no text is found by asking it
@@ -93,14 +93,14 @@ def _unwritable(text: str) -> bool:
     return any(c in "\r\n\x00\x85\u2028\u2029" or "\ud800" <= c <= "\udfff" for c in text)
 
 
-def checked(words: Sequence[str], groups: Iterable[str] = ()) -> list[str]:
+def checked(words: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None) -> list[str]:
     """The words of a command line, ``~`` at the beginning of a path written out.
 
     Args:
-        groups: keys whose values are choices.
+        groups: of keys that stand for files, their choices.
 
     Raises:
-        UserError: one that Hydra cannot read, or that says None for null.
+        UserError: one that Hydra cannot read, or that says None for null, or null for a choice.
     """
     out: list[str] = []
     for before, typed in zip(["", *words], words, strict=False):
@@ -118,7 +118,10 @@ def checked(words: Sequence[str], groups: Iterable[str] = ()) -> list[str]:
             value = OverridesParser.create().parse_override(out[-1])._value
         except HydraException as error:
             raise UserError(_unreadable(typed, error)) from None
-        if key.lstrip("+") not in groups and any(type(v) is str and v == "None" for v in _leaves(value)):
+        if choices := (groups or {}).get(key.lstrip("+")):
+            if value is None or isinstance(value, bool | int | float):
+                raise UserError(f"{typed}: it is one of {listed(choices, 40)}.")
+        elif any(type(v) is str and v == "None" for v in _leaves(value)):
             raise UserError(f"{typed}: None is Python's; what is not there is written null here, as {key}=null.")
     return out
 
@@ -160,7 +163,8 @@ def _with_home(text: str) -> str:
         return _element(os.path.expanduser(found[0]))
 
     text = re.sub(r"(?<![^\[,])~[\w.-]*(?:/[^,\[\]{}()'\"=#]*)?(?=$|[,\]])", whole, text)
-    return re.sub(r"(?<![^\[,])(['\"])(~[\w.-]*)(?=/|\1)", lambda m: m[1] + os.path.expanduser(m[2]), text)
+    quoted = r"(?<![^\[,])(['\"])~(?:\\.|(?!\1).)*\1"
+    return re.sub(quoted, lambda found: _element(os.path.expanduser(value_of(f"key={found[0]}"))), text)
 
 
 def _element(value: Any) -> str:
