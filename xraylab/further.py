@@ -21,7 +21,7 @@ ELSEWHERE: Mapping[type[pl.Callback], str] = {
     of_lightning.StochasticWeightAveraging: "its averages are neither evaluated nor chosen by. Set callbacks=swa "
     "callbacks.swa.start=<epoch>",
     of_lightning.WeightAveraging: "which weights are chosen, kept and evaluated is known of callbacks=ema and callbacks=swa",
-    of_lightning.BackboneFinetuning: "it thaws a module of another name. Set callbacks=unfreeze "
+    of_lightning.BaseFinetuning: "what is trained when is part of what a run is. Set callbacks=unfreeze "
     "'callbacks.unfreeze.at={4: null}'",
     of_lightning.BasePredictionWriter: "it would never be called: predictions/ has the tables",
     of_lightning.ProgressBar: "there is a progress bar already",
