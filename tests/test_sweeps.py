@@ -438,7 +438,7 @@ def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
 def test_a_locked_or_damaged_study_is_said_and_loses_no_job(drawn, monkeypatch):
     optuna = pytest.importorskip("optuna")
     monkeypatch.setattr("xraylab.sampling.PATIENCE", 0.1)
-    words = ["-m", *SPACE, "sweep.method=random", "sweep.trials=4", "hydra.sweep.dir=a? (1)"]
+    words = ["-m", *SPACE, "sweep.method=random", "sweep.trials=4", word("hydra.sweep.dir", "a? (1)")]
     folder = Path("a? (1)")
     held = []
 

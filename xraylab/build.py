@@ -117,6 +117,8 @@ def build(node: Any, where: str) -> Any:
     """
     if not isinstance(node, Mapping | DictConfig):
         raise UserError(f"{where}={said(node)}: it has keys of its own, {where}._target_ and what that takes; it is no value.")
+    if "_target_" not in node:
+        raise UserError(f"{where}: it does not say what it is: {where}._target_=<class> (in {_short(node)})")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*not valid for transform.*")  # albumentations ignores what it does not know
