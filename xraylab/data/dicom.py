@@ -181,7 +181,9 @@ def _grey(path: Path, dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarr
                 raise UserError(
                     f"{path}: its rescale slope is {slope:g} and its intercept {intercept:g}, which leave no picture."
                 )
-            values, span = frame.astype(np.float64) * slope + intercept, ends * slope + intercept
+            as_it_is = eight and (slope, intercept) == (1, 0)  # which most are: floating point takes longer than decoding
+            values = frame if as_it_is else frame.astype(np.float64) * slope + intercept
+            span = ends * slope + intercept
         rescaled.append(values)
         spans.append(span)
     shown = spans if eight else rescaled
@@ -199,9 +201,12 @@ def _grey(path: Path, dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarr
             if function not in FUNCTIONS:
                 raise UserError(f"{path}: its VOI LUT function is none of {', '.join(FUNCTIONS)}.")
             grey = windowed(values, _number(window, "WindowCenter", 0.0), width, function)
+        elif values.dtype == np.uint8 and (low, high) == (0, 255):
+            grey = values
         else:
             grey = (values - low) / max(high - low, 1e-9)
-        grey = np.clip(grey * 255, 0, 255).round().astype(np.uint8)
+        if grey is not values:
+            grey = np.clip(grey * 255, 0, 255).round().astype(np.uint8)
         grey = 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
         yield grey if padded is None else np.where(padded[number], 0, grey).astype(np.uint8)
 

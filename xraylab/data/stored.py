@@ -28,6 +28,7 @@ OF_JPEG_2000 = dict.fromkeys(("YBR_ICT", "YBR_RCT"), 3)
 MOST = 2**28  # pixels of a frame: 16,384 x 16,384
 PADDING = 16  # bytes behind uncompressed values, at most
 LEAST = 32  # bytes of a compressed frame
+MUCH = 2**28  # bytes, for which it is asked whether they are free
 MEMORY = 20  # bytes that a value takes on its way to grey
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")  # of JPEG and JPEG-LS, of JPEG 2000, of it in its boxes
 ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a segment
@@ -61,7 +62,7 @@ def stored_values(path: Path, dataset: Dataset, raw: bool) -> np.ndarray:
 
     header, syntax = _header(path, dataset), dataset.file_meta.TransferSyntaxUID
     shape = (*stored_shape(path, dataset), *([3] if header["samples_per_pixel"] == 3 else []))
-    if MEMORY * int(np.prod(shape, dtype=np.int64)) > _free_memory():
+    if (needed := MEMORY * int(np.prod(shape, dtype=np.int64))) > MUCH and needed > _free_memory():
         raise MemoryError
     if not syntax.is_transfer_syntax or syntax.is_compressed:
         _require_decoder(path, syntax, header)
