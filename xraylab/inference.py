@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from xraylab.assemble import hardware, split_table
 from xraylab.build import build, find_data, plain
 from xraylab.combination import Combination, read_combination
-from xraylab.data.inputs import LEFT_OUT, AnyFileSource, Files, Skipped, of_plane, with_parts
+from xraylab.data.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
 from xraylab.data.mrnet import PLANES
+from xraylab.data.sources import AnyFileSource
 from xraylab.data.table import SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import prediction_table, read_table

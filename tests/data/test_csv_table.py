@@ -215,7 +215,7 @@ ungrouped,p10,,train,h.png,1,0
 twice,p11,knee,train,i.png;./i.png,1,0
 one,p12,knee,train,j.png,1,0
 other,p13,knee,train,j.png,1,0
-kind,p14,knee,train,x.dcm,1,0
+kind,p14,knee,train,x.gif,1,0
 differ,p15,knee,train,sub/b.png,1,0
 differ,p15,knee,train,k.png,1,1
 ,p16,knee,train,l.png,0,0
@@ -224,7 +224,7 @@ differ,p15,knee,train,k.png,1,1
 
 def test_everything_wrong_is_counted_and_named_in_one_summary(read, folder):
     (folder / "empty.png").write_bytes(b"")
-    (folder / "x.dcm").write_bytes(b"DICM")
+    (folder / "x.gif").write_bytes(b"GIF89a")
     with pytest.raises(UserError) as stop:
         read(BROKEN)
     text = str(stop.value)
@@ -234,7 +234,7 @@ def test_everything_wrong_is_counted_and_named_in_one_summary(read, folder):
         "2 image paths that leave dataset.images_root: outside (../x.png), absolute (/etc/x.png)",
         "1 studies without an image: none", "1 rows without a patient, which others have: nobody (line 11)",
         "1 rows without a group, which others have: ungrouped (line 12)", "1 images twice in a study: twice (./i.png)",
-        "1 images of two studies: other (j.png, also of one)", "1 images that are neither .png, .jpg", "kind (x.dcm)",
+        "1 images of two studies: other (j.png, also of one)", "1 images that are neither .png, .jpg", "kind (x.gif)",
         "1 ids whose rows do not agree: differ (in torn)", "1 rows without an id: line 19", "dataset.on_error=skip",
     ):  # fmt: skip
         assert said in text, said
@@ -242,7 +242,7 @@ def test_everything_wrong_is_counted_and_named_in_one_summary(read, folder):
 
 def test_skip_goes_on_without_those_studies_and_remembers(read, folder):
     (folder / "empty.png").write_bytes(b"")
-    (folder / "x.dcm").write_bytes(b"DICM")
+    (folder / "x.gif").write_bytes(b"GIF89a")
     table = read(BROKEN, on_error="skip")
     assert table.frame["id"].tolist() == ["good1", "good2"]
     assert table.frame.index.tolist() == [0, 1]

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from xraylab.data.inputs import AnyFileSource, find_studies, of_plane, with_parts
+from xraylab.data.inputs import find_studies, of_plane, with_parts
+from xraylab.data.sources import AnyFileSource
 from xraylab.data.mrnet import PLANES
 from xraylab.errors import UserError
 
@@ -163,6 +164,7 @@ def test_every_kind_of_file_is_read_in_grey_and_in_colour(tmp_path):
         (np.zeros(5, np.uint8), r"uint8 \(5,\), where uint8"),
         (np.zeros((0, 3, 3), np.uint8), r"uint8 \(0, 3, 3\), where"),
         (np.zeros((2, 3, 3, 3), np.uint8), r"where \(slices,height,width\) is wanted"),
+        (np.zeros((40, 40, 3), np.uint8), r"uint8 \(40, 40, 3\), in colours, where \(slices,height,width\) is wanted"),
         (np.array([{}], object), "not a whole array"),
     ],
 )

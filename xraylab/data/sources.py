@@ -1,4 +1,4 @@
-"""Where images come from: files of one image, arrays of slices, arrays in memory.
+"""Where images come from: files of pictures, arrays of slices, arrays in memory.
 
 A study's images are references, text that its source understands. What one reference holds depends on the source: one
 view, or all slices of a volume.
@@ -7,17 +7,25 @@ view, or all slices of a volume.
 from __future__ import annotations
 
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeAlias
 
 import cv2
 import numpy as np
 
+from xraylab.data.dicom import SUFFIXES as DICOM
+from xraylab.data.dicom import dicom_shape, is_dicom, read_dicom
 from xraylab.errors import UserError, listed
 
 cv2.setNumThreads(0)  # its threads and forked workers do not mix
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".webp")
+ARRAY = ".npy"
+MISSING = "missing image files"  # a kind of problem
+NO_PICTURE = (".csv", ".txt", ".tsv", ".lst", ".md", ".json", ".xml", ".db", ".ini")  # not worth a look for DICOM
 
 #: uint8: slices of a volume (N,H,W[,3]), or a list of views (H,W[,3]), whose sizes may differ
 Images: TypeAlias = "np.ndarray | list[np.ndarray]"
@@ -154,9 +162,103 @@ def check_bits(bits: int | None) -> int | None:
 def file_fault(path: Path | str) -> str | None:
     """Why an image file cannot hold an image, as a kind of problem; None if it can."""
     try:
-        return None if os.stat(path).st_size else "empty image files"
+        found = os.stat(path)
     except OSError:
-        return "missing image files"
+        return MISSING
+    if not stat.S_ISREG(found.st_mode):
+        return "images that are no files, but folders, pipes or the like"
+    return None if found.st_size else "empty image files"
+
+
+class AnyFileSource(ImageSource):
+    """Files of every kind that is read, pictures, arrays and DICOM, each of one image or, the last two, of a volume.
+
+    Args:
+        colour: read three channels, not one.
+        bits: of 16-bit PNG and TIFF files, see :class:`FileSource`; DICOM files say theirs.
+        volumes: images of a study are slices of one volume, as long as their sizes agree.
+        root: references are paths relative to it; None: paths as given, of no dataset.
+    """
+
+    def __init__(
+        self, colour: bool = False, bits: int | None = None, volumes: bool = False, root: Path | None = None
+    ) -> None:  # fmt: skip
+        self.colour, self.bits, self.volumes, self.of_dataset = colour, bits, volumes, root is not None
+        self.root = root or Path()
+        self._pictures = FileSource(self.root, colour, bits)
+
+    def path(self, image: str) -> Path:
+        return self.root / image
+
+    def costly(self, resized: bool) -> bool:
+        return True
+
+    def read(self, images: Sequence[str]) -> Images:
+        """uint8 (N,H,W[,3]) where all is one volume, else a list of (H,W[,3])."""
+        stacks = [self._stack(image) for image in images]
+        if len(stacks) == 1 and len(stacks[0]) > 1:
+            return stacks[0]
+        if self.volumes and len({stack.shape[1:] for stack in stacks}) == 1:
+            return np.concatenate(stacks)
+        return [image for stack in stacks for image in stack]
+
+    def _stack(self, image: str) -> np.ndarray:
+        """uint8 (N,H,W[,3])."""
+        path, suffix = self.root / image, _suffix(image)
+        try:
+            if suffix == ARRAY:
+                return _array(path, self.colour)
+            if suffix not in SUFFIXES and is_dicom(path):
+                return read_dicom(path, self.colour)
+            return self._pictures.read([image])[0][None]
+        except UserError as error:
+            if self.of_dataset:
+                raise
+            raise UserError(str(error).replace("dataset.bits", "bits")) from error.__cause__
+
+    def shape(self, image: str) -> tuple[int, int, int]:
+        path, suffix = self.root / image, _suffix(image)
+        if suffix == ARRAY:
+            count, height, width = _array(path, colour=False).shape[:3]
+            return count, height, width
+        return dicom_shape(path) if suffix not in SUFFIXES and is_dicom(path) else header_shape(path, path)
+
+
+def is_picture(file: Path | str) -> bool:
+    """Whether a file is of a kind that is read: by its suffix, or of none that is known, by the mark of DICOM in it."""
+    suffix = _suffix(str(file))
+    return suffix in SUFFIXES or suffix == ARRAY or (suffix not in NO_PICTURE and is_dicom(Path(file)))
+
+
+def stem(name: str) -> str:
+    """A path without the suffix of a kind of file that is read."""
+    posix = PurePosixPath(name.replace("\\", "/")).as_posix()
+    return posix.rpartition(".")[0] if posix.lower().endswith((*SUFFIXES, ARRAY, *DICOM)) else posix
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _array(path: Path, colour: bool) -> np.ndarray:
+    """uint8 (N,H,W), or (N,H,W,3), of one image or a volume of slices; an array whose last axis is 3 is of colours (RGB)."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or 'not a whole array'}.") from error
+    except (ValueError, EOFError):
+        raise UserError(f"{path}: not a whole array.") from None
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or array.size == 0:
+        what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        raise UserError(f"{path}: {what}, where uint8 (slices,height,width) on the scale 0-255 is wanted.")
+    colours = array.ndim > 2 and array.shape[-1] == 3
+    if (colours and not colour) or (array.ndim == 4 and not colours):
+        wanted = "(slices,height,width,3)" if colour else "(slices,height,width)"
+        of_colours = ", in colours" if colours else ""
+        raise UserError(f"{path}: uint8 {array.shape}{of_colours}, where {wanted} is wanted.")
+    if array.ndim == 2 or (array.ndim == 3 and colours):
+        array = array[None]
+    return np.repeat(array[..., None], 3, axis=-1) if colour and not colours else array
 
 
 class NpySource(ImageSource):
