@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from xraylab.data.reader import SYNTHETIC_MARK, local
+from xraylab.data.reader import LEAVINGS, SYNTHETIC_MARK, local
 from xraylab.data.sources import SUFFIXES, is_picture, stem
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, printable
 from xraylab.run import FOREIGN
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ PUBLISHED = (
     re.compile(r"(?:^|/)p\d\d/p\d+/(s\d+)$"),
     re.compile(r"(?:^|/)(\d{8}_\d{3}\.png)$"),
 )
+NO_UTF8 = "its name is not UTF-8; rename it"
 FROM_THE_REST, LEFT_OUT = "predicted from the rest", "left out"
 COLUMNS = ["id", "patient", "group", "images", "path"]
 
@@ -122,8 +123,12 @@ def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> F
     bags: dict[str, list[str]] = {}
     files: set[str] = set()  # those of them that are a file
     whole = STUDY_FOLDER.search(os.path.abspath(top)) is not None
+    odd: list[str] = []
     for file in _files_in(top):
         name = file.relative_to(top).as_posix()
+        if printable(name) != name:
+            odd.append(printable(name))
+            continue
         if not is_picture(file):
             strays.append(name)
             continue
@@ -142,7 +147,7 @@ def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> F
         _row(name if twice[i] > 1 else i, (top / name).absolute().as_posix(), bags[name], patterns)
         for name, i in zip(bags, ids, strict=True)
     ]
-    return Files(pd.DataFrame(rows, columns=COLUMNS), name_of)
+    return Files(pd.DataFrame(rows, columns=COLUMNS), name_of, [Skipped(stem(n), n, NO_UTF8, LEFT_OUT) for n in odd])
 
 
 def _of_list(
@@ -156,7 +161,8 @@ def _of_list(
     for given_id, given in entries:
         posix = PurePosixPath(given.replace("\\", "/")).as_posix()
         folder = posix.rpartition("/")[0]
-        found = next((root / given for root in roots if (root / given).exists()), None)
+        places = [root / name for name in (given, posix) for root in roots]  # a backslash as it is, or as Windows means it
+        found = next((place for place in places if place.is_file() or place.is_dir()), None)
         whole = found is not None and found.is_dir()
         of_folder = study == "folder" or (study == "auto" and STUDY_FOLDER.search(folder) is not None)
         path = folder if of_folder and not whole else posix
@@ -172,7 +178,9 @@ def _of_list(
             missing.append((study_id, given))
         elif not whole:
             images.append(str(found.absolute()))
-        elif inside := [str(f.absolute()) for f in _files_in(found, deep=False) if is_picture(f)]:
+        elif inside := [
+            f for f in map(str, map(Path.absolute, _files_in(found, deep=False))) if printable(f) == f and is_picture(f)
+        ]:
             images += inside
         else:
             missing.append((study_id, given))
@@ -306,18 +314,28 @@ def _read_list(path: Path) -> list[tuple[str | None, str]]:
     return entries
 
 
-def _files_in(folder: Path, deep: bool = True) -> Iterable[Path]:
-    """Files in a folder and, if deep, below it, by path, but for hidden ones."""
+def _files_in(folder: Path, deep: bool = True, above: tuple[str, ...] = ()) -> Iterable[Path]:
+    """Files in a folder and, if deep, below it, by path, but for hidden ones and what archives and desktops leave.
+
+    Args:
+        above: the real paths of the folders that this one was reached by, into which a link may lead back.
+    """
+    here = os.path.realpath(folder)
+    if here in above:
+        log.warning("%s: a link that leads in a circle is not followed", printable(str(folder)))
+        return
     try:
         with os.scandir(folder) as found:
-            entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: _natural(e.name))
+            entries = sorted((e for e in found if not LEAVINGS.match(e.name)), key=lambda e: _natural(e.name))
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed: {error.strerror}.") from error
     for entry in entries:
-        if entry.is_file():
+        if os.path.isfile(entry.path):
             yield Path(entry.path)
-        elif deep and entry.is_dir():
-            yield from _files_in(Path(entry.path))
+        elif deep and os.path.isdir(entry.path):
+            yield from _files_in(Path(entry.path), deep, (*above, here))
+        elif deep:
+            log.warning("%s: a link that leads nowhere, or no file, is left alone", printable(entry.path))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -6,6 +6,7 @@ view, or all slices of a volume.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -16,10 +17,12 @@ from typing import BinaryIO, TypeAlias
 import cv2
 import numpy as np
 
+from xraylab.data.damage import damage, heard
 from xraylab.data.dicom import SUFFIXES as DICOM
 from xraylab.data.dicom import dicom_shape, is_dicom, read_dicom
 from xraylab.errors import UserError, listed
 
+log = logging.getLogger(__name__)
 cv2.setNumThreads(0)  # its threads and forked workers do not mix
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".webp")
@@ -110,15 +113,19 @@ def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | No
         uint8 (H,W), or (H,W,3) in colour.
 
     Raises:
-        UserError: it is not a whole image, or has more bits than are known.
+        UserError: it is not a whole image, is damaged inside, or has more bits than are known.
     """
     flag = (cv2.IMREAD_COLOR_RGB if colour else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_ANYDEPTH
     try:
-        decoded = cv2.imdecode(data, flag) if len(data) else None
+        decoded, words = heard(lambda: cv2.imdecode(data, flag) if len(data) else None)
     except cv2.error:  # e.g. more pixels than OpenCV allows
-        decoded = None
+        decoded, words = None, ""
     if decoded is None or decoded.size == 0:
         raise UserError(f"{where}: not a whole image ({len(data)} bytes). python -m xraylab.check lists all such files.")
+    if fault := damage(data, words):
+        raise UserError(f"{where}: {fault}. python -m xraylab.check lists all such files.")
+    if words:
+        log.warning("%s: its decoder says: %s", where, words)
     if decoded.dtype == np.uint8:
         return decoded
     most = int(decoded.max())
@@ -129,6 +136,15 @@ def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | No
             "(dataset.bits=12), or save them with 8."
         )
     return np.right_shift(decoded, bits - 8).astype(np.uint8)
+
+
+def of_one_value(images: Images) -> bool:
+    """Whether all images, or all slices, of a reference are of one value, or colour, each: nothing can be seen on them."""
+    for image in images:
+        flat = image.reshape(-1, image.shape[-1]) if image.ndim == 3 else image.reshape(-1, 1)
+        if (flat[:: max(len(flat) // 997, 1)] != flat[0]).any() or (flat != flat[0]).any():  # a few tell it of nearly all
+            return False
+    return True
 
 
 def header_shape(file: Path | BinaryIO, where: object) -> tuple[int, int, int]:
