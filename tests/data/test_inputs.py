@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from xraylab.data.inputs import find_studies, of_plane, with_parts
-from xraylab.data.sources import AnyFileSource
 from xraylab.data.mrnet import PLANES
+from xraylab.data.sources import AnyFileSource
 from xraylab.errors import UserError
 
 

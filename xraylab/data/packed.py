@@ -382,9 +382,8 @@ class _Building:
             with (partial / "done.txt").open("a") as marks:
                 for future in as_completed(chunks):
                     faults, blank = future.result()
-                    marks.write(
-                        "\n" + json.dumps([chunks[future], faults, blank])
-                    )  # on a line of its own, however the last one ended
+                    # on a line of its own, however the last one ended
+                    marks.write("\n" + json.dumps([chunks[future], faults, dict.fromkeys(blank)]))
                     marks.flush()
                     os.fsync(marks.fileno())
                     self.faults.update(faults)
