@@ -54,9 +54,9 @@ def damage(data: np.ndarray, words: str) -> str | None:
         words: that :func:`heard` heard while it was decoded.
     """
     if found := next((line for line in words.splitlines() if DAMAGED.search(line)), None):
-        return f"damaged inside ({found.strip()})"
+        return f"damaged inside ({found.strip().replace(': ', ', ')})"
     if bytes(data[:4]) in (b"II*\0", b"MM\0*") and (why := _tiff_damage(bytes(data))):
-        return f"damaged inside ({why})"
+        return f"damaged inside ({why.replace(': ', ', ')})"
     return None
 
 

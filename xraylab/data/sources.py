@@ -243,7 +243,8 @@ class AnyFileSource(ImageSource):
 def is_picture(file: Path | str) -> bool:
     """Whether a file is of a kind that is read: by its suffix, or of none that is known, by the mark of DICOM in it."""
     suffix = _suffix(str(file))
-    return suffix in SUFFIXES or suffix == ARRAY or (suffix not in NO_PICTURE and is_dicom(Path(file)))
+    known = suffix in (*SUFFIXES, *DICOM, ARRAY)
+    return known or (suffix not in NO_PICTURE and os.path.isfile(file) and is_dicom(Path(file)))  # a pipe would not be read
 
 
 def stem(name: str) -> str:
