@@ -425,7 +425,7 @@ def test_pictures_of_one_value_damage_and_copies_across_splits_are_named(tmp_pat
     assert damaged[0].startswith("train/sick/9.jpg (damaged inside (Corrupt JPEG data,")
     assert found.faults == {
         "pictures of one value, on which nothing can be seen": ["train/sick/0.png"],
-        "files with the same bytes in more than one split": ["train/normal/1.png (train) = test/sick/2.png (heldout)"],
+        "files with the same bytes in more than one split": ["test/sick/2.png (heldout) = train/normal/1.png (train)"],
     }
     assert "no faults" not in found.text()
 
