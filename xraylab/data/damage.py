@@ -46,16 +46,16 @@ def heard(decode: Callable[[], T]) -> tuple[T, str]:
     return result, said.strip()
 
 
-def damage(data: np.ndarray, words: str) -> str | None:
+def damage(data: bytes, words: str) -> str | None:
     """Why a picture that was decoded is not what was encoded, as far as its decoder or its checksums tell; None if they do not.
 
     Args:
-        data: uint8 (bytes,), the encoded file.
+        data: the encoded file.
         words: that :func:`heard` heard while it was decoded.
     """
     if found := next((line for line in words.splitlines() if DAMAGED.search(line)), None):
         return f"damaged inside ({found.strip().replace(': ', ', ')})"
-    if bytes(data[:4]) in (b"II*\0", b"MM\0*") and (why := _tiff_damage(bytes(data))):
+    if data[:4] in (b"II*\0", b"MM\0*") and (why := _tiff_damage(data)):
         return f"damaged inside ({why.replace(': ', ', ')})"
     return None
 

@@ -12,7 +12,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeAlias
 
@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from xraylab.data.apart import apart
 from xraylab.data.damage import damage, heard
 from xraylab.data.dicom import SUFFIXES as DICOM
 from xraylab.data.dicom import dicom_shape, is_dicom, read_dicom
@@ -35,6 +36,9 @@ MISSING = "missing image files"  # a kind of problem
 NO_PICTURE = (".csv", ".txt", ".tsv", ".lst", ".md", ".json", ".xml", ".db", ".ini")  # not worth a look for DICOM
 
 #: what decoders raise: of an unknown format an OSError, of more pixels than are allowed an error of their own
+MOST = 2**28  # pixels of an image: 16,384 x 16,384
+THIN = 256  # pixels for each byte of a file: of more, next to nothing is there
+SOME = 2**24  # pixels that an image may have whose head is not read
 UNREADABLE = (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError)
 #: uint8: slices of a volume (N,H,W[,3]), or a list of views (H,W[,3]), whose sizes may differ
 Images: TypeAlias = "np.ndarray | list[np.ndarray]"
@@ -121,14 +125,22 @@ def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | No
             are known.
     """
     encoded = data.tobytes()
-    head, decoded, words = None, None, ""
-    with suppress(*UNREADABLE):
+    head, decoded, fault, words = None, None, None, ""
+    try:
         head = read_head(io.BytesIO(encoded))
         _refuse(head, where)
-        decoded, words = heard(lambda: _decoded(encoded, head, colour))
+        pixels = head.height * head.width if head else SOME + 16 * len(encoded)
+        if head and head.kind in ("PNG", "JPEG") and pixels < THIN * len(encoded):  # whose decoders end no process
+            decoded, fault, words = _judged(encoded, head, colour)
+        else:
+            decoded, fault, words = apart(where, 3 * pixels, _judged, encoded, head, colour)
+    except MemoryError:
+        raise UserError(f"{where}: memory is too small for its pixels.") from None
+    except UNREADABLE:
+        pass
     if decoded is None or decoded.size == 0 or (head and decoded.shape[:2] != head.shape):
         raise UserError(f"{where}: not a whole image ({len(data)} bytes). python -m xraylab.check lists all such files.")
-    if fault := damage(data, words):
+    if fault:
         raise UserError(f"{where}: {fault}. python -m xraylab.check lists all such files.")
     if words:
         log.warning("%s: its decoder says: %s", where, words)
@@ -156,10 +168,18 @@ def of_one_value(images: Images) -> bool:
 
 def _refuse(head: Head | None, where: object) -> None:
     """Raise UserError for what is known from a head not to be read."""
+    if head and head.height * head.width > MOST:
+        raise UserError(f"{where}: its header says {head.height}x{head.width} pixels, where {MOST:,} are read at most.")
     if head and head.fault:
         raise UserError(f"{where}: {head.fault}")
     if head and head.pages > 1:
         raise UserError(f"{where}: a {head.kind} of {head.pages} pages, where one file is one image. Split it.")
+
+
+def _judged(encoded: bytes, head: Head | None, colour: bool) -> tuple[np.ndarray | None, str | None, str]:
+    """What :func:`_decoded` gives, why it is damaged, if it is, and what else its decoder said."""
+    decoded, words = heard(lambda: _decoded(encoded, head, colour))
+    return decoded, None if decoded is None else damage(encoded, words), words
 
 
 def _decoded(encoded: bytes, head: Head | None, colour: bool) -> np.ndarray | None:
@@ -192,8 +212,6 @@ def header_shape(file: Path | BinaryIO, where: object) -> tuple[int, int, int]:
         with open(file, "rb", buffering=0) if isinstance(file, Path) else nullcontext(file) as opened:
             if head := read_head(opened):
                 _refuse(head, where)
-                if head.height * head.width > 2 * (Image.MAX_IMAGE_PIXELS or 2**30):  # as PIL refuses of other kinds
-                    raise ValueError("more pixels than an image has")
                 return 1, *head.shape
             with Image.open(opened) as other:
                 return 1, other.height, other.width
@@ -300,7 +318,7 @@ def _array(path: Path, colour: bool) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or 'not a whole array'}.") from error
-    except (ValueError, EOFError):
+    except Exception:  # of as many kinds as there are things to be wrong in a header
         raise UserError(f"{path}: not a whole array.") from None
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or array.size == 0:
         what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
@@ -337,14 +355,14 @@ class NpySource(ImageSource):
         """uint8 (N,H,W), the files' slices one after another."""
         try:
             arrays = [np.load(self.root / name, allow_pickle=False) for name in images]
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # of as many kinds as there are things to be wrong in a header
             raise UserError(f"{self.root}: cannot read {listed(images)}: {error}") from error
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def shape(self, image: str) -> tuple[int, int, int]:
         try:
             slices, height, width = np.load(self.root / image, mmap_mode="r", allow_pickle=False).shape
-        except (OSError, ValueError, EOFError, AttributeError) as error:  # an archive has no shape
+        except Exception as error:  # of as many kinds as there are things to be wrong in a header; an archive has none
             raise UserError(f"{self.root / image}: not a whole array of slices.") from error
         return slices, height, width
 
