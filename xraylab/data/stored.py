@@ -76,7 +76,7 @@ def stored_values(path: Path, dataset: Dataset, raw: bool) -> np.ndarray:
 def _free_memory() -> int:
     """Bytes that the machine can give; where it does not say, all."""
     try:
-        with open("/proc/meminfo") as file:
+        with open("/proc/meminfo", encoding="utf-8") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return 2**63
