@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
+CROSS_SECTIONS = ("CT", "MR", "PT")  # modalities whose files of one frame are slices
+LOOKED_AT = 8  # headers that are read together
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 WANTED = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
@@ -91,6 +94,33 @@ def dicom_shape(path: Path) -> tuple[int, int, int]:
     with _discreet(path):
         dataset = _read(path, pixels=False)
         return stored_shape(path, dataset)
+
+
+def dicom_layouts(paths: Sequence[Path]) -> list[tuple[int, bool]]:
+    """Of every file how many frames it has, and whether it looks like a slice of a series: of one frame, and placed in space.
+
+    (1, False) stands for one whose header cannot be read: whoever reads its pixels says why.
+
+    Raises:
+        UserError: pydicom is not installed.
+    """
+    try:
+        from pydicom import dcmread
+    except ImportError:
+        where = f"{paths[0]}{f' and {len(paths) - 1:,} more' if len(paths) > 1 else ''}"
+        raise UserError(f"{where}: reading DICOM needs pydicom: pip install 'xraylab[dicom]'.") from None
+    wanted: Any = ["Modality", "ImagePositionPatient", "NumberOfFrames"]
+
+    def layout(path: Path) -> tuple[int, bool]:
+        try:
+            dataset = dcmread(path, specific_tags=wanted, stop_before_pixels=True)
+            frames = int(dataset.get("NumberOfFrames") or 1)
+        except Exception:  # of as many kinds as there are things to be wrong in a header
+            return 1, False
+        return frames, frames == 1 and (bool(dataset.get("ImagePositionPatient")) or dataset.get("Modality") in CROSS_SECTIONS)
+
+    with _discreet(paths[0]), ThreadPoolExecutor(LOOKED_AT) as pool:  # over a network, one by one takes minutes
+        return list(pool.map(layout, paths))
 
 
 @contextmanager
