@@ -23,6 +23,7 @@ from xraylab.settings import parse_fold
 SYNTHETIC = "synthetic sample"
 HELD_BACK = "held_back"  # a part of train that is not trained on; see :func:`hold_back`
 UNREADABLE = "images that cannot be read"  # a kind of problem
+BLANK = "pictures of one value, on which nothing can be seen"  # another
 # a column: all labels that the dataset has, whichever are asked for, so that these do not decide the split; texts of
 # :func:`xraylab.data.stratification.written`; where it is missing, the table has them all
 ALL_LABELS = "labels/all"
