@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
+from xraylab import card
 from xraylab.calibration import scaled
 from xraylab.evaluation import evaluate_split, prediction_table
 from xraylab.intervals import Clusters
-from xraylab.operating import CELLS, FIXED, RATES, Rules, at_threshold, candidates, choose, judge
+from xraylab.operating import CELLS, FIXED, RATES, Rules, at_threshold, candidates, choose, judge, trivial
+from xraylab.page import closing_table
+from xraylab.sections import operating_table
 
 
 def made(seed, n=120, digits=2):
@@ -173,3 +176,26 @@ def test_without_validation_nothing_is_chosen(tables):
     fixed = splits["test"]["operating_points"][FIXED]["labels"]["acl"]["kappa"]
     assert fixed["value"] is not None
     assert fixed["low"] is None
+
+
+def test_a_target_that_only_calling_everybody_or_nobody_reaches_is_named(tmp_path):
+    y = np.r_[np.ones(10), np.zeros(30)].astype(int)
+    p = np.r_[np.linspace(0.6, 0.9, 8), 0.02, 0.01, np.linspace(0.05, 0.5, 30)]  # the least probable two are positive
+    found = choose(y, p, Rules(sensitivity=1.0, specificity=0.9))
+    assert (p >= found["sensitivity_1"]["value"]).all()
+    assert found["sensitivity_1"]["reason"] == "only calling every study positive does that in validation"
+    assert found["youden"]["reason"] is found["specificity_0.9"]["reason"] is None
+    other = choose(1 - y, p, Rules(sensitivity=0.9, specificity=1.0))  # the most probable are negative
+    assert not (p >= other["specificity_1"]["value"]).any()
+    assert other["specificity_1"]["reason"] == "only calling no study positive does that in validation"
+    assert choose(y, p, Rules(sensitivity=0.8))["sensitivity_0.8"]["reason"] is None
+    table = pd.DataFrame({"id": [f"s{i}" for i in range(40)], "patient": "", "group": "g", "split": "valid", "p_x": p, "y_x": y})
+    result = evaluate_split(table, True, 0)
+    judge({"valid": result}, {"valid": table}, Rules(sensitivity=1.0))
+    line = "sensitivity_1 of x (largest specificity with a sensitivity of at least 1): only calling every study positive"
+    assert [line in said for said in trivial(result)] == [True]
+    assert line in operating_table("valid", result["operating_points"])
+    assert "at or above (&gt;=) the threshold" in operating_table("valid", result["operating_points"])
+    evaluation = {"data": "x", "selection": "holdout", "table": "t.csv", "splits": {"valid": result}}
+    assert line in closing_table(evaluation, tmp_path, "1 s")
+    assert f"Trivial: {line}" in card._operating(evaluation)

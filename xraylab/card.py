@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 
 from xraylab.combination import IN_SAMPLE, Combination
 from xraylab.data.table import SYNTHETIC
+from xraylab.evaluation import choices, in_sample
 from xraylab.metrics import COUNTS, how_intervals, number, without_interval
+from xraylab.operating import trivial
 from xraylab.run import read_config, write_text
 
 CARD = "MODEL_CARD.md"
@@ -45,12 +47,12 @@ def write_card(directory: Path) -> Path:
     kept = _own_sections(path.read_text(encoding="utf-8")) if path.is_file() else {}
     blanks = {title: "\n".join(f"- {question}: {BLANK}" for question in asked) for title, asked in OWN.items()}
     own = {title: kept.get(title) or blank for title, blank in blanks.items()}
-    evaluation = json.loads((directory / "evaluation.json").read_text())
+    evaluation = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
     record = _json(directory / "environment.json")
     config = directory / "config.yaml"
     settings: dict[str, Any] = OmegaConf.to_container(read_config(directory)) if config.is_file() else {}  # type: ignore[assignment]
     summary = directory / "model_summary.txt"
-    lines = summary.read_text().splitlines()[:2] if summary.is_file() else []
+    lines = summary.read_text(encoding="utf-8").splitlines()[:2] if summary.is_file() else []
     sections = {
         "Intended use": own["Intended use"],
         "Model": _model(evaluation, settings, lines),
@@ -87,9 +89,14 @@ def limits(evaluation: Mapping[str, Any]) -> list[str]:
             found.append(f"{split}: choices were made on these studies, so its results are too good.")
         if result["patients"] is None:
             found.append(f"{split}: patients are not known, so one may be in two splits; intervals are over studies.")
-    if evaluation.get("combination", {}).get("in_sample"):
+        if result["selected_on"] is None:
+            found.append(f"{split}: it is not known whether choices were made on these studies, or models trained on them.")
+    if in_sample(evaluation):
         found.append(f"The combination was {IN_SAMPLE}.")
-    if all(r["selected_on"] for r in splits.values()):
+    held = [r["selected_on"] for r in splits.values()]
+    if False not in held and None in held:
+        found.append("No split is known to be held out from all choices: how well the model does on new studies is not known.")
+    elif False not in held:
         found.append("No split is held out from all choices: how well the model does on new studies is not known.")
     if evaluation.get("selection", UNKNOWN) == UNKNOWN:
         found.append("Of which data the studies are, and how well the model does elsewhere, is not known.")
@@ -163,8 +170,8 @@ def data_rows(evaluation: Mapping[str, Any]) -> tuple[list[list[Any]], list[list
         rows.append(["train", train["n"], "not known" if train["patients"] is None else train["patients"], "trained on"])
         counts += [["train", label, *(of[k] for k in COUNTS)] for label, of in train.get("labels", {}).items()]
     for split, r in evaluation["splits"].items():
-        use = "choices were made on it" if r["selected_on"] else "held out from all choices"
-        rows.append([split, r["n"], "not known" if r["patients"] is None else r["patients"], use])
+        patients = "not known" if r["patients"] is None else r["patients"]
+        rows.append([split, r["n"], patients, choices(r["selected_on"])])
         counts += [[split, la, *(m[c]["value"] for c in COUNTS)] for la, m in r["labels"].items()]
     return rows, counts
 
@@ -207,7 +214,8 @@ def _results(evaluation: Mapping[str, Any]) -> str:
         rows = [[label, m["auroc"]["n"], *(number(m[k]) for k in shown)] for label, m in r["labels"].items()]
         if len(r["labels"]) > 1:
             rows.append(["macro", r["macro"]["auroc"]["n"], *(number(r["macro"][k]) for k in shown)])
-        note = f"{split}, by {r['unit']}, threshold {r['threshold']}; {how_intervals(r)}:"
+        called = f"called positive at or above (>=) {r['threshold']}"
+        note = f"{split}, by {r['unit']}; {choices(r['selected_on'])}; {called}; {how_intervals(r)}:"
         parts.append(f"{note}\n\n{_table(['finding', 'n', *(k.replace('_', ' ') for k in shown)], rows)}")
         parts += [f"{'; '.join(lacking)}." for lacking in [without_interval({**r["labels"], "macro": r["macro"]})] if lacking]
         if "exclusive" in r:
@@ -236,7 +244,9 @@ def _operating(evaluation: Mapping[str, Any]) -> str:
     chosen = {str(p["chosen_on"]) for p in points.values() if p["chosen_on"]}
     where = f"chosen on {', '.join(sorted(chosen))}" if chosen else "not chosen"
     note = " On the studies that chose them, the numbers of chosen thresholds are too good." if split in chosen else ""
-    return f"{split}, thresholds {where}. {rules}.{note}\n\n{_table(['finding', 'point', 'threshold', *shown, 'n'], rows)}"
+    note += "".join(f" Trivial: {line}." for line in trivial(result))
+    said = f"{split}, called positive at or above (>=) the threshold; thresholds {where}"
+    return f"{said}. {rules}.{note}\n\n{_table(['finding', 'point', 'threshold', *shown, 'n'], rows)}"
 
 
 def _calibration(evaluation: Mapping[str, Any]) -> str:
@@ -273,12 +283,18 @@ def _made(record: Mapping[str, Any], evaluated: Mapping[str, Any]) -> str:
         return ""
     versions = record.get("versions", {})
     git = record.get("git")
-    lines = [f"`{record['command']}`" if "command" in record else "", f"seed {record['seed']}" if "seed" in record else ""]
+    lines = [_code(record["command"]) if "command" in record else "", f"seed {record['seed']}" if "seed" in record else ""]
     lines.append(", ".join(f"{k} {versions[k]}" for k in ("xraylab", "python", "torch") if k in versions))
-    lines.append(f"evaluated anew: `{evaluated['command']}`" if evaluated else "")
+    lines.append(f"evaluated anew: {_code(evaluated['command'])}" if evaluated else "")
     if git:
         lines.append(f"commit {git['commit']}{', with changes' if git['modified'] else ''}")
     return _list(line for line in lines if line)
+
+
+def _code(text: str) -> str:
+    """A text in Markdown, letter by letter."""
+    marks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{marks}{text}{marks}"
 
 
 def last_split(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -304,5 +320,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content

@@ -25,7 +25,22 @@ DIFFERENCE = "auroc_minus_reference"  # of the macro, paired
 WIDTH = 130  # of the printed table
 NAMED = 60  # characters of a run's words there
 BOUNDS = ("value", "low", "high")
-COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n", "reason"]
+COLUMNS = [
+    "job",
+    "overrides",
+    "split",
+    "unit",
+    "label",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n",
+    "selected_on",
+    "in_sample",
+    "reason",
+]
+SAID = {True: "true", False: "false", None: "not known"}
 
 
 class Comparison(Callback):
@@ -82,8 +97,13 @@ def _record_ensembles(folder: Path, ensembles: Mapping[str, Mapping[str, Any]]) 
     for name, options in ensembles.items():
         directory = folder / "ensembles" / name
         if (made := read_combination(directory)) is not None:
-            evaluation = json.loads((directory / "evaluation.json").read_text())
+            evaluation = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
             record_made(directory, evaluation, {"ensemble": dict(options)}, made[1], "ensemble")
+
+
+def _either(*said: str) -> str:
+    """What holds of two results together, in the words of ``SAID``."""
+    return next(word for word in (SAID[True], SAID[None], SAID[False]) if word in said)
 
 
 def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -102,8 +122,14 @@ def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def text_table(folder: Path) -> str:
     """The runs and ensembles of a comparison by study, on the test split if there is one, in a few lines of text."""
-    published = check_published(json.loads((folder / GIVEN).read_text())["published"]) if (folder / GIVEN).is_file() else NOTHING
-    rows = list(csv.DictReader((folder / "comparison.csv").open()))
+    from xraylab.evaluation import all_selected_on, choices
+
+    published = (
+        check_published(json.loads((folder / GIVEN).read_text(encoding="utf-8"))["published"])
+        if (folder / GIVEN).is_file()
+        else NOTHING
+    )
+    rows = list(csv.DictReader((folder / "comparison.csv").open(encoding="utf-8")))
     split = next((s for s in ("test", "valid") if any(r["split"] == s for r in rows)), rows[0]["split"])
     unit = "study" if any((r["split"], r["unit"]) == (split, "study") for r in rows) else "image"
     others = dict.fromkeys(r["job"] for r in rows)
@@ -113,8 +139,11 @@ def text_table(folder: Path) -> str:
     typed = [set(o.split(" ")) for o in jobs.values() if " of " not in f" {o}"]
     shared = set.intersection(*typed) if len(typed) > 1 else set()
     found = {(r["job"], r["metric"]): r for r in rows}
-    lines = [f"{split}, by {unit}, n {', '.join(dict.fromkeys(r['n'] for r in rows))}; 95% intervals in report.html"]
-    of = csv.DictReader((folder / "differences.csv").open()) if (folder / "differences.csv").is_file() else []
+    chosen = all_selected_on({word: key for key, word in SAID.items()}[r["selected_on"]] for r in rows)
+    of_data = "".join(f"{data}: " for data in dict.fromkeys(r["data"] for r in rows if r.get("data")))
+    ns = ", ".join(dict.fromkeys(r["n"] for r in rows))
+    lines = [f"{of_data}{split}, by {unit}, n {ns}; {choices(chosen)}; 95% intervals in report.html"]
+    of = csv.DictReader((folder / "differences.csv").open(encoding="utf-8")) if (folder / "differences.csv").is_file() else []
     references = {r["job"]: r["reference"] for r in of if r["split"] == split}
     if len(set(references.values())) == 1:
         lines[0] += f"; differences from {next(iter(references.values()))}, paired"
@@ -126,7 +155,8 @@ def text_table(folder: Path) -> str:
         if difference is not None and difference["low"]:
             other = f"  minus {references[job]}" if len(set(references.values())) > 1 else "  difference"
             numbers += other + " {:+.3f} ({:+.3f} to {:+.3f})".format(*(float(difference[k]) for k in BOUNDS))
-        lines.append(f"  {numbers}  {job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}")
+        mark = "  (fitted in sample)" * (found[job, "auroc"]["in_sample"] == SAID[True])
+        lines.append(f"  {numbers}  {job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}{mark}")
     if lacking := [job for job in others if job not in jobs]:
         lines.append(f"  without {split} by {unit}, so in report.html only: {listed(lacking)}")
     same = not references or (len(set(references.values())) == 1 and set(jobs) == {*references, *references.values()})
@@ -187,6 +217,7 @@ def write_comparison(
         ended, reference: as of :func:`write_results`.
     """
     from xraylab.build import plain
+    from xraylab.data.table import SYNTHETIC
     from xraylab.ensemble import Ensemble, write_ensemble
     from xraylab.page import write_report
 
@@ -209,7 +240,8 @@ def write_comparison(
             results.append(Result(name.replace("_", " "), joined_words(made[1]), made[1], folder / "ensembles" / name))
             if ended and made[1]["splits"]:
                 write_report(folder / "ensembles" / name)
-    write_json(folder / GIVEN, {"ensembles": plain(ensembles or {}), "published": plain(published or {})})
+    data = SYNTHETIC if any(r.evaluation["data"] == SYNTHETIC for r in results) else results[0].evaluation["data"]
+    write_json(folder / GIVEN, {"data": data, "ensembles": plain(ensembles or {}), "published": plain(published or {})})
     title = (folder.absolute().parents[1].name, folder.name)
     write_results(folder, title, results, waiting, check_published(published), ended, reference)
 
@@ -217,7 +249,7 @@ def write_comparison(
 def finished(folder: Path) -> tuple[list[Path], list[str]]:
     """The finished runs that lie in a multirun's folder, in the order of its jobs; and what is said of the others."""
     evaluated = sorted((p.parent for p in folder.glob("*/evaluation.json")), key=lambda p: (len(p.name), p.name))
-    runs = [run for run in evaluated if json.loads((run / "environment.json").read_text())["finished"]]
+    runs = [run for run in evaluated if json.loads((run / "environment.json").read_text(encoding="utf-8"))["finished"]]
     others = [f"job {run.name} was stopped before its end, and is left out" for run in evaluated if run not in runs]
     others += [f"job {p.name} {_end(p)}" for p in sorted(folder.glob("[0-9]*")) if p not in evaluated]
     return runs, others
@@ -225,14 +257,14 @@ def finished(folder: Path) -> tuple[list[Path], list[str]]:
 
 def _end(run: Path) -> str:
     """How a run ended that has no evaluation."""
-    record = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+    record = json.loads((run / "environment.json").read_text(encoding="utf-8")) if (run / "environment.json").is_file() else {}
     return f"was {record['pruned']}" if record.get("pruned") else f"failed: {run / 'xraylab.log'}"
 
 
 def read_result(run: Path, name: str) -> Result:
     """The result of a run directory, under this name."""
-    environment = json.loads((run / "environment.json").read_text())
-    evaluation = json.loads((run / "evaluation.json").read_text())
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
     typed = " ".join(word for word in first["overrides"] if not word.startswith(("hydra.", "hydra/", "sweep.", "fail_fast=")))
     return Result(name, joined_words(evaluation) if "members" in evaluation else typed, evaluation, run)
@@ -256,7 +288,7 @@ def write_results(
         reference: the result with which others are compared; None: in each split the run of highest macro AUROC.
     """
     from xraylab.data.table import SYNTHETIC
-    from xraylab.evaluation import by_unit
+    from xraylab.evaluation import by_unit, in_sample
     from xraylab.paired import differences
 
     synthetic = any(r.evaluation["data"] == SYNTHETIC for r in results)
@@ -264,6 +296,11 @@ def write_results(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     mark = [SYNTHETIC] if synthetic else []
+    known = {
+        (r.job, split): (SAID[result["selected_on"]], SAID[in_sample(r.evaluation)])
+        for r in results
+        for split, result in r.evaluation["splits"].items()
+    }
     writer.writerow([*COLUMNS, *(["data"] if synthetic else [])])
     for job, overrides, evaluation, _ in results:
         for split, result in by_unit(evaluation):
@@ -271,11 +308,19 @@ def write_results(
             macro = {**result["macro"], **({DIFFERENCE: pair.macro()} if pair else {})}
             for label, metrics in {**result["labels"], "macro": macro}.items():
                 for metric, m in metrics.items():
-                    cells = ["" if m[k] is None else m[k] for k in (*BOUNDS, "n", "reason")]
-                    writer.writerow([job, overrides, split, result["unit"], label, metric, *cells, *mark])
+                    cells = ["" if m[k] is None else m[k] for k in (*BOUNDS, "n")]
+                    why = m["reason"] or ""
+                    writer.writerow(
+                        [job, overrides, split, result["unit"], label, metric, *cells, *known[job, split], why, *mark]
+                    )
     write_text(folder / "comparison.csv", text.getvalue())
     tables = [
-        differences(found, at).assign(job=job, reference=p.reference, split=s)
+        differences(found, at).assign(
+            job=job,
+            reference=p.reference,
+            split=s,
+            **{k: _either(known[job, s][i], known[p.reference, s][i]) for i, k in enumerate(("selected_on", "in_sample"))},
+        )
         for (job, s), p in pairs.items()
         for at, found in p.at()
     ]

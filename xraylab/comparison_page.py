@@ -12,6 +12,7 @@ from typing import Any
 
 from xraylab.overlay import overlaid, trainings
 from xraylab.pairing import Pair, Result
+from xraylab.words import command_line, word
 
 NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
 
@@ -28,7 +29,7 @@ def page(
         published: AUROCs to show beside, see :class:`xraylab.comparison.Comparison`.
         pairs: differences by job and split.
     """
-    from xraylab.evaluation import by_unit
+    from xraylab.evaluation import all_selected_on, by_unit, choices
     from xraylab.page import STYLE
 
     jobs = [r for r in results if "members" not in r.evaluation]
@@ -39,7 +40,7 @@ def page(
     if synthetic:
         parts.append("<p class=sample>Synthetic sample: every number and figure below is about drawings, not patients.</p>")
     if not ended:
-        again = html.escape(f"python -m xraylab.report runs={folder}")
+        again = html.escape(command_line("report", [word("runs", folder)]))
         parts.append(f"<p>More runs are to come. Curves and differences are made at the end, or by <code>{again}</code></p>")
     if shared:
         parts.append(f"<p>All with {html.escape(' '.join(sorted(shared)))}.</p>")
@@ -48,8 +49,7 @@ def page(
     shown = "test" if any("test" in r.evaluation["splits"] for r in results) else "valid"
     for split, unit in dict.fromkeys((s, x["unit"]) for r in results for s, x in by_unit(r.evaluation)):
         of = [(r, x) for r in results for s, x in by_unit(r.evaluation) if (s, x["unit"]) == (split, unit)]
-        chosen = any(x["selected_on"] for _, x in of)
-        note = "choices were made on these studies" if chosen else "held out from all choices"
+        note = choices(all_selected_on(x["selected_on"] for _, x in of))
         parts.append(f"<h2>{split}, by {unit} <small>{note}; 95% intervals</small></h2>")
         references = {job: pair.reference for (job, s), pair in pairs.items() if s == split}
         same = not ended or (len(set(references.values())) == 1 and all(r.job in references for r, _ in of))
@@ -89,7 +89,7 @@ def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> str:
     """What each result is: its words, data, the chosen epoch, how long it took, and where it lies."""
     rows = []
     for r in results:
-        environment = json.loads((r.directory / "environment.json").read_text())
+        environment = json.loads((r.directory / "environment.json").read_text(encoding="utf-8"))
         sessions = [*environment.get("sessions_before", []), environment]
         seconds = sum(s.get("seconds", 0) for s in sessions)
         epoch = r.evaluation["checkpoint"]["epoch"] + 1 if "checkpoint" in r.evaluation else ""

@@ -90,7 +90,9 @@ def chosen(members: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
     Where no member has one, it is the member of lowest validation loss, and ``auroc`` is None.
     """
-    valid = {m.name: json.loads((m / "evaluation.json").read_text())["splits"]["valid"]["labels"] for m in members}
+    valid = {
+        m.name: json.loads((m / "evaluation.json").read_text(encoding="utf-8"))["splits"]["valid"]["labels"] for m in members
+    }
     first, fallback = next(iter(valid.values())), min(members, key=lowest_loss).name
     out: dict[str, dict[str, Any]] = {}
     for label in first:
@@ -113,7 +115,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     if len(ensemble.eligible(runs)) < ensemble.members:
         return None
     members = ensemble.choose(runs)
-    evaluations = [json.loads((m / "evaluation.json").read_text()) for m in members]
+    evaluations = [json.loads((m / "evaluation.json").read_text(encoding="utf-8")) for m in members]
     scored = same_scoring(evaluations, [m.name for m in members])
     first, tables, left_out = evaluations[0], {}, {}
     members_of: dict[str, dict[str, int]] = {}
@@ -147,7 +149,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
         **({"members_of_studies": members_of} if ensemble.union else {}),
         "splits": evaluate_tables(tables, directory, first["splits"], first["data"] == SYNTHETIC, scored, rules),
     }
-    write_combination(directory, combination, members)
+    write_combination(directory, combination, members, first["data"])
     write_records(
         directory,
         evaluation,

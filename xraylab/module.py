@@ -52,7 +52,7 @@ class StudyModule(pl.LightningModule):
         split_digest: of the studies and their splits, for checkpoints.
         blank, uncertain: what such labels count as in validation, see :func:`xraylab.evaluation.scored_labels`.
         images: what images were like, beside ``preprocessing``: ``channels``, ``bits`` of 16-bit files, and ``views``, as in
-            :class:`xraylab.data.table.StudyTable`.
+            :class:`xraylab.data.table.StudyTable`; ``volumes``: False where slices of a volume were files, each prepared alone.
     """
 
     def __init__(
@@ -424,7 +424,8 @@ def require_splits(digest: str, checkpoint: Path, called: str = "") -> None:
     if read_checkpoint(checkpoint)["xraylab"]["splits"] != digest:
         raise UserError(
             f"{called or checkpoint}: the data has other studies, or other splits, than when it was trained, so what is scored "
-            "could have been trained on. Give the data and the splits of then, with the same files missing, or train anew."
+            "could have been trained on. Give the data and the splits of then, with the same files missing (split_version=1 "
+            "splits as runs of before that key), or train anew."
         )
 
 

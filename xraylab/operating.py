@@ -24,6 +24,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation import clusters_of, labels_of, scored_labels
 from xraylab.intervals import Clusters
 from xraylab.metrics import rates, result, undefined
+from xraylab.words import command_line, word
 
 VALID = "valid"  # the split that chooses
 CHOSEN = "operating_points.json"
@@ -97,7 +98,8 @@ def choose(truth: np.ndarray, probability: np.ndarray, rules: Rules) -> dict[str
         probability: (N,) in [0,1].
 
     Returns:
-        Value null with a reason where there is one class only.
+        Value null with a reason where there is one class only; a value with a reason where it calls everybody positive, or
+        nobody, as nothing else does what the rule asks for.
     """
     missing = undefined("auroc", truth)
     if missing:
@@ -117,7 +119,20 @@ def choose(truth: np.ndarray, probability: np.ndarray, rules: Rules) -> dict[str
         else:
             least = int(np.flatnonzero(specificity >= (rules.specificity or 0.0) - 1e-12)[-1])
             best[name] = int(np.argmax(tp == tp[least]))  # as sensitive, and no positive less specific
-    return {name: {"value": float(threshold[k]), "reason": None} for name, k in best.items()}
+    calls = {0: "no", len(threshold) - 1: "every"}
+    why = {k: f"only calling {word} study positive does that in validation" for k, word in calls.items()}
+    return {name: {"value": float(threshold[k]), "reason": why.get(k)} for name, k in best.items()}
+
+
+def trivial(evaluated: Mapping[str, Any]) -> list[str]:
+    """The points of a split's result that call every study of validation positive, or none, in words without a full stop."""
+    points = evaluated.get("operating_points", {})
+    found = [(name, point["rule"], label, of) for name, point in points.items() for label, of in point["labels"].items()]
+    return [
+        f"{name} of {label} ({rule}): {of['reason']}"
+        for name, rule, label, of in found
+        if of["threshold"] is not None and of["reason"]
+    ]
 
 
 def at_threshold(
@@ -148,7 +163,7 @@ def at_threshold(
     intervals = {} if clusters is None or rows is None else clusters.label(known, rows, truth, probability >= threshold)
     out = {m: result(v, len(truth), intervals.get(m), missing[m]) for m, v in known.items()}
     tp, fp, p, n = (int(v) for v in counts)
-    return {"threshold": threshold, "reason": None, "confusion": dict(zip(CELLS, (tp, fp, p - tp, n - fp), strict=True)), **out}
+    return {"threshold": threshold, "reason": reason, "confusion": dict(zip(CELLS, (tp, fp, p - tp, n - fp), strict=True)), **out}
 
 
 def cells(truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:
@@ -220,11 +235,11 @@ def read_chosen(path: Path, step: int | None) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content if content.get("checkpoint", {}).get("step") == step else {}
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}: cannot be read: {error}. Write it anew by python -m xraylab.evaluate run={path.parent}"
+            f"{path}: cannot be read: {error}. Write it anew by:\n  {command_line('evaluate', [word('run', path.parent)])}"
         ) from error
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.cli import importing, launch
 from xraylab.errors import UserError, listed
+from xraylab.words import shown
 
 if TYPE_CHECKING:
     from xraylab.data.inputs import Skipped
@@ -68,6 +69,9 @@ def job(cfg: DictConfig) -> None:
             temperatures |= temperatures_of(chosen, labels)
         if isinstance(threshold, str):
             thresholds |= thresholds_of(chosen, labels, threshold)
+            for label in labels:
+                if why := chosen["labels"][label]["thresholds"][threshold]["reason"]:
+                    log.warning("threshold=%s of %s is trivial: %s.", threshold, label, why)
     started = time.monotonic()
     quiet()
     accelerator: Any = OmegaConf.to_container(cfg.accelerator)
@@ -97,7 +101,7 @@ def job(cfg: DictConfig) -> None:
         if done.images is not None:
             log.info("there is no table by image: temperatures are of studies")
     if threshold is not None:
-        log.info("called positive (1) from here on: %s", _values(thresholds) if thresholds else threshold)
+        log.info("called positive (1) from here on: %s (at or above it, >=)", _values(thresholds) if thresholds else threshold)
     if done.skipped:
         shown = [f"{s.file or s.id} ({s.reason}; the study is {s.study})" for s in done.skipped]
         log.warning("%d files could not be read: %s\nall of them: %s", len(shown), listed(shown), _skipped_file(output))
@@ -159,7 +163,7 @@ def _output(cfg: DictConfig, runs: Sequence[Path], given: str | list[str]) -> Pa
         kinds = {"_calibrated": cfg.calibrate, "_calls": calls, f"_{cfg.format}": cfg.format != "table"}
         output = home / "predictions" / f"{_name(given)}{''.join(k for k, of_it in kinds.items() if of_it)}.csv"
     if output.is_dir():
-        raise UserError(f"output={output}: it is a folder. Name a file: output={output / 'predictions.csv'}")
+        raise UserError(f"output={output}: it is a folder. Name a file: {shown('output', output / 'predictions.csv')}")
     written = (output, _images_file(output)) if cfg.format == "table" else (output,)
     if (there := [file for file in written if file.exists()]) and not cfg.overwrite:
         raise UserError(f"{there[0]} is there already. Name another file, output=<file.csv>, or replace it: overwrite=true.")

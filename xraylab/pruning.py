@@ -60,7 +60,11 @@ class MedianPruning(Callback):
         at_its_end = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if epoch not in own or trainer.current_epoch < self.epochs or at_its_end or not trainer.is_global_zero:
             return
-        done = [p for p in self.directory.parent.glob("[0-9]*/environment.json") if json.loads(p.read_text())["finished"]]
+        done = [
+            p
+            for p in self.directory.parent.glob("[0-9]*/environment.json")
+            if json.loads(p.read_text(encoding="utf-8"))["finished"]
+        ]
         if len(done) < self.jobs:
             return
         others = [history_of(p.parent / "history.csv", self.objective).get(epoch, math.nan) for p in done]

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import platform
-import shlex
 import socket
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from xraylab.errors import UserError, listed
 from xraylab.processes import cores
+from xraylab.words import alone, command_line, flags, word
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"  # of a run directory, held by the process that writes there
@@ -79,8 +79,14 @@ def _last_unfinished(parent: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def differing(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Top-level keys by which two composed configurations differ, beside where a run goes and whether it goes on."""
-    keys = [k for k in dict.fromkeys([*config, *other]) if k not in ("hydra", "resume")]
+    """Top-level keys by which two composed configurations differ, beside where a run goes and whether it goes on.
+
+    Args:
+        config: as composed now.
+        other: of a run, whose splits are its own where it is of before ``split_version``.
+    """
+    skipped = ["hydra", "resume", *(["split_version"] if "split_version" not in other else [])]
+    keys = [k for k in dict.fromkeys([*config, *other]) if k not in skipped]
     return [k for k in keys if config.get(k, "absent") != other.get(k, "absent")]
 
 
@@ -186,14 +192,13 @@ def run_of(path: str | Path, begun: bool = False) -> Path:
     from xraylab.remote import fetch_run, is_url
 
     refuse_foreign(path)
-    given = fetch_run(str(path)) if is_url(path) else Path(path)
+    given = fetch_run(str(path)) if is_url(path) else Path(path).expanduser()
     for candidate in (given, *list(given.parents)[:2]) if given.is_file() else (given,):
         if (candidate / "config.yaml").is_file() or (begun and (candidate / BEGUN).is_file()):
             return candidate
     if (given / BEGUN).is_file():
         raise UserError(
-            f"{given}: it was stopped before its training began. Go on with:\n"
-            f"  python -m xraylab.train {shlex.quote(f'resume={given}')}"
+            f"{given}: it was stopped before its training began. Go on with:\n  {command_line('train', [word('resume', given)])}"
         )
     if given.is_dir() and {p.name for p in given.iterdir()} <= {LOCK, "xraylab.log"}:
         raise UserError(
@@ -343,7 +348,7 @@ def environment(seed: int, overrides: list[str], command: str = "train") -> dict
             "gpus": gpus,
         },
         "seed": seed,
-        "command": command_line(command, overrides),
+        "command": command_line(command, [*flags(), *alone(overrides)]),
         "overrides": overrides,
         "directory": os.getcwd(),
         "git": git_state(Path(__file__).parent),
@@ -352,16 +357,13 @@ def environment(seed: int, overrides: list[str], command: str = "train") -> dict
     }
 
 
-def command_line(command: str, words: Sequence[str]) -> str:
-    """``python -m xraylab.<command> <words>``, to be typed again."""
-    return f"python -m xraylab.{command} {shlex.join(words)}".strip()
-
-
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit and whether the work tree differs from it; None outside a checkout of xraylab."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        )
         return done.stdout.strip()
 
     try:

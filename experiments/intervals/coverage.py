@@ -324,7 +324,7 @@ def said(table: pd.DataFrame) -> int:
     _head(f"{normal.groupby(key).ngroups} cells of normal scores, at least {LEAST} of both classes", *heads)
     for (what, metric), of in normal.groupby(["what", "metric"], sort=False):
         default = of[of["method"] == "default"].set_index(key)
-        least = of.groupby("method")["coverage"].min()
+        least = of.groupby("method")["coverage"].min()[of.groupby("method")["shown"].min() == 1]
         rivals = of[of["method"].isin(least[least >= 0.93].index)].groupby(key)["width"].min()
         ratio, c, shown = (default["width"] / rivals).max(), default["coverage"], default["shown"].min()
         kept &= bool(c.min() >= 0.93 and ratio <= 1.3)

@@ -130,7 +130,7 @@ def serve(number: int) -> None:
         except EOFError:
             return
         with contextlib.suppress(OSError, ValueError):  # where the system has no /proc, or no such limit
-            with open("/proc/self/statm") as file:
+            with open("/proc/self/statm", encoding="utf-8") as file:
                 now = int(file.read().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (now + room, resource.RLIM_INFINITY))
         signal.setitimer(signal.ITIMER_REAL, seconds)  # native code does not return for it, it ends
