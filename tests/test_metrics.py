@@ -30,18 +30,17 @@ def data(seed, n=80, ties=True):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("ties", [True, False])
 def test_values_agree_with_sklearn_and_influences_with_its_weights(metric, ties):
-    for seed in range(2):
-        y, p, _ = data(seed, 40, ties=ties)
-        value = point(metric, y, p)
-        assert value == pytest.approx(REFERENCE[metric](y, p, None), abs=1e-12)
-        found = Clusters(np.arange(len(y))).label({metric: value}, np.arange(len(y)), y, p >= 0.5, p)[metric]
-        assert found.reason is None
-        h = 1e-4
-        slope = [(REFERENCE[metric](y, p, 1 + h * w) - REFERENCE[metric](y, p, 1 - h * w)) / (2 * h) for w in np.eye(len(y))]
-        own = found.influence / np.where(found.influence == 0, 1, slope)  # a residual is a little smaller than an error
-        moved = np.abs(slope) > 1e-9
-        np.testing.assert_array_equal(np.abs(found.influence) > 1e-9, moved)
-        assert ((own[moved] > 1) & (own[moved] < 1.06)).all()
+    y, p, _ = data(0, 40, ties=ties)
+    value = point(metric, y, p)
+    assert value == pytest.approx(REFERENCE[metric](y, p, None), abs=1e-12)
+    found = Clusters(np.arange(len(y))).label({metric: value}, np.arange(len(y)), y, p >= 0.5, p)[metric]
+    assert found.reason is None
+    h, own = 1e-4, found.influence[::3]
+    slope = [(REFERENCE[metric](y, p, 1 + h * w) - REFERENCE[metric](y, p, 1 - h * w)) / (2 * h) for w in np.eye(len(y))[::3]]
+    moved = np.abs(slope) > 1e-9
+    np.testing.assert_array_equal(np.abs(own) > 1e-9, moved)
+    ratio = own[moved] / np.array(slope)[moved]  # a residual is a little smaller than an error, which is undone
+    assert ((ratio > 1) & (ratio < 1.06)).all()
 
 
 @pytest.mark.parametrize(
