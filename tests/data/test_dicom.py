@@ -451,3 +451,29 @@ def test_frames_have_tables_and_scales_of_their_own(write):
     blank = {"WindowCenter": "", "WindowWidth": "", "PerFrameFunctionalGroupsSequence": windows}
     read = read_dicom(write(two, bits=12, frames=True, **blank))
     near(read, np.stack([np.clip((GRADIENT - 2047.5) / (k - 1) + 0.5, 0, 1) * 255 for k in (4096, 1024)]))
+
+
+def test_a_frame_goes_by_its_own_group_before_the_shared_one_and_the_file(write):
+    def group(window=None, slope=None):
+        made = Dataset()
+        for sequence, elements in {
+            "FrameVOILUTSequence": window and {"WindowCenter": window, "WindowWidth": 1024},
+            "PixelValueTransformationSequence": slope and {"RescaleSlope": slope, "RescaleIntercept": ""},
+        }.items():
+            if elements:
+                inner = Dataset()
+                for name, value in elements.items():
+                    setattr(inner, name, value)
+                setattr(made, sequence, Sequence([inner]))
+        return made
+
+    of_file, lut = {"WindowCenter": 512, "WindowWidth": 1024, "RescaleSlope": 3, "RescaleIntercept": 0}, Dataset()
+    lut.LUTDescriptor, lut.LUTData = [4096, 0, 12], (4095 - np.arange(4096)).astype("<u2").tobytes()
+    groups = [group(2048, 0.5), group(1024), group(), group(1)]
+    groups[3].FrameVOILUTSequence[0].WindowCenter = ""  # as good as missing
+    made = dataset(np.stack([GRADIENT] * 4), bits=12, frames=True, **of_file, VOILUTSequence=Sequence([lut]))
+    made.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    made.SharedFunctionalGroupsSequence = Sequence([group(1536, 2)])
+    said = ((2048, 0.5), (1024, 2), (1536, 2), (1536, 2))
+    expected = [np.clip((GRADIENT * float(slope) - centre + 0.5) / 1023 + 0.5, 0, 1) * 255 for centre, slope in said]
+    near(read_dicom(write(made)), np.stack(expected))
