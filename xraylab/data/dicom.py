@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from xraylab.data.lookup import coloured, looked_up
-from xraylab.data.stored import GREY, PIXELS, stored_shape, stored_values
+from xraylab.data.stored import GREY, OVERLAYS, PIXELS, stored_shape, stored_values
 from xraylab.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ WANTED = (
     "SegmentedBluePaletteColorLookupTableData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit",
     "DoubleFloatPixelPaddingValue", "DoubleFloatPixelPaddingRangeLimit",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", *PIXELS,
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", *PIXELS, *OVERLAYS,
 )  # fmt: skip
 
 
