@@ -1,10 +1,10 @@
 """DICOM files as images, read with pydicom (the extra ``dicom``).
 
 From stored values to grey, in the order of the standard (DICOM PS3.3 C.11, C.7.6.3): decode; rescale slope and intercept, or
-the modality LUT; the first VOI LUT or window, else the least and the largest value of the file become black and white (8-bit
-unsigned values stay as they are, but turned by a slope below zero); MONOCHROME1 is inverted; pixels of padding (C.7.5.1.1.2)
-count for no scale and are black; RGB, YBR and palette colours become grey by ITU-R 601. Frames are slices of a volume, each
-with its own rescaling, window or VOI LUT where it has them. Files of a series are scaled one by one.
+the modality LUT; the first VOI LUT or window, else the least and the largest value of the file become black and white (unsigned
+values of 8 bits, allocated and stored, stay as they are, but turned by a slope below zero); MONOCHROME1 is inverted; pixels of
+padding (C.7.5.1.1.2) count for no scale and are black; RGB, YBR and palette colours become grey by ITU-R 601. Frames are slices
+of a volume, each with its own rescaling, window or VOI LUT where it has them. Files of a series are scaled one by one.
 
 Compressed syntaxes need a decoder: RLE is pydicom's own; JPEG (also lossless, and of 12 bits), JPEG-LS and JPEG 2000 are
 python-gdcm's, HTJ2K is pylibjpeg-openjpeg's. JPEG-LS of 6 or 7 bits is pyjpegls's alone, which is not in the extra.
