@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from xraylab.calibration import scaled
+from xraylab.calibration import logit, scaled
 from xraylab.evaluation import evaluate_split, prediction_table
 from xraylab.metrics import Resamples
 from xraylab.operating import CELLS, FIXED, RATES, Rules, at_threshold, candidates, cells, choose, judge
@@ -155,7 +155,7 @@ def test_the_temperature_of_validation_calibrates_test(tables):
     assert acl["temperature"] == chosen["labels"]["acl"]["temperature"]
     assert acl["after"]["ece"]["value"] < acl["ece"]["value"]
     assert acl["after"]["brier"]["value"] < acl["brier"]["value"]
-    p = scaled(tables["test"]["p_acl"].to_numpy(), acl["temperature"]["value"])
+    p = scaled(logit(tables["test"]["p_acl"].to_numpy()), acl["temperature"]["value"])
     assert acl["after"]["brier"]["value"] == pytest.approx(sk.brier_score_loss(tables["test"]["y_acl"], p))
     assert acl["brier"]["low"] < acl["brier"]["value"] < acl["brier"]["high"]
     never = block["labels"]["never"]

@@ -13,10 +13,13 @@ import pytest
 import torch
 from conftest import TINY, run_job, train_run
 from data.test_inputs import picture
+from scipy.special import log_expit
+from sklearn.metrics import roc_auc_score
 
 import xraylab
 from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, find_studies
 from xraylab.errors import UserError
+from xraylab.evaluation import evaluate_split, read_table, write_table
 from xraylab.inference import Options, chosen_of, predict, predict_all
 from xraylab.operating import decided, temperatures_of, thresholds_of
 from xraylab.submission import write_submission
@@ -79,12 +82,38 @@ def test_a_split_is_predicted_as_training_did(command, here, mura, tmp_path):
     assert len(list((tmp_path / "empty").iterdir())) == 4
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(3e3, 0.0), (1e3, -120.0)])
+def test_a_model_that_is_all_but_certain_keeps_the_order_of_its_studies(mura, tmp_path, scale, shift):
+    """The head scaled so that probabilities are 0 and 1 in 32 bits: tables by study and by image, one study, and its metrics."""
+    run = Path(shutil.copytree(mura, tmp_path / "run"))
+    file = run / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    for name, value in checkpoint["state_dict"].items():
+        if name.startswith("net.head"):
+            value.mul_(scale).add_(shift if name.endswith("bias") else 0)
+    torch.save(checkpoint, file)
+    done, before = predict(run, "test", CPU), predict(mura, "test", CPU)
+    for now, earlier in ((done.images, before.images), (done.table, before.table)):
+        assert now["logit_abnormal"].nunique() == earlier["logit_abnormal"].nunique()
+    by_image = scale * before.images["logit_abnormal"].to_numpy() + shift
+    np.testing.assert_allclose(done.images["logit_abnormal"], by_image, rtol=1e-3, atol=1e-2)
+    of_study = done.images.groupby("id", sort=False)["logit_abnormal"]
+    means = of_study.agg(lambda z: np.logaddexp.reduce(log_expit(z)) - np.logaddexp.reduce(log_expit(-z)))
+    np.testing.assert_allclose(done.table.set_index("id")["logit_abnormal"], means, rtol=1e-5, atol=1e-4)
+    result = evaluate_split(done.table, False, 0)["labels"]["abnormal"]["auroc"]["value"]
+    y = done.table["y_abnormal"]
+    assert result == roc_auc_score(y, done.table["logit_abnormal"])
+    assert roc_auc_score(y, torch.sigmoid(torch.tensor(done.table["logit_abnormal"].to_numpy(np.float32)))) != result
+    write_table(done.table, tmp_path / "t.csv")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "t.csv"), done.table)
+
+
 def test_other_forms_of_the_same_studies_have_the_same_numbers(mura, mura_root, tmp_path):
     test = table_of(mura / "predictions" / "test.csv").set_index("id")
     folder = predict(mura, find_studies(str(mura_root / "valid")), CPU).table
     assert folder["id"].is_monotonic_increasing
     folder = folder.set_index("id", drop=False).loc[test.index]
-    assert list(folder) == ["id", "patient", "group", "split", "p_abnormal"], "there is no truth"
+    assert list(folder) == ["id", "patient", "group", "split", "p_abnormal", "logit_abnormal"], "there is no truth"
     assert np.abs(folder["p_abnormal"].to_numpy() - test["p_abnormal"].to_numpy()).max() < 1e-6
     assert folder[["patient", "group"]].to_numpy().tolist() == test[["patient", "group"]].to_numpy().tolist()
     listed = predict(mura / "checkpoints" / "best.ckpt", find_studies(str(mura_root / "valid_image_paths.csv")), CPU).table

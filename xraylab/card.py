@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from xraylab.combination import IN_SAMPLE, Combination
 from xraylab.data.table import SYNTHETIC
 from xraylab.metrics import COUNTS, number
+from xraylab.operating import threshold_text
 from xraylab.run import read_config, write_text
 
 CARD = "MODEL_CARD.md"
@@ -229,7 +230,7 @@ def _operating(evaluation: Mapping[str, Any]) -> str:
         return ""
     shown = ("sensitivity", "specificity", "ppv", "npv", "kappa")
     rows = [
-        [label, name, "-" if f["threshold"] is None else f"{f['threshold']:.4f}", *(number(f[k]) for k in shown), f["kappa"]["n"]]
+        [label, name, threshold_text(f["threshold"]), *(number(f[k]) for k in shown), f["kappa"]["n"]]
         for name, point in points.items()
         for label, f in point["labels"].items()
     ]

@@ -117,10 +117,11 @@ def ranked_cases(directory: Path) -> pd.DataFrame | None:
     """``figures/cases/cases.csv`` for a dashboard: mistakes first, each kind by falling confidence; None where there is none.
 
     Returns:
-        Columns ``COLUMNS``, ``split`` and ``data``; picture is a path, confidence the probability of what was called.
+        Columns ``COLUMNS``, ``logit``, ``split`` and ``data``; picture is a path, confidence the probability of what was called.
     """
     import pandas as pd
 
+    from xraylab.calibration import logit
     from xraylab.cases import FOLDER
 
     path = directory / FOLDER / "cases.csv"
@@ -131,14 +132,17 @@ def ranked_cases(directory: Path) -> pd.DataFrame | None:
         return None
     called = cases["p"] >= THRESHOLD
     words = {True: "positive", False: "negative"}
+    logits = cases["logit"] if "logit" in cases else logit(cases["p"].to_numpy())  # cases of before have none
     out = cases.rename(columns={"label": "finding", "p": "probability"}).assign(
         picture=[str(directory / FOLDER / name) for name in cases["picture"]],
         prediction=called.map(words),
         truth=(cases["y"] == 1).map(words),
         right=called == (cases["y"] == 1),
         confidence=cases["p"].where(called, 1 - cases["p"]),
+        logit=logits,
     )
-    return out.sort_values(["right", "confidence"], ascending=[True, False], kind="stable", ignore_index=True)
+    order = out.assign(distance=out["logit"].abs()).sort_values(["right", "distance"], ascending=[True, False], kind="stable")
+    return out.loc[order.index].reset_index(drop=True)
 
 
 def sheet(cases: pd.DataFrame) -> Figure:

@@ -72,9 +72,9 @@ def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any],
         axes.tick_params(labelsize=8)
         for k, (_, table, result, options) in enumerate(curves):
             if result["labels"].get(label, {}).get(metric, {}).get("value") is not None:
-                truth, probability = scored(table, label, **options)
+                truth, score = scored(table, label, **options)
                 style = "steps-post" if kind == "pr" else "default"
-                axes.plot(*curve(kind, truth, probability), drawstyle=style, color=f"C{k}", lw=1.2)
+                axes.plot(*curve(kind, truth, score), drawstyle=style, color=f"C{k}", lw=1.2)
         if kind == "roc":
             axes.plot([0, 1], [0, 1], ":", color="grey", lw=1)
     for axes in grid[len(labels) :]:
