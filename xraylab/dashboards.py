@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xraylab.comparable import said_of
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import THRESHOLD, by_unit
 from xraylab.metrics import METRICS
@@ -51,7 +52,8 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
     ``test/<label>/<metric>`` and ``test/macro/<metric>``; those of valid, which also have a history, as ``best/valid/...``;
     pictures as ``test/roc``, ``test/pr``, ``test/confusion``, ``test/calibration`` and, by image, ``test/roc_images``; the
     cases, most confident mistakes first, as ``test/cases``: to W&B a table, to others one picture. To W&B also the best value of
-    every metric of the history, the checkpoint and the tables.
+    every metric of the history, the checkpoint and the tables; of a job of a sweep, as ``not_comparable``, with which jobs before
+    it its objective cannot be compared.
 
     Args:
         evaluation: the content of ``evaluation.json``.
@@ -83,6 +85,8 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
             if logger.artifacts:
                 _log_artifacts(logger, evaluation, directory)
             about = {f"best/{k}": checkpoint[k] for k in ("epoch", "step", "weights") if k in checkpoint}
+            if (why := said_of(directory)) is not None:
+                about["not_comparable"] = why
             logger.summarise({**best_values(directory), **metrics, **about})
             return
         logger.log_metrics(metrics, step)

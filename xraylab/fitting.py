@@ -138,7 +138,7 @@ def fit(
         early = EarlyStopping(e.monitor, e.min_delta, e.patience, mode=mode_of(e.monitor), check_on_train_epoch_end=False)
         callbacks.append(early)
     for logger in loggers:
-        logger.log_hyperparams({"data": job.table.data, **OmegaConf.to_container(job.config)})  # type: ignore[dict-item]
+        logger.log_hyperparams({"data": job.table.data, "measured": job.measured, **OmegaConf.to_container(job.config)})  # type: ignore[dict-item]
     files = XLACheckpointFiles() if on_tpu(job.accelerator) else CheckpointFiles()
     options = {"logger": list(loggers) or False, "max_epochs": s.max_epochs, "profiler": profiler}
     trainer = make_trainer(job, [files], callbacks=callbacks, **options)
