@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,12 +60,24 @@ def test_load_rebuilds_the_model_and_its_preprocessing(made):
     loaded = xraylab.load(path)
     assert not loaded.training
     assert loaded.labels == ("acl", "abnormal")
-    assert loaded.preprocessing == {"size": 48, "rescale": True}
+    assert loaded.preprocessing == {"size": 48, "rescale": True, "resize": "each_axis"}
     assert loaded.data == "synthetic sample"
     batch = next(iter(data.val_dataloader()))
     with torch.no_grad():
         torch.testing.assert_close(loaded(batch), module(batch), rtol=0, atol=0)
     assert torch.equal(loaded.loss.balance_weights, module.loss.balance_weights)
+
+
+def test_a_checkpoint_of_before_keeps_its_way_of_resizing(made, tmp_path):
+    _, _, path = made
+    saved = torch.load(path, weights_only=True)
+    del saved["xraylab"]["preprocessing"]["resize"]
+    torch.save(saved, tmp_path / "old.ckpt")
+    image = np.random.default_rng(0).integers(0, 256, (1, 48, 200)).astype(np.uint8)
+    old, new = xraylab.load(tmp_path / "old.ckpt"), xraylab.load(path)
+    cubic = cv2.resize(image[0], (48, 48), interpolation=cv2.INTER_CUBIC)[None]
+    assert old.predict(image) == pytest.approx(new.predict(cubic), abs=0.02)  # but for rescaling before or after
+    assert old.predict(image) != pytest.approx(new.predict(image), abs=1e-4)
 
 
 def test_predict_prepares_as_training_did(made):

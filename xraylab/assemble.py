@@ -190,11 +190,11 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         table, settings.batch_size, settings.accumulate, size, rescale, augmentation,
         worker_count(settings.num_workers, processes.local_world), settings.seed,
         loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit, processes.rank, processes.world,
-        static_shapes,
+        static_shapes, settings.image.resize,
     )  # fmt: skip
     steps = -(-data.train_units // (settings.batch_size * settings.accumulate)) * settings.max_epochs
     module = StudyModule(
-        net, loss, table.labels, settings.image.model_dump(include={"size", "rescale"}), optimizer,
+        net, loss, table.labels, settings.image.model_dump(include={"size", "rescale", "resize"}), optimizer,
         _scheduler(schedule, steps), interval, monitor, settings.seed, table.data, groups, settings.unit, digest,
         settings.evaluate.blank, settings.evaluate.uncertain,
         {"channels": table.channels, "bits": getattr(reader, "bits", None), "views": table.views},
@@ -263,7 +263,7 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
 
     folder = cache_dir() / "packed" if settings.cache == "auto" else Path(settings.cache).expanduser()
     try:
-        table = pack_table(table, folder, size, rescale, on_error)
+        table = pack_table(table, folder, size, rescale, on_error, resize=settings.image.resize)
     except KeyboardInterrupt:
         raise Stopped("stopped; what is packed so far is kept, and the same command goes on from there.") from None
     if table.frame.empty:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from xraylab.adapting import derivatives
 from xraylab.calibration import scaled, sigmoid
-from xraylab.data.loading import Batch, pack, prepare
+from xraylab.data.loading import EACH_AXIS, SHORTER_SIDE, Batch, pack, prepare
 from xraylab.data.module import batches_done
 from xraylab.data.sources import Images
 from xraylab.data.table import HELD_BACK
@@ -40,7 +40,7 @@ class StudyModule(pl.LightningModule):
         net: uint8 images to logits.
         loss: logits and raw labels to a number; says how logits become probabilities.
         labels: names of the L labels.
-        preprocessing: ``size`` and ``rescale`` of :func:`xraylab.data.loading.prepare`.
+        preprocessing: ``size``, ``rescale`` and ``resize`` of :func:`xraylab.data.loading.prepare`.
         optimizer: parameters to an optimizer; needed for training by a Trainer.
         scheduler: optimizer to a scheduler, or None.
         interval: ``epoch`` or ``step``, when the scheduler is stepped.
@@ -69,7 +69,7 @@ class StudyModule(pl.LightningModule):
         self.blank, self.uncertain = blank, uncertain
         if not hasattr(loss, "balance_weights"):
             loss.build(len(self.labels), len(self.groups))
-        self.preprocessing = {"size": None, "rescale": False, **(preprocessing or {})}
+        self.preprocessing = {"size": None, "rescale": False, "resize": EACH_AXIS, **(preprocessing or {})}
         self.images = {"channels": 1, "bits": None, "views": False, **(images or {})}
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.interval, self.scheduler_monitor, self.seed, self.data = interval, scheduler_monitor, seed, data
@@ -296,7 +296,7 @@ class StudyModule(pl.LightningModule):
                 raise UserError(
                     f"predict: {bag.dtype} {bag.shape} given; uint8 (N,H,W) or (N,H,W,3) on the scale 0-255 is wanted."
                 )
-        return prepare(images, self.preprocessing["size"], self.preprocessing["rescale"])
+        return prepare(images, **self.preprocessing)
 
 
 def of_images(values: Tensor, study: Tensor) -> Tensor:
@@ -327,8 +327,9 @@ def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
     backbone = _rebuild(saved["backbone"], pretrained=False)
     net = StudyNet(backbone, _rebuild(saved["pool"]), **saved["net"])
     module = StudyModule(
-        net, _rebuild(saved["loss"]), saved["labels"], preprocessing=saved["preprocessing"], data=saved["data"],
-        groups=saved["groups"], split_digest=saved.get("splits", ""), images=saved.get("images"),
+        net, _rebuild(saved["loss"]), saved["labels"],
+        preprocessing={"resize": SHORTER_SIDE, **saved["preprocessing"]},  # the way of those that do not say it
+        data=saved["data"], groups=saved["groups"], split_digest=saved.get("splits", ""), images=saved.get("images"),
         **saved.get("scored", {}),  # which earlier ones do not have
     )  # fmt: skip
     module.load_state_dict(checkpoint["state_dict"])

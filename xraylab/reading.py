@@ -83,7 +83,7 @@ class _Tolerant(Dataset[_Read]):
         faults, left = [], []
         for image in of:
             try:
-                prepare(self.studies.source.read([image]), self.studies.size, self.studies.rescale)
+                prepare(self.studies.source.read([image]), self.studies.size, self.studies.rescale, self.studies.resize)
                 left.append(image)
             except UserError as error:
                 faults.append((image, _reason(image, error)))
@@ -152,9 +152,7 @@ def predict_rows(
     """
     accelerator = dict(accelerator)
     static_shapes = bool(accelerator.pop("static_shapes", False))
-    dataset = StudyDataset(
-        table, module.preprocessing["size"], module.preprocessing["rescale"], static_shapes=static_shapes
-    )  # fmt: skip
+    dataset = StudyDataset(table, **module.preprocessing, static_shapes=static_shapes)
     readers = worker_count(workers) if len(rows) > 2 * batch_size else 0
     loader = DataLoader(
         _Tolerant(dataset, table.many_views),

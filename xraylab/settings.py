@@ -40,6 +40,7 @@ class Image(_Strict):
     rescale: bool
     mean: float | list[float] | None
     std: float | list[float] | None
+    resize: Literal["each_axis", "shorter_side"] = "shorter_side"  # of runs that do not say it
 
 
 class Head(_Strict):

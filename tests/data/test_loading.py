@@ -134,3 +134,38 @@ def test_images_of_different_sizes_ask_for_a_size():
     with pytest.raises(UserError, match=r"10x10, 8x8.*image.size"):
         pack([np.zeros((1, 8, 8), np.uint8), np.zeros((1, 10, 10), np.uint8)])
     assert pack([np.zeros((2, 8, 8, 3), np.uint8)]).shape == (2, 3, 8, 8)
+
+
+def averaged(length: int, size: int) -> np.ndarray:
+    """What averages a line of so many pixels to a shorter one, (size,length): each pixel as much as it lies in the new one."""
+    edges = np.arange(size + 1) * (length / size)
+    inside = np.minimum(edges[1:, None], np.arange(length) + 1) - np.maximum(edges[:-1, None], np.arange(length))
+    return np.maximum(inside, 0) * size / length
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 512), (100, 512), (512, 224), (700, 90), (300, 400), (100, 150), (223, 512)])
+def test_each_axis_is_resized_by_its_own_factor(height, width):
+    """Against areas in float64 where an axis shrinks, and torch's cubic where one grows."""
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (height, width)).astype(np.uint8), (0, 0), 2)
+    expected = image.astype(np.float64)
+    if height > 224:
+        expected = averaged(height, 224) @ expected
+    if width > 224:
+        expected = expected @ averaged(width, 224).T
+    expected = torch.nn.functional.interpolate(torch.from_numpy(expected)[None, None], (224, 224), mode="bicubic")[0, 0].numpy()
+    assert np.abs(prepare(image[None], 224)[0] - expected.clip(0, 255)).max() <= 1.6  # rounded once or twice
+    if (height > 224) == (width > 224):
+        assert np.array_equal(prepare(image[None], 224), prepare(image[None], 224, resize="shorter_side"))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_what_is_finer_than_a_pixel_does_not_come_back_as_stripes(axis):
+    """Stripes 2.7 pixels wide in the axis that shrinks from 512 to 224, beside one that stays."""
+    stripes = np.where(np.arange(512) % 2.7 < 1.35, 255, 0).astype(np.uint8)
+    image = np.tile(stripes, (224, 1)) if axis else np.tile(stripes[:, None], (1, 224))
+    with_torch = torch.nn.functional.interpolate(
+        torch.from_numpy(image)[None, None].float(), (224, 224), mode="bilinear", antialias=True
+    )
+    left = float(with_torch.std())
+    assert prepare(image[None], 224).std() < 1.5 * left
+    assert prepare(image[None], 224, resize="shorter_side").std() > 2 * left

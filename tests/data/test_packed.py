@@ -191,6 +191,21 @@ def test_a_second_run_builds_nothing(views, tmp_path, monkeypatch, caplog):
     assert left == {"Views-v1", "images.npy", "index.json"}
 
 
+def test_another_way_of_resizing_has_a_cache_of_its_own(tmp_path):
+    (tmp_path / "train").mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (16, 60)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "train" / "a.bmp"), picture)
+    frame = pd.DataFrame(
+        {"id": ["a"], "patient": ["p"], "group": ["g"], "split": ["train"], "images": [("train/a.bmp",)], "x": [1.0]}
+    )
+    table = StudyTable(frame, ("x",), FileSource(tmp_path), "ways", views=True)
+    for _ in range(2):  # neither takes the other's, nor deletes it
+        for resize in ("each_axis", "shorter_side"):
+            found = pack_table(table, tmp_path / "cache", 16, False, "stop", resize=resize).source.read(["train/a.bmp"])
+            assert np.array_equal(found, prepare(picture[None], 16, resize=resize))
+    assert len(list((tmp_path / "cache").rglob("index.json"))) == 2
+
+
 def test_the_index_says_what_was_packed(views, tmp_path):
     pack_table(views, tmp_path / "cache", 32, True, "stop")
     (folder,) = (tmp_path / "cache" / "Views-v1").glob("train_wrist_32_rescaled_*")

@@ -19,6 +19,8 @@ from xraylab.data.sources import Images
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError
 
+EACH_AXIS, SHORTER_SIDE = "each_axis", "shorter_side"  # ways to resize, see :func:`prepare`
+
 
 class Batch(NamedTuple):
     """Packed studies; images are not padded, but blank ones may fill the batch where shapes have to be static.
@@ -112,10 +114,10 @@ class StudyDataset(Dataset[Batch]):
 
     def __init__(
         self, table: StudyTable, size: int | None = None, rescale: bool = False,
-        augmentation: Augmentation | None = None, seed: int = 0, static_shapes: bool = False,
+        augmentation: Augmentation | None = None, seed: int = 0, static_shapes: bool = False, resize: str = EACH_AXIS,
     ) -> None:  # fmt: skip
         self.static_shapes = static_shapes
-        self.source, self.size, self.rescale = table.source, size, rescale
+        self.source, self.size, self.rescale, self.resize = table.source, size, rescale, resize
         self.augmentation, self.seed = augmentation, seed
         self.ids, self.groups = table.frame["id"].to_numpy(str), table.frame["group"].to_numpy(str)
         self.images = table.frame["images"].tolist()
@@ -167,18 +169,21 @@ class StudyDataset(Dataset[Batch]):
         """As :meth:`read`, of some of the study's references, among which every part has one."""
         of = dict(zip(self.images[row], self.part_of[row], strict=True)) if self.parts else {}
         bags = [[image for image in images if of[image] == part] for part in self.parts] or [list(images)]
-        prepared = [prepare(self.source.read(bag), self.size, self.rescale) for bag in bags]
+        prepared = [prepare(self.source.read(bag), self.size, self.rescale, self.resize) for bag in bags]
         _require_one_size(prepared)
         return prepared
 
 
-def prepare(images: Images, size: int | None = None, rescale: bool = False) -> np.ndarray:
+def prepare(images: Images, size: int | None = None, rescale: bool = False, resize: str = EACH_AXIS) -> np.ndarray:
     """What every image goes through before the network, in training and after.
 
     Args:
         images: uint8, slices (N,H,W) or (N,H,W,3), or a list of views (H,W) or (H,W,3).
-        size: resize to (size, size), area-averaged when smaller, cubic when larger; None: leave.
+        size: resize to (size, size); None: leave.
         rescale: stretch the range of the volume, or of each view, to 0-255, as Bien et al. 2018 do.
+        resize: ``each_axis`` is averaged over areas where it shrinks, by its own factor, and cubic where it grows;
+            ``shorter_side``: both are averaged where the shorter shrinks, else both cubic, which aliases an axis that shrinks
+            beside one that does not. Models of before ``each_axis`` have it.
 
     Returns:
         uint8 (N,H',W'[,3]).
@@ -187,7 +192,7 @@ def prepare(images: Images, size: int | None = None, rescale: bool = False) -> n
         UserError: views of different sizes and no size is set.
     """
     if isinstance(images, list):
-        views = [prepare(view[None], size, rescale) for view in images]
+        views = [prepare(view[None], size, rescale, resize) for view in images]
         _require_one_size(views)
         return np.concatenate(views)
     if rescale:
@@ -195,9 +200,18 @@ def prepare(images: Images, size: int | None = None, rescale: bool = False) -> n
         table = np.clip((np.arange(256) - low) * (255 / max(high - low, 1)), 0, 255).round().astype(np.uint8)
         images = np.asarray(table[images])
     if size is not None and images.shape[1:3] != (size, size):
-        how = cv2.INTER_AREA if min(images.shape[1:3]) > size else cv2.INTER_CUBIC
-        return np.stack([cv2.resize(image, (size, size), interpolation=how) for image in images])
+        return np.stack([_resized(image, size, resize) for image in images])
     return images
+
+
+def _resized(image: np.ndarray, size: int, resize: str) -> np.ndarray:
+    height, width = image.shape[:2]
+    if resize == SHORTER_SIDE:
+        how = cv2.INTER_AREA if min(height, width) > size else cv2.INTER_CUBIC
+        return cv2.resize(image, (size, size), interpolation=how)
+    if max(height, width) > size:
+        image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+    return image if image.shape[:2] == (size, size) else cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def pack(bags: Sequence[np.ndarray]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from xraylab.data.augmentation import Augmentation
-from xraylab.data.loading import Batch, StepSampler, StudyDataset
+from xraylab.data.loading import EACH_AXIS, Batch, StepSampler, StudyDataset
 from xraylab.data.table import HELD_BACK, StudyTable
 from xraylab.processes import cores
 
@@ -34,7 +34,7 @@ class StudyDataModule(pl.LightningDataModule):
         table: with its splits assigned.
         batch_size: studies, or images where those are the unit, in a batch, over all processes.
         accumulate: batches in an optimiser step.
-        size, rescale: see :func:`xraylab.data.loading.prepare`.
+        size, rescale, resize: see :func:`xraylab.data.loading.prepare`.
         augmentation: of the training images.
         workers: processes that read; 0 reads in the main process.
         seed: of order and augmentation.
@@ -49,12 +49,13 @@ class StudyDataModule(pl.LightningDataModule):
         self, table: StudyTable, batch_size: int = 1, accumulate: int = 1, size: int | None = None,
         rescale: bool = False, augmentation: Augmentation | None = None, workers: int = 0, seed: int = 0,
         scored: np.ndarray | None = None, unit: str = "study", rank: int = 0, world: int = 1, static_shapes: bool = False,
+        resize: str = EACH_AXIS,
     ) -> None:  # fmt: skip
         super().__init__()
         self.table, self.batch_size, self.workers = table, batch_size, workers
         labels = table.label_values()
         counts = ((labels == 0) | (labels == 1) if scored is None else scored).sum(1)
-        plain = StudyDataset(table, size, rescale, static_shapes=static_shapes)
+        plain = StudyDataset(table, size, rescale, static_shapes=static_shapes, resize=resize)
         parts = {split: table.part(split).index.to_numpy() for split in (*SPLITS, HELD_BACK)}
         # of every label so many studies where it is uncertain, and not most of them of one label
         rng = np.random.default_rng(seed)
@@ -73,7 +74,7 @@ class StudyDataModule(pl.LightningDataModule):
         rows = table.part("train").index.to_numpy()
         self._train = (
             StepSampler(rows, counts[rows], batch_size, accumulate, True, seed, rank, world),
-            StudyDataset(table, size, rescale, augmentation, seed, static_shapes),
+            StudyDataset(table, size, rescale, augmentation, seed, static_shapes, resize),
         )
 
     def loader(self, split: str, plain: bool = False) -> DataLoader[Batch]:

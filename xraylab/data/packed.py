@@ -31,7 +31,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from xraylab import __version__
-from xraylab.data.loading import prepare
+from xraylab.data.loading import EACH_AXIS, prepare
 from xraylab.data.sources import ImageSource
 from xraylab.data.table import UNREADABLE, StudyTable, stop_or_skip
 from xraylab.errors import UserError, listed
@@ -41,7 +41,7 @@ from xraylab.run import write_text
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FORMAT = 2  # of the folders, and of what ``prepare`` makes; a new one leaves old shards unread
+FORMAT = 3  # of the folders, and of what ``prepare`` makes; a new one leaves old shards unread
 STATS = 16  # files that are looked at together
 CHUNK = 64  # references that are read, written and marked as done together ...
 CHUNK_BYTES = 16_000_000  # ... or fewer, where they are large
@@ -109,16 +109,17 @@ class PackedSource(ImageSource):
 
 
 def pack_table(
-    table: StudyTable, folder: Path, size: int | None, rescale: bool, on_error: str, workers: int | None = None
+    table: StudyTable, folder: Path, size: int | None, rescale: bool, on_error: str, workers: int | None = None,
+    resize: str = EACH_AXIS,
 ) -> StudyTable:  # fmt: skip
     """The table with a source of prepared images, from shards that are built where they are missing or stale.
 
-    Its images are what ``prepare(table.source.read(images), size, rescale)`` gives, one reference at a time.
+    Its images are what ``prepare(table.source.read(images), size, rescale, resize)`` gives, one reference at a time.
 
     Args:
         table: of files; shards follow its splits as published, so that seeds and folds share them.
         folder: of the cache, shared by all datasets.
-        size, rescale: see :func:`xraylab.data.loading.prepare`.
+        size, rescale, resize: see :func:`xraylab.data.loading.prepare`.
         on_error: ``stop``, or ``skip`` images that cannot be read, and studies left without any; ``problems`` names them.
         workers: threads that read; None: one for every core.
 
@@ -133,7 +134,7 @@ def pack_table(
         for image, name in zip(images, of if table.parts else repeat(of), strict=False):
             names.setdefault((str(split), str(name)), {})[image] = None
     place = folder / _safe(table.name)
-    shards = [_Shard(table, place, split, group, list(images), size, rescale) for (split, group), images in names.items()]
+    shards = [_Shard(table, place, split, group, list(images), size, rescale, resize) for (split, group), images in names.items()]
     shards.sort(key=lambda shard: shard.folder.name)  # the order in which every process takes their locks
     missing = [shard for shard in shards if not shard.ready()]
     if missing:
@@ -176,16 +177,18 @@ class _Shard:
     """The images of one published split and group: what is looked for, and where."""
 
     def __init__(
-        self, table: StudyTable, place: Path, split: str, group: str, references: list[str], size: int | None, rescale: bool
+        self, table: StudyTable, place: Path, split: str, group: str, references: list[str], size: int | None, rescale: bool,
+        resize: str,
     ) -> None:  # fmt: skip
-        self.source, self.references, self.size, self.rescale = table.source, references, size, rescale
+        self.source, self.references = table.source, references
+        self.size, self.rescale, self.resize = size, rescale, resize
         self.title = f"{split} {group}".strip()
         self.colour = bool(getattr(self.source, "colour", False))
         self.checksum, self.file_bytes = self.sum_of(references)
         #: what shards of other content but the same purpose have in common
         self.about = {
             "dataset": table.name, "synthetic": table.synthetic, "root": _root(self.source), "split": split, "group": group,
-            "size": size, "rescale": rescale, "colour": self.colour,
+            "size": size, "rescale": rescale, "resize": resize, "colour": self.colour,
         }  # fmt: skip
         how = f"{'asis' if size is None else size}{'_rescaled' if rescale else ''}"
         self.folder = place / f"{_safe(split)}_{_safe(group)}_{how}_{self.checksum[:16]}"
@@ -195,7 +198,7 @@ class _Shard:
     def sum_of(self, references: Iterable[str]) -> tuple[str, int]:
         """SHA-256 of how images are made and of every file's place, bytes and times of change; and all their bytes."""
         bits = getattr(self.source, "bits", None)
-        how = [FORMAT, type(self.source).__name__, _root(self.source), self.colour, bits, self.size, self.rescale]
+        how = [FORMAT, type(self.source).__name__, _root(self.source), self.colour, bits, self.size, self.rescale, self.resize]
         digest = hashlib.sha256(json.dumps(how).encode())
 
         def stat(path: str) -> os.stat_result | None:
@@ -250,7 +253,7 @@ class _Shard:
         for array in arrays:
             if array.dtype != np.uint8 or array.ndim != ndim + self.colour or array.size == 0:
                 raise UserError(f"{reference}: an array {array.dtype} {array.shape}, not one of images.")
-        return prepare(images, self.size, self.rescale)
+        return prepare(images, self.size, self.rescale, self.resize)
 
     def measure(self, reference: str) -> tuple[int, int, int] | _Fault:
         """(N,H,W) of one reference, prepared; or why there is none."""
