@@ -177,7 +177,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(here, mura, tmp_pat
     alone = predict(mura, find_studies(str(top / "half" / "1.png")), CPU).table
     assert float(table["p_abnormal"][1]) == pytest.approx(alone["p_abnormal"][0], abs=1e-6)
     views = table_of(out.with_name("out_images.csv"))
-    assert list(views) == ["id", "patient", "group", "split", "image", "p_abnormal", "data"]
+    assert list(views) == ["id", "patient", "group", "split", "image", "p_abnormal", "logit_abnormal", "data"]
     names = [f"good/{n}.png" for n in (1, 2)] + ["half/1.png", "late/1.png"]
     assert views[["id", "image"]].to_numpy().tolist() == [[n.split("/")[0], str(top / n)] for n in names]
     assert float(views["p_abnormal"][2]) == float(table["p_abnormal"][1])
@@ -325,7 +325,7 @@ def test_calls_and_calibration_are_those_of_validation(here, mura, mura_root, tm
     assert f"called positive (1) from here on: abnormal {cut:.4f}" in logged
     table = table_of(run / "predictions" / "test_calibrated_calls.csv")
     assert not (run / "predictions" / "test_calibrated_calls_images.csv").exists(), "temperatures are of studies"
-    assert list(table)[-3:] == ["y_abnormal", "call_abnormal", "data"]
+    assert list(table)[-4:] == ["y_abnormal", "logit_abnormal", "call_abnormal", "data"]
     logit = np.log(p / (1 - p))
     assert np.allclose(table["p_abnormal"].astype(float), 1 / (1 + np.exp(-logit / 2)), rtol=0, atol=1e-9)
     assert table["call_abnormal"].astype(int).tolist() == (p >= cut).astype(int).tolist()
@@ -378,7 +378,7 @@ def test_views_are_predicted_by_combinations_and_side_by_side(mura, mura_root, t
     checkpoint["xraylab"]["labels"] = ["normal"]
     torch.save(checkpoint, again / "checkpoints" / "best.ckpt")
     both = predict_all([mura, again], studies, CPU).images
-    assert list(both)[-2:] == ["p_abnormal", "p_normal"]
+    assert list(both)[-4:] == ["p_abnormal", "p_normal", "logit_abnormal", "logit_normal"]
     for k, label in enumerate(("abnormal", "normal")):
         assert np.allclose(both[f"p_{label}"], parts[k]["p_abnormal"], rtol=0, atol=1e-7)
 
@@ -456,7 +456,9 @@ def test_runs_of_other_labels_make_one_table(here, planes, mrnet, mrnet_root, tm
     others = table_of(mrnet / "predictions" / "test.csv")
     here(f"run=[{planes[-1]},{mrnet}]", f"input={mrnet_root / 'valid'}", "output=t.csv")
     table = table_of(tmp_path / "empty" / "t.csv")
-    assert list(table) == ["id", "patient", "group", "split", "p_acl", "p_meniscus", "p_abnormal", "data"]
+    findings = ["acl", "meniscus", "abnormal"]
+    columns = [f"{kind}_{finding}" for kind in ("p", "logit") for finding in findings]
+    assert list(table) == ["id", "patient", "group", "split", *columns, "data"]
     assert set(table["group"]) == {"axial+coronal"}
     here(f"run=[{mrnet},{planes[-1]}]", f"input={mrnet_root / 'valid'}", "output=u.csv")
     assert set(table_of(tmp_path / "empty" / "u.csv")["group"]) == {"axial+coronal"}, "not those of the first run alone"
