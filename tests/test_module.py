@@ -171,6 +171,104 @@ def test_a_trainer_validates_and_tests_a_loaded_model_as_its_run_did(train_here,
     assert set(test) == {key.replace("valid/", "test/") for key in valid}
 
 
+def quiet_trainer(**options):
+    return pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, **options,
+    )  # fmt: skip
+
+
+def test_predict_of_a_model_in_training_is_as_in_evaluation_and_leaves_it_as_it_was(made):
+    model = xraylab.load(made[2])
+    model.net.head = torch.nn.Sequential(torch.nn.Dropout(0.5), *model.net.head)
+    image = np.random.default_rng(0).integers(0, 255, (3, 48, 48)).astype(np.uint8)
+    expected = model.predict(image)
+    model.train()
+    model.net.backbone.model.bn1.eval()  # as a frozen one
+    modes = [m.training for m in model.modules()]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    assert model.predict(image) == model.predict(image) == expected
+    assert [m.training for m in model.modules()] == modes
+    with pytest.raises(UserError, match="uint8"):
+        model.predict(image / 255)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_checkpoint_is_loaded_in_the_way_of_lightning_too(made):
+    image = np.random.default_rng(0).integers(0, 255, (3, 48, 48)).astype(np.uint8)
+    loaded = StudyModule.load_from_checkpoint(made[2], map_location=torch.device("cpu"))
+    assert loaded.predict(image) == xraylab.load(made[2]).predict(image)
+    with pytest.raises(UserError, match=r"labels given; xraylab.load\(path\)"):
+        StudyModule.load_from_checkpoint(made[2], labels=["x"])
+
+
+def test_a_model_is_copied_and_pickled_also_after_training(made):
+    import copy
+    import pickle
+
+    image = np.random.default_rng(0).integers(0, 255, (3, 48, 48)).astype(np.uint8)
+    model = made[0]
+    assert model._scheduler is not None
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.predict(image) == model.predict(image)
+        assert not {id(p) for p in other.parameters()} & {id(p) for p in model.parameters()}
+    assert model._scheduler is not None
+
+
+def test_a_trainer_of_ones_own_trains_in_every_usual_way(made):
+    """Twice, a few batches, a trial run; predictions are those of the model; what cannot be is said."""
+    module, data, path = made
+    train = quiet_trainer(max_epochs=1, limit_train_batches=2)
+    schedule = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1)
+    model = StudyModule(
+        xraylab.load(path).train().net, module.loss, module.labels, module.preprocessing,
+        functools.partial(torch.optim.SGD, lr=0.1), schedule,
+    )  # fmt: skip
+    train.fit(model, data)
+    again = quiet_trainer(max_epochs=2, limit_train_batches=1)
+    again.fit(model, data)
+    assert (train.global_step, again.global_step) == (2, 2)
+    assert model._scheduler.last_epoch == 2, "a second training begins its schedule anew"
+    quiet_trainer(fast_dev_run=True).fit(model, data)
+    model.train()
+    outputs = quiet_trainer().predict(model, datamodule=data)
+    rows, found = (torch.cat([o[i] for o in outputs]) for i in (0, 1))
+    assert rows.tolist() == data.table.part("test").index.tolist()
+    stored = data.table.source.read(data.table.frame["images"][int(rows[1])])
+    np.testing.assert_allclose(list(model.predict(stored).values()), found[1], rtol=1e-4)
+    with pytest.raises(UserError, match=r"StudyDataModule\(accumulate=1\).*both the same"):
+        quiet_trainer(max_epochs=1, accumulate_grad_batches=4).fit(model, data)
+    with pytest.raises(UserError, match=r"model.predict\(images\)"):
+        model(torch.zeros(1, 1, 48, 48))
+
+
+def test_a_few_batches_are_overfitted_in_the_way_that_is_named(made):
+    module, data, path = made
+    model = StudyModule(
+        xraylab.load(path).train().net,
+        module.loss,
+        module.labels,
+        module.preprocessing,
+        functools.partial(torch.optim.Adam, lr=0.01),
+    )
+    with pytest.raises(UserError, match=r"overfit_batches=2\).*limit_train_batches=2\).*loader\('train', plain=True\)"):
+        quiet_trainer(overfit_batches=2, max_epochs=1).fit(model, data)
+    seen = []
+    plain = model.training_step
+
+    def training_step(batch, batch_idx):
+        loss = plain(batch, batch_idx)
+        seen.append((batch.ids, loss.detach()))
+        return loss
+
+    model.training_step = training_step
+    quiet_trainer(max_epochs=6, limit_train_batches=2).fit(model, data.loader("train", plain=True))
+    assert len(seen) == 12
+    assert [ids for ids, _ in seen] == [ids for ids, _ in seen[:2]] * 6
+    assert sum(loss for _, loss in seen[-2:]) < 0.8 * sum(loss for _, loss in seen[:2])
+
+
 @pytest.mark.parametrize("backbone", ["resnet10t", "densenet121"])
 def test_blank_images_change_no_loss_gradient_statistic_or_probability(backbone, mrnet_root):
     """An epoch of ragged exams with batch normalisation, and predictions after it, in double precision."""

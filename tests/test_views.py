@@ -244,8 +244,11 @@ def test_a_last_batch_of_one_tiny_image_is_said_in_words(train_here, tmp_path, m
     images = len(assign_splits(MURA().read(mura_root), "holdout", None, 0.2, 0).by_image().part("train"))
     size = next(b for b in range(2, images) if images % b == 1)
     options = [*QUICK, f"dataset.root={mura_root}", "unit=image", "image.size=32", f"batch_size={size}"]
-    with pytest.raises(UserError, match="a batch of 1 image of 32 pixels cannot be batch-normalised"):
+    with pytest.raises(
+        UserError, match=rf"batch_size={size}: with {images} images .* one image, which cannot be batch-normalised"
+    ):
         train_here(tmp_path / "run", *options)
+    assert not (tmp_path / "run" / "config.yaml").exists(), "before anything is trained"
 
 
 @pytest.mark.parametrize("unit", ["image", "study"])

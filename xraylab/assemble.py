@@ -35,6 +35,7 @@ from xraylab.losses import Loss
 from xraylab.metrics import METRICS
 from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.studynet import per_channel
+from xraylab.models.trial import lone_norms, require_features
 from xraylab.module import StudyModule, checkpoint_of, require_splits
 from xraylab.processes import ALONE, Processes
 from xraylab.remote import is_url
@@ -128,6 +129,8 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
             )
     _try_trainer(cfg, {**device_options(accelerator, precision), **trainer_options(processes)})
     backbone = build(cfg.backbone if fresh else {**cfg.backbone, "pretrained": False}, "backbone")
+    if fresh and settings.image.size is not None:
+        require_features(backbone, settings.image.size, settings.image.size)
     for callback in callbacks:
         if isinstance(callback, Unfreeze):
             callback.check(backbone, settings.max_epochs)
@@ -146,6 +149,8 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         short = [n for n, column in zip(table.labels, held.T, strict=True) if not {0.0, 1.0} <= set(column.tolist())]
         if short:
             log.warning("loss.w=adapted: no certain label of both classes is held back for %s: w stays.", listed(short, 20))
+    if fresh and settings.image.size is None:
+        require_features(backbone, *_stored_size(table))
     digest = table.split_digest()
     table, packed = with_cache(table, settings, reader.on_error)
     if settings.unit == "image" and not table.views:
@@ -269,6 +274,58 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
     if table.frame.empty:
         raise UserError(f"{table.name}: not one image can be read. python -m xraylab.check tells more.")
     return table, True
+
+
+def check_batches(job: Job, fresh: bool) -> None:
+    """Refuse batches that batch norm would stop at, in some epoch: one image, of whose channels a layer sees one value.
+
+    Args:
+        fresh: a new run; else one that goes on, whose batches are what they are.
+
+    Raises:
+        UserError: there are such batches.
+    """
+    s, backbone = job.settings, job.module.net.backbone
+    if not job.data.lone_image(s.max_epochs):
+        return
+    norms = dict(backbone.named_modules())
+    unfreezing = [c for c in job.callbacks if isinstance(c, Unfreeze)]
+    frozen = [backbone.before(place) if c.freeze_batch_stats else set() for c in unfreezing for place in c.at.values()]
+
+    def moving(name: str) -> bool:
+        return norms[name].training or any(f"{name}.weight" not in names for names in frozen)
+
+    def stops(height: int, width: int) -> list[str]:
+        return [name for name in lone_norms(backbone, height, width) if moving(name)]
+
+    height, width = _stored_size(job.table) if s.image.size is None else (s.image.size, s.image.size)
+    if not (stopped := stops(height, width)):
+        return
+    near = sorted(range(1, 2 * s.batch_size + 2), key=lambda size: (abs(size - s.batch_size), size))
+    ways = [f"batch_size={b}" for b in near if b >= job.processes.world and not job.data.lone_image(s.max_epochs, b)][:1]
+    ways += [f"image.size={size}" for size in (2 * max(height, width),) if not stops(size, size)]
+    share = f" over {job.processes.world} processes" if job.processes.world > 1 else ""
+    raise UserError(
+        f"batch_size={s.batch_size}{share}: with {job.data.train_units} {'images' if s.unit == 'image' else 'studies'} of train "
+        f"some batch is one image, which cannot be batch-normalised: of {height}x{width} pixels {stopped[-1]} sees one value a "
+        f"channel. {'' if fresh else 'What a run that goes on has in its batches cannot change: begin anew. '}"
+        f"Set {' or '.join(ways) or 'a larger batch_size'}."
+    )
+
+
+def _stored_size(table: StudyTable) -> tuple[int, int]:
+    """Height and width of the first image that can be looked at, as it is stored.
+
+    Raises:
+        UserError: none can.
+    """
+    failure = UserError(f"{table.name}: not one image can be read. python -m xraylab.check tells more.")
+    for images in table.frame["images"]:
+        try:
+            return table.source.shape(images[0])[1:]
+        except UserError as error:
+            failure = error
+    raise failure
 
 
 def no_gpu(asked: str) -> UserError:

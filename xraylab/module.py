@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from xraylab.adapting import derivatives
 from xraylab.calibration import scaled, sigmoid
 from xraylab.data.loading import EACH_AXIS, SHORTER_SIDE, Batch, pack, prepare
-from xraylab.data.module import batches_done
+from xraylab.data.module import StudyDataModule, batches_done
 from xraylab.data.sources import Images
 from xraylab.data.table import HELD_BACK
 from xraylab.errors import UserError, listed
@@ -81,6 +81,10 @@ class StudyModule(pl.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, outputs)."""
+        if not isinstance(batch, Batch):
+            raise UserError(
+                f"model(...) takes a Batch of a StudyDataModule, not a {type(batch).__name__}: model.predict(images)."
+            )
         studies = len(batch.labels)
         return self.net(batch.images, batch.study, max(studies, 1), batch.real)[:studies]
 
@@ -91,10 +95,9 @@ class StudyModule(pl.LightningModule):
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            images = batch.real or len(batch.images)
             raise UserError(
-                f"a batch of {images} image of {self.preprocessing['size']} pixels cannot be batch-normalised: "
-                "choose a batch_size that does not leave one image for the last batch, or a larger image.size."
+                f"a batch of one image of {'x'.join(map(str, batch.images.shape[-2:]))} pixels cannot be batch-normalised: train "
+                "anew with a batch_size that leaves no image alone, or a larger image.size."
             ) from None
         loss = self.loss(logits, batch.labels, batch.scored, batch.group, batch.rows)
         if self._trainer is None:
@@ -104,6 +107,26 @@ class StudyModule(pl.LightningModule):
             self.epoch_loss += torch.stack([loss.detach() * batch.scored, scored])
         # Lightning divides by the number of accumulated batches, and averages over processes, but batch.scored counts all
         return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def setup(self, stage: str) -> None:
+        """Refuse a Trainer under which a step would not be what its batches say."""
+        if stage != "fit":
+            return
+        if self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            n = self.trainer.overfit_batches  # type: ignore[attr-defined]
+            raise UserError(
+                f"Trainer(overfit_batches={n}) puts a sampler of Lightning's in the place of the one that draws whole batches. "
+                f"The same: Trainer(limit_train_batches={n}) and trainer.fit(model, data.loader('train', plain=True))."
+            )
+        data, every = self.trainer.datamodule, self.trainer.accumulate_grad_batches  # type: ignore[attr-defined]
+        if isinstance(data, StudyDataModule) and data.accumulate != every:
+            raise UserError(
+                f"Trainer(accumulate_grad_batches={every}), but StudyDataModule(accumulate={data.accumulate}), by which the loss "
+                f"is divided: give both the same number."
+            )
+
+    def on_fit_end(self) -> None:
+        self._scheduler_state = None  # of a checkpoint that this fit went on from, and the next does not
 
     def on_train_epoch_start(self) -> None:
         self.epoch_loss = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -261,6 +284,23 @@ class StudyModule(pl.LightningModule):
         if "epoch_loss" in saved:
             self.epoch_loss = saved["epoch_loss"].to(self.device) * (rank() == 0)  # of all processes together
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: the model, not its place in a training, whose scheduler is tied to an optimizer."""
+        return {**super().__getstate__(), "_scheduler": None, "_seen": []}
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = None, **kwargs: Any
+    ) -> StudyModule:  # fmt: skip
+        """As :func:`xraylab.load`: a checkpoint says itself how its model is made.
+
+        Raises:
+            UserError: as there; or arguments are given, which it would not heed.
+        """
+        if given := [k for k, v in kwargs.items() if v is not None and k not in ("strict", "weights_only")]:
+            raise UserError(f"load_from_checkpoint: {listed(given)} given; xraylab.load(path) rebuilds the model as it was.")
+        return load_module(checkpoint_path, str(map_location or "cpu"))
+
     @torch.no_grad()
     def predict(self, images: Images | Mapping[str, np.ndarray], calibrate: bool = False) -> dict[str, float]:
         """Probabilities of one study by label.
@@ -283,7 +323,13 @@ class StudyModule(pl.LightningModule):
             raise UserError(f"predict: {was} given; this model wants {f'{{{named}}}' if named else 'the images of a study'}.")
         bags = [self._prepared(given[part]) for part in parts]
         study = torch.repeat_interleave(torch.arange(len(bags)), torch.tensor([len(bag) for bag in bags]))
-        (logits,) = self.log_odds(self.net(pack(bags).to(self.device), study.to(self.device), 1))
+        modes = [(module, module.training) for module in self.net.modules()]
+        try:  # also of a model that is being trained, which then goes on as it was
+            outputs = self.net.eval()(pack(bags).to(self.device), study.to(self.device), 1)
+        finally:
+            for module, training in modes:
+                module.training = training
+        (logits,) = self.log_odds(outputs)
         found = zip(self.labels, logits, strict=True)
         return {name: float(scaled(z, temperatures[name]) if calibrate else sigmoid(z)) for name, z in found}
 

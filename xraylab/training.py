@@ -19,7 +19,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab import conf_dir
-from xraylab.assemble import Job, assemble, resumed_config
+from xraylab.assemble import Job, assemble, check_batches, resumed_config
 from xraylab.callbacks import clock
 from xraylab.dashboards import send_results
 from xraylab.errors import Pruned, Stopped, UserError, listed
@@ -203,6 +203,7 @@ def _job(
         job.config.readers = str(Path(job.settings.readers).absolute())
     if checkpoint is not None:
         require_splits(job.digest, checkpoint, str(directory))
+    check_batches(job, fresh=checkpoint is None)
     job.config.resume = None
     return job
 

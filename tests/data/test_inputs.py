@@ -149,6 +149,7 @@ def test_every_kind_of_file_is_read_in_grey_and_in_colour(tmp_path):
     assert colour.read([files["volume.npy"]]).shape == (2, 20, 24, 3)
     assert np.array_equal(colour.read([files["colour.npy"]])[0], rgb)
     assert [source.shape(files[name]) for name in ("rgb.png", "one.npy", "volume.npy")] == [(1, 20, 24), (1, 20, 24), (2, 20, 24)]
+    assert colour.shape(files["colour.npy"]) == (1, 20, 24)
     views = source.read([files["one.npy"], files["rgb.png"]])
     assert isinstance(views, list), "views are on their own ..."
     assert AnyFileSource(volumes=True).read([files["one.npy"], files["volume.npy"]]).shape == (3, 20, 24), "slices are one volume"
@@ -163,6 +164,7 @@ def test_every_kind_of_file_is_read_in_grey_and_in_colour(tmp_path):
         (np.zeros(5, np.uint8), r"uint8 \(5,\), where uint8"),
         (np.zeros((0, 3, 3), np.uint8), r"uint8 \(0, 3, 3\), where"),
         (np.zeros((2, 3, 3, 3), np.uint8), r"where \(slices,height,width\) is wanted"),
+        (np.zeros((9, 8, 3), np.uint8), r"uint8 \(9, 8, 3\), which seems to be 3 channels, where \(slices,height"),
         (np.array([{}], object), "not a whole array"),
     ],
 )

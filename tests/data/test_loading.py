@@ -136,6 +136,28 @@ def test_images_of_different_sizes_ask_for_a_size():
     assert pack([np.zeros((2, 8, 8, 3), np.uint8)]).shape == (2, 3, 8, 8)
 
 
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_fewest_images_are_counted_as_they_come(world):
+    rng = np.random.default_rng(world)
+    for _ in range(30):
+        images, batch_size = rng.integers(1, 4, rng.integers(3, 20)), int(rng.integers(world, 7))
+        samplers = [StepSampler(np.arange(len(images)), images, batch_size, 2, True, 5, r, world) for r in range(world)]
+        found = []
+        for epoch in range(3):
+            for sampler in samplers:
+                sampler.set_epoch(epoch)
+                found += [images[d.rows].sum() if d.blank is None else images[d.blank] for d in sampler]
+        assert samplers[0].fewest(images, batch_size, 3) == min(found)
+
+
+def test_slices_of_a_volume_are_many_images_of_one_study(table):
+    rows = table.part("train").index
+    slices = [table.source.shape(i[0])[0] for i in table.frame["images"][rows]]
+    assert min(slices) > 1
+    assert not StudyDataModule(table, len(rows) - 1).lone_image(3)
+    assert not StudyDataModule(table, 1).lone_image(3)
+
+
 def averaged(length: int, size: int) -> np.ndarray:
     """What averages a line of so many pixels to a shorter one, (size,length): each pixel as much as it lies in the new one."""
     edges = np.arange(size + 1) * (length / size)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from xraylab.errors import UserError
-from xraylab.models import AlexNet, MaxFeature, StudyNet, Timm
+from xraylab.models import CNN, AlexNet, MaxFeature, StudyNet, Timm
 from xraylab.models.backbones import LogSumExp
 from xraylab.models.weights import PROBE_SECONDS
 
@@ -129,6 +129,156 @@ def test_a_file_of_other_weights_is_refused(tmp_path):
                 make(str(tmp_path / name))
     with pytest.raises(UserError, match="there is no such file"):
         AlexNet(pretrained="nowhere.pth")
+
+
+# name -> arguments that make it narrow, not shallow
+NARROW = {
+    "alexnet": None,
+    "cnn": None,
+    "resnet18": {"channels": (8, 16, 16, 32)},
+    "resnet50": {"channels": (8, 8, 8, 16)},
+    "densenet121": {"growth_rate": 4},
+    "densenet169": {"growth_rate": 4},
+    "densenet201": {"growth_rate": 4},
+    "vgg16_bn": {"mlp_ratio": 1e-3},
+    "vit_tiny_patch16_224": {"embed_dim": 24, "init_values": 1e-3},
+    "convnext_atto": {"dims": (8, 8, 16, 16)},
+}
+
+
+def made(name, pretrained=False, **options):
+    if name == "alexnet":
+        return AlexNet(pretrained, **options)
+    if name == "cnn":
+        return CNN(16, layers=2, filters=4, pretrained=pretrained, **options)
+    kwargs = {**NARROW[name], **options.pop("kwargs", {})}
+    return Timm(name, pretrained, kwargs=kwargs, **options)
+
+
+def published(name):
+    """Weights as a publisher's file has them, with a classifier, and no value as any start makes it."""
+    import timm
+
+    if name in ("alexnet", "cnn"):
+        whole = made(name).state_dict() | ({"classifier.1.weight": torch.zeros(5, 5)} if name == "alexnet" else {})
+    else:
+        whole = timm.create_model(name, **NARROW[name]).state_dict()
+    rng = torch.Generator().manual_seed(1)
+    return {k: torch.rand(v.shape, generator=rng) + 0.1 if v.is_floating_point() else v + 7 for k, v in whole.items()}
+
+
+def without(state, *ends):
+    return {k: v for k, v in state.items() if not k.endswith(ends)}
+
+
+def damaged(state):
+    """State dicts of files to which something was done, and what the refusal says."""
+    ours = [k for k in state if not k.startswith(("fc.", "classifier.", "head.fc.", "head.weight", "head.bias"))]
+    kernel = next(k for k in ours if state[k].ndim == 4)
+    last = [k for k in ours if k.endswith("bias")][-1]
+    yield {k: v for k, v in state.items() if k != last}, rf"missing +1: {last}"
+    yield without(state, ".bias"), r"missing +\d+: "
+    yield (
+        state | {"layer9.0.weight": torch.ones(3), "layer9.0.bias": torch.ones(3)},
+        r"surplus +2: layer9.0",
+    )
+    yield state | {kernel: state[kernel][:-1]}, rf"of another kind +1: {kernel} \("
+    yield state | {last: state[last] * float("nan")}, rf"not numbers +1: {last}"
+    yield state | {last: state[last].to(torch.int8)}, rf"of another kind +1: {last} \(\d+\) int8, not"
+    for statistic in ("running_mean", "running_var"):
+        if buffers := [k for k in ours if k.endswith(statistic)]:
+            yield {k: v for k, v in state.items() if k != buffers[0]}, rf"missing +1: {buffers[0]}"
+    if buffers:
+        norms = {k.rpartition(".")[0] for k in buffers}
+        yield without(state, "running_mean", "running_var"), rf"missing +{2 * len(norms)}: "
+        yield {k: v for k, v in state.items() if k.rpartition(".")[0] not in norms}, rf"missing +{4 * len(norms)}: "
+    if scales := [k for k in ours if k.endswith(".gamma")]:
+        yield without(state, ".gamma"), rf"missing +{len(scales)}: "
+
+
+def require_loaded(name, file, state):
+    for key, value in made(name, str(file)).state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            torch.testing.assert_close(value, state[key.removeprefix("model.")].to(value.dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_a_file_is_a_models_whole_weights_or_refused(name, tmp_path):
+    state = published(name)
+    heads = ("fc.", "classifier.", "head.fc.", "head.weight", "head.bias")
+    torch.save({k: v for k, v in state.items() if not k.startswith(heads)}, tmp_path / "headless.pth")
+    require_loaded(name, tmp_path / "headless.pth", state)
+    light = name in ("cnn", "resnet18", "vit_tiny_patch16_224", "convnext_atto")
+    for content, words in list(damaged(state))[:: 1 if light else 6]:
+        torch.save(content, tmp_path / "damaged.pth")
+        with pytest.raises(UserError, match=rf"(?s)damaged.pth.*{words}.*the file begins +{next(iter(content))}"):
+            made(name, str(tmp_path / "damaged.pth"))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "cnn"])
+def test_every_kind_of_file_is_read_whole(name, tmp_path):
+    from safetensors.torch import save_file
+
+    state = published(name)
+    save_file(state, tmp_path / "whole.safetensors")
+    require_loaded(name, tmp_path / "whole.safetensors", state)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    for content, wanted in {
+        "plain": (state, state),
+        "without counts": (without(state, "num_batches_tracked"), state),
+        "of several GPUs": ({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, state),
+        "averaged": ({"state_dict": {}, "state_dict_ema": state}, state),
+        "profiled": (state | {"total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)}, state),
+        "of 2 classes": (state | {k: v[:2] for k, v in state.items() if k.startswith("fc.")}, state),
+        "half": (half, half),
+    }.values():
+        torch.save(content, tmp_path / "whole.pth")
+        require_loaded(name, tmp_path / "whole.pth", wanted)
+
+
+def test_weights_of_another_depth_are_refused_either_way(tmp_path):
+    import timm
+
+    for name, other, kwargs in (
+        ("resnet18", "resnet34", NARROW["resnet18"]), ("densenet121", "densenet169", NARROW["densenet121"]),
+    ):  # fmt: skip
+        for mine, theirs in ((name, other), (other, name))[: 2 if name == "resnet18" else 1]:
+            torch.save(timm.create_model(theirs, **kwargs).state_dict(), tmp_path / "other.pth")
+            with pytest.raises(UserError, match=rf"weights of another model than {mine}, .*or not all"):
+                Timm(mine, str(tmp_path / "other.pth"), kwargs=kwargs)
+    torch.save(timm.create_model("vit_tiny_patch16_224", embed_dim=24, depth=3).state_dict(), tmp_path / "other.pth")
+    for depth, words in ((2, r"surplus +12: blocks\.2\."), (4, r"missing +12: blocks\.3\.")):
+        with pytest.raises(UserError, match=words):
+            Timm("vit_tiny_patch16_224", str(tmp_path / "other.pth"), kwargs={"embed_dim": 24, "depth": depth})
+
+
+def test_what_is_adapted_to_the_images_counts_as_there(tmp_path):
+    """The first layer for grey images, and a ViT's positions for another size."""
+    for name, options in (
+        ("resnet18", {"in_chans": 1}), ("convnext_atto", {"in_chans": 1}), ("vit_tiny_patch16_224", {"kwargs": {"img_size": 96}}),
+    ):  # fmt: skip
+        state = published(name)
+        torch.save(state, tmp_path / "whole.pth")
+        found = {k.removeprefix("model."): v for k, v in made(name, str(tmp_path / "whole.pth"), **options).state_dict().items()}
+        adapted = [k for k, v in found.items() if v.shape != state[k].shape]
+        assert len(adapted) == 1
+        assert all(torch.equal(v, state[k]) for k, v in found.items() if k not in adapted)
+        assert found[adapted[0]].min() > 0.05
+    torch.save(published("resnet18") | {"conv1.weight": torch.rand(64, 1, 7, 7)}, tmp_path / "grey.pth")
+    made("resnet18", str(tmp_path / "grey.pth"), in_chans=1)
+    with pytest.raises(UserError, match=r"conv1 weight shape \(64, 1, 7, 7\)(?s:.*)Set backbone.in_chans"):
+        made("resnet18", str(tmp_path / "grey.pth"))
+
+
+def test_names_that_only_begin_otherwise_are_shown(tmp_path):
+    inner = {f"net.{k}": v for k, v in published("resnet18").items()}
+    torch.save({"state_dict": inner}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"nearest +conv1.weight: net.conv1.weight\n +the file begins +net.conv1.weight, net.bn1"):
+        made("resnet18", str(tmp_path / "other.pth"))
+    torch.save({"epoch": 1, "weights": inner}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"the file begins +epoch, weights\n"):
+        made("cnn", str(tmp_path / "other.pth"))
+    assert torch.nn.Module.load_state_dict.__module__ == "torch.nn.modules.module"
 
 
 def test_one_channel_answers_as_the_replicated_grey_image(tmp_path):

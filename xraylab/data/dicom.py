@@ -2,8 +2,9 @@
 
 From stored values to grey, in the order of the standard (DICOM PS3.3 C.11, C.7.6.3): decode; rescale slope and intercept, or
 the modality LUT; the first VOI LUT or window, else the least and the largest value of the file become black and white (8-bit
-unsigned values stay as they are); MONOCHROME1 is inverted; RGB, YBR and palette colours become grey by ITU-R 601. Frames
-are slices of a volume, each with its own rescaling and window where it has them. Files of a series are scaled one by one.
+unsigned values stay as they are, but turned by a slope below zero); MONOCHROME1 is inverted; pixels of padding (C.7.5.1.1.2)
+count for no scale and are black; RGB, YBR and palette colours become grey by ITU-R 601. Frames are slices of a volume, each
+with its own rescaling, window or VOI LUT where it has them. Files of a series are scaled one by one.
 
 Compressed syntaxes need a decoder: RLE is pydicom's own; JPEG (also lossless), JPEG-LS and JPEG 2000 are python-gdcm's, HTJ2K
 is pylibjpeg-openjpeg's. Lossy JPEG of 12 bits is pylibjpeg-libjpeg's alone, which is under the GPL and so not in the extra.
@@ -24,12 +25,14 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from xraylab.data.lookup import coloured, looked_up
 from xraylab.errors import UserError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
+FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 GREY = ("MONOCHROME1", "MONOCHROME2")
 WANTED = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
@@ -39,6 +42,8 @@ WANTED = (
     "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
     "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
     "SegmentedBluePaletteColorLookupTableData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit",
+    "DoubleFloatPixelPaddingValue", "DoubleFloatPixelPaddingRangeLimit",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
 )  # fmt: skip
 
@@ -71,8 +76,7 @@ def read_dicom(path: Path, colour: bool = False) -> np.ndarray:
         dataset = _read(path)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
         if photometric in GREY:
-            grey = np.stack(list(_grey(dataset, _stored(path, dataset, raw=True))))
-            grey = 255 - grey if photometric == "MONOCHROME1" else grey
+            grey = np.stack(list(_grey(path, dataset, _values(path, dataset, raw=True))))
             return np.repeat(grey[..., None], 3, axis=-1) if colour else grey
         frames = _rgb(path, dataset, photometric)
         return frames if colour else np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
@@ -166,45 +170,82 @@ def _stored(path: Path, dataset: Dataset, raw: bool) -> np.ndarray:
     return values if int(dataset.get("NumberOfFrames") or 1) > 1 else values[None]
 
 
-def _grey(dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarray]:
-    """Each frame as uint8 (H,W), black as the standard's black of MONOCHROME2."""
+def _values(path: Path, dataset: Dataset, raw: bool) -> np.ndarray:
+    """Stored values, (N,H,W) or (N,H,W,3), from the bits that the header names: above them may lie overlays, and below them
+    (of old files, whose high bit is not the last that is stored) nothing or overlays."""
+    from pydicom.uid import RLELossless
+
+    bits, high, syntax = dataset.get("BitsStored"), dataset.get("HighBit"), dataset.file_meta.TransferSyntaxUID
+    below = high + 1 - bits if isinstance(bits, int) and isinstance(high, int) and high < dataset.get("BitsAllocated", 0) else 0
+    if below <= 0 or (syntax.is_compressed and syntax != RLELossless):  # of a stream it is the last
+        return _stored(path, dataset, raw)
+    dataset.BitsStored = high + 1
+    values = _stored(path, dataset, raw)
+    dataset.BitsStored = bits
+    if values.min() >= 0 and 2**below <= values.max() < 2**bits and (values % 2**below).any():
+        raise UserError(
+            f"{path}: its high bit is {high}, with {bits} bits stored, and its values lie in the lowest bits. "
+            f"Set HighBit to {bits - 1}."
+        )
+    return values >> below
+
+
+def _grey(path: Path, dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarray]:
+    """Each frame as uint8 (H,W), as it is shown."""
     bits = int(dataset.get("BitsStored") or 8 * stored.dtype.itemsize)
-    rescaled = []
+    eight, signed = bits == 8 and stored.dtype == np.uint8, stored.dtype.kind != "u"
+    ends = np.array([0.0, 2.0**bits - 1]) - (2.0 ** (bits - 1) if signed else 0)  # the least and the largest that can be stored
+    padded = _padded(dataset, stored)
+    if stored.dtype.kind == "f" and not np.isfinite(stored if padded is None else stored[~padded]).all():
+        raise UserError(f"{path}: its pixels are not all finite numbers, nor named as padding.")
+    rescaled, spans = [], []
     for number, frame in enumerate(stored):
         if modality := dataset.get("ModalityLUTSequence"):
-            values = looked_up(frame, modality[0])[0].astype(np.float64)
+            table, depth = looked_up(frame, modality[0], signed, path)
+            values, span, eight = table.astype(np.float64), np.array([0.0, 2.0**depth - 1]), eight and depth == 8
         else:
             rescale = _of_frame(dataset, number, "PixelValueTransformationSequence", "RescaleSlope")
             slope, intercept = _number(rescale, "RescaleSlope", 1.0), _number(rescale, "RescaleIntercept", 0.0)
-            values = frame.astype(np.float64) * slope + intercept
+            if not slope or not np.isfinite(slope * intercept):
+                raise UserError(
+                    f"{path}: its rescale slope is {slope:g} and its intercept {intercept:g}, which leave no picture."
+                )
+            values, span = frame.astype(np.float64) * slope + intercept, ends * slope + intercept
         rescaled.append(values)
-    low, high = min(v.min() for v in rescaled), max(v.max() for v in rescaled)
+        spans.append(span)
+    shown = spans if eight else rescaled
+    if padded is not None and not eight:
+        shown = [values[~border] for values, border in zip(rescaled, padded, strict=True)]
+    low, high = min(v.min(initial=np.inf) for v in shown), max(v.max(initial=-np.inf) for v in shown)
     for number, values in enumerate(rescaled):
+        voi = _of_frame(dataset, number, "FrameVOILUTSequence", "VOILUTSequence").get("VOILUTSequence")
         window = _of_frame(dataset, number, "FrameVOILUTSequence", "WindowCenter")
-        width = _number(window, "WindowWidth", 0.0)
-        if voi := dataset.get("VOILUTSequence"):
-            table, depth = looked_up(values, voi[0])
+        width, function = _number(window, "WindowWidth", 0.0), str(window.get("VOILUTFunction") or "LINEAR")
+        if voi:
+            table, depth = looked_up(values, voi[0], bool(np.min(spans) < 0), path)
             grey = table / (2**depth - 1)
-        elif "WindowCenter" in window and width >= 1:
-            grey = windowed(values, _number(window, "WindowCenter", 0.0), width, str(window.get("VOILUTFunction") or "LINEAR"))
-        elif bits == 8 and stored.dtype == np.uint8:
-            yield stored[number]
-            continue
+        elif not _blank(window.get("WindowCenter")) and (width >= 1 or (width > 0 and function != "LINEAR")):
+            if function not in FUNCTIONS:
+                raise UserError(f"{path}: its VOI LUT function is none of {', '.join(FUNCTIONS)}.")
+            grey = windowed(values, _number(window, "WindowCenter", 0.0), width, function)
         else:
             grey = (values - low) / max(high - low, 1e-9)
-        yield np.clip(grey * 255, 0, 255).round().astype(np.uint8)
+        grey = np.clip(grey * 255, 0, 255).round().astype(np.uint8)
+        grey = 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
+        yield grey if padded is None else np.where(padded[number], 0, grey).astype(np.uint8)
 
 
-def looked_up(values: np.ndarray, lut: Dataset) -> tuple[np.ndarray, int]:
-    """Values through a lookup table, those beyond its ends as its ends (DICOM PS3.3 C.11.1.1); and the bits of an entry.
-
-    Not by pydicom, whose indices of 8-bit tables overflow (pydicom 3.0).
-    """
-    entries, first, depth = (int(n) for n in lut.LUTDescriptor)
-    data, order = lut.LUTData, ">" if lut.original_encoding[1] is False else "<"
-    table = np.frombuffer(data, f"{order}u2") if isinstance(data, bytes) else np.asarray(data).astype(np.uint16)
-    index = np.clip(np.floor(values).astype(np.int64) - first, 0, min(entries or 2**16, len(table)) - 1)
-    return table[index], depth
+def _padded(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
+    """bool (N,H,W): pixels that hold the padding value, or lie between it and its limit (DICOM PS3.3 C.7.5.1.1.2); or None."""
+    kind = next((kind for kind in ("DoubleFloat", "Float") if f"{kind}PixelData" in dataset), "")
+    value, limit = (dataset.get(f"{kind}PixelPadding{end}") for end in ("Value", "RangeLimit"))
+    if _blank(value):
+        return None
+    ends = np.array([value, value if _blank(limit) else limit], np.float64)
+    if not kind:  # coded with a sign or without by chance
+        ends = ends % 2**16
+        ends = np.where((ends >= 2**15) & (stored.dtype.kind == "i"), ends - 2**16, ends)
+    return np.isnan(stored) if np.isnan(ends).any() else (stored >= ends.min()) & (stored <= ends.max())
 
 
 def windowed(values: np.ndarray, centre: float, width: float, function: str = "LINEAR") -> np.ndarray:
@@ -228,7 +269,7 @@ def windowed(values: np.ndarray, centre: float, width: float, function: str = "L
 
 def _of_frame(dataset: Dataset, number: int, sequence: str, keyword: str) -> Dataset:
     """What holds a keyword for a frame: its own functional group, the shared one, or the file itself."""
-    if keyword in dataset:
+    if not _blank(dataset.get(keyword)):
         return dataset
     of_frames, shared = (dataset.get(f"{kind}FunctionalGroupsSequence") or [] for kind in ("PerFrame", "Shared"))
     for group in (*of_frames[number : number + 1], *shared[:1]):
@@ -240,22 +281,21 @@ def _of_frame(dataset: Dataset, number: int, sequence: str, keyword: str) -> Dat
 def _number(dataset: Dataset, keyword: str, otherwise: float) -> float:
     """A number, the first of several; ``otherwise`` where it is missing or blank."""
     value = dataset.get(keyword)
-    if value is None or value == "":
+    if _blank(value):
         return otherwise
     return float(value if isinstance(value, int | float | str) else value[0])
 
 
+def _blank(value: Any) -> bool:
+    """Whether an element is missing, or there without a value."""
+    return value is None or (hasattr(value, "__len__") and not len(value))
+
+
 def _rgb(path: Path, dataset: Dataset, photometric: str) -> np.ndarray:
     """uint8 (N,H,W,3)."""
-    from pydicom.pixels import apply_color_lut
-
-    frames = _stored(path, dataset, raw=False)
+    frames = _values(path, dataset, raw=False)
     if photometric == "PALETTE COLOR":
-        bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
-        frames = np.stack([apply_color_lut(frame, dataset)[..., :3] for frame in frames])
-        bits = 16 if frames.dtype == np.uint16 and bits > 8 else 8
-    elif frames.ndim != 4 or frames.shape[-1] != 3:
+        return coloured(frames, dataset, path)
+    if frames.ndim != 4 or frames.shape[-1] != 3:
         raise UserError(f"{path}: its photometric interpretation is none of those that are read.")
-    else:
-        bits = int(dataset.BitsStored)
-    return np.right_shift(frames, max(bits - 8, 0)).astype(np.uint8)
+    return np.right_shift(frames, max(int(dataset.BitsStored) - 8, 0)).astype(np.uint8)

@@ -117,7 +117,7 @@ class AnyFileSource(ImageSource):
     def shape(self, image: str) -> tuple[int, int, int]:
         path = Path(image)
         if path.suffix.lower() == ".npy":
-            count, height, width = _array(path, colour=False).shape[:3]
+            count, height, width = _array(path, self.colour).shape[:3]
             return count, height, width
         return dicom_shape(path) if path.suffix.lower() not in SUFFIXES and is_dicom(path) else header_shape(path, path)
 
@@ -133,12 +133,14 @@ def _array(path: Path, colour: bool) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or array.size == 0:
         what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
         raise UserError(f"{path}: {what}, where uint8 (slices,height,width) on the scale 0-255 is wanted.")
+    wanted = "(slices,height,width,3)" if colour else "(slices,height,width)"
     if array.ndim == 2 or (array.ndim == 3 and colour and array.shape[-1] == 3):
         array = array[None]
+    elif array.ndim == 3 and array.shape[-1] < 5:  # channels, not slices that are so narrow
+        raise UserError(f"{path}: uint8 {array.shape}, which seems to be {array.shape[-1]} channels, where {wanted} is wanted.")
     if array.ndim == 3:
         return np.repeat(array[..., None], 3, axis=-1) if colour else array
     if not colour or array.shape[-1] != 3:
-        wanted = "(slices,height,width,3)" if colour else "(slices,height,width)"
         raise UserError(f"{path}: uint8 {array.shape}, where {wanted} is wanted.")
     return array
 

@@ -89,10 +89,28 @@ class StepSampler(Sampler[Draw]):
         """Batches in a whole epoch, also where the first are skipped: Lightning counts them as done."""
         return -(-len(self.rows) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def order(self, epoch: int) -> np.ndarray:
+        """Places in ``rows``, in the order of an epoch."""
         order = np.arange(len(self.rows))
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        return np.random.default_rng([self.seed, epoch]).permutation(order) if self.shuffle else order
+
+    def fewest(self, images: np.ndarray, batch_size: int, epochs: int) -> int:
+        """The fewest images that a process finds in a batch of that many studies, over whole epochs.
+
+        Args:
+            images: (rows,), how many each study has.
+        """
+        place, fewest = np.arange(len(self.rows)), int(images.sum())
+        share = place // batch_size * self.world + place % batch_size % self.world
+        for epoch in range(epochs if np.ptp(images) else 1):
+            of = images[self.order(epoch)]
+            blank = np.repeat(of[::batch_size], self.world)
+            found = np.bincount(share, of, len(blank)).astype(int)
+            fewest = min(fewest, int(np.where(found, found, blank).min()))
+        return fewest
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = self.order(self.epoch)
         step = self.batch_size * self.accumulate
         skip, self.skip = self.skip, 0
         for number, start in enumerate(range(0, len(order), self.batch_size)):

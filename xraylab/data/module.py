@@ -52,7 +52,7 @@ class StudyDataModule(pl.LightningDataModule):
         resize: str = EACH_AXIS,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.table, self.batch_size, self.workers = table, batch_size, workers
+        self.table, self.batch_size, self.accumulate, self.workers = table, batch_size, accumulate, workers
         labels = table.label_values()
         counts = ((labels == 0) | (labels == 1) if scored is None else scored).sum(1)
         plain = StudyDataset(table, size, rescale, static_shapes=static_shapes, resize=resize)
@@ -107,6 +107,23 @@ class StudyDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """In table order."""
         return self.loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """As :meth:`test_dataloader`; ``loader(split, plain=True)`` has the others."""
+        return self.loader("test")
+
+    def lone_image(self, epochs: int, batch_size: int | None = None) -> bool:
+        """Whether some training batch of a process is one image, in whole epochs.
+
+        Args:
+            batch_size: another than this module's.
+        """
+        (sampler, dataset), size = self._train, batch_size or self.batch_size
+        if sampler.fewest(np.ones(len(sampler.rows), int), size, 1) > 1:
+            return False
+        studies = (dataset.images[row] for row in sampler.rows)
+        counts = [len(s) if self.table.views else sum(dataset.source.shape(image)[0] for image in s) for s in studies]
+        return sampler.fewest(np.array(counts), size, epochs) == 1
 
     @property
     def train_units(self) -> int:

@@ -6,19 +6,25 @@ view, or all slices of a volume.
 
 from __future__ import annotations
 
+import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from xraylab.data.heads import WHITE, Head, plain_png, read_head, turned
 from xraylab.errors import UserError, listed
 
 cv2.setNumThreads(0)  # its threads and forked workers do not mix
 
+#: what decoders raise: of an unknown format an OSError, of more pixels than are allowed an error of their own
+UNREADABLE = (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError)
 #: uint8: slices of a volume (N,H,W[,3]), or a list of views (H,W[,3]), whose sizes may differ
 Images: TypeAlias = "np.ndarray | list[np.ndarray]"
 
@@ -80,11 +86,7 @@ class FileSource(ImageSource):
             data = np.fromfile(path, np.uint8)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
-        decoded = decode(data, path, self.colour, self.bits)
-        pages = cv2.imcount(str(path)) if image.lower().endswith((".tif", ".tiff")) else 1
-        if pages > 1:
-            raise UserError(f"{path}: a TIFF of {pages} pages, where one file is one image. Split it.")
-        return decoded
+        return decode(data, path, self.colour, self.bits)
 
     def shape(self, image: str) -> tuple[int, int, int]:
         return header_shape(self.root / image, self.root / image)
@@ -92,6 +94,8 @@ class FileSource(ImageSource):
 
 def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | None = None) -> np.ndarray:
     """An encoded image, PNG, JPEG or whatever else OpenCV decodes, turned as its EXIF says.
+
+    Values are those that the file holds: no gamma, profile or transparency is applied. Colours become grey by ITU-R 601.
 
     Args:
         data: uint8 (bytes,), the whole file.
@@ -102,14 +106,15 @@ def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | No
         uint8 (H,W), or (H,W,3) in colour.
 
     Raises:
-        UserError: it is not a whole image, or has more bits than are known.
+        UserError: it is not a whole image, is several, is of a kind that is not read, or has more bits than are known.
     """
-    flag = (cv2.IMREAD_COLOR_RGB if colour else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_ANYDEPTH
-    try:
-        decoded = cv2.imdecode(data, flag) if len(data) else None
-    except cv2.error:  # e.g. more pixels than OpenCV allows
-        decoded = None
-    if decoded is None or decoded.size == 0:
+    encoded = data.tobytes()
+    head, decoded = None, None
+    with suppress(*UNREADABLE):
+        head = read_head(io.BytesIO(encoded))
+        _refuse(head, where)
+        decoded = _decoded(encoded, head, colour)
+    if decoded is None or decoded.size == 0 or (head and decoded.shape[:2] != head.shape):
         raise UserError(f"{where}: not a whole image ({len(data)} bytes). python -m xraylab.check lists all such files.")
     if decoded.dtype == np.uint8:
         return decoded
@@ -120,7 +125,36 @@ def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | No
             f"{where}: {decoded.dtype} values up to {most}, and {given}. Say how many bits the values of 16-bit files use "
             "(dataset.bits=12), or save them with 8."
         )
+    decoded = 2**bits - 1 - decoded if head and head.inverted else decoded
     return np.right_shift(decoded, bits - 8).astype(np.uint8)
+
+
+def _refuse(head: Head | None, where: object) -> None:
+    """Raise UserError for what is known from a head not to be read."""
+    if head and head.fault:
+        raise UserError(f"{where}: {head.fault}")
+    if head and head.pages > 1:
+        raise UserError(f"{where}: a {head.kind} of {head.pages} pages, where one file is one image. Split it.")
+
+
+def _decoded(encoded: bytes, head: Head | None, colour: bool) -> np.ndarray | None:
+    """(H,W), or (H,W,3), of whatever type the file's values are; None: it is not whole."""
+    if head and head.by_pil:
+        with Image.open(io.BytesIO(encoded)) as opened:  # PIL turns a TIFF itself
+            rgb = np.array(opened.convert("RGB"))
+        return rgb if colour else cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    tiff = head is not None and head.kind == "TIFF"  # which OpenCV turns as libtiff reads its tags
+    flag = cv2.IMREAD_ANYDEPTH | (0 if tiff else cv2.IMREAD_IGNORE_ORIENTATION)
+    data = np.frombuffer(plain_png(encoded) if head and head.kind == "PNG" else encoded, np.uint8)
+    decoded = cv2.imdecode(data, flag | (cv2.IMREAD_COLOR_RGB if colour else cv2.IMREAD_GRAYSCALE)) if len(data) else None
+    if decoded is not None and colour and decoded.dtype == np.uint16:  # whose channels OpenCV 5.0 may not write in this order
+        bgr = cv2.imdecode(data, flag | cv2.IMREAD_COLOR)
+        decoded = None if bgr is None else bgr[..., ::-1]
+    if decoded is None:
+        return None
+    if (white := WHITE.match(encoded)) and decoded.dtype == np.uint8 and 0 < int(white[3]) < 255:
+        decoded = np.rint(np.minimum(decoded / int(white[3]), 1) * 255).astype(np.uint8)
+    return turned(decoded, head.orientation) if head and not tiff else decoded
 
 
 def header_shape(file: Path | BinaryIO, where: object) -> tuple[int, int, int]:
@@ -129,15 +163,17 @@ def header_shape(file: Path | BinaryIO, where: object) -> tuple[int, int, int]:
     Raises:
         UserError: the header cannot be read; ``where`` names the image.
     """
-    from PIL import Image
-
     try:
-        with Image.open(file) as opened:
-            turned = opened.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap the sides
-            height, width = (opened.width, opened.height) if turned else (opened.height, opened.width)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:  # an unknown format is an OSError
+        with open(file, "rb", buffering=0) if isinstance(file, Path) else nullcontext(file) as opened:
+            if head := read_head(opened):
+                _refuse(head, where)
+                if head.height * head.width > 2 * (Image.MAX_IMAGE_PIXELS or 2**30):  # as PIL refuses of other kinds
+                    raise ValueError("more pixels than an image has")
+                return 1, *head.shape
+            with Image.open(opened) as other:
+                return 1, other.height, other.width
+    except UNREADABLE as error:
         raise UserError(f"{where}: not a whole image.") from error
-    return 1, height, width
 
 
 def check_bits(bits: int | None) -> int | None:

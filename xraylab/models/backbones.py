@@ -119,7 +119,7 @@ class AlexNet(Backbone):
         if pretrained is True:
             model.load_state_dict(weights.torchvision_weights(AlexNet_Weights.IMAGENET1K_V1, "alexnet"))
         elif pretrained:
-            weights.load_file(model, str(pretrained))
+            weights.load_file(model, weights.existing(str(pretrained)), heads=["classifier"])
         else:
             for layer in model.features:
                 if isinstance(layer, nn.Conv2d):  # torchvision's own start shrinks the signal by a third a layer
@@ -174,6 +174,9 @@ class Timm(Backbone):
             raise UserError(
                 "backbone.stem=small has a first layer of its own, without pretrained weights: set backbone.pretrained=false."
             )
+        for key, instead in OWN.items():
+            if (kwargs or {}).get(key):
+                raise UserError(f"backbone.kwargs.{key}={(kwargs or {})[key]}: leave it out; {instead}.")
         if spatial is not None and spatial not in SPATIAL:
             raise UserError(f"backbone.spatial={spatial}: it is {', '.join(SPATIAL)}, or null for the model's own.")
         options: dict[str, Any] = {"in_chans": in_chans, "num_classes": 0, **(kwargs or {})}
@@ -182,11 +185,11 @@ class Timm(Backbone):
         if pretrained is True:
             weights.require_timm_weights(name)
             options["pretrained"] = True
-        elif pretrained:
-            options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights.existing(str(pretrained))}}
-        self.model = weights.or_stop(name, pretrained, lambda: timm.create_model(name, **options))
         if isinstance(pretrained, str):
-            weights.require_all_loaded(self.model, lambda: timm.create_model(name, **options), pretrained)
+            options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights.existing(pretrained)}}
+            self.model = weights.from_file(name, lambda: timm.create_model(name, **options), weights.existing(pretrained))
+        else:
+            self.model = weights.or_stop(name, pretrained, lambda: timm.create_model(name, **options))
         if stem == "small":
             _small_stem(self.model, name, in_chans)
         elif stem != "standard":
@@ -235,6 +238,17 @@ class LogSumExp(nn.Module):
 SPATIAL: dict[str, Callable[[], nn.Module]] = {
     "avg": lambda: nn.AdaptiveAvgPool2d(1), "max": lambda: nn.AdaptiveMaxPool2d(1), "lse": LogSumExp,
 }  # fmt: skip
+
+
+# of timm.create_model, and what says it here
+OWN = {
+    "num_classes": "a backbone ends in features, and the head has as many outputs as the findings need",
+    "features_only": "a backbone ends in one row of features an image (backbone.spatial pools its last map)",
+    "in_chans": "it is backbone.in_chans",
+    "pretrained": "it is backbone.pretrained",
+    "checkpoint_path": "it is backbone.pretrained=<file>",
+    "pretrained_cfg_overlay": "it is backbone.pretrained",
+}
 
 
 def _timm_stages(model: nn.Module) -> dict[str, list[str]]:

@@ -90,7 +90,11 @@ class StudyNet(nn.Module, HyperparametersMixin):
         """float32 (I,D) of uint8 (I,1,H,W), or (I,C,H,W) for a backbone of C channels."""
         dtype = self.mean.dtype
         x = (images.to(dtype).expand(-1, self.backbone.in_chans, -1, -1) - self.mean) / self.std
-        return self.backbone(x.contiguous(memory_format=torch.channels_last)).to(dtype)
+        try:
+            return self.backbone(x.contiguous(memory_format=torch.channels_last)).to(dtype)
+        except AssertionError as error:  # as timm says that a network was made for another size
+            size = "x".join(map(str, images.shape[-2:]))
+            raise UserError(f"images of {size} pixels do not fit this backbone: {error} image.size makes all alike.") from error
 
     def _features(self, images: Tensor, study: Tensor, studies: int, real: int | None) -> Tensor:
         with nullcontext() if real is None else WithoutBlank(study < studies * max(len(self.parts), 1), real):

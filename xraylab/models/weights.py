@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xraylab.errors import UserError, listed
 from xraylab.run import FOREIGN
 
 T = TypeVar("T")
 PROBE_SECONDS = 5.0
+# what a file and a model need not have in common, beside a classifier: counts that nothing is computed from, of torch and of
+# a profiler; a second classifier that helps in training only
+COUNTERS, COMPANIONS = ("num_batches_tracked", "total_ops", "total_params"), ("AuxLogits.",)
+WHOLE = (
+    "It is a state dict (.pth, .safetensors) with every parameter and batch statistic of the backbone under its own name, as "
+    "torch.save(model.state_dict(), ...) writes it; a classifier may be there, or not."
+)
 
 
 def check_choice(pretrained: object) -> None:
@@ -45,28 +54,103 @@ def existing(path: str) -> str:
     return str(Path(path).expanduser())
 
 
-def load_file(model: nn.Module, path: str) -> None:
-    """Load a whole state dict into a model.
+def load_file(model: nn.Module, path: str, heads: Sequence[str] = ()) -> None:
+    """Load the whole weights of a model from a file.
+
+    Args:
+        heads: modules that the file may leave out, and the model then does without.
 
     Raises:
         UserError: the file is not a state dict, or not of this model.
     """
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file as load_safetensors
+    state = _read(path)
+    kept = _whole(model, state, path, type(model).__name__, heads)
+    model.load_state_dict(kept, strict=False)
 
-            state: Mapping[str, Any] = load_safetensors(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
-        missing, unexpected = model.load_state_dict(state, strict=False)
+
+def from_file(name: str, make: Callable[[], nn.Module], path: str) -> nn.Module:
+    """What timm makes and fills from a file, adapted to the model, but not in part: timm leaves at random what is not in it.
+
+    Raises:
+        UserError: the file is not a state dict, or not of this model.
+    """
+    plain = nn.Module.load_state_dict
+
+    def load(model: nn.Module, state: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+        kept = _whole(model, state, path, name, (heads,) if isinstance(heads, str) else heads)
+        return plain(model, kept, strict=False)
+
+    nn.Module.load_state_dict = load  # type: ignore[assignment]  # the one place that sees what timm made of the file
+    try:
+        return make()
+    except UserError:
+        raise
     except Exception as error:  # whatever a broken file makes the readers raise
-        raise UserError(f"backbone.pretrained={path}: cannot be loaded: {_first_line(error)}") from error
-    if missing or unexpected:
-        raise UserError(
-            f"backbone.pretrained={path}: weights of another model; "
-            f"missing {len(missing)} ({listed(missing, 3)}), unexpected {len(unexpected)} ({listed(unexpected, 3)})."
-        )
+        words = f"backbone.pretrained={path}: cannot be loaded into {name}: {_first_line(error).split('. ')[0]}."
+        grey = "inconsistent with input_size" in words  # timm adapts weights of colour images alone
+        raise UserError(f"{words}\n{'Set backbone.in_chans to what its first layer takes.' if grey else WHOLE}") from error
+    finally:
+        nn.Module.load_state_dict = plain  # type: ignore[method-assign]
+
+
+def _read(path: str) -> dict[str, Any]:
+    """What a file of weights holds under which names.
+
+    Raises:
+        UserError: it is none.
+    """
+    from timm.models import load_state_dict
+
+    try:
+        return dict(load_state_dict(path))
+    except Exception as error:  # whatever a broken file makes the readers raise
+        words = f"backbone.pretrained={path}: cannot be loaded: {_first_line(error).split('. ')[0]}.\n{WHOLE}"
+        raise UserError(words) from error
+
+
+def _whole(model: nn.Module, state: Mapping[str, Any], path: str, name: str, heads: Sequence[str]) -> dict[str, Tensor]:
+    """Those of a state dict's tensors that are the model's, which are all that it has.
+
+    Args:
+        heads: modules that may be in one and not in the other.
+
+    Raises:
+        UserError: some are not there, have another shape or type, are not numbers, or there are others.
+    """
+    own, given = model.state_dict(), {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+    def needed(key: str) -> bool:
+        return not (key.endswith(COUNTERS) or key.startswith(COMPANIONS) or key.startswith(tuple(f"{head}." for head in heads)))
+
+    def fits(key: str) -> bool:
+        a, b = given[key], own[key]
+        return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
+
+    both = [k for k in own if k in given]
+    wanted = [k for k in own if needed(k)]
+    missing, surplus = [k for k in wanted if k not in given], [k for k in given if k not in own and needed(k)]
+    other = [k for k in both if needed(k) and not fits(k)]
+    broken = [k for k in both if needed(k) and not given[k].isfinite().all()]
+    if not (missing or surplus or other or broken):
+        return {k: given[k] for k in both if fits(k)}
+    shapes = [f"{k} {_kind(given[k])}, not {_kind(own[k])}" for k in other]
+    rows = {"missing": missing, "of another kind": shapes, "not numbers": broken, "surplus": surplus}
+    lines = [f"  {what:<16} {len(keys)}: {listed(keys, 3)}" for what, keys in rows.items() if keys]
+    if missing and surplus:
+        near = [k for k in surplus if k.endswith(f".{missing[0]}")] or difflib.get_close_matches(missing[0], surplus, 1)
+        lines += [f"  {'nearest':<16} {missing[0]}: {key}" for key in near[:1]]
+    with suppress(UserError):
+        lines.append(f"  {'the file begins':<16} {listed(_read(path), 4)}")
+    what = "\n".join(lines)
+    raise UserError(
+        f"backbone.pretrained={path}: weights of another model than {name}, which has {len(wanted)} tensors, or not all.\n"
+        f"{what}\n{WHOLE}"
+    )
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"({','.join(map(str, tensor.shape))})" + f" {tensor.dtype}".replace("torch.", "") * (not tensor.is_floating_point())
 
 
 def torchvision_weights(choice: Any, name: str) -> Mapping[str, Any]:
@@ -116,24 +200,6 @@ def require_timm_weights(name: str) -> None:
         _require(f"{constants.ENDPOINT}/{cfg.hf_hub_id}/resolve/main/{files[0]}", f"backbone {name}", constants.HF_HUB_CACHE)
     elif isinstance(cfg.url, str) and not (Path(torch.hub.get_dir()) / "checkpoints" / Path(cfg.url).name).is_file():
         _require(cfg.url, f"backbone {name}", str(Path(torch.hub.get_dir()) / "checkpoints"))
-
-
-def require_all_loaded(model: nn.Module, make: Callable[[], nn.Module], path: str) -> None:
-    """Check that a file filled a model: timm leaves at random, and says nothing of, what a file does not have.
-
-    What was loaded is the same in a model made again after another seed; what was not, is not.
-
-    Raises:
-        UserError: some kernels are random.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch.initial_seed() + 1)
-        again = dict(make().named_parameters())
-    random = [n for n, p in model.named_parameters() if p.ndim > 1 and not torch.equal(p, again[n])]
-    if random:
-        raise UserError(
-            f"backbone.pretrained={path}: weights of another model; {len(random)} kernels are not in it ({listed(random, 3)})."
-        )
 
 
 def or_stop(name: str, pretrained: object, make: Callable[[], T]) -> T:
