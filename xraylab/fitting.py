@@ -177,7 +177,7 @@ def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     """Rows of the table (N,), logits (N,L), and those of single images (I,L), of a split in table order."""
     trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
     outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
-    kept = [(rows, by_study, by_image[:real]) for rows, by_study, by_image, real in outputs]
+    kept = [(rows, by_study, by_image[:real]) for rows, _, _, real, by_study, by_image in outputs]
     parts = gather([torch.cat([o[i] for o in kept]).cpu() for i in range(3)])  # in the order of processes, as the table is
     rows, by_study, by_image = (torch.cat(of) for of in zip(*parts, strict=True))
     logits = job.module.log_odds(by_study)

@@ -158,14 +158,16 @@ class StudyModule(pl.LightningModule):
 
     test_step = validation_step
 
-    def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor, int | None]:
-        """Rows of the table (B,), outputs (B, outputs), those of each view as a study of its own (I, outputs), of slices
-        (0, outputs), and how many of these views are not blank; None: all."""
-        if not self.images["views"]:
-            outputs = self(batch)
-            return batch.rows, outputs, outputs[:0], None
-        by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels), batch.real)
-        return batch.rows, by_study, by_image, batch.real
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor, int | None, Tensor, Tensor]:
+        """Rows of the table (B,), probabilities (B,L), those of each view as a study of its own (I,L), of slices (0,L), how many
+        of these views are not blank, None: all; and the network's outputs that both are of."""
+        if self.images["views"]:
+            by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels), batch.real)
+        else:
+            by_study = self(batch)
+            by_image = by_study[:0]
+        found = self.loss.probabilities(by_study), self.loss.probabilities(by_image)
+        return batch.rows, *found, batch.real if self.images["views"] else None, by_study, by_image
 
     def log_odds(self, outputs: Tensor) -> np.ndarray:
         """float64 (N,L), the logits of the labels, of the network's outputs (N, outputs); computed on the CPU."""

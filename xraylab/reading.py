@@ -110,7 +110,8 @@ class _Predictor(pl.LightningModule):
 
     def predict_step(self, read: _Read, batch_idx: int = 0) -> tuple[list[Tensor], list[Tensor], list[Any], Any, Any]:
         done = [self.module.predict_step(batch) for batch in read.batches]
-        return [d[0] for d in done], [d[1] for d in done], [(views, real) for *_, views, real in done], read.views, read.skipped
+        views = [(by_image, real) for *_, real, _, by_image in done]
+        return [d[0] for d in done], [d[4] for d in done], views, read.views, read.skipped
 
 
 class _Log(pl.Callback):
