@@ -111,7 +111,7 @@ def test_a_sweep_names_no_best_job_by_what_is_not_measured_alike(tmp_path):
     assert second.startswith("best of jobs 0, 2, which can be compared: job 2, valid/loss 0.4000. Repeat it with:")
     assert "loss.balance=none seed=2" in repeat
     found.write()
-    assert not any(job["best"] for job in json.loads((tmp_path / "sweep.json").read_text())["jobs"])
+    assert not any(job["best"] for job in json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["jobs"])
     assert Journal.read(tmp_path).incomparable() == found.incomparable()
     other = journal(tmp_path, MACRO, ["none", "label"], [0.6, 0.5])
     assert "jobs differ in loss.balance, seed, so it is of other studies or labels" in other.incomparable()
@@ -184,7 +184,7 @@ def test_the_jobs_of_every_sweep_can_be_compared_by_its_objective(name, compose,
     """All, or those of one value of the key that says so; of each key that may matter, the first value and the last."""
     data, key = SHIPPED[name]
     root = request.getfixturevalue(f"{data}_root")
-    given = yaml.safe_load((conf_dir() / "sweep" / f"{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
+    given = yaml.safe_load((conf_dir() / "sweep" / f"{name}.yaml").read_text(encoding="utf-8"))["hydra"]["sweeper"]["params"]
     values = {k: str(v).split(",") for k, v in given.items() if k.split(".")[0] not in ("backbone", "augmentation", "optimizer")}
     first = {k: of[0] for k, of in values.items()}
     points = [first, *({**first, k: of[-1]} for k, of in values.items() if len(of) > 1)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import hydra
 import pytest
 import pytorch_lightning as pl
@@ -12,6 +14,7 @@ from omegaconf import OmegaConf
 from xraylab import conf_dir
 from xraylab.assemble import assemble, hardware
 from xraylab.build import build
+from xraylab.cli import every_key
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.reader import Reader
 from xraylab.errors import UserError
@@ -131,3 +134,33 @@ def test_a_wrong_value_is_refused_before_data_is_read(compose, tmp_path, mrnet_r
     overrides = [f"dataset.root={mrnet_root}", "backbone.pretrained=false", override]
     with pytest.raises(UserError, match=said):
         assemble(compose(*overrides), overrides)
+
+
+def test_no_value_of_any_key_ends_in_a_traceback(compose, tmp_path, mrnet_root, monkeypatch):
+    class Reached(Exception):
+        """Everything before the data."""
+
+    def stop(*_):
+        raise Reached
+
+    monkeypatch.setattr("xraylab.assemble.split_table", stop)
+    overrides = [f"dataset.root={mrnet_root}", "backbone=cnn", "backbone.layers=1", "backbone.filters=2", "image.size=32"]
+    cfg = compose(*overrides, "accelerator=cpu", "precision=32", "augmentation=mrnet", "callbacks=ema")
+    keys = [k for k, _ in every_key(OmegaConf.to_container(cfg)) if not k.startswith(("sweep", "dataset.embedded", "_"))]
+    values = [None, True, -1, [0.9], {"a": 1}, "no", ""]
+    pairs = [(key, value) for key in keys if "_target_" not in key and "_partial_" not in key for value in values]
+    reached, unnamed = 0, []
+    for key, value in random.Random(0).sample(pairs, 120) + [("optimizer.betas", v) for v in values]:
+        changed = OmegaConf.create(OmegaConf.to_container(cfg))
+        OmegaConf.update(changed, key, value, merge=False)
+        try:
+            check_config(changed)
+            assemble(changed, [f"{key}=x"])
+        except Reached:
+            reached += 1
+        except Exception as error:
+            unnamed += [(key, value, repr(error))] * (
+                not isinstance(error, UserError) or not any(part in str(error) for part in key.split("."))
+            )
+    assert not unnamed
+    assert reached < 60

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -35,3 +37,17 @@ def test_the_wheel_ships_conf_and_composes_outside_the_checkout(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "plane: axial" in done.stdout
     assert "xraylab = xraylab.__main__:main" in next((tmp_path / "installed").rglob("entry_points.txt")).read_text()
+
+
+def test_every_text_file_is_read_and_written_as_utf8():
+    bare = []
+    for path in (REPOSITORY / "xraylab").rglob("*.py"):
+        for call in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
+            opened = isinstance(call.func, ast.Name) and call.func.id == "open"
+            method = isinstance(call.func, ast.Attribute) and call.func.attr in ("open", "read_text", "write_text")
+            of_others = method and ast.unparse(call.func) in ("os.open", "Image.open")
+            modes = [a.value for a in (*call.args, *(k.value for k in call.keywords)) if isinstance(a, ast.Constant)]
+            binary = any(isinstance(mode, str) and re.fullmatch(r"[rwax+]*b[rwax+]*", mode) for mode in modes)
+            if (opened or method) and not of_others and not binary and "encoding" not in {k.arg for k in call.keywords}:
+                bare.append(f"{path.name}:{call.lineno}")
+    assert not bare

@@ -171,7 +171,8 @@ def test_started_here_in_a_sweep_or_by_torchrun_that_restarts_them_two_processes
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "killed").exists()
     (run,) = (tmp_path / "outputs" / "mrnet").iterdir()
-    assert f"The last checkpoint is whole. Go on with:\n  torchrun … -m xraylab.train resume={run}" in done.stderr
+    again = f"torchrun --nproc-per-node=2 -m xraylab.train resume={run}"
+    assert f"The last checkpoint is whole. Go on with:\n  {again}" in done.stderr
     assert f"resume=auto: going on with {run}" in done.stdout, "the processes that torchrun started again"
     same_run(one, run)
     assert done.stdout.count("epoch 1/2") == 1

@@ -9,6 +9,8 @@ import math
 import os
 import pickle
 import re
+import shlex
+import sqlite3
 import subprocess
 import sys
 import weakref
@@ -31,6 +33,7 @@ from xraylab.journal import Journal
 from xraylab.processes import ALONE
 from xraylab.space import search_space
 from xraylab.train import USAGE, for_another
+from xraylab.words import word
 
 LOCAL = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 SPACE = ["optimizer.lr=tag(log,interval(1e-5,1e-1))", "batch_size=1,4"]
@@ -430,3 +433,39 @@ def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
     journal = Journal.read(folder)
     assert re.search(r"^too much, in process \d+$", journal.jobs[1].reason)
     assert os.getpid() not in [job.scores for job in journal.jobs if job.scores]
+
+
+def test_a_locked_or_damaged_study_is_said_and_loses_no_job(drawn, monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    monkeypatch.setattr("xraylab.sampling.PATIENCE", 0.1)
+    words = ["-m", *SPACE, "sweep.method=random", "sweep.trials=4", word("hydra.sweep.dir", "a? (1)")]
+    folder = Path("a? (1)")
+    held = []
+
+    def job(cfg, directory):
+        if directory.name == "1" and not held:
+            held.append(sqlite3.connect(folder / "study.db", isolation_level=None))
+            held[0].execute("BEGIN EXCLUSIVE")
+        return skill(cfg)
+
+    code, said, _ = drawn(job, *words)
+    assert code == 2
+    assert "study.db: database is locked. another process holds it".lower() in said.lower()
+    assert "No job is lost" in said
+    assert states(folder) == ["finished", "finished"], "the job that ran meanwhile is not lost"
+    held[0].execute("ROLLBACK")
+    held[0].close()
+    go_on = shlex.split(said.rstrip().splitlines()[-1])[3:]
+    assert go_on == [word("sweep.resume", folder)]
+    (folder / "study.db").write_bytes(b"no database" * 1000)
+    code, said, _ = drawn(job, *go_on)
+    assert code == 2
+    assert "It is damaged. Delete it" in said
+    (folder / "study.db").unlink()
+    code, said, _ = drawn(job, *go_on)
+    assert code == 0, said
+    assert states(folder) == ["finished"] * 4
+    known = optuna.load_study(study_name="sweep", storage=optuna.storages.RDBStorage(
+        "sqlite:///study.db", {"creator": lambda: sqlite3.connect(folder / "study.db")}
+    )).get_trials(states=(optuna.trial.TrialState.COMPLETE,))  # fmt: skip
+    assert sorted(t.user_attrs["job"] for t in known) == [0, 1, 2, 3]

@@ -19,10 +19,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from xraylab.averaging import StochasticWeightAveraging
 from xraylab.build import build, find_data, plain, read
-from xraylab.callbacks import Unfreeze
+from xraylab.callbacks import Unfreeze, early_stopping
 from xraylab.comparable import measured
 from xraylab.data.module import ADAPT, StudyDataModule, worker_count
 from xraylab.data.reader import Reader, cache_dir
@@ -30,6 +31,7 @@ from xraylab.data.table import HELD_BACK, StudyTable, assign_splits, hold_back
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
 from xraylab.evaluation import scored_labels
 from xraylab.exchange import trainer_options
+from xraylab.further import check_callbacks
 from xraylab.journal import objectives_of
 from xraylab.losses import Loss
 from xraylab.metrics import METRICS
@@ -42,6 +44,7 @@ from xraylab.remote import is_url
 from xraylab.run import BEGUN, read_begun
 from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of, sweep_of
 from xraylab.uncertainty import SelfTrained
+from xraylab.words import said
 from xraylab.xla import device_options, on_tpu, precision_of_tpu, require_tpu, tpu_there
 
 log = logging.getLogger(__name__)
@@ -101,7 +104,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
     schedule = plain(cfg.scheduler)
     interval, monitor = schedule.pop("interval", "epoch"), schedule.pop("monitor", "valid/loss")
     if interval not in ("epoch", "step"):
-        raise UserError(f"scheduler.interval={interval}: it is epoch or step.")
+        raise UserError(f"scheduler.interval={said(interval)}: it is epoch or step.")
+    if not isinstance(monitor, str):
+        raise UserError(f"scheduler.monitor={said(monitor)}: it is the name of a metric, as valid/loss.")
     if str(schedule.get("_target_")).endswith("ReduceLROnPlateau"):
         if interval == "step":
             raise UserError("scheduler.interval=step: a plateau is seen once an epoch, when there is a metric.")
@@ -110,8 +115,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
     if loss.lr is not None and str(schedule.get("_target_")).endswith("OneCycleLR"):
         raise UserError("loss.u=learned has a learning rate of its own, loss.u_lr, which scheduler=onecycle would overwrite.")
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
-    if wrong := [c for c in callbacks if not isinstance(c, pl.Callback)]:
-        raise UserError(f"callbacks: {wrong[0]!r} is not a Lightning callback.")
+    watched = check_callbacks(dict(zip(map(str, cfg.callbacks), callbacks, strict=True)), bool(cfg.logger))
     averaging = [name for name, c in zip(cfg.callbacks, callbacks, strict=True) if isinstance(c, WeightAveraging)]
     if len(averaging) > 1:
         raise UserError(f"callbacks: {listed(averaging)} each average the weights; a run has one average. Leave the others out.")
@@ -119,7 +123,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         raise UserError(
             "callbacks: averaged weights do not work on a TPU (torch_xla loses them). Leave them out: callbacks=none."
         )
-    monitors = _monitors(settings, monitor if schedule else None)
+    monitors = {**_monitors(settings, monitor if schedule else None), **watched}
     for key, metric in monitors.items():
         if metric != "valid/loss" and not re.fullmatch(rf"valid/[^/]+/({'|'.join(METRICS)})", metric):
             known = [f"valid/macro/{m}" for m in METRICS]
@@ -127,7 +131,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
                 f"{key}={metric}: there is no such metric.{did_you_mean(metric, ['valid/loss', *known])} "
                 f"There are: valid/loss, {', '.join(known)}, and for a label valid/<label>/..."
             )
-    _try_trainer(cfg, {**device_options(accelerator, precision), **trainer_options(processes)})
+    _try_trainer(cfg, {**device_options(accelerator, precision), **trainer_options(processes)}, callbacks, settings)
     backbone = build(cfg.backbone if fresh else {**cfg.backbone, "pretrained": False}, "backbone")
     if fresh and settings.image.size is not None:
         require_features(backbone, settings.image.size, settings.image.size)
@@ -519,17 +523,27 @@ def _try(optimizer: Any, scheduler: Any) -> None:
         where = "scheduler"
         if scheduler is not None:
             scheduler(made)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # torch looks into what it is given, and meets whatever is there
         wrong = {"optimizer": optimizer, "scheduler": scheduler}[where]
         words = [f"{where}.{k}={v}" for k, v in getattr(wrong, "keywords", {}).items() if isinstance(v, str) and k != "mode"]
         if words and isinstance(error, TypeError):
             raise UserError(f"{', '.join(words)}: it should be a number.") from None
-        values = ", ".join(f"{k}={v}" for k, v in getattr(wrong, "keywords", {}).items())
-        raise UserError(f"{where}: {str(error).splitlines()[0].rstrip('.')} (in {values})") from None
+        values = ", ".join(f"{k}={said(v)}" for k, v in getattr(wrong, "keywords", {}).items())
+        line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        if not isinstance(error, ValueError):
+            line = f"a value is of the wrong kind or length: {line}"
+        raise UserError(f"{where}: {line} (in {values})") from None
 
 
-def _try_trainer(cfg: DictConfig, options: dict[str, Any]) -> None:
+def _try_trainer(cfg: DictConfig, options: dict[str, Any], callbacks: Sequence[pl.Callback], settings: Settings) -> None:
     """Make the Trainer and the loggers once, so that their mistakes are refused before data is read."""
+    kept = [*callbacks, *([early_stopping(settings.early_stopping)] if settings.early_stopping else [])]
+    names = [*(f"callbacks.{name}" for name in cfg.callbacks), "early_stopping"]
+    by_state: dict[str, str] = {}  # Lightning keeps the state of each in checkpoints, by such a text
+    for name, callback in zip(names, kept, strict=False):
+        if (state := callback.state_key) in by_state and is_overridden("state_dict", callback, pl.Callback):
+            raise UserError(f"{name}: {by_state[state]} is the same already. Leave one of them out.")
+        by_state[state] = name
     try:
         pl.Trainer(**options, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     except Exception as error:  # Lightning raises several kinds

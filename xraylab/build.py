@@ -17,6 +17,7 @@ from xraylab import conf_dir
 from xraylab.data.reader import ENVIRONMENT, Reader
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError, listed
+from xraylab.words import said
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,10 @@ def build(node: Any, where: str) -> Any:
     Raises:
         UserError: a wrong class, argument or value.
     """
+    if not isinstance(node, Mapping | DictConfig):
+        raise UserError(f"{where}={said(node)}: it has keys of its own, {where}._target_ and what that takes; it is no value.")
+    if "_target_" not in node:
+        raise UserError(f"{where}: it does not say what it is: {where}._target_=<class> (in {_short(node)})")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*not valid for transform.*")  # albumentations ignores what it does not know
@@ -144,4 +149,4 @@ def plain(node: Any) -> Any:
 
 def _short(node: Any) -> str:
     values = dict(node.items()) if hasattr(node, "items") else {}
-    return ", ".join(f"{k}={v}" for k, v in values.items() if not isinstance(v, dict | DictConfig))[:200]
+    return ", ".join(f"{k}={said(v)}" for k, v in values.items() if not isinstance(v, dict | DictConfig))[:200]

@@ -31,6 +31,7 @@ from xraylab.loggers import Wandb
 from xraylab.models.backbones import Backbone
 from xraylab.module import StudyModule
 from xraylab.run import write_text
+from xraylab.settings import EarlyStop, mode_of
 from xraylab.signals import ENDING
 
 log = logging.getLogger(__name__)
@@ -331,6 +332,13 @@ class StopOnInterrupt(Callback):
         for number, handler in self._old.items():
             signal.signal(number, handler)
         self._old = {}
+
+
+def early_stopping(rule: EarlyStop) -> EarlyStopping:
+    """What ends training before ``max_epochs``."""
+    return EarlyStopping(
+        rule.monitor, rule.min_delta, rule.patience, mode=mode_of(rule.monitor), check_on_train_epoch_end=False
+    )  # fmt: skip
 
 
 class Unfreeze(Callback):

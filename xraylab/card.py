@@ -46,12 +46,12 @@ def write_card(directory: Path) -> Path:
     kept = _own_sections(path.read_text(encoding="utf-8")) if path.is_file() else {}
     blanks = {title: "\n".join(f"- {question}: {BLANK}" for question in asked) for title, asked in OWN.items()}
     own = {title: kept.get(title) or blank for title, blank in blanks.items()}
-    evaluation = json.loads((directory / "evaluation.json").read_text())
+    evaluation = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
     record = _json(directory / "environment.json")
     config = directory / "config.yaml"
     settings: dict[str, Any] = OmegaConf.to_container(read_config(directory)) if config.is_file() else {}  # type: ignore[assignment]
     summary = directory / "model_summary.txt"
-    lines = summary.read_text().splitlines()[:2] if summary.is_file() else []
+    lines = summary.read_text(encoding="utf-8").splitlines()[:2] if summary.is_file() else []
     sections = {
         "Intended use": own["Intended use"],
         "Model": _model(evaluation, settings, lines),
@@ -275,12 +275,18 @@ def _made(record: Mapping[str, Any], evaluated: Mapping[str, Any]) -> str:
         return ""
     versions = record.get("versions", {})
     git = record.get("git")
-    lines = [f"`{record['command']}`" if "command" in record else "", f"seed {record['seed']}" if "seed" in record else ""]
+    lines = [_code(record["command"]) if "command" in record else "", f"seed {record['seed']}" if "seed" in record else ""]
     lines.append(", ".join(f"{k} {versions[k]}" for k in ("xraylab", "python", "torch") if k in versions))
-    lines.append(f"evaluated anew: `{evaluated['command']}`" if evaluated else "")
+    lines.append(f"evaluated anew: {_code(evaluated['command'])}" if evaluated else "")
     if git:
         lines.append(f"commit {git['commit']}{', with changes' if git['modified'] else ''}")
     return _list(line for line in lines if line)
+
+
+def _code(text: str) -> str:
+    """A text in Markdown, letter by letter."""
+    marks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{marks}{text}{marks}"
 
 
 def last_split(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -306,5 +312,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content

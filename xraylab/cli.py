@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import io
 import logging
 import os
 import re
@@ -31,6 +32,7 @@ from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Lost, Pruned, Stopped, Use
 from xraylab.processes import launched, sweep_words
 from xraylab.run import BEGUN, LOCK, holder_of, new_run_dir
 from xraylab.signals import Ended, ending
+from xraylab.words import as_text, checked, command_line, require_recordable, shown, value_of, word
 
 
 def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
@@ -49,16 +51,20 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
     # Hydra takes a bare brace for the beginning of a mapping
     sys.argv[1:] = [re.sub(r"^(columns\.\w+)=([^'\"]*\{label\}[^'\"]*)$", r"\1='\2'", a) for a in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us instead of Hydra's own report
+    say_all()
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
     try:
+        sys.argv[1:] = checked(sys.argv[1:], choices())
+        require_recordable(os.getcwd())
         _one_of_many(config)
     except UserError as error:
         ended_by(error)
     ended: list[Exception] = []
 
     def guarded(cfg: DictConfig) -> None:
+        say_all()  # in whatever process
         try:
-            job(cfg)
+            job(settled(cfg))
         except (UserError, Stopped, Lost, Pruned) as error:
             if HydraConfig.get().mode is not RunMode.RUN:
                 if not isinstance(error, Stopped):  # the sweep says how to go on
@@ -89,7 +95,7 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
             raise
         _exit("error: -m (--multirun), --cfg and --info are not for one command: --cfg shows a single job.", EXIT_USER)
     except OSError as error:
-        typed = [a.split("=", 1)[1] for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+        typed = [str(value_of(a)) for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
         if not (typed and error.filename and os.path.abspath(typed[-1]).startswith(os.path.abspath(error.filename))):
             raise
         _exit(f"error: cannot create the run directory {typed[-1]}: {error.strerror}: {error.filename}.", EXIT_USER)
@@ -100,6 +106,47 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
             _exit("interrupted before there was anything to keep", 1)
         words = f"{error}: stopped before there was anything to keep; the same command begins it again."
         ended_by(Stopped("" if launched().rank else words))
+
+
+def say_all() -> None:
+    """Let a terminal that has not all characters show the others by their numbers, or lines are lost; a log has all of them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    for handler in logging.root.handlers:
+        if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
+            handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def settled(cfg: DictConfig) -> DictConfig:
+    """A composed configuration of any command, ``~`` at the beginning of a path written out.
+
+    Raises:
+        UserError: None where null is meant, a change of the working directory, or a folder that cannot be recorded.
+    """
+    values = OmegaConf.to_container(cfg, resolve=False)
+    for key, value in every_key(values):
+        if value == "None":
+            raise UserError(f"{key}=None: None is Python's; what is not there is written null here.")
+    here = HydraConfig.get()
+    if here.job.chdir:
+        os.chdir(here.runtime.cwd)
+        raise UserError(
+            "hydra.job.chdir=true: the paths given are meant from the folder where the command was given. Leave it out: "
+            "what a run writes lies in its own directory all the same."
+        )
+    if here.mode is RunMode.RUN:
+        require_recordable(here.runtime.output_dir)
+    home = _at_home(values)
+    return cfg if home == values else OmegaConf.create(home, flags=cfg._metadata.flags)
+
+
+def _at_home(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _at_home(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_at_home(value) for value in node]
+    return os.path.expanduser(node) if isinstance(node, str) and node.startswith("~/") else node
 
 
 @contextlib.contextmanager
@@ -157,7 +204,7 @@ def _one_of_many(config: str) -> None:
     if here.rank:
         folder = tempfile.mkdtemp(prefix="xraylab-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        sys.argv.append(f"hydra.run.dir={folder}")  # the first's is that of the run
+        sys.argv.append(word("hydra.run.dir", folder))  # the first's is that of the run
 
 
 def ended_by(error: UserError | Stopped | Lost) -> NoReturn:
@@ -190,6 +237,12 @@ def in_words(error: Exception, config: str) -> str:
         key = re.search(r"Could not (?:override|append to|delete from config\. )[^']*'([^']+)'", text)
         if key:
             return _unknown_key(key.group(1).split("@")[0], config)
+    if several := re.search(r"Ambiguous value for argument '(.*)'$", text, re.M):
+        typed = several.group(1)
+        return (
+            f"{typed}: commas stand between values. To try each, add -m; a list is [{typed.partition('=')[2]}]; a text that has "
+            f"them is quoted, once for Hydra and once for the shell:\n  {as_text(typed)}"
+        )
     if text.startswith("UserError raised while resolving interpolation: "):  # OmegaConf keeps only the text of a resolver's error
         return text.split("interpolation: ", 1)[1].splitlines()[0]
     cause = error.__cause__
@@ -209,14 +262,19 @@ def _unknown_key(key: str, config: str) -> str:
     if others and dataset not in others:
         return f"{key} is a key of dataset={' or dataset='.join(sorted(others))}; the dataset here is {dataset}."
     if key.startswith("hydra."):
-        words = ["train" if config == "config" else config, *(a for a in typed if a.startswith("hydra/")), "--cfg hydra"]
-        return f"there is no key {key}. Those of Hydra: python -m xraylab.{' '.join(words)}"
+        words = ["train" if config == "config" else config, *(a for a in typed if a.startswith("hydra/")), "--cfg", "hydra"]
+        return f"there is no key {key}. Those of Hydra: {command_line(words[0], words[1:])}"
     flat = dict(every_key(_composed(config, list(groups.values()))))
     known = sorted(set(flat) | set(_groups() if "dataset" in flat else []))
     if key in known:
         return f"{key} cannot be set this way: write {key}=<value> or {key}=<choice>."
-    if flat.get(key.rpartition(".")[0]) == {}:
-        return f"{key} is not there yet, but {key.rpartition('.')[0]} takes any key: write +{key}=…"
+    parent, _, last = key.rpartition(".")
+    if parent and (flat.get(parent, "") is None or f"{parent}=null" in typed):
+        usual = OmegaConf.select(OmegaConf.create(_composed(config, [])), parent) or {}
+        given = value_of(next(a for a in typed if a.lstrip("+").startswith(f"{key}=")))
+        return f"{parent} is null here, and has no keys. Give it whole: {shown(parent, {**usual, last: given})}"
+    if flat.get(parent) == {}:
+        return f"{key} is not there yet, but {parent} takes any key: write +{key}=…"
     scope = [k for k in known if "." in key and k.startswith(key.rpartition(".")[0] + ".")]
     listing = scope or [k for k in known if "." not in k]
     return f"there is no key {key}.{did_you_mean(key, known)} There are: {listed(listing, 60)}."
@@ -242,16 +300,21 @@ def every_key(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _dataset_keys() -> dict[str, set[str]]:
     """The top-level keys that each dataset's YAML brings and the common configuration does not have."""
-    common = set(re.findall(r"^(\w+):", (conf_dir() / "config.yaml").read_text(), re.M))
+    common = set(re.findall(r"^(\w+):", (conf_dir() / "config.yaml").read_text(encoding="utf-8"), re.M))
     common |= set(_groups()) | {"defaults", "dataset"}
     return {
-        path.stem: set(re.findall(r"^(\w+):", path.read_text(), re.M)) - common
+        path.stem: set(re.findall(r"^(\w+):", path.read_text(encoding="utf-8"), re.M)) - common
         for path in sorted((conf_dir() / "dataset").glob("*.yaml"))
     }
 
 
 def _groups() -> list[str]:
     return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+
+
+def choices() -> dict[str, list[str]]:
+    """Every group, and its choices that ship."""
+    return {group: _choices(group) for group in _groups()}
 
 
 def _choices(group: str) -> list[str]:
@@ -263,9 +326,9 @@ def _choices(group: str) -> list[str]:
 
 def help_text(config: str, usage: str) -> str:
     """Usage, then every group with its choices and every key with its default, from the comments in ``conf/``."""
-    text = (conf_dir() / f"{config}.yaml").read_text()
+    text = (conf_dir() / f"{config}.yaml").read_text(encoding="utf-8")
     if "- config" in text:
-        text = (conf_dir() / "config.yaml").read_text() + text.split("_self_", 1)[1]
+        text = (conf_dir() / "config.yaml").read_text(encoding="utf-8") + text.split("_self_", 1)[1]
     with_data = re.search(r"^  - dataset:", text, re.M) is not None
     text = re.sub(r"^hydra:\n(?:(?:[ ].*)?\n)*", "", text, flags=re.M)
     groups = re.findall(r"^  - (\w+): (\w+) *#? *(.*)$", text, re.M)
@@ -274,7 +337,7 @@ def help_text(config: str, usage: str) -> str:
         lines.append(f"  {group} ({default}): {about}")
         width = max(16, *map(len, _choices(group))) + 2
         for choice in _choices(group):
-            first = re.search(r"^# (?!@package)(.*)$", (conf_dir() / group / f"{choice}.yaml").read_text(), re.M)
+            first = re.search(r"^# (?!@package)(.*)$", (conf_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8"), re.M)
             lines.append(f"      {choice:<{width}}{first.group(1) if first else ''}")
     lines += [*([""] if groups else []), "Keys: key=value", ""]
     parent = ""
@@ -286,7 +349,7 @@ def help_text(config: str, usage: str) -> str:
         if value or about:
             lines.append(f"  {name + '=' + value:<40} {about}".rstrip())
     for dataset, keys in _dataset_keys().items():
-        source = (conf_dir() / "dataset" / f"{dataset}.yaml").read_text()
+        source = (conf_dir() / "dataset" / f"{dataset}.yaml").read_text(encoding="utf-8")
         for key in sorted(keys):
             found = re.search(rf"^{key}: *([^#\n]*?) *(?:# (.*))?$", source, re.M)
             if found and with_data:

@@ -154,7 +154,7 @@ def read_combination(directory: Path) -> tuple[Combination, list[Path]] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         combination, members = Combination.of_record(record), [directory / p for p in record["paths"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read as a combination: {error!r}. Make it anew with xraylab.combine.") from error

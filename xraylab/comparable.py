@@ -96,7 +96,7 @@ def of_objective(record: Mapping[str, Any], objective: str) -> str | None:
 def of_run(run: Path, objective: str) -> str | None:
     """The same of a run directory."""
     path = run / "environment.json"
-    return of_objective(json.loads(path.read_text()), objective) if path.is_file() else None
+    return of_objective(json.loads(path.read_text(encoding="utf-8")), objective) if path.is_file() else None
 
 
 def said_of(run: Path) -> str | None:
@@ -104,7 +104,7 @@ def said_of(run: Path) -> str | None:
     path = run.parent / "sweep.json"
     if not path.is_file():
         return None
-    for objective in json.loads(path.read_text())["objectives"]:
+    for objective in json.loads(path.read_text(encoding="utf-8"))["objectives"]:
         mine = of_run(run, objective)
         found = {p.parent.name: of_run(p.parent, objective) for p in sorted(run.parent.glob("[0-9]*/environment.json"))}
         if other := [name for name, of in found.items() if of != mine]:

@@ -83,7 +83,7 @@ def _record_ensembles(folder: Path, ensembles: Mapping[str, Mapping[str, Any]]) 
     for name, options in ensembles.items():
         directory = folder / "ensembles" / name
         if (made := read_combination(directory)) is not None:
-            evaluation = json.loads((directory / "evaluation.json").read_text())
+            evaluation = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
             record_made(directory, evaluation, {"ensemble": dict(options)}, made[1], "ensemble")
 
 
@@ -103,8 +103,12 @@ def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def text_table(folder: Path) -> str:
     """The runs and ensembles of a comparison by study, on the test split if there is one, in a few lines of text."""
-    published = check_published(json.loads((folder / GIVEN).read_text())["published"]) if (folder / GIVEN).is_file() else NOTHING
-    rows = list(csv.DictReader((folder / "comparison.csv").open()))
+    published = (
+        check_published(json.loads((folder / GIVEN).read_text(encoding="utf-8"))["published"])
+        if (folder / GIVEN).is_file()
+        else NOTHING
+    )
+    rows = list(csv.DictReader((folder / "comparison.csv").open(encoding="utf-8")))
     split = next((s for s in ("test", "valid") if any(r["split"] == s for r in rows)), rows[0]["split"])
     unit = "study" if any((r["split"], r["unit"]) == (split, "study") for r in rows) else "image"
     others = dict.fromkeys(r["job"] for r in rows)
@@ -115,7 +119,7 @@ def text_table(folder: Path) -> str:
     shared = set.intersection(*typed) if len(typed) > 1 else set()
     found = {(r["job"], r["metric"]): r for r in rows}
     lines = [f"{split}, by {unit}, n {', '.join(dict.fromkeys(r['n'] for r in rows))}; 95% intervals in report.html"]
-    of = csv.DictReader((folder / "differences.csv").open()) if (folder / "differences.csv").is_file() else []
+    of = csv.DictReader((folder / "differences.csv").open(encoding="utf-8")) if (folder / "differences.csv").is_file() else []
     references = {r["job"]: r["reference"] for r in of if r["split"] == split}
     if len(set(references.values())) == 1:
         lines[0] += f"; differences from {next(iter(references.values()))}, paired"
@@ -227,7 +231,7 @@ def not_comparable(folder: Path) -> list[str]:
 def finished(folder: Path) -> tuple[list[Path], list[str]]:
     """The finished runs that lie in a multirun's folder, in the order of its jobs; and what is said of the others."""
     evaluated = sorted((p.parent for p in folder.glob("*/evaluation.json")), key=lambda p: (len(p.name), p.name))
-    runs = [run for run in evaluated if json.loads((run / "environment.json").read_text())["finished"]]
+    runs = [run for run in evaluated if json.loads((run / "environment.json").read_text(encoding="utf-8"))["finished"]]
     others = [f"job {run.name} was stopped before its end, and is left out" for run in evaluated if run not in runs]
     others += [f"job {p.name} {_end(p)}" for p in sorted(folder.glob("[0-9]*")) if p not in evaluated]
     return runs, others
@@ -235,14 +239,14 @@ def finished(folder: Path) -> tuple[list[Path], list[str]]:
 
 def _end(run: Path) -> str:
     """How a run ended that has no evaluation."""
-    record = json.loads((run / "environment.json").read_text()) if (run / "environment.json").is_file() else {}
+    record = json.loads((run / "environment.json").read_text(encoding="utf-8")) if (run / "environment.json").is_file() else {}
     return f"was {record['pruned']}" if record.get("pruned") else f"failed: {run / 'xraylab.log'}"
 
 
 def read_result(run: Path, name: str) -> Result:
     """The result of a run directory, under this name."""
-    environment = json.loads((run / "environment.json").read_text())
-    evaluation = json.loads((run / "evaluation.json").read_text())
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
     typed = " ".join(word for word in first["overrides"] if not word.startswith(("hydra.", "hydra/", "sweep.", "fail_fast=")))
     return Result(name, joined_words(evaluation) if "members" in evaluation else typed, evaluation, run)

@@ -12,6 +12,7 @@ from typing import Any
 
 from xraylab.overlay import overlaid, trainings
 from xraylab.pairing import Pair, Result
+from xraylab.words import command_line, word
 
 NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
 
@@ -39,7 +40,7 @@ def page(
     if synthetic:
         parts.append("<p class=sample>Synthetic sample: every number and figure below is about drawings, not patients.</p>")
     if not ended:
-        again = html.escape(f"python -m xraylab.report runs={folder}")
+        again = html.escape(command_line("report", [word("runs", folder)]))
         parts.append(f"<p>More runs are to come. Curves and differences are made at the end, or by <code>{again}</code></p>")
     if shared:
         parts.append(f"<p>All with {html.escape(' '.join(sorted(shared)))}.</p>")
@@ -91,7 +92,7 @@ def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> str:
     """What each result is: its words, data, the chosen epoch, how long it took, and where it lies."""
     rows = []
     for r in results:
-        environment = json.loads((r.directory / "environment.json").read_text())
+        environment = json.loads((r.directory / "environment.json").read_text(encoding="utf-8"))
         sessions = [*environment.get("sessions_before", []), environment]
         seconds = sum(s.get("seconds", 0) for s in sessions)
         epoch = r.evaluation["checkpoint"]["epoch"] + 1 if "checkpoint" in r.evaluation else ""

@@ -30,7 +30,7 @@ ACROSS = 6  # pictures in a row of a sheet
 def read_record(directory: Path) -> dict[str, Any] | None:
     """Which W&B run a run directory is; None where it was not logged, or that cannot be read."""
     try:
-        return dict(json.loads((directory / RECORD).read_text()))
+        return dict(json.loads((directory / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
 

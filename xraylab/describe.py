@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import logging
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 from xraylab.check import VALUES, counts, settings_beside, shapes
 from xraylab.cli import launch
 from xraylab.errors import UserError, listed
+from xraylab.words import command_line, flags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,8 +107,7 @@ def job(cfg: DictConfig) -> None:
     found = describe(table, cfg.sizes_of, cfg.pictures, settings.seed, reader.on_error == "skip")
     chosen = {"fold": settings.fold} if settings.fold else {"valid_fraction": settings.valid_fraction}
     how = {"selection": settings.selection, **chosen, "seed": seed}
-    command = f"python -m xraylab.describe {shlex.join(typed)}".strip()
-    write(found, directory, path, ", ".join(f"{k}={v}" for k, v in how.items()), command)
+    write(found, directory, path, ", ".join(f"{k}={v}" for k, v in how.items()), command_line("describe", [*flags(), *typed]))
     for kind, names in found.skipped.items():
         log.info("  skipped: %d %s, named in the report", len(names), kind)
     log.info(

@@ -100,7 +100,9 @@ def chosen(members: Sequence[Path]) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: what is chosen by is not of the same studies, or weighed otherwise.
     """
-    valid = {m.name: json.loads((m / "evaluation.json").read_text())["splits"]["valid"]["labels"] for m in members}
+    valid = {
+        m.name: json.loads((m / "evaluation.json").read_text(encoding="utf-8"))["splits"]["valid"]["labels"] for m in members
+    }
     out: dict[str, dict[str, Any]] = {}
     for label in next(iter(valid.values())):
         values = {name: labels[label]["auroc"]["value"] for name, labels in valid.items() if label in labels}
@@ -123,7 +125,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     if len(ensemble.eligible(runs)) < ensemble.members:
         return None
     members = ensemble.choose(runs)
-    evaluations = [json.loads((m / "evaluation.json").read_text()) for m in members]
+    evaluations = [json.loads((m / "evaluation.json").read_text(encoding="utf-8")) for m in members]
     scored = same_scoring(evaluations, [m.name for m in members])
     first, tables, left_out = evaluations[0], {}, {}
     members_of: dict[str, dict[str, int]] = {}

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xraylab.cli import importing, launch
 from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.words import command_line, flags, shown
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +43,15 @@ def job(cfg: DictConfig) -> None:
         evaluate_table(cfg)
         return
     _refuse_keys_of_tables(cfg)
-    from xraylab.run import command_line, read_config, run_of, write_json
+    from xraylab.run import read_config, run_of, write_json
 
     started = time.monotonic()
     run = run_of(cfg.run)
     if not (run / "checkpoints").is_dir() and (run / "predictions").is_dir():
         table = next(iter(sorted((run / "predictions").glob("*.csv"))), run / "predictions")
-        raise UserError(f"run={run}: made of tables, it has no model of its own. Combine anew, or evaluate its table={table}.")
+        raise UserError(
+            f"run={run}: made of tables, it has no model of its own. Combine anew, or evaluate its {shown('table', table)}."
+        )
     with importing():
         from xraylab.assemble import assemble
         from xraylab.build import plain
@@ -94,7 +97,7 @@ def job(cfg: DictConfig) -> None:
     before = _read(run / "evaluation.json")
     options = {k: cfg[k] for k in ("checkpoint", "root", "precision", *OF_BOTH) if cfg[k] != OF_RUNS.get(k)}
     evaluation = evaluate_run(assembled, run, checkpoint)
-    evaluation["evaluated"] = {"command": command_line("evaluate", _words()), "options": options}
+    evaluation["evaluated"] = {"command": command_line("evaluate", [*flags(), *_words()]), "options": options}
     write_json(run / "evaluation.json", evaluation)
     write_report(run)
     record_evaluation(run, evaluation, {"evaluate": plain(cfg)}, checkpoint)
@@ -118,7 +121,7 @@ def evaluate_table(cfg: DictConfig) -> None:
     started = time.monotonic()
     given = Path(cfg.table)
     if given.is_dir():
-        raise UserError(f"table={given}: a folder. To evaluate a run anew, give run={given}; else the CSV in it.")
+        raise UserError(f"table={given}: a folder. To evaluate a run anew, give {shown('run', given)}; else the CSV in it.")
     for key, default in OF_RUNS.items():
         if cfg[key] != default:
             raise UserError(f"{key}={cfg[key]}: it is for run=…; a table is evaluated as it is.")
@@ -181,7 +184,7 @@ def _words() -> list[str]:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

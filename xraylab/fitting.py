@@ -13,7 +13,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.loggers import Logger
 
@@ -21,7 +21,7 @@ from xraylab.assemble import Job
 from xraylab.averaging import weights_in_words
 from xraylab.build import build
 from xraylab.calibration import sigmoid
-from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress
+from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, early_stopping
 from xraylab.cases import write_cases
 from xraylab.checkpoint_files import CheckpointFiles
 from xraylab.dashboards import group_of, tags_of
@@ -134,9 +134,7 @@ def fit(
         *([Upload(upload)] if upload else []),
     ]
     if s.early_stopping:
-        e = s.early_stopping
-        early = EarlyStopping(e.monitor, e.min_delta, e.patience, mode=mode_of(e.monitor), check_on_train_epoch_end=False)
-        callbacks.append(early)
+        callbacks.append(early_stopping(s.early_stopping))
     for logger in loggers:
         logger.log_hyperparams({"data": job.table.data, "measured": job.measured, **OmegaConf.to_container(job.config)})  # type: ignore[dict-item]
     files = XLACheckpointFiles() if on_tpu(job.accelerator) else CheckpointFiles()
@@ -152,11 +150,11 @@ def fit(
     files.wait()
     if profiler is not None:
         log.info("where the time went: %s", directory / "profile")
-    if s.early_stopping and trainer.should_stop and not stop.stopped:
+    for early in trainer.early_stopping_callbacks if not stop.stopped else []:
         if early.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
-            log.warning("stopped early: %s is not a finite number in epoch %d", s.early_stopping.monitor, trainer.current_epoch)
-        else:
-            log.info("stopped early: no better %s for %d epochs", s.early_stopping.monitor, s.early_stopping.patience)
+            log.warning("stopped early: %s is not a finite number in epoch %d", early.monitor, trainer.current_epoch)
+        elif early.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
+            log.info("stopped early: no better %s for %d epochs", early.monitor, early.patience)
     return stop.stopped
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.metrics import METRICS
 from xraylab.run import how_it_went, read_record, write_json
 from xraylab.settings import Sweep, mode_of
+from xraylab.words import alone, command_line, flags, value_of, word
 
 JOURNAL = "sweep.json"
 SETTLED = ("finished", "pruned")
@@ -125,17 +125,12 @@ class Journal:
 
     def command(self, job: SweepJob) -> str:
         """The command that repeats a job on its own."""
-        words = [w for w in job.overrides if not w.startswith(("sweep.", "fail_fast=", "hydra.", "hydra/"))]
-        alone = ["hydra.mode=RUN"] * any(w.startswith("sweep=") for w in words)
-        return shlex.join(["python", "-m", "xraylab.train", *self._flags(), *words, *alone])
+        return command_line("train", [*(w for w in self.words if w.startswith("--config-dir=")), *alone(job.overrides)])
 
     @property
     def go_on(self) -> str:
         """The command that goes on with the sweep."""
-        return shlex.join(["python", "-m", "xraylab.train", f"sweep.resume={self.folder}"])
-
-    def _flags(self) -> list[str]:
-        return [word for word in self.words if word.startswith("--config-dir=")]
+        return command_line("train", [word("sweep.resume", self.folder)])
 
     def closing(self) -> str:
         """What to say at the end: the best by the objective, with its command; and what did not come to an end."""
@@ -206,7 +201,7 @@ def objective_of(run: Path, objective: str) -> tuple[float | None, str | None]:
     Raises:
         UserError: the run's evaluation has no such split or label.
     """
-    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     split, _, rest = objective.partition("/")
     label, _, metric = rest.rpartition("/")
     if metric == "loss":
@@ -227,7 +222,7 @@ def history_of(path: Path, column: str) -> dict[str, float]:
     """Epoch, as written, -> a column of ``history.csv``; NaN where it is empty."""
     if not path.is_file():
         return {}
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return {row["epoch"]: float(row.get(column) or math.nan) for row in csv.DictReader(file)}
 
 
@@ -237,28 +232,25 @@ def resumed_words(words: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is no sweep, or something was typed that would make it another one.
     """
-    given = [w.partition("=")[2] for w in words if w.startswith("sweep.resume=")]
-    if not given or given[-1] in ("", "null"):
+    given = [value_of(w) for w in words if w.startswith("sweep.resume=")]
+    if not given or given[-1] in ("", None):
         return list(words)
-    journal = Journal.read(Path(given[-1]))
+    folder = Path(str(given[-1]))
+    journal = Journal.read(folder)
     typed = [w for w in words if not w.startswith("sweep.resume=") and w not in ("-m", "--multirun", *journal.words)]
-    for word in typed:
-        key = word.partition("=")[0].lstrip("+")
+    for each in typed:
+        key = each.partition("=")[0].lstrip("+")
         if not any(key == k or (k.endswith("*") and key.startswith(k[:-1])) for k in CHANGEABLE):
             raise UserError(
                 f"sweep.resume={given[-1]}: {key} cannot change in a sweep that goes on. What can: {', '.join(CHANGEABLE)}."
             )
-    keys = {word.partition("=")[0].lstrip("+") for word in typed}
+    keys = {w.partition("=")[0].lstrip("+") for w in typed}
     kept = [w for w in journal.words if w.partition("=")[0].lstrip("+") not in keys]
-    return [*kept, *typed, f"hydra.sweep.dir={given[-1]}", f"sweep.resume={given[-1]}"]
+    return [*kept, *typed, word("hydra.sweep.dir", folder), word("sweep.resume", folder)]
 
 
 def words_of_command(config: Mapping[str, Any]) -> list[str]:
     """The words that began a sweep, from its composed configuration."""
     hydra: Any = config["hydra"]
-    folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
     words = [*hydra.overrides.task, *hydra.overrides.hydra]
-    return [
-        *(f"--config-dir={folder}" for folder in folders),
-        *(w for w in words if not w.startswith(("hydra.sweep.dir=", "sweep.resume="))),
-    ]
+    return [*flags(hydra), *(w for w in words if not w.startswith(("hydra.sweep.dir=", "sweep.resume=")))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shlex
 import signal
 import struct
 import time
@@ -170,7 +171,7 @@ class Wandb(Unfailing, WandbLogger):
                 return
             except Exception as error:  # no key, a wrong one, no network: several kinds
                 self.mode = "offline"
-                later = f"wandb sync {self._save_dir}/wandb/offline-run-*"
+                later = f"wandb sync {shlex.quote(str(self._save_dir))}/wandb/offline-run-*"
                 log.warning("W&B: %s. Recorded on disk; to send it later: %s", _in_a_line(error), later)
         self._start(self.mode)
 

@@ -25,6 +25,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation import clusters_of, labels_of, scored_labels
 from xraylab.metrics import Resamples, rates, result, undefined
 from xraylab.tables import log_odds
+from xraylab.words import command_line, word
 
 VALID = "valid"  # the split that chooses
 CHOSEN = "operating_points.json"
@@ -253,11 +254,11 @@ def read_chosen(path: Path, step: int | None) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content if content.get("checkpoint", {}).get("step") == step else {}
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}: cannot be read: {error}. Write it anew by python -m xraylab.evaluate run={path.parent}"
+            f"{path}: cannot be read: {error}. Write it anew by:\n  {command_line('evaluate', [word('run', path.parent)])}"
         ) from error
 
 

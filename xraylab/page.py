@@ -147,13 +147,13 @@ def write_report(directory: Path) -> Path:
     """Write ``report.html`` and ``MODEL_CARD.md`` of a run directory from its evaluation, tables, history and configuration."""
     evaluation = read_record(directory / "evaluation.json", "data", "selection", "splits")
     environment = read_record(directory / "environment.json", "command")
-    config = (directory / "config.yaml").read_text()
+    config = (directory / "config.yaml").read_text(encoding="utf-8")
     synthetic = evaluation["data"] == SYNTHETIC
     parts = [f"<h1>{_e(directory.absolute().parent.name)} <small>{_e(directory.absolute().name)}</small></h1>"]
     if synthetic:
         parts.append("<p class=sample>Synthetic sample: every number and figure below is about drawings, not patients.</p>")
     summary = directory / "model_summary.txt"  # a combination has none
-    model = "; ".join(summary.read_text().splitlines()[:2]) + "." if summary.is_file() else ""
+    model = "; ".join(summary.read_text(encoding="utf-8").splitlines()[:2]) + "." if summary.is_file() else ""
     parts.append(f"<p>Data: <b>{_e(evaluation['data'])}</b>, selection {_e(evaluation['selection'])}. {_e(model)}</p>")
     parts.append(f"<pre>{_e(environment['command'])}</pre>")
     if anew := evaluation.get("evaluated"):

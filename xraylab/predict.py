@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.cli import importing, launch
 from xraylab.errors import UserError, listed
+from xraylab.words import shown
 
 if TYPE_CHECKING:
     from xraylab.data.inputs import Skipped
@@ -159,7 +160,7 @@ def _output(cfg: DictConfig, runs: Sequence[Path], given: str | list[str]) -> Pa
         kinds = {"_calibrated": cfg.calibrate, "_calls": calls, f"_{cfg.format}": cfg.format != "table"}
         output = home / "predictions" / f"{_name(given)}{''.join(k for k, of_it in kinds.items() if of_it)}.csv"
     if output.is_dir():
-        raise UserError(f"output={output}: it is a folder. Name a file: output={output / 'predictions.csv'}")
+        raise UserError(f"output={output}: it is a folder. Name a file: {shown('output', output / 'predictions.csv')}")
     written = (output, _images_file(output)) if cfg.format == "table" else (output,)
     if (there := [file for file in written if file.exists()]) and not cfg.overwrite:
         raise UserError(f"{there[0]} is there already. Name another file, output=<file.csv>, or replace it: overwrite=true.")

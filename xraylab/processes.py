@@ -50,6 +50,13 @@ class Processes:
         return self.world // self.local_world
 
     @property
+    def again(self) -> str:
+        """What starts as many in place of ``python``; of several machines it cannot be known."""
+        if self.launcher != "torchrun":
+            return "python"
+        return f"torchrun --nproc-per-node={self.local_world}" if self.machines == 1 else "torchrun …"
+
+    @property
     def name(self) -> str:
         """This process, for messages."""
         return f"process {self.rank} of {self.world}"
@@ -206,7 +213,7 @@ def own_gpus(folder: Path, devices: int, environment: MutableMapping[str, str] =
     if _place or len(visible) <= devices:
         return
     for k in itertools.count():
-        file = (folder / f".gpu{k}.lock").open("a")
+        file = (folder / f".gpu{k}.lock").open("a", encoding="utf-8")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -61,7 +61,11 @@ class MedianPruning(Callback):
         at_its_end = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if epoch not in own or trainer.current_epoch < self.epochs or at_its_end or not trainer.is_global_zero:
             return
-        done = [p for p in self.directory.parent.glob("[0-9]*/environment.json") if json.loads(p.read_text())["finished"]]
+        done = [
+            p
+            for p in self.directory.parent.glob("[0-9]*/environment.json")
+            if json.loads(p.read_text(encoding="utf-8"))["finished"]
+        ]
         mine = of_run(self.directory, self.objective)
         done = [p for p in done if of_run(p.parent, self.objective) == mine]
         if len(done) < self.jobs:

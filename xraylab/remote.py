@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from xraylab.data.reader import cache_dir
 from xraylab.errors import Stopped, UserError, listed
+from xraylab.words import shown
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ def mirror(url: str) -> Path:
         try:
             files = _listing(files_at, place, key)
         except UserError as error:
-            kept = f"\nWhat was copied before lies in {target}; dataset.root={target} reads it." if target.exists() else ""
+            there = f"\nWhat was copied before lies in {target}; {shown('dataset.root', target)} reads it."
+            kept = there if target.exists() else ""
             raise UserError(f"{error}{kept}") from error
         paths = {name: target / name if name else target for name in files}
         missing = {name: file for name, file in files.items() if not index.holds(name, file, paths[name])}
@@ -370,7 +372,7 @@ def _drop(files: set[Path], top: Path) -> None:
 @contextmanager
 def _alone(path: Path, url: str) -> Iterator[None]:
     """One process at a time."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.cli import launch
 from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.words import command_line, word
 
 if TYPE_CHECKING:
     from xraylab.pairing import Result
@@ -46,7 +47,7 @@ def job(cfg: DictConfig) -> None:
         raise UserError(f"runs={cfg.runs}: name a run, or several: runs=[<a>,<b>].")
     given = [str(path) for path in given]
     if tables := [p for p in given if p.lower().endswith(".csv")]:
-        make = f"python -m xraylab.evaluate table={tables[0]} output=<new folder>"
+        make = command_line("evaluate", [word("table", tables[0])])
         raise UserError(f"runs: {tables[0]} is a table. Make it a run first:\n  {make}")
     if len(given) == 1 and not _holds_runs(Path(given[0])):
         if cfg.reference is not None or cfg.output is not None:
@@ -96,7 +97,7 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     if not places:
         raise UserError(f"runs: no run in {listed(map(str, paths))} was finished.")
     for place in places:
-        if not json.loads((place / "environment.json").read_text())["finished"]:
+        if not json.loads((place / "environment.json").read_text(encoding="utf-8"))["finished"]:
             waiting.append(f"{place} was stopped before its end; it is shown as it is")
     names = [n.replace("_", " ") if p.parent.name == "ensembles" else n for p, n in zip(places, short_names(places), strict=True)]
     return [read_result(place, name) for place, name in zip(places, names, strict=True)], waiting
@@ -148,7 +149,7 @@ def _of_multirun(
     from xraylab.comparison import GIVEN, check_published, not_comparable
     from xraylab.page import write_report
 
-    given = json.loads((folder / GIVEN).read_text()) if (folder / GIVEN).is_file() else {}
+    given = json.loads((folder / GIVEN).read_text(encoding="utf-8")) if (folder / GIVEN).is_file() else {}
     made = {r.job for r in results}
     lacking = (name.replace("_", " ") for name in given.get("ensembles", {}))
     waiting += [f"{name} is not made" for name in lacking if name not in made]

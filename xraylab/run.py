@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import platform
-import shlex
 import socket
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from xraylab.errors import UserError, listed
 from xraylab.processes import cores
+from xraylab.words import alone, command_line, flags, word
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"  # of a run directory, held by the process that writes there
@@ -186,14 +186,13 @@ def run_of(path: str | Path, begun: bool = False) -> Path:
     from xraylab.remote import fetch_run, is_url
 
     refuse_foreign(path)
-    given = fetch_run(str(path)) if is_url(path) else Path(path)
+    given = fetch_run(str(path)) if is_url(path) else Path(path).expanduser()
     for candidate in (given, *list(given.parents)[:2]) if given.is_file() else (given,):
         if (candidate / "config.yaml").is_file() or (begun and (candidate / BEGUN).is_file()):
             return candidate
     if (given / BEGUN).is_file():
         raise UserError(
-            f"{given}: it was stopped before its training began. Go on with:\n"
-            f"  python -m xraylab.train {shlex.quote(f'resume={given}')}"
+            f"{given}: it was stopped before its training began. Go on with:\n  {command_line('train', [word('resume', given)])}"
         )
     if given.is_dir() and {p.name for p in given.iterdir()} <= {LOCK, "xraylab.log"}:
         raise UserError(
@@ -343,7 +342,7 @@ def environment(seed: int, overrides: list[str], command: str = "train") -> dict
             "gpus": gpus,
         },
         "seed": seed,
-        "command": command_line(command, overrides),
+        "command": command_line(command, [*flags(), *alone(overrides)]),
         "overrides": overrides,
         "directory": os.getcwd(),
         "git": git_state(Path(__file__).parent),
@@ -352,16 +351,13 @@ def environment(seed: int, overrides: list[str], command: str = "train") -> dict
     }
 
 
-def command_line(command: str, words: Sequence[str]) -> str:
-    """``python -m xraylab.<command> <words>``, to be typed again."""
-    return f"python -m xraylab.{command} {shlex.join(words)}".strip()
-
-
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit and whether the work tree differs from it; None outside a checkout of xraylab."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        )
         return done.stdout.strip()
 
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.cli import launch
 from xraylab.errors import UserError
+from xraylab.words import command_line, word
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ def job(cfg: DictConfig) -> None:
     size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
     embedded: Any = OmegaConf.to_container(cfg.dataset.embedded.settings, resolve=True)
     choice = HydraConfig.get().runtime.choices["dataset"]
-    words = [f"dataset={choice}", f"dataset.root={cfg.root}", *HydraConfig.get().overrides.task]
+    words = [word("dataset", choice), word("dataset.root", cfg.root), *HydraConfig.get().overrides.task]
     words = [w for w in words if not w.startswith(("root=", "dataset.sample.", "seed="))]
-    words += [f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in embedded.items()]
+    words += [word(k, v) for k, v in embedded.items()]
     log.info(
-        "wrote %s: synthetic, %.0f MB. Train on it from random weights, as the embedded sample is:\n  python -m xraylab.train %s",
-        path, size / 1e6, shlex.join(dict.fromkeys(words)),
+        "wrote %s: synthetic, %.0f MB. Train on it from random weights, as the embedded sample is:\n  %s",
+        path, size / 1e6, command_line("train", list(dict.fromkeys(words))),
     )  # fmt: skip
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import sqlite3
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,40 @@ from xraylab.settings import mode_of
 from xraylab.space import Dimension, distributions, words_of
 
 log = logging.getLogger(__name__)
+PATIENCE = 60  # seconds for another process to be done with study.db
 REDRAWS = 50  # of a point that is there already
+
+
+@contextmanager
+def stored(folder: Path, go_on: str) -> Iterator[None]:
+    """Around all that reads or writes ``study.db``.
+
+    Args:
+        go_on: the command that goes on with the sweep.
+
+    Raises:
+        UserError: another process holds it, or it is damaged, or cannot be written; what the jobs left is kept.
+    """
+    try:
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:  # which is said where it is needed
+        yield
+        return
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        path, why = folder / "study.db", str(cause).splitlines()[0]
+        if "locked" in why:
+            mend = f"another process holds it, as a dashboard or a backup, for more than {PATIENCE} s. Let it end."
+        elif any(word in why for word in ("readonly", "unable to open", "disk", "full")):
+            mend = "Make room, or let it be written there."
+        else:
+            mend = "It is damaged. Delete it: what the jobs have shown is in sweep.json, from which it is written anew."
+        raise UserError(f"{path}: {why}. {mend} No job is lost. Go on with:\n  {go_on}") from None
 
 
 class Study:
@@ -47,8 +83,11 @@ class Study:
         self.seed, self.parallel = seed, parallel
         self.distributions = distributions(space)
         folder.mkdir(parents=True, exist_ok=True)
+        # the path in no URL, which would end at a question mark
+        database = partial(sqlite3.connect, (folder / "study.db").absolute(), timeout=PATIENCE, check_same_thread=False)
+        storage = optuna.storages.RDBStorage("sqlite:///study.db", {"creator": database})
         self.study = optuna.create_study(
-            storage=f"sqlite:///{(folder / 'study.db').absolute()}", study_name="sweep", load_if_exists=True,
+            storage=storage, study_name="sweep", load_if_exists=True,
             directions=["maximize" if mode_of(o) == "max" else "minimize" for o in objectives],
         )  # fmt: skip
         self.trials: dict[int, Any] = {}  # by job
@@ -58,7 +97,7 @@ class Study:
         state = self.optuna.trial.TrialState
         for trial in self.study.get_trials(deepcopy=False, states=(state.RUNNING,)):
             self.study.tell(trial.number, state=state.FAIL)
-        known = {t.user_attrs["job"] for t in self.study.get_trials(deepcopy=False, states=(state.COMPLETE, state.PRUNED))}
+        known = {t.user_attrs.get("job") for t in self.study.get_trials(deepcopy=False, states=(state.COMPLETE, state.PRUNED))}
         for job in journal.jobs:
             if job.state in ("finished", "pruned") and None not in job.scores and job.number not in known:
                 self.ask_again(job)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from xraylab import conf_dir
 from xraylab.errors import UserError, did_you_mean
+from xraylab.words import command_line, said, word
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -144,8 +144,8 @@ class Settings(_Strict):
     @classmethod
     def _cache(cls, value: Any) -> Any:
         value = "off" if value is False else value  # what YAML makes of off
-        if not isinstance(value, str) or not value:
-            raise ValueError("it is auto, off or a folder")
+        if not isinstance(value, str) or value.lower() in ("", "no", "none", "null", "on", "yes"):
+            raise ValueError("it is auto, off or a folder; of such a name, ./<name>")
         return value
 
     @field_validator("name")
@@ -154,6 +154,9 @@ class Settings(_Strict):
         if not re.fullmatch(r"[\w.-]+", value):
             raise ValueError("letters, digits, '.', '_' and '-' only: it names a folder")
         return value
+
+
+KEYED: Mapping[str, type[BaseModel]] = {kind.__name__: kind for kind in (EarlyStop, Image, Head, Evaluate, Operating)}
 
 
 def settings_of(config: dict[str, Any]) -> Settings:
@@ -191,7 +194,10 @@ def _validated(model: type[M], config: dict[str, Any], prefix: str = "") -> M:
                     .replace("be None", "be null")
                     .removeprefix("Value error, ")
                 )
-                lines.append(f"{key}={item['input']}: {message}.")
+                if item["type"] == "model_type":
+                    message = f"it has keys of its own, as {key}.{next(iter(KEYED[item['ctx']['class_name']].model_fields))}=…"
+                    message += f", or is null: {key}=null" if key == "early_stopping" else ""
+                lines.append(f"{key}={said(item['input'])}: {message}.")
         by_key: dict[str, str] = {}
         for line in lines:  # the choices of one key on one line
             start, _, rest = line.partition(": it should be ")
@@ -223,7 +229,7 @@ def _checked(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]
     except ValidationError as error:
         item = error.errors()[0]
         message = item["msg"].replace("Input should be", "it should be")
-        raise UserError(f"{item['loc'][0]}={item['input']}: {message}.") from None
+        raise UserError(f"{item['loc'][0]}={said(item['input'])}: {message}.") from None
 
 
 def several(key: str, value: Any) -> list[str]:
@@ -284,11 +290,26 @@ def check_config(cfg: DictConfig) -> Settings:
     folders = config_folders()
     groups = {p.name for folder in folders for p in folder.iterdir() if p.is_dir()}
     datasets = [path for folder in folders for path in (folder / "dataset").glob("*.yaml")]
-    own = {key for path in datasets for key in re.findall(r"^(\w+):", path.read_text(), re.M)}
+    own = {key for path in datasets for key in re.findall(r"^(\w+):", path.read_text(encoding="utf-8"), re.M)}
     known = [*Settings.model_fields, *sorted(groups | own)]
     for name in map(str, cfg):
         if name not in known:
             raise UserError(f"there is no key {name}.{did_you_mean(name, known)}")
+    for name in (
+        "backbone",
+        "pool",
+        "loss",
+        "augmentation",
+        "optimizer",
+        "scheduler",
+        "accelerator",
+        "logger",
+        "callbacks",
+        "dataset",
+    ):
+        if not OmegaConf.is_dict(node := cfg.get(name)):
+            choices = sorted({path.stem for folder in folders for path in (folder / name).glob("*.yaml")})
+            raise UserError(f"{name}={said(node)}: it is one of {', '.join(choices)}.")
     if cfg.get("sweep"):
         sweep_of(OmegaConf.to_container(cfg.sweep, resolve=True))  # type: ignore[arg-type]
     values = OmegaConf.to_container(OmegaConf.create({k: v for k, v in cfg.items() if k in Settings.model_fields}), resolve=True)
@@ -326,7 +347,7 @@ def existing_run(resume: str) -> tuple[Path, Path | None]:
         return run, last
     if others := sorted((run / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime):
         if is_finished(run):
-            words = "\n".join(f"  python -m xraylab.train {shlex.quote(f'resume={path}')}" for path in reversed(others))
+            words = "\n".join(f"  {command_line('train', [word('resume', path)])}" for path in reversed(others))
             raise UserError(f"resume={resume}: {last} is gone. Another may be gone on from; what came after it is lost:\n{words}")
         return run, others[-1]  # it ended while its first last.ckpt was written
     if (run / BEGUN).is_file():

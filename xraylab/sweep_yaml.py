@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xraylab import conf_dir
-from xraylab.cli import in_words
+from xraylab.cli import choices, in_words
 from xraylab.comparable import over
 from xraylab.errors import EXIT_USER, UserError
 from xraylab.journal import objectives_of
 from xraylab.run import write_text
 from xraylab.settings import mode_of, sweep_of
 from xraylab.space import corners, grid, search_space, varied, wandb_parameters, words_of
+from xraylab.words import checked, value_of
 
 USAGE = """
 xraylab.sweep_yaml: write a sweep as a file for W&B, whose agents run its jobs, on as many machines as there are agents.
@@ -98,10 +100,10 @@ def main() -> None:
         print(USAGE.strip())
         return
     try:
-        words = [word for word in words if word not in ("-m", "--multirun")]
+        words = checked([word for word in words if word not in ("-m", "--multirun")], choices())
         if flags := [word for word in words if word.startswith("-")]:
             raise UserError(f"{flags[0]}: it takes the words of a sweep and no flags. --help tells more.")
-        path = Path(([word[len("output=") :] for word in words if word.startswith("output=")] or ["sweep.yaml"])[-1])
+        path = Path(([str(value_of(word)) for word in words if word.startswith("output=")] or ["sweep.yaml"])[-1])
         text = OmegaConf.to_yaml(OmegaConf.create(sweep_file([word for word in words if not word.startswith("output=")])))
         if path.exists():
             raise UserError(f"{path} is there already. Name another file (output=…), or delete it.")
@@ -112,7 +114,7 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {in_words(error, 'config')}", file=sys.stderr)
         sys.exit(EXIT_USER)
-    print(f"{path} is written. Next:\n  wandb sweep {path}")
+    print(f"{path} is written. Next:\n  wandb sweep {shlex.quote(str(path))}")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ Hydra imports this module whenever it starts, so the rest is imported where a sw
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xraylab.errors import EXIT_USER, Stopped, UserError
 from xraylab.processes import planned, shared_gpus
+from xraylab.words import require_recordable, shown
 
 if TYPE_CHECKING:
     from xraylab.journal import Journal, SweepJob
@@ -79,6 +80,7 @@ class JobSweeper(Sweeper):
         rules = sweep_of(OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
         objectives = objectives_of(rules, str(config.monitor))
         folder = Path(config.hydra.sweep.dir)
+        require_recordable(folder)
         own = [word for word in arguments if not word.startswith("sweep.resume=")]
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         space = search_space(parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *own]))
@@ -92,7 +94,9 @@ class JobSweeper(Sweeper):
         if rules.resume:
             journal = Journal.read(folder)
         elif (folder / "sweep.json").is_file():
-            raise UserError(f"{folder} holds a sweep already. Go on with it by sweep.resume={folder}, or name another directory.")
+            raise UserError(
+                f"{folder} holds a sweep already. Go on with it by {shown('sweep.resume', folder)}, or name another directory."
+            )
         else:
             journal = Journal(folder, words_of_command(config), rules.method, objectives)
             if rules.method == "grid":
@@ -106,11 +110,13 @@ class JobSweeper(Sweeper):
             self._check(ahead, at_once)
         if ahead and rules.method != "grid":
             self._require_comparable(space, objectives, rules.method)
-        with claimed(folder, "hydra.sweep.dir"):
+        with contextlib.ExitStack() as around:
+            around.enter_context(claimed(folder, "hydra.sweep.dir"))
             study = None
             if rules.method != "grid":
-                from xraylab.sampling import Study
+                from xraylab.sampling import Study, stored
 
+                around.enter_context(stored(folder, journal.go_on))
                 study = Study(folder, rules.method, space, objectives, int(config.seed), size > 1)
             OmegaConf.save(config, folder / "multirun.yaml")
             for job in journal.jobs:
@@ -189,6 +195,7 @@ class JobSweeper(Sweeper):
 
     def _check_job(self, words: list[str], at_once: int) -> None:
         from xraylab.build import find_data, reader_of
+        from xraylab.cli import settled
         from xraylab.settings import check_config
 
         config = self.hydra_context.config_loader.load_sweep_config(self.config, words)
@@ -196,6 +203,7 @@ class JobSweeper(Sweeper):
         typed = list(config.hydra.overrides.task)
         with open_dict(config):
             del config["hydra"]
+        config = settled(config)
         check_config(config)
         processes = planned(config.accelerator, sweep=True)
         if config.sweep.prune and processes.world > 1:
@@ -295,7 +303,7 @@ class JobSweeper(Sweeper):
             raise KeyboardInterrupt
 
 
-@contextmanager
+@contextlib.contextmanager
 def _aside() -> Iterator[None]:
     """Compose and check jobs ahead, quietly, for each says the rest itself; Hydra's configuration is what it was afterwards."""
     hydra, handlers = HydraConfig.instance(), logging.root.handlers

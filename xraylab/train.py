@@ -14,7 +14,7 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import ended_by, every_key, importing, launch
+from xraylab.cli import ended_by, every_key, importing, launch, say_all
 from xraylab.errors import EXIT_RESUMABLE, Lost, Stopped, UserError, listed
 from xraylab.processes import Processes, hush, own_gpus, planned
 from xraylab.run import BEGUN
@@ -138,6 +138,7 @@ def other(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], pr
     from hydra.core.hydra_config import HydraConfig
 
     hush()
+    say_all()
     from xraylab.exchange import joined
     from xraylab.training import train
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import shlex
 import shutil
 import signal
 import sys
@@ -35,6 +34,7 @@ from xraylab.remote import RunUpload
 from xraylab.run import BEGUN, CannotWrite, claimed, environment, how_it_went, read_begun, write_begun, write_json, write_text
 from xraylab.settings import check_config
 from xraylab.signals import ENDING, ending
+from xraylab.words import command_line, shown, word
 from xraylab.xla import log_compiled, on_tpu
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,7 @@ def _train(
 ) -> None:  # fmt: skip
     quiet()
     first = processes.rank == 0
-    command = "torchrun … -m xraylab.train" if processes.launcher == "torchrun" else "python -m xraylab.train"
-    go_on = f"Go on with:\n  {command} {shlex.quote(f'resume={directory}')}"
+    go_on = f"Go on with:\n  {command_line('train', [word('resume', directory)], processes.again)}"
     with claimed(directory) if first else nullcontext():
         checkpoint = _checkpoint_to_resume(cfg, directory) if first else None
         if first and checkpoint is None:
@@ -116,7 +115,7 @@ def _checkpoint_to_resume(cfg: DictConfig, directory: Path) -> Path | None:
     if not named:
         if (directory / "config.yaml").exists():
             raise UserError(
-                f"{directory} holds a run already. Go on with it by resume={directory}, or name another hydra.run.dir."
+                f"{directory} holds a run already. Go on with it by {shown('resume', directory)}, or name another hydra.run.dir."
             )
         return None
     if not named.endswith(".ckpt"):
@@ -252,7 +251,7 @@ def _with_first(
         shutil.rmtree(first)  # of a run that ended before its first epoch
     if begun and not cfg.get("resume"):
         _require_same(first, typed)
-    if not (record.is_file() and json.loads(record.read_text())["finished"]):
+    if not (record.is_file() and json.loads(record.read_text(encoding="utf-8"))["finished"]):
         what = "resumed" if begun else "trained"
         log.info("loss=selftrained: a first model, which ignores uncertain labels, is %s in %s", what, first)
         teacher = resumed_config(str(first), []) if begun else teacher
@@ -267,7 +266,7 @@ def _with_first(
 
 def _require_same(first: Path, typed: Sequence[str]) -> None:
     """Refuse a first model that is there already and was begun by another command."""
-    record = json.loads((first / "environment.json").read_text())
+    record = json.loads((first / "environment.json").read_text(encoding="utf-8"))
     began = [record, *record.get("sessions_before", [])][-1]["overrides"]
     if other := {word for words in (began, typed) for word in words if not word.startswith("hydra.")} - (set(began) & set(typed)):
         raise UserError(
@@ -281,7 +280,7 @@ def _check_resumable(checkpoint: Path, directory: Path, max_epochs: int) -> None
     try:
         saved = read_checkpoint(checkpoint)
     except UserError as error:
-        whole = [f"  python -m xraylab.train {shlex.quote(f'resume={path}')}   # {what}" for path, what in _whole(checkpoint)]
+        whole = [f"  {command_line('train', [word('resume', path)])}   # {what}" for path, what in _whole(checkpoint)]
         if not whole:
             raise UserError(f"{error} No other checkpoint of this run is whole: begin anew.") from error
         raise UserError(f"{error} These are whole; go on from one of them:\n" + "\n".join(whole)) from error

@@ -70,8 +70,8 @@ def write_mura(root: Path, train: int = 300, valid: int = 120, seed: int = 0) ->
             rows.append(f"MURA-v1.1/{folder}/,{int(abnormal)}\n")
             images += [f"MURA-v1.1/{folder}/image{v}.png\n" for v in range(1, views + 1)]
             jobs.append((len(jobs) + 1, folder, part, abnormal, views))
-        (root / f"{split}_labeled_studies.csv").write_text("".join(rows))
-        (root / f"{split}_image_paths.csv").write_text("".join(images))
+        (root / f"{split}_labeled_studies.csv").write_text("".join(rows), encoding="utf-8")
+        (root / f"{split}_image_paths.csv").write_text("".join(images), encoding="utf-8")
         first = max(patient for patient, *_ in studies) + 1
 
     def write(job: tuple[int, str, str, bool, int]) -> None:

@@ -234,14 +234,14 @@ def write_nih(root: Path, train: int = 300, test: int = 80, seed: int = 0, size:
             found = "|".join(spelled[name] for name in sorted(_nih(study.case))) or "No Finding"
             row = [images[-1], found, study.visit - 1, study.patient, study.age, "F" if study.female else "M"]
             rows.append([*row, study.views[0].upper(), 2500, 2048, 0.171, 0.171])
-        (root / f"{'train_val' if split == 'train' else split}_list.txt").write_text("\n".join(images))
+        (root / f"{'train_val' if split == 'train' else split}_list.txt").write_text("\n".join(images), encoding="utf-8")
         first = studies[-1].patient + 1
     header = (
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
         "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]\n"
     )
     table = "".join(",".join(map(str, row)) + "\n" for row in rows)
-    (root / "Data_Entry_2017_v2020.csv").write_text(header + table)
+    (root / "Data_Entry_2017_v2020.csv").write_text(header + table, encoding="utf-8")
     _write_images(root, jobs, size)
     mark_synthetic(root, f"ChestX-ray14, seed {seed}")
     return root

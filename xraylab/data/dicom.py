@@ -6,8 +6,8 @@ unsigned values stay as they are, but turned by a slope below zero); MONOCHROME1
 count for no scale and are black; RGB, YBR and palette colours become grey by ITU-R 601. Frames are slices of a volume, each
 with its own rescaling, window or VOI LUT where it has them. Files of a series are scaled one by one.
 
-Compressed syntaxes need a decoder: RLE is pydicom's own; JPEG (also lossless), JPEG-LS and JPEG 2000 are python-gdcm's, HTJ2K
-is pylibjpeg-openjpeg's. Lossy JPEG of 12 bits is pylibjpeg-libjpeg's alone, which is under the GPL and so not in the extra.
+Compressed syntaxes need a decoder: RLE is pydicom's own; JPEG (also lossless, and of 12 bits), JPEG-LS and JPEG 2000 are
+python-gdcm's, HTJ2K is pylibjpeg-openjpeg's. JPEG-LS of 6 or 7 bits is pyjpegls's alone, which is not in the extra.
 
 Only what describes pixels is read from a file. Nothing that names a patient reaches a result, a log or an error: those
 speak of the file's name. A name or folder that names a patient is the user's to change.
@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 
 from xraylab.data.lookup import coloured, looked_up
+from xraylab.data.stored import GREY, PIXELS, stored_shape, stored_values
 from xraylab.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-GREY = ("MONOCHROME1", "MONOCHROME2")
 WANTED = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
@@ -44,7 +44,7 @@ WANTED = (
     "SegmentedBluePaletteColorLookupTableData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit",
     "DoubleFloatPixelPaddingValue", "DoubleFloatPixelPaddingRangeLimit",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", *PIXELS,
 )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def dicom_shape(path: Path) -> tuple[int, int, int]:
     """
     with _discreet(path):
         dataset = _read(path, pixels=False)
-        return int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns)
+        return stored_shape(path, dataset)
 
 
 @contextmanager
@@ -128,46 +128,17 @@ def _read(path: Path, pixels: bool = True) -> Dataset:
             dataset = dcmread(path, specific_tags=wanted, stop_before_pixels=not pixels, force=True)
             if not hasattr(dataset.file_meta, "TransferSyntaxUID"):
                 dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-        there = "Rows" in dataset and "Columns" in dataset
-        there = there and (not pixels or any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")))
+        sides = [name for name in ("Rows", "Columns") if name in dataset]
+        there = sides and (not pixels or any(name in dataset for name in PIXELS))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or 'not a DICOM file'}.") from error
     except Exception:  # pydicom raises many kinds, whose words may quote the file
         raise UserError(f"{path}: not a whole DICOM file.") from None
     if not there:
         raise UserError(f"{path}: not a DICOM file of images: it has no pixels.")
+    if len(sides) < 2:
+        raise UserError(f"{path}: its header says its {sides[0]} and not the other side.")
     return dataset
-
-
-def _stored(path: Path, dataset: Dataset, raw: bool) -> np.ndarray:
-    """Stored values, (N,H,W) or (N,H,W,3).
-
-    Args:
-        raw: leave colours as they are stored.
-    """
-    from pydicom.pixels import get_decoder, pixel_array
-    from pydicom.uid import JPEGExtended12Bit
-
-    syntax = dataset.file_meta.TransferSyntaxUID
-    try:
-        available, decoders = get_decoder(syntax).is_available, get_decoder(syntax).available_plugins
-    except NotImplementedError:
-        available, decoders = False, ()
-    if syntax == JPEGExtended12Bit and int(dataset.get("BitsStored") or 8) > 8 and "pylibjpeg" not in decoders:
-        raise UserError(
-            f"{path}: compressed as {syntax.name} with 12 bits, which only pylibjpeg-libjpeg decodes (pip install "
-            "pylibjpeg-libjpeg; it is under the GPL, and so not in the extra dicom)."
-        )
-    if not available:
-        name = syntax.name if syntax.is_transfer_syntax else "an unknown transfer syntax"
-        raise UserError(f"{path}: compressed as {name} ({syntax}), for which there is no decoder (pip install 'xraylab[dicom]').")
-    try:
-        values = pixel_array(dataset, raw=raw)
-    except MemoryError:
-        raise
-    except Exception:  # as many kinds as there are decoders
-        raise UserError(f"{path}: its pixels cannot be decoded ({syntax.name}): cut short, or unlike its header.") from None
-    return values if int(dataset.get("NumberOfFrames") or 1) > 1 else values[None]
 
 
 def _values(path: Path, dataset: Dataset, raw: bool) -> np.ndarray:
@@ -178,9 +149,9 @@ def _values(path: Path, dataset: Dataset, raw: bool) -> np.ndarray:
     bits, high, syntax = dataset.get("BitsStored"), dataset.get("HighBit"), dataset.file_meta.TransferSyntaxUID
     below = high + 1 - bits if isinstance(bits, int) and isinstance(high, int) and high < dataset.get("BitsAllocated", 0) else 0
     if below <= 0 or (syntax.is_compressed and syntax != RLELossless):  # of a stream it is the last
-        return _stored(path, dataset, raw)
+        return stored_values(path, dataset, raw)
     dataset.BitsStored = high + 1
-    values = _stored(path, dataset, raw)
+    values = stored_values(path, dataset, raw)
     dataset.BitsStored = bits
     if values.min() >= 0 and 2**below <= values.max() < 2**bits and (values % 2**below).any():
         raise UserError(
@@ -296,6 +267,4 @@ def _rgb(path: Path, dataset: Dataset, photometric: str) -> np.ndarray:
     frames = _values(path, dataset, raw=False)
     if photometric == "PALETTE COLOR":
         return coloured(frames, dataset, path)
-    if frames.ndim != 4 or frames.shape[-1] != 3:
-        raise UserError(f"{path}: its photometric interpretation is none of those that are read.")
     return np.right_shift(frames, max(int(dataset.BitsStored) - 8, 0)).astype(np.uint8)

@@ -128,7 +128,7 @@ def _array(path: Path, colour: bool) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or 'not a whole array'}.") from error
-    except (ValueError, EOFError):
+    except Exception:  # of as many kinds as there are things to be wrong in a header
         raise UserError(f"{path}: not a whole array.") from None
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or array.size == 0:
         what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"

@@ -60,7 +60,7 @@ def write_mrnet(
         labels = _draw_labels(np.random.default_rng([seed, first]), split, count)
         for task, values in labels.items():
             rows = [f"{first + i:04d},{v}\n" for i, v in enumerate(values)]
-            (root / f"{split}-{task}.csv").write_text("".join(rows))
+            (root / f"{split}-{task}.csv").write_text("".join(rows), encoding="utf-8")
         for plane in PLANES:
             (root / split / plane).mkdir(parents=True)
         jobs += [(split, first + i, {t: bool(v[i]) for t, v in labels.items()}) for i in range(count)]

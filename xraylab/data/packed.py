@@ -346,7 +346,7 @@ class _Building:
             shutil.rmtree(partial, ignore_errors=True)
             return set()
         done = set()
-        for line in (partial / "done.txt").read_text().splitlines() if (partial / "done.txt").exists() else []:
+        for line in (partial / "done.txt").read_text(encoding="utf-8").splitlines() if (partial / "done.txt").exists() else []:
             with suppress(ValueError):  # an empty line, or one whose writing was cut short
                 number, faults = json.loads(line)
                 done.add(int(number))
@@ -373,7 +373,7 @@ class _Building:
             write_text(partial / "plan.json", json.dumps(plan))
         chunks = {pool.submit(self._read, chunk): n for n, chunk in enumerate(self.chunks) if n not in self.done}
         try:
-            with (partial / "done.txt").open("a") as marks:
+            with (partial / "done.txt").open("a", encoding="utf-8") as marks:
                 for future in as_completed(chunks):
                     faults = future.result()
                     marks.write("\n" + json.dumps([chunks[future], faults]))  # on a line of its own, however the last one ended
@@ -511,7 +511,7 @@ def _locked(path: Path, what: str | None) -> Iterator[None]:
         BlockingIOError: another process holds it and ``what`` is None.
     """
     while True:
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

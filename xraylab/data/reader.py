@@ -180,16 +180,26 @@ def is_synthetic(path: Path) -> bool:
 def mark_synthetic(folder: Path, made_by: str) -> None:
     """Leave the mark that :func:`is_synthetic` finds."""
     (folder / SYNTHETIC_MARK).write_text(
-        f"Synthetic sample data, written by xraylab ({made_by}). Not medical images; results on it mean nothing.\n"
+        f"Synthetic sample data, written by xraylab ({made_by}). Not medical images; results on it mean nothing.\n",
+        encoding="utf-8",
     )
 
 
 def cache_dir() -> Path:
-    """``$XRAYLAB_CACHE``, else the user's cache folder."""
-    base = os.environ.get("XRAYLAB_CACHE")
-    if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xraylab"
+    """``$XRAYLAB_CACHE``, else the user's cache folder.
+
+    Raises:
+        UserError: the user has none, as in a container that knows no such user.
+    """
+    if base := os.environ.get("XRAYLAB_CACHE"):
+        return Path(base).expanduser()
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xraylab"
+    except RuntimeError:
+        raise UserError(
+            f"there is no home folder for the cache: $HOME is not set, and user {os.getuid()} has none. Name a folder for it: "
+            "XRAYLAB_CACHE=<folder>"
+        ) from None
 
 
 def tree(path: Path, depth: int = 2, most: int = 8) -> str:

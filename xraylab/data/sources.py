@@ -10,7 +10,7 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -18,12 +18,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from xraylab.data.apart import apart
 from xraylab.data.heads import WHITE, Head, plain_png, read_head, turned
 from xraylab.errors import UserError, listed
 
 cv2.setNumThreads(0)  # its threads and forked workers do not mix
 
 #: what decoders raise: of an unknown format an OSError, of more pixels than are allowed an error of their own
+MOST = 2**28  # pixels of an image: 16,384 x 16,384
+THIN = 256  # pixels for each byte of a file: of more, next to nothing is there
+SOME = 2**24  # pixels that an image may have whose head is not read
 UNREADABLE = (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError)
 #: uint8: slices of a volume (N,H,W[,3]), or a list of views (H,W[,3]), whose sizes may differ
 Images: TypeAlias = "np.ndarray | list[np.ndarray]"
@@ -110,10 +114,18 @@ def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | No
     """
     encoded = data.tobytes()
     head, decoded = None, None
-    with suppress(*UNREADABLE):
+    try:
         head = read_head(io.BytesIO(encoded))
         _refuse(head, where)
-        decoded = _decoded(encoded, head, colour)
+        pixels = head.height * head.width if head else SOME + 16 * len(encoded)
+        if head and head.kind in ("PNG", "JPEG") and pixels < THIN * len(encoded):  # whose decoders end no process
+            decoded = _decoded(encoded, head, colour)
+        else:
+            decoded = apart(where, 3 * pixels, _decoded, encoded, head, colour)
+    except MemoryError:
+        raise UserError(f"{where}: memory is too small for its pixels.") from None
+    except UNREADABLE:
+        pass
     if decoded is None or decoded.size == 0 or (head and decoded.shape[:2] != head.shape):
         raise UserError(f"{where}: not a whole image ({len(data)} bytes). python -m xraylab.check lists all such files.")
     if decoded.dtype == np.uint8:
@@ -131,6 +143,8 @@ def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | No
 
 def _refuse(head: Head | None, where: object) -> None:
     """Raise UserError for what is known from a head not to be read."""
+    if head and head.height * head.width > MOST:
+        raise UserError(f"{where}: its header says {head.height}x{head.width} pixels, where {MOST:,} are read at most.")
     if head and head.fault:
         raise UserError(f"{where}: {head.fault}")
     if head and head.pages > 1:
@@ -167,8 +181,6 @@ def header_shape(file: Path | BinaryIO, where: object) -> tuple[int, int, int]:
         with open(file, "rb", buffering=0) if isinstance(file, Path) else nullcontext(file) as opened:
             if head := read_head(opened):
                 _refuse(head, where)
-                if head.height * head.width > 2 * (Image.MAX_IMAGE_PIXELS or 2**30):  # as PIL refuses of other kinds
-                    raise ValueError("more pixels than an image has")
                 return 1, *head.shape
             with Image.open(opened) as other:
                 return 1, other.height, other.width
@@ -215,14 +227,14 @@ class NpySource(ImageSource):
         """uint8 (N,H,W), the files' slices one after another."""
         try:
             arrays = [np.load(self.root / name, allow_pickle=False) for name in images]
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # of as many kinds as there are things to be wrong in a header
             raise UserError(f"{self.root}: cannot read {listed(images)}: {error}") from error
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def shape(self, image: str) -> tuple[int, int, int]:
         try:
             slices, height, width = np.load(self.root / image, mmap_mode="r", allow_pickle=False).shape
-        except (OSError, ValueError, EOFError, AttributeError) as error:  # an archive has no shape
+        except Exception as error:  # of as many kinds as there are things to be wrong in a header; an archive has none
             raise UserError(f"{self.root / image}: not a whole array of slices.") from error
         return slices, height, width
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xraylab.errors import UserError
 from xraylab.models import weights
 from xraylab.models.backbones import Backbone
+from xraylab.words import said
 
 POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
@@ -52,8 +53,8 @@ class CNN(Backbone):
         whole = {"image_size": image_size, "in_chans": in_chans, "layers": layers, "filters": filters, "convs": convs,
                  "kernel": kernel, "pool_size": pool_size, "pool_stride": pool_stride}  # fmt: skip
         for name, value in whole.items():
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"backbone.{name}={value}: it is a whole number of at least 1.")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"backbone.{name}={said(value)}: it is a whole number of at least 1.")
         for name, rate in (("dropout", dropout), ("spatial_dropout", spatial_dropout)):
             if not 0 <= rate < 1:
                 raise UserError(f"backbone.{name}={rate}: it is at least 0 and below 1.")
