@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from xraylab import conf_dir
+from xraylab import conf_dir, sweep_yaml
 from xraylab.assemble import to_be_measured
 from xraylab.comparable import deciding, measured, of_objective, said_of
 from xraylab.data.table import StudyTable
@@ -156,6 +156,8 @@ def test_what_is_drawn_follows_no_objective_that_is_not_measured_alike(here, mrn
     assert "sweep.method=tpe: valid/" in said
     assert f"is not comparable over {key}: " in said
     assert "epoch 1/" not in said
+    told = here("sweep.method=tpe", *words, *data, "backbone.pretrained=false", entry=sweep_yaml.main)
+    assert (told[0], f"is not comparable over {key}: " in told[1]) == (2, True)
 
 
 SHIPPED = {  # what its data is; which of its jobs can be compared by its objective, by a key; None: all

@@ -145,9 +145,11 @@ def over(
     Raises:
         UserError: there is a reason, and the method is ``tpe``, which would follow it.
     """
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
     from xraylab.assemble import to_be_measured
+    from xraylab.cli import settled
     from xraylab.space import around
 
     said = []
@@ -159,6 +161,7 @@ def over(
                 typed = list(config.hydra.overrides.task)
                 with open_dict(config):
                     del config["hydra"]
+                config = settled(config) if HydraConfig.initialized() else config
                 record = {"measured": to_be_measured(config, typed)}
             except UserError:
                 continue  # the job says it
