@@ -20,9 +20,11 @@ from xraylab import check, conf_dir
 from xraylab.build import find_data
 from xraylab.check import Compared, Findings, examine
 from xraylab.data import mrnet, mura
+from xraylab.data.folder import Folder
 from xraylab.data.medmnist import SUBSETS, MedMNIST
 from xraylab.data.mrnet import MRNet
 from xraylab.data.mura import MURA
+from xraylab.data.packed import pack_table
 from xraylab.data.table import UNREADABLE
 
 # split, body part, patient, study, positive, views: by hand, in the published layout
@@ -392,3 +394,47 @@ def test_the_published_numbers_of_mura_are_found_in_a_tree_of_them(tmp_path):
     assert (by.loc[("train", "wrist"), ["abnormal_negative", "abnormal_positive"]] == [2134, 1326]).all()
     (root / "valid_image_paths.csv").write_text((root / "valid_image_paths.csv").read_text().split("\n", 1)[1])
     assert examine(MURA(str(root), on_error="skip"), root, read_images=False).verdict[0] == "partial"
+
+
+# ---- what a file's name and size do not tell ----------------------------------------------------------------------------
+
+
+def own(root):
+    """A folder of classes, of noise, in which nothing is wrong."""
+    for k, name in enumerate(
+        f"{split}/{sick}/{i}.png" for split in ("train", "test") for sick in ("normal", "sick") for i in range(3)
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / name), np.random.default_rng(k).integers(0, 256, (40, 40), dtype=np.uint8))
+    return root
+
+
+def test_pictures_of_one_value_damage_and_copies_across_splits_are_named(tmp_path):
+    root = own(tmp_path / "own")
+    assert not examine(Folder(str(root), on_error="skip"), root).faults
+    cv2.imwrite(str(root / "train" / "sick" / "0.png"), np.full((40, 40), 7, np.uint8))
+    shutil.copy(root / "train" / "normal" / "1.png", root / "test" / "sick" / "2.png")
+    picture = np.random.default_rng(1).integers(0, 256, (200, 200), dtype=np.uint8)
+    jpeg = bytearray(cv2.imencode(".jpg", picture)[1].tobytes())
+    jpeg[9000:9400] = bytes(400)
+    (root / "train" / "sick" / "9.jpg").write_bytes(jpeg)
+    found = examine(Folder(str(root), on_error="skip"), root)
+    assert found.failed
+    damaged = found.faults.pop("images that cannot be read")
+    assert len(damaged) == 1
+    assert damaged[0].startswith("train/sick/9.jpg (damaged inside (Corrupt JPEG data,")
+    assert found.faults == {
+        "pictures of one value, on which nothing can be seen": ["train/sick/0.png"],
+        "files with the same bytes in more than one split": ["test/sick/2.png (heldout) = train/normal/1.png (train)"],
+    }
+    assert "no faults" not in found.text()
+
+
+def test_pictures_of_one_value_are_said_when_they_are_packed(tmp_path, caplog):
+    root = own(tmp_path / "own")
+    cv2.imwrite(str(root / "train" / "sick" / "0.png"), np.zeros((40, 40), np.uint8))
+    table = Folder(str(root)).read(root)
+    for _ in range(2):  # when they are read, and when a run finds them packed
+        caplog.clear()
+        pack_table(table, tmp_path / "cache", 32, False, "stop")
+        assert "1 pictures of one value, on which nothing can be seen, trained on as they are: train/sick/0.png" in caplog.text

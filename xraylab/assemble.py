@@ -27,6 +27,7 @@ from xraylab.callbacks import Unfreeze, early_stopping
 from xraylab.comparable import measured
 from xraylab.data.module import ADAPT, StudyDataModule, worker_count
 from xraylab.data.reader import Reader, cache_dir
+from xraylab.data.sources import of_one_value
 from xraylab.data.table import HELD_BACK, StudyTable, assign_splits, hold_back
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
 from xraylab.evaluation import scored_labels
@@ -206,7 +207,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         net, loss, table.labels, settings.image.model_dump(include={"size", "rescale", "resize"}), optimizer,
         _scheduler(schedule, steps), interval, monitor, settings.seed, table.data, groups, settings.unit, digest,
         settings.evaluate.blank, settings.evaluate.uncertain,
-        {"channels": table.channels, "bits": getattr(reader, "bits", None), "views": table.views},
+        {"channels": table.channels, "bits": getattr(reader, "bits", None), "views": table.views, **_slices(table)},
     )  # fmt: skip
     return Job(OmegaConf.create(plain(cfg)), settings, table, digest, data, module, callbacks, accelerator, precision, processes)
 
@@ -255,6 +256,11 @@ def split_table(reader: Reader, path: Path, settings: Settings, held_back: float
     return hold_back(table, held_back, ADAPT, seed) if held_back else table
 
 
+def _slices(table: StudyTable) -> dict[str, bool]:
+    """What a checkpoint says beside of a table whose volumes are files of one slice each: those are prepared one by one."""
+    return {"volumes": False} if not table.views and not table.parts and (table.frame["images"].map(len) > 1).any() else {}
+
+
 def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[StudyTable, bool]:
     """The table, read from packed images where ``cache`` says so, and whether it is.
 
@@ -264,12 +270,16 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
     size, rescale = settings.image.size, settings.image.rescale
     files = table.source.path(table.frame["images"].iloc[0][0]) is not None
     slow = table.source.costly(size is not None or rescale)
-    if settings.cache == "off" and files and table.source.costly(False) and on_error == "skip":
-        log.warning("cache=off: no image is looked into before training; one that cannot be read will stop it, not be skipped.")
+    if settings.cache == "off" and files and table.source.costly(False):
+        more = "; one that cannot be read will stop it, not be skipped" if on_error == "skip" else ""
+        log.warning("cache=off: no image is looked into before training, nor found to be of one value%s.", more)
+    from xraylab.data.packed import pack_table, say_blank
+
+    if not files:
+        images = [image for study in table.frame["images"] for image in study]
+        say_blank(table, [image for image in images if of_one_value(table.source.read([image]))])
     if settings.cache == "off" or not files or (settings.cache == "auto" and not slow):
         return table, False
-    from xraylab.data.packed import pack_table
-
     folder = cache_dir() / "packed" if settings.cache == "auto" else Path(settings.cache).expanduser()
     try:
         table = pack_table(table, folder, size, rescale, on_error, resize=settings.image.resize)

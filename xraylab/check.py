@@ -295,7 +295,7 @@ def examine(reader: Reader, path: Path, read_images: bool = True) -> Findings:
     import pandas as pd
 
     from xraylab.build import no_study
-    from xraylab.data.table import UNREADABLE
+    from xraylab.data.table import BLANK, UNREADABLE
 
     readers = reader.whole(path)
     tables = [r.read(path) for r in readers]
@@ -319,8 +319,10 @@ def examine(reader: Reader, path: Path, read_images: bool = True) -> Findings:
         _add(faults, "patients in more than one split", splits.index[splits > 1].tolist())
     read = None
     if read_images:
-        read, unreadable = _read_images(tables)
+        read, unreadable, blank = _read_images(tables)
         _add(faults, UNREADABLE, unreadable)
+        _add(faults, BLANK, blank)
+        _add(faults, "files with the same bytes in more than one split", _copies(tables))
     strays, dotfiles = _strays(path, tables, lists, faults) if path.is_dir() else ([], 0)
     called = {"heldout": reader.heldout}
     found = counts(frame, first.labels, first.patients_known).replace({"split": called})
@@ -339,34 +341,71 @@ def image_numbers(table: StudyTable) -> tuple[list[int], list[str]]:
     return [sum(slices[image] for image in study) for study in table.frame["images"]], unreadable
 
 
-def _read_images(tables: Sequence[StudyTable]) -> tuple[int, list[str]]:
-    """Decode every file of images; how many there were, and those that cannot be read."""
+def _read_images(tables: Sequence[StudyTable]) -> tuple[int, list[str], list[str]]:
+    """Decode every image; how many files there were, those that cannot be read, and the images of one value."""
+    from xraylab.data.sources import of_one_value
+
     jobs = [
         (table.source, image)
         for table in tables
         for image in dict.fromkeys(image for study in table.frame["images"] for image in study)
-        if table.source.path(image) is not None  # what lies in memory was read with the lists
     ]
+    files = sum(source.path(image) is not None for source, image in jobs)  # what lies in memory was read with the lists
 
-    def fault(job: tuple[ImageSource, str]) -> str | None:
+    def look(job: tuple[ImageSource, str]) -> tuple[str | None, str | None]:
         source, image = job
         try:
-            source.read([image])
+            return None, image if of_one_value(source.read([image])) else None
         except (UserError, OSError, ValueError, EOFError) as error:
             reason = str(error).split(". ")[0].rpartition(": ")[2].rstrip(".")
-            return f"{image} ({reason})" if isinstance(error, UserError) else image
-        return None
+            return f"{image} ({reason})" if isinstance(error, UserError) else image, None
 
-    if jobs:
-        log.info("reading %s image files ...", f"{len(jobs):,}")
-    return len(jobs), [name for name in in_threads(fault, jobs, "reading images") if name is not None]
+    if files:
+        log.info("reading %s image files ...", f"{files:,}")
+    found = list(in_threads(look, jobs, "reading images") if files else map(look, jobs))
+    return files, [name for name, _ in found if name is not None], [name for _, name in found if name is not None]
+
+
+def _copies(tables: Sequence[StudyTable]) -> list[str]:
+    """Files of images in one split whose bytes are those of one in another, beside it."""
+    import hashlib
+
+    of: dict[str, tuple[str, str]] = {}  # file -> split and reference
+    for table in tables:
+        for split, images in zip(table.frame["split"], table.frame["images"], strict=True):
+            for image in images:
+                if (file := table.source.path(image)) is not None:
+                    of.setdefault(str(file), (split, image))
+
+    def size(file: str) -> int:
+        try:
+            return os.stat(file).st_size
+        except OSError:
+            return 0
+
+    def digest(file: str) -> bytes:
+        try:
+            with open(file, "rb") as opened:
+                return hashlib.file_digest(opened, "sha256").digest()
+        except OSError:
+            return os.fsencode(file)
+
+    def alike(files: Iterable[str], key: Callable[[str], Any]) -> list[list[str]]:
+        """Those of one key, where they are of several splits."""
+        groups: dict[Any, list[str]] = {}
+        for file in files:
+            groups.setdefault(key(file), []).append(file)
+        return [group for group in groups.values() if len({of[file][0] for file in group}) > 1]
+
+    copies = [group for one_size in alike(of, size) for group in alike(one_size, digest)]
+    return [" = ".join(f"{of[file][1]} ({of[file][0]})" for file in group) for group in copies]
 
 
 def _strays(
     path: Path, tables: Sequence[StudyTable], lists: Sequence[str], faults: dict[str, list[str]]
 ) -> tuple[list[str], int]:  # fmt: skip
     """Files under a folder that are neither in the tables, nor lists, nor named as faulty; and the number of dotfiles."""
-    from xraylab.data.reader import SYNTHETIC_MARK
+    from xraylab.data.reader import LEAVINGS, SYNTHETIC_MARK
 
     known = {os.path.abspath(path / name) for name in (*lists, SYNTHETIC_MARK)}
     for table in tables:
@@ -378,9 +417,9 @@ def _strays(
     for folder, folders, names in os.walk(top):
         folders.sort()
         inside = Path(folder).relative_to(top)
-        hidden = any(part.startswith(".") for part in inside.parts)
+        hidden = any(LEAVINGS.match(part) for part in inside.parts)
         for name in sorted(names):
-            if hidden or name.startswith("."):
+            if hidden or LEAVINGS.match(name):
                 dotfiles += 1
                 continue
             faulty = {(inside / name).as_posix(), inside.as_posix(), name, name.rpartition(".")[0]} & named

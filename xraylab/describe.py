@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, open_dict
 
-from xraylab.check import VALUES, counts, settings_beside, shapes
+from xraylab.check import VALUES, counts, in_threads, settings_beside, shapes
 from xraylab.cli import launch
 from xraylab.errors import UserError, listed
 from xraylab.words import command_line, flags
@@ -63,6 +63,8 @@ class Description:
     sized: tuple[int, int]  # images whose sizes were read, of so many
     pictures: dict[str, list[tuple[str, np.ndarray]]]  # by group: caption, uint8 (H,W[,3])
     skipped: dict[str, list[str]] = field(default_factory=dict)
+    looked: int = 0  # so many images were decoded ...
+    blank: list[str] = field(default_factory=list)  # ... and these are of one value
 
     @property
     def splits(self) -> list[str]:
@@ -87,7 +89,7 @@ def job(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from xraylab.build import find_data, read
-    from xraylab.data.table import assign_splits
+    from xraylab.data.table import BLANK, assign_splits
 
     own = ("sizes_of", "pictures")
     settings_beside(cfg, *own)  # mistakes answer before data is read
@@ -110,6 +112,8 @@ def job(cfg: DictConfig) -> None:
     write(found, directory, path, ", ".join(f"{k}={v}" for k, v in how.items()), command_line("describe", [*flags(), *typed]))
     for kind, names in found.skipped.items():
         log.info("  skipped: %d %s, named in the report", len(names), kind)
+    if found.blank:
+        log.warning("  %d %s, of %s read: %s", len(found.blank), BLANK, f"{found.looked:,}", listed(found.blank))
     log.info(
         "%s, %s studies\n%s\n  everything is in %s\n  read %s",
         table.data, f"{len(table.frame):,}", table.summary(), directory, directory / "report.html",
@@ -124,7 +128,7 @@ def describe(table: StudyTable, sizes_of: int | None, pictures: int, seed: int, 
 
     Args:
         table: with its splits assigned.
-        sizes_of: of so many views, drawn by the seed, sizes are read; None: of all. Volumes are all measured.
+        sizes_of: so many images, drawn by the seed, are read, and of views their sizes; None: all. Volumes are all measured.
         pictures: studies of each kind to show.
         skip: name images that cannot be read; else they stop it.
 
@@ -158,7 +162,9 @@ def describe(table: StudyTable, sizes_of: int | None, pictures: int, seed: int, 
     else:
         number = sizes.groupby("row")["number"].sum().reindex(range(len(frame)), fill_value=0).to_numpy()
     shown, broken = _pictures(table, pictures, seed, skip)
-    if bad := list(dict.fromkeys([*bad, *broken])):
+    drawn = chosen if sizes_of is None or len(chosen) <= sizes_of else chosen[:: -(-len(chosen) // sizes_of)]
+    blank, unread = _looked_at(table, [image for image in (images[i] for i in drawn) if image not in set(bad)], skip)
+    if bad := list(dict.fromkeys([*bad, *broken, *unread])):
         skipped[UNREADABLE] = bad
     counted = frame.assign(number=number)
     per_patient = None
@@ -175,7 +181,27 @@ def describe(table: StudyTable, sizes_of: int | None, pictures: int, seed: int, 
         (int(sizes["number"].sum()), int(number.sum())),
         shown,
         skipped,
+        len(drawn),
+        blank,
     )
+
+
+def _looked_at(table: StudyTable, images: Sequence[str], skip: bool) -> tuple[list[str], list[str]]:
+    """The images that are of one value, and those that cannot be read."""
+    from xraylab.data.sources import of_one_value
+
+    def look(image: str) -> bool | UserError:
+        try:
+            return of_one_value(table.source.read([image]))
+        except UserError as error:
+            return error
+
+    in_memory = not images or table.source.path(images[0]) is None
+    found = list(map(look, images) if in_memory else in_threads(look, images, "reading images"))
+    if not skip and (errors := [error for error in found if isinstance(error, UserError)]):
+        raise errors[0]
+    pairs = list(zip(images, found, strict=True))
+    return [image for image, is_blank in pairs if is_blank is True], [i for i, error in pairs if isinstance(error, UserError)]
 
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
@@ -262,7 +288,9 @@ def _skipped(found: Description) -> list[str]:
     items = []
     for kind, names in found.skipped.items():
         items.append(f"<li>{len(names):,} {html.escape(kind)}: {html.escape(listed(names, 50))}</li>")
-    return ["<h2>Skipped</h2><ul>", *items, "</ul>"] if items else []
+    skipped = ["<h2>Skipped</h2><ul>", *items, "</ul>"] if items else []
+    what = f"{len(found.blank):,} of {found.looked:,} images that were read are of one value"
+    return [*skipped, f"<p>{what}: {html.escape(listed(found.blank, 50))}</p>"] if found.blank else skipped
 
 
 def _counts(found: Description) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 EXIT_USER, EXIT_RESUMABLE = 2, 75
@@ -40,3 +41,8 @@ def listed(items: Iterable[object], most: int = 10) -> str:
     words = [str(i) for i in items]
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
+
+
+def printable(name: str) -> str:
+    """A file's name with what is not UTF-8 in it as ``\\xf6``; the name itself where nothing is."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -17,8 +17,10 @@ from xraylab.assemble import hardware, split_table
 from xraylab.build import build, find_data, plain
 from xraylab.calibration import sigmoid
 from xraylab.combination import Combination, read_combination
-from xraylab.data.inputs import LEFT_OUT, AnyFileSource, Files, Skipped, of_plane, with_parts
+from xraylab.data.dicom import dicom_layouts, is_dicom
+from xraylab.data.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
 from xraylab.data.mrnet import PLANES
+from xraylab.data.sources import AnyFileSource
 from xraylab.data.table import SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import prediction_table, read_table
@@ -247,16 +249,36 @@ def _missing(run: Path, split: str, table: StudyTable) -> list[Skipped]:
 def _of_files(files: Files, module: StudyModule, options: Options) -> StudyTable:
     unknown = dict.fromkeys(module.labels, np.float32(np.nan))
     bits = options.bits if options.bits is not None else module.images["bits"]
-    source = AnyFileSource(module.images["channels"] == 3, bits, volumes=not module.images["views"])
+    views = bool(module.images["views"])
+    source = AnyFileSource(module.images["channels"] == 3, bits, volumes=module.images.get("volumes", not views))
+    _say_of_series(files, views)
     return StudyTable(
         frame=files.frame.assign(split="", **unknown),
         labels=module.labels,
         source=source,
         name=files.name,
         synthetic=files.synthetic,
-        views=bool(module.images["views"]),
+        views=views,
         parts=module.net.parts,
     )
+
+
+def _say_of_series(files: Files, views: bool) -> None:
+    """Log what is done with studies that look like series of slices, a DICOM file each."""
+    several = {
+        s: [i for i in images if is_dicom(Path(i))] for s, images in zip(files.frame["id"], files.frame["images"], strict=True)
+    }
+    paths = [Path(image) for images in several.values() if len(images) > 1 for image in images]
+    if not paths:
+        return
+    slices = {str(path) for path, (_, of_series) in zip(paths, dicom_layouts(paths), strict=True) if of_series}
+    if series := [study for study, images in several.items() if len(slices.intersection(images)) > 1]:
+        done = (
+            "each slice is predicted as a view"
+            if views
+            else "slices are stacked in the order of their names, not of their places"
+        )
+        log.warning("%d studies look like series of slices (CT, MR or PET): %s: %s", len(series), done, listed(series))
 
 
 # ---- combinations -----------------------------------------------------------------------------------------------------

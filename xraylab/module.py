@@ -52,7 +52,7 @@ class StudyModule(pl.LightningModule):
         split_digest: of the studies and their splits, for checkpoints.
         blank, uncertain: what such labels count as in validation, see :func:`xraylab.evaluation.scored_labels`.
         images: what images were like, beside ``preprocessing``: ``channels``, ``bits`` of 16-bit files, and ``views``, as in
-            :class:`xraylab.data.table.StudyTable`.
+            :class:`xraylab.data.table.StudyTable`; ``volumes``: False where slices of a volume were files, each prepared alone.
     """
 
     def __init__(

@@ -156,6 +156,17 @@ def test_more_frames_than_are_said_are_named(fuzz, tmp_path):
             read_dicom(tmp_path / f"{kind}.dcm")
 
 
+def test_zeros_behind_uncompressed_pixels_are_padding(fuzz, tmp_path):
+    import io
+
+    import pydicom
+
+    made = pydicom.dcmread(io.BytesIO(fuzz.sound("explicit_dcm")[0]))
+    made.PixelData += bytes(128)
+    made.save_as(tmp_path / "padded.dcm")
+    assert np.array_equal(read_dicom(tmp_path / "padded.dcm")[0], fuzz.pictures()[0])
+
+
 def test_jpeg_of_12_bits_and_jpeg_2000_of_high_throughput_are_read(fuzz, tmp_path):
     ramp = np.add.outer(np.arange(16) * 5, np.arange(16) * 10)
     for kind, exact in (("jpeg_12_dcm", False), ("htj2k_dcm", True)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -215,7 +217,7 @@ ungrouped,p10,,train,h.png,1,0
 twice,p11,knee,train,i.png;./i.png,1,0
 one,p12,knee,train,j.png,1,0
 other,p13,knee,train,j.png,1,0
-kind,p14,knee,train,x.dcm,1,0
+kind,p14,knee,train,x.gif,1,0
 differ,p15,knee,train,sub/b.png,1,0
 differ,p15,knee,train,k.png,1,1
 ,p16,knee,train,l.png,0,0
@@ -224,7 +226,7 @@ differ,p15,knee,train,k.png,1,1
 
 def test_everything_wrong_is_counted_and_named_in_one_summary(read, folder):
     (folder / "empty.png").write_bytes(b"")
-    (folder / "x.dcm").write_bytes(b"DICM")
+    (folder / "x.gif").write_bytes(b"GIF89a")
     with pytest.raises(UserError) as stop:
         read(BROKEN)
     text = str(stop.value)
@@ -234,7 +236,7 @@ def test_everything_wrong_is_counted_and_named_in_one_summary(read, folder):
         "2 image paths that leave dataset.images_root: outside (../x.png), absolute (/etc/x.png)",
         "1 studies without an image: none", "1 rows without a patient, which others have: nobody (line 11)",
         "1 rows without a group, which others have: ungrouped (line 12)", "1 images twice in a study: twice (./i.png)",
-        "1 images of two studies: other (j.png, also of one)", "1 images that are neither .png, .jpg", "kind (x.dcm)",
+        "1 images of two studies: other (j.png, also of one)", "1 images that are neither .png, .jpg", "kind (x.gif)",
         "1 ids whose rows do not agree: differ (in torn)", "1 rows without an id: line 19", "dataset.on_error=skip",
     ):  # fmt: skip
         assert said in text, said
@@ -242,7 +244,7 @@ def test_everything_wrong_is_counted_and_named_in_one_summary(read, folder):
 
 def test_skip_goes_on_without_those_studies_and_remembers(read, folder):
     (folder / "empty.png").write_bytes(b"")
-    (folder / "x.dcm").write_bytes(b"DICM")
+    (folder / "x.gif").write_bytes(b"GIF89a")
     table = read(BROKEN, on_error="skip")
     assert table.frame["id"].tolist() == ["good1", "good2"]
     assert table.frame.index.tolist() == [0, 1]
@@ -357,3 +359,44 @@ def test_the_sample_has_all_kinds_of_labels(tmp_path):
     assert again.find() == written / "table.csv", "the folder it was written to is enough"
     with pytest.raises(UserError, match="is not empty"):
         reader.write_sample(tmp_path)
+
+
+# ---- what other programs write ----------------------------------------------------------------------------------------
+
+
+def test_rows_with_too_few_cells_are_named(read):
+    text = "id,split,images,effusion,fracture\na,train,a.png,1,0\nb,train,e.png,1\nc,test,c.png,0,1\nd,test,d.png,0,\n"
+    with pytest.raises(UserError, match=r"1 rows with fewer cells than the header: b \(line 3: 4\)"):
+        read(text)
+    assert read(text, on_error="skip").frame["id"].tolist() == ["a", "c", "d"]
+    assert len(read(text.replace("\nb,train,e.png,1\n", '\n\nb,train,"e.png",1,\n')).frame) == 4
+
+
+def test_paths_of_windows_are_said_to_be_so(read):
+    text = "id,split,images,effusion\na,train,sub\\b.png,1\nb,test,e.png,0\nc,train,c.png,0\n"
+    with pytest.raises(
+        UserError, match=r"1 image paths with backslashes, as Windows writes them: write slashes: a \(sub\\b\.png\)"
+    ):
+        read(text)
+    with pytest.raises(UserError, match="A backslash, as Windows writes paths, has to be a slash here"):
+        read("id,split,images,effusion\na,train,x\\a.png,1\nb,test,x\\e.png,0\n")
+
+
+def test_words_in_the_column_split_are_shown(read):
+    text = "id,split,images,effusion\na,Training,a.png,1\nb,Testing,e.png,0\nc,Training,c.png,0\n"
+    with pytest.raises(
+        UserError, match=r"no row is of the split train\. The column split has 'Training' in 2 rows, 'Testing' in 1"
+    ):
+        read(text)
+    text = "id,split,images,effusion\na,train,a.png,1\nb,tset,e.png,0\nc,tset,c.png,0\nd,test,d.png,0\n"
+    with pytest.raises(UserError, match=r"2 splits other than train, .*\('tset' in 2 rows\): b \('tset', line 3\)"):
+        read(text)
+
+
+def test_a_folder_or_a_pipe_is_no_image(read, folder):
+    (folder / "x.png").mkdir()
+    os.mkfifo(folder / "y.png")
+    text = "id,split,images,effusion\na,train,a.png,1\nb,test,e.png,0\nx,train,x.png,0\ny,train,y.png,0\n"
+    table = read(text, on_error="skip")
+    assert table.frame["id"].tolist() == ["a", "b"]
+    assert table.problems == {"images that are no files, but folders, pipes or the like": ["x (x.png)", "y (y.png)"]}

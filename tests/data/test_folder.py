@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -290,3 +292,94 @@ def test_the_sample_is_arranged_so(tmp_path):
             reader.embedded(options)
     with pytest.raises(UserError, match="is not empty"):
         reader.write_sample(path.parent)
+
+
+# ---- what archives, desktops, other layouts and other systems bring ---------------------------------------------------
+
+
+def noisy(root, *paths):
+    """Pictures of noise at these paths."""
+    for k, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / path), np.random.default_rng(k).integers(0, 256, (9, 9), dtype=np.uint8))
+    return root
+
+
+def test_what_archives_leave_is_no_class_and_no_study(root):
+    before = read(root).frame
+    for name in ("__MACOSX", "train/__MACOSX", "train/normal/__MACOSX", "test/@eaDir"):
+        noisy(root, f"{name}/x.png")
+        (root / name / "._a.png").write_bytes(b"\0\5\26\7")
+    assert read(root).frame.equals(before)
+
+
+def test_a_class_folder_without_an_image_is_named_and_no_class(root):
+    (root / "train" / "New folder" / "deep").mkdir(parents=True)
+    (root / "test" / "normal" / "c.pgm").unlink()
+    with pytest.raises(UserError, match="2 class folders without an image: test/normal, train/New folder"):
+        read(root)
+    table = read(root, on_error="skip")
+    assert table.labels == ("abnormal",)
+    assert not table.exclusive
+    for name in ("a.png", "patient1/front.png", "patient1/side.JPG"):
+        (root / "train" / "normal" / name).unlink()
+    with pytest.raises(UserError, match=r"has one class only, abnormal.*Without an image: .*train/normal"):
+        read(root, on_error="skip")
+
+
+def test_masks_beside_pictures_are_no_studies(tmp_path, caplog):
+    classes = [f"{split}/{name}" for split in ("Train", "Test") for name in ("COVID-19", "Normal")]
+    noisy(tmp_path, *(f"{c}/{kind}/x{i}.png" for c in classes for kind in ("images", "lung masks") for i in range(3)))
+    table = read(tmp_path)
+    assert sorted(table.frame["id"]) == sorted(f"{c}/images/x{i}" for c in classes for i in range(3))
+    assert "12 pictures are masks" in caplog.text
+    places = [f"{s}/{c}/{c} ({i})" for s in ("train", "test") for c in ("no", "yes") for i in (1, 2)]
+    ultrasound = noisy(tmp_path / "busi", *(f"{place}{end}.png" for place in places for end in ("", "_mask", "_mask_1")))
+    assert len(read(ultrasound).frame) == 8
+    assert "16 pictures are masks" in caplog.text
+    whole = noisy(tmp_path / "segmentation", *(f"{s}/{c}/a.png" for s in ("train", "test") for c in ("images", "masks")))
+    with pytest.raises(UserError, match="masks/ beside images/ are masks and their pictures, no classes"):
+        read(whole, positive="masks")
+
+
+def test_a_study_with_a_word_like_mask_is_a_study(tmp_path):
+    names = ("mask.png", "a_mask.png", "unmasked.png")  # of which there is no picture, or which are none
+    root = noisy(tmp_path, *(f"{s}/{c}/{n}" for s in ("train", "test") for c in ("no", "yes") for n in names))
+    assert len(read(root).frame) == 12
+
+
+def test_names_that_are_not_utf8_are_named(root):
+    odd = os.fsencode(root / "train" / "normal") + b"/r\xf6ntgen"
+    os.rename(os.fsencode(root / "train" / "normal" / "a.png"), odd + b".png")
+    with pytest.raises(UserError, match=r"1 names that are not UTF-8.*: train/normal/r\\xf6ntgen\.png"):
+        read(root)
+    table = read(root, on_error="skip")
+    assert len(table.frame) == 5
+    table.split_digest()
+    os.mkdir(odd)
+    assert [len(n) for n in read(root, on_error="skip").problems.values()] == [2]
+
+
+def test_links_to_nowhere_and_in_circles_are_named(root):
+    (root / "train" / "normal" / "patient9").symlink_to(root / "nowhere")
+    (root / "train" / "normal" / "round").symlink_to("about")
+    (root / "train" / "normal" / "about").symlink_to("round")
+    (root / "train" / "abnormal" / "b2.png").symlink_to("b2.png")
+    (root / "train" / "abnormal" / "patient2" / "up").symlink_to(root / "train")
+    with pytest.raises(UserError) as stop:
+        read(root)
+    for said in (
+        "3 links that lead nowhere or in circles: train/normal/about, train/normal/patient9, train/normal/round",
+        "1 missing image files: train/abnormal/b2.png", "holds images only: train/abnormal/patient2/up",
+    ):  # fmt: skip
+        assert said in str(stop.value)
+
+
+def test_what_is_no_file_is_not_waited_for(root):
+    os.mkfifo(root / "train" / "normal" / "pipe.png")
+    os.mkfifo(root / "train" / "normal" / "pipe")
+    os.mkfifo(root / "train" / "normal" / "other.dcm")
+    table = read(root, on_error="skip")
+    assert len(table.frame) == 6
+    (names,) = table.problems.values()
+    assert names == ["train/normal/other.dcm", "train/normal/pipe.png"]

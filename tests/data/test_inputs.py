@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from xraylab.data.inputs import AnyFileSource, find_studies, of_plane, with_parts
+from xraylab.data.inputs import find_studies, of_plane, with_parts
 from xraylab.data.mrnet import PLANES
+from xraylab.data.sources import AnyFileSource
 from xraylab.errors import UserError
 
 

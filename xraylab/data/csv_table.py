@@ -19,9 +19,20 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from xraylab.data.folder import SPLITS, SUFFIXES, OwnData, check_names, draw_picture, heldout_split
+from xraylab.data.dicom import SUFFIXES as DICOM
+from xraylab.data.folder import SPLITS, OwnData, by_layout, check_names, draw_picture, heldout_split
 from xraylab.data.reader import is_synthetic, mark_synthetic
-from xraylab.data.sources import FileSource, ImageSource, NpySource, check_bits, file_fault
+from xraylab.data.sources import (
+    ARRAY,
+    MISSING,
+    SUFFIXES,
+    AnyFileSource,
+    ImageSource,
+    NpySource,
+    check_bits,
+    file_fault,
+    is_picture,
+)
 from xraylab.data.table import StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean, listed
 
@@ -39,7 +50,8 @@ class CsvTable(OwnData):
         images_root: the folder that image paths are relative to, itself relative to the CSV's; None: the CSV's.
         test_fraction: of the patients, about, held out where there is no column split.
         split_seed: of that part. It is not the run's seed, so that runs of any seed share it.
-        views: each image bears its study's label; False: images are slices of a volume, as those of .npy files are.
+        views: each image bears its study's label; False: images are slices of a volume, as those of .npy files and the frames
+            of DICOM files are.
         exclusive: exactly one label of a study is 1.
         colour: read three channels, not one.
         bits: how many bits the values of 16-bit files use, e.g. 12.
@@ -81,10 +93,12 @@ class CsvTable(OwnData):
 
     def read(self, path: Path) -> StudyTable:
         """One row a study, in the file's order; a study is left out as a whole where anything of it is wrong."""
-        cells = _cells(path)
+        cells, short = _cells(path)
         image_column, labels = self._columns(path, cells)
         values = self._values(path, cells, labels)
         faults = _Faults()
+        for line, number in short.items():
+            faults.add("rows with fewer cells than the header", cells["id"][line], f"line {line}: {number}")
         faults.nameless += [f"line {line}" for line in cells.index[cells["id"] == ""]]
         cells = cells[cells["id"] != ""]
         values = values.loc[cells.index]
@@ -95,6 +109,13 @@ class CsvTable(OwnData):
         studies = rows.drop_duplicates("id", ignore_index=True)
         studies.insert(4, "images", pd.Series(_bags(cells["id"], cells[image_column]), dtype=object))
         source = self._images(path, studies, faults)
+        views = self.views and not isinstance(source, NpySource)
+        if isinstance(source, AnyFileSource):
+            sound = studies[~studies["id"].isin(faults.studies)]
+            views, unlike = by_layout(source.root, dict(zip(sound["id"], sound["images"], strict=True)), self.views)
+            for kind, names in unlike.items():
+                for name in names:
+                    faults.add(kind, name)
         problems = faults.problems()
         total = max(len(studies) + len(faults.nameless), sum(map(len, problems.values())))
         stop_or_skip(problems, self.on_error, str(path), total)
@@ -110,7 +131,7 @@ class CsvTable(OwnData):
             patients_known=_given(cells, "patient"),
             exclusive=self.exclusive,
             channels=3 if self.colour else 1,
-            views=self.views and isinstance(source, FileSource),
+            views=views,
             problems=problems,
         )
 
@@ -184,8 +205,14 @@ class CsvTable(OwnData):
         if _given(cells, "split"):
             split = cells["split"].str.lower().map(SPLIT_NAMES)
             unknown = split.isna()
+            words = cells["split"][unknown].value_counts()
+            kind = f"splits other than {', '.join(SPLIT_NAMES)}"
+            if len(words):
+                kind += f" ({listed((f'{word!r} in {n} rows' for word, n in words.items()), 20)})"
             for line, study, cell in zip(cells.index[unknown], cells["id"][unknown], cells["split"][unknown], strict=True):
-                faults.add(f"splits other than {', '.join(SPLIT_NAMES)}", study, f"{cell!r}, line {line}")
+                faults.add(kind, study, f"{cell!r}, line {line}")
+            if unknown.any() and not (split == "train").any():
+                raise UserError(f"{path}: no row is of the split train. The column split has " + _split_words(cells["split"]))
             all_train = "all rows are train (without the column split, dataset.test_fraction of the patients is held out)"
             about["split"] = split.map(heldout_split(split.dropna().unique(), f"{path}: {all_train}")).fillna("")
         elif self.test_fraction is None:
@@ -212,7 +239,9 @@ class CsvTable(OwnData):
             for given in bag:
                 image = _inside(given, base)
                 fault = _fault(base, image) if image is not None else "image paths that leave dataset.images_root"
-                missing += fault == "missing image files"
+                missing += fault == MISSING
+                if fault == MISSING and "\\" in given:
+                    fault = "image paths with backslashes, as Windows writes them: write slashes"
                 image = image or given
                 if fault:
                     faults.add(fault, study, given)
@@ -231,9 +260,10 @@ class CsvTable(OwnData):
             raise UserError(
                 f"{path}: not one of its {missing} images is there, the first would be {os.path.join(base, references[0])}. "
                 "Set dataset.images_root to the folder that the paths start from."
+                + (" A backslash, as Windows writes paths, has to be a slash here." if "\\" in references[0] else "")
             )
         studies["images"] = pd.Series(bags, dtype=object)
-        return NpySource(root) if arrays else FileSource(root, self.colour, self.bits)
+        return NpySource(root) if arrays else AnyFileSource(self.colour, self.bits, root=root)
 
     def _hold_out(self, studies: pd.DataFrame) -> np.ndarray:
         """The split of each study, by a hash of its patient: the same whatever labels are chosen and studies are left out."""
@@ -264,8 +294,9 @@ class _Faults:
         return ({"rows without an id": self.nameless} if self.nameless else {}) | dict(self._by_kind)
 
 
-def _cells(path: Path) -> pd.DataFrame:
-    """The text of a CSV's cells, by the header's names; the index is the line where a row is.
+def _cells(path: Path) -> tuple[pd.DataFrame, dict[int, int]]:
+    """The text of a CSV's cells, by the header's names, the index is the line where a row is; and of rows that have fewer cells
+    than the header, how many.
 
     Raises:
         UserError: it cannot be read as CSV, holds no row, or a column has no name or that of another.
@@ -297,7 +328,16 @@ def _cells(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: {what}. Give each column a name of its own.")
     cells.columns = pd.Index(names)
     stripped = {name: cells[name].str.strip() for name in COLUMNS if name in names}
-    return cells.assign(**stripped)
+    with open(path, encoding="utf-8-sig", newline="") as file:  # pandas fills such rows up
+        counts = {line: len(row) for line, row in enumerate(csv.reader(file), start=1)}
+    named = max(i for i, kept in enumerate(keep) if kept) + 1
+    return cells.assign(**stripped), {line: counts[line] for line in cells.index if counts.get(line, named) < named}
+
+
+def _split_words(column: pd.Series) -> str:
+    """The words of a column of splits, how often each is there, and which are known."""
+    words = listed((f"{word!r} in {n} rows" for word, n in column.value_counts().items()), 20)
+    return f"{words}. It is one of {', '.join(SPLIT_NAMES)}."
 
 
 def _given(cells: pd.DataFrame, name: str) -> bool:
@@ -357,12 +397,13 @@ def _inside(image: str, base: str) -> str | None:
 
 def _fault(base: str, image: str) -> str | None:
     """Why a file cannot be used, as a kind of problem, from its name, size and, of a volume, its header."""
-    path = os.path.join(base, image)
-    if image.lower().endswith(".npy"):
-        return file_fault(path) or _volume_fault(path)
-    if not image.lower().endswith(SUFFIXES):
-        return f"images that are neither {', '.join(SUFFIXES)} nor .npy"
-    return file_fault(path)
+    path, fault = os.path.join(base, image), file_fault(os.path.join(base, image))
+    if image.lower().endswith(ARRAY):
+        return fault or _volume_fault(path)
+    known = image.lower().endswith((*SUFFIXES, *DICOM))
+    if known or (fault and not os.path.splitext(image)[1]) or (not fault and is_picture(path)):
+        return fault
+    return f"images that are neither {', '.join(SUFFIXES)} nor DICOM nor .npy"
 
 
 def _volume_fault(path: str) -> str | None:
@@ -372,7 +413,7 @@ def _volume_fault(path: str) -> str | None:
         return "arrays that cannot be read"
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or array.size == 0:
         return "arrays other than uint8 (slices, height, width)"
-    return None
+    return "arrays of one picture in colours, where slices (slices, height, width) are wanted" if array.shape[-1] == 3 else None
 
 
 def write_table(root: Path, train: int = 240, test: int = 80, seed: int = 0) -> Path:

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
+CROSS_SECTIONS = ("CT", "MR", "PT")  # modalities whose files of one frame are slices
+LOOKED_AT = 8  # headers that are read together
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 WANTED = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
@@ -91,6 +94,33 @@ def dicom_shape(path: Path) -> tuple[int, int, int]:
     with _discreet(path):
         dataset = _read(path, pixels=False)
         return stored_shape(path, dataset)
+
+
+def dicom_layouts(paths: Sequence[Path]) -> list[tuple[int, bool]]:
+    """Of every file how many frames it has, and whether it looks like a slice of a series: of one frame, and placed in space.
+
+    (1, False) stands for one whose header cannot be read: whoever reads its pixels says why.
+
+    Raises:
+        UserError: pydicom is not installed.
+    """
+    try:
+        from pydicom import dcmread
+    except ImportError:
+        where = f"{paths[0]}{f' and {len(paths) - 1:,} more' if len(paths) > 1 else ''}"
+        raise UserError(f"{where}: reading DICOM needs pydicom: pip install 'xraylab[dicom]'.") from None
+    wanted: Any = ["Modality", "ImagePositionPatient", "NumberOfFrames"]
+
+    def layout(path: Path) -> tuple[int, bool]:
+        try:
+            dataset = dcmread(path, specific_tags=wanted, stop_before_pixels=True)
+            frames = int(dataset.get("NumberOfFrames") or 1)
+        except Exception:  # of as many kinds as there are things to be wrong in a header
+            return 1, False
+        return frames, frames == 1 and (bool(dataset.get("ImagePositionPatient")) or dataset.get("Modality") in CROSS_SECTIONS)
+
+    with _discreet(paths[0]), ThreadPoolExecutor(LOOKED_AT) as pool:  # over a network, one by one takes minutes
+        return list(pool.map(layout, paths))
 
 
 @contextmanager
@@ -181,7 +211,9 @@ def _grey(path: Path, dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarr
                 raise UserError(
                     f"{path}: its rescale slope is {slope:g} and its intercept {intercept:g}, which leave no picture."
                 )
-            values, span = frame.astype(np.float64) * slope + intercept, ends * slope + intercept
+            as_it_is = eight and (slope, intercept) == (1, 0)  # which most are: floating point takes longer than decoding
+            values = frame if as_it_is else frame.astype(np.float64) * slope + intercept
+            span = ends * slope + intercept
         rescaled.append(values)
         spans.append(span)
     shown = spans if eight else rescaled
@@ -199,9 +231,12 @@ def _grey(path: Path, dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarr
             if function not in FUNCTIONS:
                 raise UserError(f"{path}: its VOI LUT function is none of {', '.join(FUNCTIONS)}.")
             grey = windowed(values, _number(window, "WindowCenter", 0.0), width, function)
+        elif values.dtype == np.uint8 and (low, high) == (0, 255):
+            grey = values
         else:
             grey = (values - low) / max(high - low, 1e-9)
-        grey = np.clip(grey * 255, 0, 255).round().astype(np.uint8)
+        if grey is not values:
+            grey = np.clip(grey * 255, 0, 255).round().astype(np.uint8)
         grey = 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
         yield grey if padded is None else np.where(padded[number], 0, grey).astype(np.uint8)
 

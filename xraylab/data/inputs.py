@@ -16,14 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from xraylab.data.dicom import dicom_shape, is_dicom, read_dicom
-from xraylab.data.folder import SUFFIXES
-from xraylab.data.reader import SYNTHETIC_MARK, local
-from xraylab.data.sources import FileSource, Images, ImageSource, header_shape
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.data.reader import LEAVINGS, SYNTHETIC_MARK, local
+from xraylab.data.sources import SUFFIXES, is_picture, stem
+from xraylab.errors import UserError, did_you_mean, listed, printable
 from xraylab.run import FOREIGN
 
 log = logging.getLogger(__name__)
@@ -39,6 +36,7 @@ PUBLISHED = (
     re.compile(r"(?:^|/)p\d\d/p\d+/(s\d+)$"),
     re.compile(r"(?:^|/)(\d{8}_\d{3}\.png)$"),
 )
+NO_UTF8 = "its name is not UTF-8; rename it"
 FROM_THE_REST, LEFT_OUT = "predicted from the rest", "left out"
 COLUMNS = ["id", "patient", "group", "images", "path"]
 
@@ -72,77 +70,6 @@ class Files:
         """Whether a file lies in a folder that the sample generator wrote."""
         folders = {Path(image).parent for images in self.frame["images"] for image in images}
         return any((above / SYNTHETIC_MARK).is_file() for above in {a for f in folders for a in (f, *f.parents)})
-
-
-class AnyFileSource(ImageSource):
-    """Files of every kind that is read; a reference is a path.
-
-    Args:
-        colour: read three channels, not one.
-        bits: of 16-bit PNG and TIFF files, see :class:`xraylab.data.sources.FileSource`.
-        volumes: images of a study are slices of one volume, as long as their sizes agree.
-    """
-
-    def __init__(self, colour: bool = False, bits: int | None = None, volumes: bool = False) -> None:
-        self.colour, self.volumes = colour, volumes
-        self._pictures = FileSource(Path(), colour, bits)
-
-    def path(self, image: str) -> Path:
-        return Path(image)
-
-    def costly(self, resized: bool) -> bool:
-        return True
-
-    def read(self, images: Sequence[str]) -> Images:
-        """uint8 (N,H,W[,3]) where all is one volume, else a list of (H,W[,3])."""
-        stacks = [self._stack(image) for image in images]
-        if len(stacks) == 1 and len(stacks[0]) > 1:
-            return stacks[0]
-        if self.volumes and len({stack.shape[1:] for stack in stacks}) == 1:
-            return np.concatenate(stacks)
-        return [image for stack in stacks for image in stack]
-
-    def _stack(self, image: str) -> np.ndarray:
-        """uint8 (N,H,W[,3])."""
-        path = Path(image)
-        try:
-            if path.suffix.lower() == ".npy":
-                return _array(path, self.colour)
-            if path.suffix.lower() not in SUFFIXES and is_dicom(path):
-                return read_dicom(path, self.colour)
-            return self._pictures.read([image])[0][None]
-        except UserError as error:
-            raise UserError(str(error).replace("dataset.bits", "bits")) from error.__cause__
-
-    def shape(self, image: str) -> tuple[int, int, int]:
-        path = Path(image)
-        if path.suffix.lower() == ".npy":
-            count, height, width = _array(path, self.colour).shape[:3]
-            return count, height, width
-        return dicom_shape(path) if path.suffix.lower() not in SUFFIXES and is_dicom(path) else header_shape(path, path)
-
-
-def _array(path: Path, colour: bool) -> np.ndarray:
-    """uint8 (N,H,W), or (N,H,W,3), of one image or a volume of slices."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or 'not a whole array'}.") from error
-    except Exception:  # of as many kinds as there are things to be wrong in a header
-        raise UserError(f"{path}: not a whole array.") from None
-    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or array.size == 0:
-        what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-        raise UserError(f"{path}: {what}, where uint8 (slices,height,width) on the scale 0-255 is wanted.")
-    wanted = "(slices,height,width,3)" if colour else "(slices,height,width)"
-    if array.ndim == 2 or (array.ndim == 3 and colour and array.shape[-1] == 3):
-        array = array[None]
-    elif array.ndim == 3 and array.shape[-1] < 5:  # channels, not slices that are so narrow
-        raise UserError(f"{path}: uint8 {array.shape}, which seems to be {array.shape[-1]} channels, where {wanted} is wanted.")
-    if array.ndim == 3:
-        return np.repeat(array[..., None], 3, axis=-1) if colour else array
-    if not colour or array.shape[-1] != 3:
-        raise UserError(f"{path}: uint8 {array.shape}, where {wanted} is wanted.")
-    return array
 
 
 def find_studies(
@@ -196,9 +123,13 @@ def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> F
     bags: dict[str, list[str]] = {}
     files: set[str] = set()  # those of them that are a file
     whole = STUDY_FOLDER.search(os.path.abspath(top)) is not None
+    odd: list[str] = []
     for file in _files_in(top):
         name = file.relative_to(top).as_posix()
-        if not _readable(file):
+        if printable(name) != name:
+            odd.append(printable(name))
+            continue
+        if not is_picture(file):
             strays.append(name)
             continue
         folder = name.rpartition("/")[0]
@@ -210,13 +141,13 @@ def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> F
     if not bags:
         raise UserError(f"input={top}: there is no image in it: {listed(SUFFIXES)}, .npy or DICOM.")
     name_of = os.path.basename(os.path.abspath(top))
-    ids = [_published((top / name).absolute().as_posix()) or (_stem(name) if name in files else name or name_of) for name in bags]
+    ids = [_published((top / name).absolute().as_posix()) or (stem(name) if name in files else name or name_of) for name in bags]
     twice = Counter(ids)
     rows = [
         _row(name if twice[i] > 1 else i, (top / name).absolute().as_posix(), bags[name], patterns)
         for name, i in zip(bags, ids, strict=True)
     ]
-    return Files(pd.DataFrame(rows, columns=COLUMNS), name_of)
+    return Files(pd.DataFrame(rows, columns=COLUMNS), name_of, [Skipped(stem(n), n, NO_UTF8, LEFT_OUT) for n in odd])
 
 
 def _of_list(
@@ -230,11 +161,12 @@ def _of_list(
     for given_id, given in entries:
         posix = PurePosixPath(given.replace("\\", "/")).as_posix()
         folder = posix.rpartition("/")[0]
-        found = next((root / given for root in roots if (root / given).exists()), None)
+        places = [root / name for name in (given, posix) for root in roots]  # a backslash as it is, or as Windows means it
+        found = next((place for place in places if place.is_file() or place.is_dir()), None)
         whole = found is not None and found.is_dir()
         of_folder = study == "folder" or (study == "auto" and STUDY_FOLDER.search(folder) is not None)
         path = folder if of_folder and not whole else posix
-        study_id = given_id or _published(path) or (path if whole or of_folder else _stem(path))
+        study_id = given_id or _published(path) or (path if whole or of_folder else stem(path))
         if given_id is None and paths.get(study_id, path) != path:
             study_id = posix  # of two files that differ in the suffix alone
         paths.setdefault(study_id, path)
@@ -246,7 +178,9 @@ def _of_list(
             missing.append((study_id, given))
         elif not whole:
             images.append(str(found.absolute()))
-        elif inside := [str(f.absolute()) for f in _files_in(found, deep=False) if _readable(f)]:
+        elif inside := [
+            f for f in map(str, map(Path.absolute, _files_in(found, deep=False))) if printable(f) == f and is_picture(f)
+        ]:
             images += inside
         else:
             missing.append((study_id, given))
@@ -331,7 +265,7 @@ def _exams(frame: pd.DataFrame, parts: Sequence[str]) -> list[str]:
     for study, path, part in zip(frame["id"], frame["path"], parts, strict=True):
         whole.append("/".join(word for word in study.split("/") if word != part))
         match = re.search(rf"(?:^|/)(?:train|valid|test)/{re.escape(part)}/([^/]+)$", path)
-        exam = _stem(match.group(1)) if match else ""
+        exam = stem(match.group(1)) if match else ""
         short.append(exam if exam and f"/{whole[-1]}".endswith(f"/{exam}") else whole[-1])
     return short if len(set(short)) == len(set(whole)) else whole
 
@@ -380,35 +314,33 @@ def _read_list(path: Path) -> list[tuple[str | None, str]]:
     return entries
 
 
-def _files_in(folder: Path, deep: bool = True) -> Iterable[Path]:
-    """Files in a folder and, if deep, below it, by path, but for hidden ones."""
+def _files_in(folder: Path, deep: bool = True, above: tuple[str, ...] = ()) -> Iterable[Path]:
+    """Files in a folder and, if deep, below it, by path, but for hidden ones and what archives and desktops leave.
+
+    Args:
+        above: the real paths of the folders that this one was reached by, into which a link may lead back.
+    """
+    here = os.path.realpath(folder)
+    if here in above:
+        log.warning("%s: a link that leads in a circle is not followed", printable(str(folder)))
+        return
     try:
         with os.scandir(folder) as found:
-            entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: _natural(e.name))
+            entries = sorted((e for e in found if not LEAVINGS.match(e.name)), key=lambda e: _natural(e.name))
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed: {error.strerror}.") from error
     for entry in entries:
-        if entry.is_file():
+        if os.path.isfile(entry.path):
             yield Path(entry.path)
-        elif deep and entry.is_dir():
-            yield from _files_in(Path(entry.path))
+        elif deep and os.path.isdir(entry.path):
+            yield from _files_in(Path(entry.path), deep, (*above, here))
+        elif deep:
+            log.warning("%s: a link that leads nowhere, or no file, is left alone", printable(entry.path))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """A key by which ``image10`` follows ``image9``."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _readable(file: Path) -> bool:
-    suffix = file.suffix.lower()
-    return suffix in SUFFIXES or suffix == ".npy" or (suffix not in (*LISTS, ".md", ".json") and is_dicom(file))
-
-
-def _stem(name: str) -> str:
-    """A path without the suffix of a kind of file that is read."""
-    posix = PurePosixPath(name.replace("\\", "/")).as_posix()
-    known = (*SUFFIXES, ".npy", ".dcm", ".dicom", ".ima")
-    return posix.rpartition(".")[0] if posix.lower().endswith(known) else posix
 
 
 def _pattern(key: str, given: str | None, otherwise: re.Pattern[str]) -> re.Pattern[str]:

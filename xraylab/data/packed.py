@@ -32,8 +32,8 @@ from tqdm import tqdm
 
 from xraylab import __version__
 from xraylab.data.loading import EACH_AXIS, prepare
-from xraylab.data.sources import ImageSource
-from xraylab.data.table import UNREADABLE, StudyTable, stop_or_skip
+from xraylab.data.sources import ImageSource, of_one_value
+from xraylab.data.table import BLANK, UNREADABLE, StudyTable, stop_or_skip
 from xraylab.errors import UserError, listed
 from xraylab.processes import cores
 from xraylab.run import write_text
@@ -148,6 +148,7 @@ def pack_table(
     faults = {name: reason for index in indexes for name, (reason, _) in index.get("unreadable", {}).items()}
     unreadable = [f"{name} ({reason})" for name, reason in faults.items()]
     stop_or_skip({UNREADABLE: unreadable}, on_error, _root(table.source), sum(map(len, names.values())), "images")
+    say_blank(table, [name for index in indexes for name in index.get("blank", ())])
     source = PackedSource([shard.folder for shard in shards])
     if not faults:
         return replace(table, source=source)
@@ -164,6 +165,12 @@ def pack_table(
         lacks = f"of which {' or '.join(table.parts)} cannot be read" if table.parts else "of whose images none can be read"
         problems[f"studies {lacks}"] = gone
     return replace(table, frame=frame[whole].reset_index(drop=True), source=source, problems=problems)
+
+
+def say_blank(table: StudyTable, blank: Sequence[str]) -> None:
+    """Log which images of a table are of one value, if any is."""
+    if blank:
+        log.warning("%s: %d %s, trained on as they are: %s", table.name, len(blank), BLANK, listed(blank))
 
 
 class _Fault(NamedTuple):
@@ -306,6 +313,7 @@ class _Building:
             shutil.rmtree(shard.folder)
         self.places: dict[str, tuple[int, int]] = {}
         self.faults: dict[str, _Fault] = {}
+        self.blank: list[str] = []  # images of one value
         self.sizes: set[tuple[int, int]] = set()
         rows = 0
         for reference, found in zip(shard.references, _mapped(pool, shard.measure, shard.references), strict=True):
@@ -348,9 +356,10 @@ class _Building:
         done = set()
         for line in (partial / "done.txt").read_text(encoding="utf-8").splitlines() if (partial / "done.txt").exists() else []:
             with suppress(ValueError):  # an empty line, or one whose writing was cut short
-                number, faults = json.loads(line)
+                number, faults, blank = json.loads(line)
                 done.add(int(number))
                 self.faults.update({name: _Fault(*fault) for name, fault in faults.items()})
+                self.blank += blank
         return done
 
     def images(self, numbers: Iterable[int]) -> int:
@@ -375,11 +384,13 @@ class _Building:
         try:
             with (partial / "done.txt").open("a", encoding="utf-8") as marks:
                 for future in as_completed(chunks):
-                    faults = future.result()
-                    marks.write("\n" + json.dumps([chunks[future], faults]))  # on a line of its own, however the last one ended
+                    faults, blank = future.result()
+                    # on a line of its own, however the last one ended
+                    marks.write("\n" + json.dumps([chunks[future], faults, dict.fromkeys(blank)]))
                     marks.flush()
                     os.fsync(marks.fileno())
                     self.faults.update(faults)
+                    self.blank += blank
                     progress.add(self.images([chunks[future]]))
         finally:
             self.stop.set()
@@ -388,12 +399,12 @@ class _Building:
             wait(chunks)
         self._finish()
 
-    def _read(self, references: list[str]) -> dict[str, _Fault]:
-        """Read and write a chunk, which is on the disk when this returns; the images that cannot be read."""
+    def _read(self, references: list[str]) -> tuple[dict[str, _Fault], list[str]]:
+        """Read and write a chunk, which is then on the disk; the images that cannot be read, and those of one value."""
         first = self.places[references[0]][0]
         last, count = self.places[references[-1]]
         rows = np.zeros((last + count - first, *self.shape[1:]), np.uint8)
-        faults = {}
+        faults, blank = {}, []
         for reference in references:
             if self.stop.is_set():
                 raise CancelledError
@@ -403,6 +414,8 @@ class _Building:
                 if images.shape != (count, *self.shape[1:]):
                     raise UserError(f"{reference}: of shape {images.shape}, which is not what its header says.")
                 rows[start - first :][:count] = images
+                if of_one_value(images):
+                    blank.append(reference)
             except UserError as error:
                 faults[reference] = self.shard.fault(reference, error)
         # written, not mapped: a full disk is then an error and not the end of the process
@@ -411,7 +424,7 @@ class _Building:
             file.write(rows.data)
             file.flush()
             os.fsync(file.fileno())
-        return faults
+        return faults, blank
 
     def _finish(self) -> None:
         shard = self.shard
@@ -419,7 +432,7 @@ class _Building:
             shutil.rmtree(shard.partial)
             raise UserError(f"{_root(shard.source)}: files changed while they were packed. Start again when they are complete.")
         images = {name: place for name, place in self.places.items() if name not in self.faults}
-        write_text(shard.partial / "index.json", json.dumps({**self._plan(), "images": images}))
+        write_text(shard.partial / "index.json", json.dumps({**self._plan(), "images": images, "blank": sorted(self.blank)}))
         os.rename(shard.partial, shard.folder)
         for name in ("plan.json", "done.txt"):
             (shard.folder / name).unlink(missing_ok=True)

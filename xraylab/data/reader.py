@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 SAMPLE_VERSION = 1  # of what the generators draw; a new one leaves old caches unread
 SYNTHETIC_MARK = "SYNTHETIC_SAMPLE.txt"
 ENVIRONMENT = "XRAYLAB_DATA"
+#: hidden files and folders, and what archives, desktops and disks leave
+LEAVINGS = re.compile(r"\.|(?:__MACOSX|@eaDir|lost\+found|\$RECYCLE\.BIN|System Volume Information)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

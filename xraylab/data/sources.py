@@ -1,4 +1,4 @@
-"""Where images come from: files of one image, arrays of slices, arrays in memory.
+"""Where images come from: files of pictures, arrays of slices, arrays in memory.
 
 A study's images are references, text that its source understands. What one reference holds depends on the source: one
 view, or all slices of a volume.
@@ -7,11 +7,13 @@ view, or all slices of a volume.
 from __future__ import annotations
 
 import io
+import logging
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeAlias
 
 import cv2
@@ -19,10 +21,19 @@ import numpy as np
 from PIL import Image
 
 from xraylab.data.apart import apart
+from xraylab.data.damage import damage, heard
+from xraylab.data.dicom import SUFFIXES as DICOM
+from xraylab.data.dicom import dicom_shape, is_dicom, read_dicom
 from xraylab.data.heads import WHITE, Head, plain_png, read_head, turned
 from xraylab.errors import UserError, listed
 
+log = logging.getLogger(__name__)
 cv2.setNumThreads(0)  # its threads and forked workers do not mix
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".webp")
+ARRAY = ".npy"
+MISSING = "missing image files"  # a kind of problem
+NO_PICTURE = (".csv", ".txt", ".tsv", ".lst", ".md", ".json", ".xml", ".db", ".ini")  # not worth a look for DICOM
 
 #: what decoders raise: of an unknown format an OSError, of more pixels than are allowed an error of their own
 MOST = 2**28  # pixels of an image: 16,384 x 16,384
@@ -110,24 +121,29 @@ def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | No
         uint8 (H,W), or (H,W,3) in colour.
 
     Raises:
-        UserError: it is not a whole image, is several, is of a kind that is not read, or has more bits than are known.
+        UserError: it is not a whole image, is damaged inside, is several, is of a kind that is not read, or has more bits than
+            are known.
     """
     encoded = data.tobytes()
-    head, decoded = None, None
+    head, decoded, fault, words = None, None, None, ""
     try:
         head = read_head(io.BytesIO(encoded))
         _refuse(head, where)
         pixels = head.height * head.width if head else SOME + 16 * len(encoded)
         if head and head.kind in ("PNG", "JPEG") and pixels < THIN * len(encoded):  # whose decoders end no process
-            decoded = _decoded(encoded, head, colour)
+            decoded, fault, words = _judged(encoded, head, colour)
         else:
-            decoded = apart(where, 3 * pixels, _decoded, encoded, head, colour)
+            decoded, fault, words = apart(where, 3 * pixels, _judged, encoded, head, colour)
     except MemoryError:
         raise UserError(f"{where}: memory is too small for its pixels.") from None
     except UNREADABLE:
         pass
     if decoded is None or decoded.size == 0 or (head and decoded.shape[:2] != head.shape):
         raise UserError(f"{where}: not a whole image ({len(data)} bytes). python -m xraylab.check lists all such files.")
+    if fault:
+        raise UserError(f"{where}: {fault}. python -m xraylab.check lists all such files.")
+    if words:
+        log.warning("%s: its decoder says: %s", where, words)
     if decoded.dtype == np.uint8:
         return decoded
     most = int(decoded.max())
@@ -141,6 +157,15 @@ def decode(data: np.ndarray, where: object, colour: bool = False, bits: int | No
     return np.right_shift(decoded, bits - 8).astype(np.uint8)
 
 
+def of_one_value(images: Images) -> bool:
+    """Whether all images, or all slices, of a reference are of one value, or colour, each: nothing can be seen on them."""
+    for image in images:
+        flat = image.reshape(-1, image.shape[-1]) if image.ndim == 3 else image.reshape(-1, 1)
+        if (flat[:: max(len(flat) // 997, 1)] != flat[0]).any() or (flat != flat[0]).any():  # a few tell it of nearly all
+            return False
+    return True
+
+
 def _refuse(head: Head | None, where: object) -> None:
     """Raise UserError for what is known from a head not to be read."""
     if head and head.height * head.width > MOST:
@@ -149,6 +174,12 @@ def _refuse(head: Head | None, where: object) -> None:
         raise UserError(f"{where}: {head.fault}")
     if head and head.pages > 1:
         raise UserError(f"{where}: a {head.kind} of {head.pages} pages, where one file is one image. Split it.")
+
+
+def _judged(encoded: bytes, head: Head | None, colour: bool) -> tuple[np.ndarray | None, str | None, str]:
+    """What :func:`_decoded` gives, why it is damaged, if it is, and what else its decoder said."""
+    decoded, words = heard(lambda: _decoded(encoded, head, colour))
+    return decoded, None if decoded is None else damage(encoded, words), words
 
 
 def _decoded(encoded: bytes, head: Head | None, colour: bool) -> np.ndarray | None:
@@ -202,9 +233,106 @@ def check_bits(bits: int | None) -> int | None:
 def file_fault(path: Path | str) -> str | None:
     """Why an image file cannot hold an image, as a kind of problem; None if it can."""
     try:
-        return None if os.stat(path).st_size else "empty image files"
+        found = os.stat(path)
     except OSError:
-        return "missing image files"
+        return MISSING
+    if not stat.S_ISREG(found.st_mode):
+        return "images that are no files, but folders, pipes or the like"
+    return None if found.st_size else "empty image files"
+
+
+class AnyFileSource(ImageSource):
+    """Files of every kind that is read, pictures, arrays and DICOM, each of one image or, the last two, of a volume.
+
+    Args:
+        colour: read three channels, not one.
+        bits: of 16-bit PNG and TIFF files, see :class:`FileSource`; DICOM files say theirs.
+        volumes: images of a study are slices of one volume, as long as their sizes agree.
+        root: references are paths relative to it; None: paths as given, of no dataset.
+    """
+
+    def __init__(
+        self, colour: bool = False, bits: int | None = None, volumes: bool = False, root: Path | None = None
+    ) -> None:  # fmt: skip
+        self.colour, self.bits, self.volumes, self.of_dataset = colour, bits, volumes, root is not None
+        self.root = root or Path()
+        self._pictures = FileSource(self.root, colour, bits)
+
+    def path(self, image: str) -> Path:
+        return self.root / image
+
+    def costly(self, resized: bool) -> bool:
+        return True
+
+    def read(self, images: Sequence[str]) -> Images:
+        """uint8 (N,H,W[,3]) where all is one volume, else a list of (H,W[,3])."""
+        stacks = [self._stack(image) for image in images]
+        if len(stacks) == 1 and len(stacks[0]) > 1:
+            return stacks[0]
+        if self.volumes and len({stack.shape[1:] for stack in stacks}) == 1:
+            return np.concatenate(stacks)
+        return [image for stack in stacks for image in stack]
+
+    def _stack(self, image: str) -> np.ndarray:
+        """uint8 (N,H,W[,3])."""
+        path, suffix = self.root / image, _suffix(image)
+        try:
+            if suffix == ARRAY:
+                return _array(path, self.colour)
+            if suffix not in SUFFIXES and is_dicom(path):
+                return read_dicom(path, self.colour)
+            return self._pictures.read([image])[0][None]
+        except UserError as error:
+            if self.of_dataset:
+                raise
+            raise UserError(str(error).replace("dataset.bits", "bits")) from error.__cause__
+
+    def shape(self, image: str) -> tuple[int, int, int]:
+        path, suffix = self.root / image, _suffix(image)
+        if suffix == ARRAY:
+            count, height, width = _array(path, self.colour).shape[:3]
+            return count, height, width
+        return dicom_shape(path) if suffix not in SUFFIXES and is_dicom(path) else header_shape(path, path)
+
+
+def is_picture(file: Path | str) -> bool:
+    """Whether a file is of a kind that is read: by its suffix, or of none that is known, by the mark of DICOM in it."""
+    suffix = _suffix(str(file))
+    known = suffix in (*SUFFIXES, *DICOM, ARRAY)
+    return known or (suffix not in NO_PICTURE and os.path.isfile(file) and is_dicom(Path(file)))  # a pipe would not be read
+
+
+def stem(name: str) -> str:
+    """A path without the suffix of a kind of file that is read."""
+    posix = PurePosixPath(name.replace("\\", "/")).as_posix()
+    return posix.rpartition(".")[0] if posix.lower().endswith((*SUFFIXES, ARRAY, *DICOM)) else posix
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _array(path: Path, colour: bool) -> np.ndarray:
+    """uint8 (N,H,W), or (N,H,W,3), of one image or a volume of slices."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or 'not a whole array'}.") from error
+    except Exception:  # of as many kinds as there are things to be wrong in a header
+        raise UserError(f"{path}: not a whole array.") from None
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or array.size == 0:
+        what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        raise UserError(f"{path}: {what}, where uint8 (slices,height,width) on the scale 0-255 is wanted.")
+    wanted = "(slices,height,width,3)" if colour else "(slices,height,width)"
+    if array.ndim == 2 or (array.ndim == 3 and colour and array.shape[-1] == 3):
+        array = array[None]
+    elif array.ndim == 3 and array.shape[-1] < 5:  # channels, not slices that are so narrow
+        raise UserError(f"{path}: uint8 {array.shape}, which seems to be {array.shape[-1]} channels, where {wanted} is wanted.")
+    if array.ndim == 3:
+        return np.repeat(array[..., None], 3, axis=-1) if colour else array
+    if not colour or array.shape[-1] != 3:
+        raise UserError(f"{path}: uint8 {array.shape}, where {wanted} is wanted.")
+    return array
 
 
 class NpySource(ImageSource):

@@ -26,8 +26,8 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 SAMPLES = {**dict.fromkeys((*GREY, "PALETTE COLOR"), 1), **dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422"), 3)}
 OF_JPEG_2000 = dict.fromkeys(("YBR_ICT", "YBR_RCT"), 3)
 MOST = 2**28  # pixels of a frame: 16,384 x 16,384
-PADDING = 16  # bytes behind uncompressed values, at most
 LEAST = 32  # bytes of a compressed frame
+MUCH = 2**28  # bytes, for which it is asked whether they are free
 MEMORY = 20  # bytes that a value takes on its way to grey
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")  # of JPEG and JPEG-LS, of JPEG 2000, of it in its boxes
 ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a segment
@@ -61,7 +61,7 @@ def stored_values(path: Path, dataset: Dataset, raw: bool) -> np.ndarray:
 
     header, syntax = _header(path, dataset), dataset.file_meta.TransferSyntaxUID
     shape = (*stored_shape(path, dataset), *([3] if header["samples_per_pixel"] == 3 else []))
-    if MEMORY * int(np.prod(shape, dtype=np.int64)) > _free_memory():
+    if (needed := MEMORY * int(np.prod(shape, dtype=np.int64))) > MUCH and needed > _free_memory():
         raise MemoryError
     if not syntax.is_transfer_syntax or syntax.is_compressed:
         _require_decoder(path, syntax, header)
@@ -139,11 +139,12 @@ def _require_length(path: Path, dataset: Dataset, count: int) -> None:
     """Refuse values that are fewer or more than the header says, whose rows would not lie below each other. Raises UserError."""
     from pydicom.pixels.utils import get_expected_length
 
-    there, wanted = len(next(dataset[name].value for name in PIXELS if name in dataset)), get_expected_length(dataset)
-    if there < wanted:
-        raise UserError(f"{path}: its pixels are cut short: {there} bytes of {wanted}.")
-    if there > wanted + PADDING:
-        raise UserError(f"{path}: its pixels are {there} bytes, where its header says {wanted}, in {count} frames.")
+    data, wanted = next(dataset[name].value for name in PIXELS if name in dataset), get_expected_length(dataset)
+    if len(data) < wanted:
+        raise UserError(f"{path}: its pixels are cut short: {len(data)} bytes of {wanted}.")
+    behind = data[wanted:]
+    if len(behind) >= max(wanted // count, 2) or (len(behind) > 1 and any(behind)):  # zeros are padding
+        raise UserError(f"{path}: its pixels are {len(data)} bytes, where its header says {wanted}, in {count} frames.")
 
 
 def _all_decoded(path: Path, dataset: Dataset, header: dict[str, Any], shape: tuple[int, ...], raw: bool) -> np.ndarray:

@@ -21,6 +21,7 @@ from xraylab.settings import parse_fold
 SYNTHETIC = "synthetic sample"
 HELD_BACK = "held_back"  # a part of train that is not trained on; see :func:`hold_back`
 UNREADABLE = "images that cannot be read"  # a kind of problem
+BLANK = "pictures of one value, on which nothing can be seen"  # another
 
 
 @dataclass(frozen=True)
