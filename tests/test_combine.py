@@ -18,7 +18,7 @@ from xraylab import combine, conf_dir, evaluate
 from xraylab.calibration import logit, sigmoid
 from xraylab.cases import choose_cases
 from xraylab.combination import IN_SAMPLE, Combination, read_combination, stack_of
-from xraylab.data.table import places
+from xraylab.data.table import in_parts
 from xraylab.ensemble import Ensemble, write_ensemble
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split, prediction_table, read_table, write_table
@@ -115,7 +115,7 @@ def test_coefficients_are_those_of_scikit_learn_and_valid_is_judged_out_of_fold(
     assert (found["n"], found["positives"]) == (200, int(y.sum()))
     on_test = whole.predict_proba(logit(np.stack([t["p_acl"] for t in test], 1)))[:, 1]
     np.testing.assert_allclose(read_table(directory / "predictions" / "test.csv")["p_acl"], on_test, rtol=1e-5)
-    fold = places(valid[0].rename(columns={"y_acl": "acl"}), ["acl"], 3) % 4
+    fold = in_parts(valid[0].rename(columns={"y_acl": "acl"}), ["acl"], [0.25] * 4, 3)
     assert pd.Series(fold).groupby(valid[0]["patient"].to_numpy()).nunique().max() == 1, "no patient is in two folds"
     expected = np.zeros(len(y))
     for k in range(4):
@@ -228,8 +228,8 @@ def test_a_split_of_another_name_is_held_out_as_evaluate_has_it(tmp_path, run_he
     combined, _ = run_here("method=mean", "splits=[external]", paths=paths)
     run_job("evaluate", f"table={paths[0]}", "bootstrap=0", f"output={tmp_path / 'one'}")
     evaluation = json.loads((tmp_path / "one" / "evaluation.json").read_text())
-    assert not evaluation["splits"]["external"]["selected_on"]
-    assert not combined["splits"]["external"]["selected_on"]
+    assert evaluation["splits"]["external"]["selected_on"] is None
+    assert combined["splits"]["external"]["selected_on"] is None
     again, _ = run_here("method=mean", "splits=[external]", paths=[tmp_path / "one", paths[1]])
     assert auroc(again, "external") == auroc(combined, "external")
 
@@ -294,6 +294,8 @@ def test_members_that_differ_are_refused_and_the_difference_is_named(members, ru
     again = test.copy()
     again.loc[[4, 7], "y_acl"] = [1.0, np.nan]
     who = test.assign(patient=test["patient"].where(test["id"] != "test6", "x"))
+    valid = read_table(members[1] / "predictions" / "valid.csv")
+    shared = valid.assign(patient=valid["patient"].where(valid["id"] != "valid0", "test-p3"))
     train = read_table(members[1] / "predictions" / "train.csv")
     leaked = pd.concat([train, test.head(1).assign(split="train")], ignore_index=True)
     for tables, said in (
@@ -303,6 +305,7 @@ def test_members_that_differ_are_refused_and_the_difference_is_named(members, ru
         ({"test": who}, "runs honest and other have other patients: test6 is test-p3 and x"),
         ({"test": test.rename(columns={"p_acl": "p_x", "y_acl": "y_x"})}, "have other columns: acl, x only in one of them"),
         ({"test": test.assign(split="final")}, "have other splits: test0 is test and final, "),
+        ({"valid": shared}, "1 patients are in more than one split: test-p3. Results would be too good."),
         ({"train": leaked}, "study test0 is in test of run honest and in train of run other"),
         ({"test": None}, "there are no predictions of test of other, as honest have. What all have is splits=[valid]."),
     ):

@@ -186,3 +186,45 @@ def test_what_a_comparison_does_not_understand_is_refused(options, said):
     with pytest.raises(UserError) as stop:
         Comparison(**options)
     assert str(stop.value) == said
+
+
+def test_every_row_and_print_says_whether_its_studies_were_chosen_on_and_are_synthetic(policies):
+    folder, _ = policies
+
+    def change(job, selected_on, **more):
+        path = folder / job / "evaluation.json"
+        content = json.loads(path.read_text()) | more
+        content["splits"]["test"]["selected_on"] = selected_on
+        path.write_text(json.dumps(content))
+
+    def written():
+        write_comparison(folder)
+        return (pd.read_csv(folder / name, dtype=str, keep_default_na=False) for name in ("comparison.csv", "differences.csv"))
+
+    comparison, _ = written()
+    assert list(comparison)[:10] == ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n"]
+    assert (set(comparison["selected_on"]), set(comparison["in_sample"])) == ({"false"}, {"false"})
+    assert "held out from all choices" in text_table(folder).splitlines()[0]
+    assert json.loads((folder / "comparison.json").read_text())["data"] == "CheXpert-v1.0"
+    change("1", None)
+    comparison, differences = written()
+    assert comparison.groupby("job")["selected_on"].unique().str.join("").to_dict() == {
+        "0": "false",
+        "1": "not known",
+        "2": "false",
+    }
+    ours = differences["job"].eq("1") | differences["reference"].eq("1")
+    assert set(differences.loc[ours, "selected_on"]) == {"not known"}
+    assert "not known whether choices were made" in text_table(folder).splitlines()[0]
+    assert "not known whether choices were made" in (folder / "report.html").read_text()
+    stack = {"method": "stack", "names": [], "in_sample": True, "fit_on": "train", "folds": 5, "labels": {}}
+    change("2", True, data="synthetic sample", combination=stack)
+    comparison, differences = written()
+    assert set(comparison["data"]) == set(differences["data"]) == {"synthetic sample"}
+    assert comparison.groupby("job")["in_sample"].unique().str.join("").to_dict() == {"0": "false", "1": "false", "2": "true"}
+    ours = differences["job"].eq("2") | differences["reference"].eq("2")
+    assert set(differences.loc[ours, "in_sample"]) == {"true"} == set(differences.loc[ours, "selected_on"])
+    said = text_table(folder).splitlines()
+    assert said[0].startswith("synthetic sample: test, by study, n 80; choices were made on these studies")
+    assert [line.endswith("(fitted in sample)") for line in said[1:4]] == [False, False, True]
+    assert json.loads((folder / "comparison.json").read_text())["data"] == "synthetic sample"

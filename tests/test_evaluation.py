@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, cohen_kappa
 from xraylab.card import exclusive_note
 from xraylab.cases import choose_cases
 from xraylab.curves import curve, scored
-from xraylab.data.table import places
+from xraylab.data.table import in_parts
 from xraylab.errors import UserError
 from xraylab.evaluation import (
     clusters_of,
@@ -141,7 +141,7 @@ def test_a_study_of_an_unknown_patient_is_a_patient_of_its_own(table):
     assert len(set(clusters)) == out["patients"] + 3
     assert clusters[4] == clusters[5]
     assert len(set(clusters[[0, 1, 2, 7]])) == 4
-    fold = places(table, ["y_acl"], 0)
+    fold = in_parts(table, ["y_acl"], [1 / len(set(clusters))] * len(set(clusters)), 0)
     pairs = set(zip(fold.tolist(), clusters.tolist(), strict=True))
     assert len(pairs) == len(set(fold)) == len(set(clusters)), "folds have the same patients as intervals"
 

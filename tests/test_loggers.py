@@ -157,6 +157,9 @@ def test_wandb_records_a_run_whole_without_a_network(sweep):
         result = evaluation["splits"][split]
         assert found[sent] == {**result["labels"], "macro": result["macro"]}[name][metric]["value"]
     assert found["best/step"] == evaluation["checkpoint"]["step"]
+    about = {"test/n": evaluation["splits"]["test"]["n"], "test/selected_on": 0, "best/valid/selected_on": 1}
+    about |= {"best/valid/n": evaluation["splits"]["valid"]["n"], "in_sample": 0, "synthetic": 1}
+    assert {key: found[key] for key in about} == about
 
     media = next(run.glob("wandb/offline-run-*/files/media"))
     for key in (f"{split}/{kind}" for split in ("valid", "test") for kind in ("roc", "pr", "confusion", "calibration")):

@@ -9,10 +9,25 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
+from xraylab import card
 from xraylab.calibration import logit, scaled
 from xraylab.evaluation import evaluate_split, prediction_table
 from xraylab.metrics import Resamples
-from xraylab.operating import CELLS, FIXED, RATES, Rules, at_threshold, candidates, cells, choose, judge
+from xraylab.operating import (
+    CELLS,
+    FIXED,
+    RATES,
+    Rules,
+    at_threshold,
+    candidates,
+    cells,
+    choose,
+    judge,
+    threshold_text,
+    trivial,
+)
+from xraylab.page import closing_table
+from xraylab.sections import operating_table
 
 
 def made(seed, n=120, digits=2):
@@ -172,3 +187,41 @@ def test_without_validation_nothing_is_chosen(tables):
     fixed = splits["test"]["operating_points"][FIXED]["labels"]["acl"]["kappa"]
     assert fixed["value"] is not None
     assert fixed["low"] is None
+
+
+def test_a_target_that_only_calling_everybody_or_nobody_reaches_is_named(tmp_path):
+    y = np.r_[np.ones(10), np.zeros(30)].astype(int)
+    p = np.r_[np.linspace(0.6, 0.9, 8), 0.02, 0.01, np.linspace(0.05, 0.5, 30)]  # the least probable two are positive
+    found = choose(y, p, Rules(sensitivity=1.0, specificity=0.9))
+    assert (p >= found["sensitivity_1"]["value"]).all()
+    assert found["sensitivity_1"]["reason"] == "only calling every study positive does that in validation"
+    assert found["youden"]["reason"] is found["specificity_0.9"]["reason"] is None
+    other = choose(1 - y, p, Rules(sensitivity=0.9, specificity=1.0))  # the most probable are negative
+    assert not (p >= other["specificity_1"]["value"]).any()
+    assert other["specificity_1"]["reason"] == "only calling no study positive does that in validation"
+    assert choose(y, p, Rules(sensitivity=0.8))["sensitivity_0.8"]["reason"] is None
+    table = pd.DataFrame({"id": [f"s{i}" for i in range(40)], "patient": "", "group": "g", "split": "valid", "p_x": p, "y_x": y})
+    result = evaluate_split(table, True, 0)
+    judge({"valid": result}, {"valid": table}, Rules(sensitivity=1.0))
+    line = "sensitivity_1 of x (largest specificity with a sensitivity of at least 1): only calling every study positive"
+    assert [line in said for said in trivial(result)] == [True]
+    assert line in operating_table("valid", result["operating_points"])
+    assert "at or above (&gt;=) the threshold" in operating_table("valid", result["operating_points"])
+    evaluation = {"data": "x", "selection": "holdout", "table": "t.csv", "splits": {"valid": result}}
+    assert line in closing_table(evaluation, tmp_path, "1 s")
+    assert f"Trivial: {line}" in card._operating(evaluation)
+
+
+def test_a_rule_that_probabilities_cannot_follow_says_what_logits_would_allow():
+    y = np.array([0, 0, 1, 0, 1, 1])
+    z = np.array([40.0, 50, 60, 70, 80, 90])
+    found = choose(y, 1 / (1 + np.exp(-z)), Rules(), z)["youden"]
+    assert found["value"] > 1
+    assert "it calls 0 positives and 0 negatives of validation positive" in found["note"]
+    assert "a cut by logits would call 3 and 1" in found["note"] or "a cut by logits would call 2 and 0" in found["note"]
+    assert found["reason"] is None
+    told = choose(y, 1 / (1 + np.exp(-z / 10)), Rules(), z / 10)
+    assert not any("note" in of for of in told.values())
+    assert threshold_text(3e-12) == "3e-12"
+    assert threshold_text(1 - 1e-9) == "1 - 1e-09"
+    assert (threshold_text(0.25), threshold_text(None)) == ("0.2500", "-")

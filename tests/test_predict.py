@@ -365,13 +365,13 @@ def test_views_are_predicted_by_combinations_and_side_by_side(mura, mura_root, t
     checkpoint["state_dict"][weight] = -checkpoint["state_dict"][weight]
     torch.save(checkpoint, again / "checkpoints" / "best.ckpt")
     (tmp_path / "mean").mkdir()
-    write_combination(tmp_path / "mean", Combination("mean", ("a", "b")), [mura, again])
+    write_combination(tmp_path / "mean", Combination("mean", ("a", "b")), [mura, again], "MURA-v1.1")
     studies = find_studies(str(mura_root / "valid" / "XR_HAND"))
     parts, mean = [predict(run, studies, CPU).images for run in (mura, again)], predict(tmp_path / "mean", studies, CPU).images
     assert mean[["id", "image"]].equals(parts[0][["id", "image"]])
     assert np.allclose(mean["p_abnormal"], (parts[0]["p_abnormal"] + parts[1]["p_abnormal"]) / 2, rtol=0, atol=1e-12)
     assert not np.allclose(parts[0]["p_abnormal"], parts[1]["p_abnormal"], atol=1e-3)
-    write_combination(tmp_path / "mean", Combination("union", ("a", "b")), [mura, again])
+    write_combination(tmp_path / "mean", Combination("union", ("a", "b")), [mura, again], "MURA-v1.1")
     assert predict(tmp_path / "mean", studies, CPU).images is None
     assert "there is no table by image: a union is of studies" in caplog.text
 

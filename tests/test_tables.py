@@ -170,12 +170,17 @@ def test_a_table_is_evaluated_on_its_own(command, tmp_path):
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     result = evaluation["splits"]["test"]
     assert evaluation["data"] == "theirs.csv"
-    assert (result["n"], result["patients"], result["selected_on"]) == (60, 30, False)
+    assert (result["n"], result["patients"], result["selected_on"]) == (60, 30, None)
     auroc = roc_auc_score(frame["true_acl"], frame["predicted_acl"])
     assert result["labels"]["acl"]["auroc"]["value"] == pytest.approx(auroc)
     assert f"{auroc:.3f}" in (tmp_path / "out" / "report.html").read_text()
+    assert "(not known whether choices were made on these studies)" in done.stdout
+    for file in ("report.html", "MODEL_CARD.md"):
+        text = (tmp_path / "out" / file).read_text()
+        assert "held out from all choices" not in text.replace("No split is known to be held out from all choices", "")
+        assert "not known whether choices were made on these studies" in text
     again = read_table(tmp_path / "out" / "predictions" / "test.csv")
-    expected = evaluate_split(again, False, 50)
+    expected = evaluate_split(again, None, 50)
     assert {key: result[key] for key in expected} == expected, "what it leaves is a table of ours"
     assert result["operating_points"]["youden"]["chosen_on"] is None, "there is no valid to choose it on"
     assert list(result["operating_points"]) == ["0.5", "youden", "sensitivity_0.8", "specificity_0.9", "kappa"]
@@ -206,6 +211,27 @@ def test_a_table_is_evaluated_on_its_own(command, tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             evaluate_here("run=x", more)
+
+
+def test_what_is_said_of_a_table_is_claimed_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr("xraylab.page.write_report", lambda directory: directory)  # which takes longer than all else
+    frame = pd.DataFrame(
+        {"id": list("abcdefgh"), "patient": list("ppqqrrss"), "group": "g", "split": ["valid"] * 4 + ["test"] * 4}
+    )
+    frame = frame.assign(p_x=np.linspace(0, 1, 8), y_x=[0.0, 1.0] * 4)
+    write_table(frame, tmp_path / "t.csv")
+    for number, (words, valid, test) in enumerate(
+        [((), True, None), (("selected_on=null",), False, False), (("selected_on=[test]",), False, True)]
+    ):
+        evaluate_here(f"table={tmp_path / 't.csv'}", "bootstrap=0", f"output={tmp_path / str(number)}", *words)
+        splits = json.loads((tmp_path / str(number) / "evaluation.json").read_text())["splits"]
+        assert (splits["valid"]["selected_on"], splits["test"]["selected_on"]) == (valid, test)
+    write_table(frame.assign(patient=list("ppqqrrsp")), tmp_path / "t.csv")
+    with pytest.raises(UserError, match=r"t\.csv: 1 patients are in more than one split: p\. Results would be too good"):
+        evaluate_here(f"table={tmp_path / 't.csv'}", "bootstrap=0", f"output={tmp_path / 'shared'}")
+    assert not (tmp_path / "shared").exists()
+    write_table(frame.assign(patient=["", *"pqqrrs", ""]), tmp_path / "t.csv")
+    evaluate_here(f"table={tmp_path / 't.csv'}", "bootstrap=0", f"output={tmp_path / 'blank'}")
 
 
 def test_a_synthetic_table_stays_synthetic(tmp_path):

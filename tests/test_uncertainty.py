@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+import mpmath
 import numpy as np
 import pandas as pd
 import pytest
@@ -235,6 +236,38 @@ def test_asymmetric_loss_is_its_formula_and_without_asymmetry_cross_entropy():
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), LOGITS.clone().requires_grad_())
     _, gradient = with_gradient(made(Asymmetric, gamma_neg=0.5), torch.zeros(2, 3).double(), torch.full((2, 3), -9.0).double())
     assert not gradient.any()  # below the margin, and not NaN
+
+
+EXPONENTS = (0.0, 0.25, 0.5, 1.0, 2.0)
+EXTREME = [s * x for s in (-1, 1) for x in (0.1, 1, 5, 10, 16, 17, 20, 50, 88, 90, 103, 104, 120, 300, 1e3, 1e4)]
+
+
+def exact(x, exponent, margin, positive):
+    """The loss of a label and its derivative by the logit, from their formulas with 80 digits."""
+    with mpmath.workdps(80):
+        x = mpmath.mpf(x)
+        p, q = 1 / (1 + mpmath.exp(-x)), 1 / (1 + mpmath.exp(x))
+        base, rest, rising = (q, p, -1) if positive else (p - margin, q + margin, 1)
+        if base <= 0:
+            return 0.0, 0.0
+        log = mpmath.log(rest) if rest < 0.5 else mpmath.log1p(-base)
+        slope = exponent * base ** (exponent - 1) * -log + base**exponent / rest
+        return float(base**exponent * -log), float(rising * slope * p * q)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("margin", [None, 0.0, 1e-9, 1e-3, 0.05])
+def test_focal_and_asymmetric_losses_have_right_gradients_at_any_logit_and_exponent(dtype, margin):
+    near = 1e-9 if dtype == torch.float64 else 1e-4 if dtype == torch.float32 else 1e-2
+    for exponent in EXPONENTS:
+        loss = Focal(gamma=exponent) if margin is None else Asymmetric(gamma_pos=exponent, gamma_neg=exponent, margin=margin)
+        x = torch.tensor([0.0, *EXTREME], dtype=dtype, requires_grad=True)
+        for values, positive in zip(loss.curves(x), (True, False), strict=True):
+            (slopes,) = torch.autograd.grad(values.sum(), x)
+            assert torch.isfinite(torch.cat([values, slopes.to(values.dtype)])).all(), (exponent, positive)
+            expected = np.array([exact(v, exponent, margin or 0.0, positive) for v in x.tolist()]).T
+            for found, right in zip((values, slopes), expected, strict=True):
+                np.testing.assert_allclose(found.detach().double(), right, rtol=near, atol=near / 10)
 
 
 def test_valid_loss_is_cross_entropy_of_certain_labels_under_every_policy():

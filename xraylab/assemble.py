@@ -252,8 +252,9 @@ def split_table(reader: Reader, path: Path, settings: Settings, held_back: float
         UserError: files or rows are wrong, or the splits cannot be made.
     """
     seed = settings.seed if settings.split_seed is None else settings.split_seed
-    table = assign_splits(read(reader, path), settings.selection, settings.fold, settings.valid_fraction, seed)
-    return hold_back(table, held_back, ADAPT, seed) if held_back else table
+    how = (settings.selection, settings.fold, settings.valid_fraction, seed, settings.split_version)
+    table = assign_splits(read(reader, path), *how)
+    return hold_back(table, held_back, ADAPT, seed, settings.split_version) if held_back else table
 
 
 def _slices(table: StudyTable) -> dict[str, bool]:

@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 
 from xraylab.combination import IN_SAMPLE, Combination
 from xraylab.data.table import SYNTHETIC
+from xraylab.evaluation import choices, in_sample
 from xraylab.metrics import COUNTS, number
-from xraylab.operating import threshold_text
+from xraylab.operating import threshold_text, trivial
 from xraylab.run import read_config, write_text
 
 CARD = "MODEL_CARD.md"
@@ -88,9 +89,14 @@ def limits(evaluation: Mapping[str, Any]) -> list[str]:
             found.append(f"{split}: choices were made on these studies, so its results are too good.")
         if result["patients"] is None:
             found.append(f"{split}: patients are not known, so one may be in two splits; intervals are over studies.")
-    if evaluation.get("combination", {}).get("in_sample"):
+        if result["selected_on"] is None:
+            found.append(f"{split}: it is not known whether choices were made on these studies, or models trained on them.")
+    if in_sample(evaluation):
         found.append(f"The combination was {IN_SAMPLE}.")
-    if all(r["selected_on"] for r in splits.values()):
+    held = [r["selected_on"] for r in splits.values()]
+    if False not in held and None in held:
+        found.append("No split is known to be held out from all choices: how well the model does on new studies is not known.")
+    elif False not in held:
         found.append("No split is held out from all choices: how well the model does on new studies is not known.")
     if evaluation.get("selection", UNKNOWN) == UNKNOWN:
         found.append("Of which data the studies are, and how well the model does elsewhere, is not known.")
@@ -164,8 +170,8 @@ def data_rows(evaluation: Mapping[str, Any]) -> tuple[list[list[Any]], list[list
         rows.append(["train", train["n"], "not known" if train["patients"] is None else train["patients"], "trained on"])
         counts += [["train", label, *(of[k] for k in COUNTS)] for label, of in train.get("labels", {}).items()]
     for split, r in evaluation["splits"].items():
-        use = "choices were made on it" if r["selected_on"] else "held out from all choices"
-        rows.append([split, r["n"], "not known" if r["patients"] is None else r["patients"], use])
+        patients = "not known" if r["patients"] is None else r["patients"]
+        rows.append([split, r["n"], patients, choices(r["selected_on"])])
         counts += [[split, la, *(m[c]["value"] for c in COUNTS)] for la, m in r["labels"].items()]
     return rows, counts
 
@@ -210,7 +216,7 @@ def _results(evaluation: Mapping[str, Any]) -> str:
             rows.append(["macro", r["macro"]["auroc"]["n"], *(number(r["macro"][k]) for k in shown)])
         b = r["bootstrap"]
         how = f"95% intervals by {b['resamples']} bootstrap resamples over {b['over']}" if b["resamples"] else "no intervals"
-        note = f"{split}, by {r['unit']}, threshold {r['threshold']}; {how}:"
+        note = f"{split}, by {r['unit']}; {choices(r['selected_on'])}; called positive at or above (>=) {r['threshold']}; {how}:"
         parts.append(f"{note}\n\n{_table(['finding', 'n', *(k.replace('_', ' ') for k in shown)], rows)}")
         if "exclusive" in r:
             parts.append(f"{exclusive_note(r)}.")
@@ -238,7 +244,9 @@ def _operating(evaluation: Mapping[str, Any]) -> str:
     chosen = {str(p["chosen_on"]) for p in points.values() if p["chosen_on"]}
     where = f"chosen on {', '.join(sorted(chosen))}" if chosen else "not chosen"
     note = " On the studies that chose them, the numbers of chosen thresholds are too good." if split in chosen else ""
-    return f"{split}, thresholds {where}. {rules}.{note}\n\n{_table(['finding', 'point', 'threshold', *shown, 'n'], rows)}"
+    note += "".join(f" Trivial: {line}." for line in trivial(result))
+    said = f"{split}, called positive at or above (>=) the threshold; thresholds {where}"
+    return f"{said}. {rules}.{note}\n\n{_table(['finding', 'point', 'threshold', *shown, 'n'], rows)}"
 
 
 def _calibration(evaluation: Mapping[str, Any]) -> str:

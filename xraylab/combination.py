@@ -138,10 +138,14 @@ def stack_of(
     return Combination("stack", tuple(names), fit_on=fit_on, folds=folds, labels=labels, out_of_fold=kept)
 
 
-def write_combination(directory: Path, combination: Combination, members: Sequence[Path]) -> None:
-    """Write ``combination.json``; the members' paths are relative to its directory."""
+def write_combination(directory: Path, combination: Combination, members: Sequence[Path], data: str) -> None:
+    """Write ``combination.json``; the members' paths are relative to its directory.
+
+    Args:
+        data: what their studies are of.
+    """
     paths = [Path(os.path.relpath(m.absolute(), directory.absolute())).as_posix() for m in members]
-    write_json(directory / "combination.json", {**combination.record(), "paths": paths})
+    write_json(directory / "combination.json", {"data": data, **combination.record(), "paths": paths})
 
 
 def read_combination(directory: Path) -> tuple[Combination, list[Path]] | None:

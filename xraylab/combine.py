@@ -72,8 +72,10 @@ def combine(
     Raises:
         UserError: the members differ in their data, scoring, studies, labels, patients or splits, or lack what is needed.
     """
+    import pandas as pd
+
     from xraylab.combination import Combination, stack_of, write_combination
-    from xraylab.data.table import SYNTHETIC
+    from xraylab.data.table import SYNTHETIC, require_apart
     from xraylab.joining import require_one_split
     from xraylab.results import evaluate_tables
 
@@ -83,6 +85,8 @@ def combine(
     data = _data(members)
     by_study = {m.name: {f[:-4]: t for f, t in m.tables.items() if not f.endswith("_images.csv")} for m in members}
     require_one_split(by_study)
+    of_split = [(f[:-4].removesuffix("_images"), t["patient"]) for m in members for f, t in m.tables.items()]
+    require_apart(pd.concat([pd.DataFrame({"patient": patient, "split": split}) for split, patient in of_split]))
     files = _files(members, [*SPLITS] if splits is None else [*splits], splits is not None)
     how = _like(members, {f.removesuffix(".csv").removesuffix("_images") for f in files}, bootstrap, seed)
     seed = next(iter(how.values()))["bootstrap"]["seed"]
@@ -107,7 +111,7 @@ def combine(
             left_out[file] = str(error)
     for line in combination.said():
         (log.warning if combination.in_sample else log.info)("%s.", line)
-    write_combination(directory, combination, [m.path for m in members])
+    write_combination(directory, combination, [m.path for m in members], data)
     return {
         "data": data,
         "selection": next((m.evaluation["selection"] for m in runs), "not known"),
@@ -220,6 +224,7 @@ def _other_splits(files: Sequence[str]) -> str:
 
 def _like(members: Sequence[Member], splits: set[str], bootstrap: int | None, seed: int | None) -> dict[str, dict[str, Any]]:
     """How each split is evaluated, see :func:`xraylab.results.evaluate_tables`."""
+    from xraylab.evaluation import all_selected_on
     from xraylab.tables import SELECTED_ON
 
     out: dict[str, dict[str, Any]] = {}
@@ -227,7 +232,8 @@ def _like(members: Sequence[Member], splits: set[str], bootstrap: int | None, se
         found = [r for m in members if (r := m.evaluation.get("splits", {}).get(split)) is not None]
         b = found[0]["bootstrap"] if found else {"resamples": 1000, "seed": 0}
         chosen = {"resamples": b["resamples"] if bootstrap is None else bootstrap, "seed": b["seed"] if seed is None else seed}
-        out[split] = {"selected_on": split in SELECTED_ON or any(r["selected_on"] for r in found), "bootstrap": chosen}
+        told = [*(r["selected_on"] for r in found), *[None] * (len(found) < len(members)), *[True] * (split in SELECTED_ON)]
+        out[split] = {"selected_on": all_selected_on(told), "bootstrap": chosen}
         if any("exclusive" in r for r in found):
             out[split]["exclusive"] = True
     return out

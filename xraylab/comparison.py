@@ -26,7 +26,9 @@ DIFFERENCE = "auroc_minus_reference"  # of the macro, paired
 WIDTH = 130  # of the printed table
 NAMED = 60  # characters of a run's words there
 BOUNDS = ("value", "low", "high")
-COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n", "measured"]
+COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n"]
+COLUMNS += ["selected_on", "in_sample", "measured"]
+SAID = {True: "true", False: "false", None: "not known"}
 
 
 class Comparison(Callback):
@@ -87,6 +89,11 @@ def _record_ensembles(folder: Path, ensembles: Mapping[str, Mapping[str, Any]]) 
             record_made(directory, evaluation, {"ensemble": dict(options)}, made[1], "ensemble")
 
 
+def _either(*said: str) -> str:
+    """What holds of two results together, in the words of ``SAID``."""
+    return next(word for word in (SAID[True], SAID[None], SAID[False]) if word in said)
+
+
 def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """``note`` and ``rows`` of published numbers, checked; empty where none are given."""
     if not given:
@@ -103,6 +110,8 @@ def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def text_table(folder: Path) -> str:
     """The runs and ensembles of a comparison by study, on the test split if there is one, in a few lines of text."""
+    from xraylab.evaluation import all_selected_on, choices
+
     published = (
         check_published(json.loads((folder / GIVEN).read_text(encoding="utf-8"))["published"])
         if (folder / GIVEN).is_file()
@@ -118,7 +127,10 @@ def text_table(folder: Path) -> str:
     typed = [set(o.split(" ")) for o in jobs.values() if " of " not in f" {o}"]
     shared = set.intersection(*typed) if len(typed) > 1 else set()
     found = {(r["job"], r["metric"]): r for r in rows}
-    lines = [f"{split}, by {unit}, n {', '.join(dict.fromkeys(r['n'] for r in rows))}; 95% intervals in report.html"]
+    chosen = all_selected_on({word: key for key, word in SAID.items()}[r["selected_on"]] for r in rows)
+    of_data = "".join(f"{data}: " for data in dict.fromkeys(r["data"] for r in rows if r.get("data")))
+    ns = ", ".join(dict.fromkeys(r["n"] for r in rows))
+    lines = [f"{of_data}{split}, by {unit}, n {ns}; {choices(chosen)}; 95% intervals in report.html"]
     of = csv.DictReader((folder / "differences.csv").open(encoding="utf-8")) if (folder / "differences.csv").is_file() else []
     references = {r["job"]: r["reference"] for r in of if r["split"] == split}
     if len(set(references.values())) == 1:
@@ -131,7 +143,8 @@ def text_table(folder: Path) -> str:
         if difference is not None and difference["low"]:
             other = f"  minus {references[job]}" if len(set(references.values())) > 1 else "  difference"
             numbers += other + " {:+.3f} ({:+.3f} to {:+.3f})".format(*(float(difference[k]) for k in BOUNDS))
-        lines.append(f"  {numbers}  {job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}")
+        mark = "  (fitted in sample)" * (found[job, "auroc"]["in_sample"] == SAID[True])
+        lines.append(f"  {numbers}  {job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}{mark}")
     if lacking := [job for job in others if job not in jobs]:
         lines.append(f"  without {split} by {unit}, so in report.html only: {listed(lacking)}")
     same = not references or (len(set(references.values())) == 1 and set(jobs) == {*references, *references.values()})
@@ -192,6 +205,7 @@ def write_comparison(
         ended, reference: as of :func:`write_results`.
     """
     from xraylab.build import plain
+    from xraylab.data.table import SYNTHETIC
     from xraylab.ensemble import Ensemble, write_ensemble
     from xraylab.page import write_report
 
@@ -215,7 +229,8 @@ def write_comparison(
             if ended and made[1]["splits"]:
                 write_report(folder / "ensembles" / name)
     waiting += not_comparable(folder)
-    write_json(folder / GIVEN, {"ensembles": plain(ensembles or {}), "published": plain(published or {})})
+    data = SYNTHETIC if any(r.evaluation["data"] == SYNTHETIC for r in results) else results[0].evaluation["data"]
+    write_json(folder / GIVEN, {"data": data, "ensembles": plain(ensembles or {}), "published": plain(published or {})})
     title = (folder.absolute().parents[1].name, folder.name)
     write_results(folder, title, results, waiting, check_published(published), ended, reference)
 
@@ -270,7 +285,7 @@ def write_results(
         reference: the result with which others are compared; None: in each split the run of highest macro AUROC.
     """
     from xraylab.data.table import SYNTHETIC
-    from xraylab.evaluation import by_unit
+    from xraylab.evaluation import by_unit, in_sample
     from xraylab.paired import differences
 
     synthetic = any(r.evaluation["data"] == SYNTHETIC for r in results)
@@ -278,6 +293,11 @@ def write_results(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     mark = [SYNTHETIC] if synthetic else []
+    known = {
+        (r.job, split): (SAID[result["selected_on"]], SAID[in_sample(r.evaluation)])
+        for r in results
+        for split, result in r.evaluation["splits"].items()
+    }
     writer.writerow([*COLUMNS, *(["data"] if synthetic else [])])
     for job, overrides, evaluation, directory in results:
         for split, result in by_unit(evaluation):
@@ -287,10 +307,16 @@ def write_results(
                 on = of_run(directory, f"{split}/{label}/auroc") if result["unit"] == "study" else None
                 for metric, m in metrics.items():
                     cells = ["" if m[k] is None else m[k] for k in ("value", "low", "high", "n")]
-                    writer.writerow([job, overrides, split, result["unit"], label, metric, *cells, on or "", *mark])
+                    cells += [*known[job, split], on or "", *mark]
+                    writer.writerow([job, overrides, split, result["unit"], label, metric, *cells])
     write_text(folder / "comparison.csv", text.getvalue())
     tables = [
-        differences(found, at).assign(job=job, reference=p.reference, split=s)
+        differences(found, at).assign(
+            job=job,
+            reference=p.reference,
+            split=s,
+            **{k: _either(known[job, s][i], known[p.reference, s][i]) for i, k in enumerate(("selected_on", "in_sample"))},
+        )
         for (job, s), p in pairs.items()
         for at, found in p.at()
     ]

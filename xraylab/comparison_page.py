@@ -29,7 +29,7 @@ def page(
         published: AUROCs to show beside, see :class:`xraylab.comparison.Comparison`.
         pairs: differences by job and split.
     """
-    from xraylab.evaluation import by_unit
+    from xraylab.evaluation import all_selected_on, by_unit, choices
     from xraylab.page import STYLE
 
     jobs = [r for r in results if "members" not in r.evaluation]
@@ -49,8 +49,7 @@ def page(
     shown = "test" if any("test" in r.evaluation["splits"] for r in results) else "valid"
     for split, unit in dict.fromkeys((s, x["unit"]) for r in results for s, x in by_unit(r.evaluation)):
         of = [(r, x) for r in results for s, x in by_unit(r.evaluation) if (s, x["unit"]) == (split, unit)]
-        chosen = any(x["selected_on"] for _, x in of)
-        note = "choices were made on these studies" if chosen else "held out from all choices"
+        note = choices(all_selected_on(x["selected_on"] for _, x in of))
         parts.append(f"<h2>{split}, by {unit} <small>{note}; 95% intervals</small></h2>")
         references = {job: pair.reference for (job, s), pair in pairs.items() if s == split}
         same = not ended or (len(set(references.values())) == 1 and all(r.job in references for r, _ in of))

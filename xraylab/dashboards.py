@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from xraylab.comparable import said_of
 from xraylab.data.table import SYNTHETIC
-from xraylab.evaluation import THRESHOLD, by_unit
+from xraylab.evaluation import THRESHOLD, by_unit, in_sample
 from xraylab.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def group_of(directory: Path) -> str | None:
 def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], directory: Path) -> None:
     """Send what a run ends with to its loggers: the metrics by study of the checkpoint that was evaluated, curves, pictures.
 
-    ``test/<label>/<metric>`` and ``test/macro/<metric>``; those of valid, which also have a history, as ``best/valid/...``;
+    ``test/<label>/<metric>`` and ``test/macro/<metric>``, with ``test/n``, and 0 or 1 as ``test/selected_on`` (none where it is
+    not known), ``in_sample`` and ``synthetic``; those of valid, which also have a history, as ``best/valid/...``;
     pictures as ``test/roc``, ``test/pr``, ``test/confusion``, ``test/calibration`` and, by image, ``test/roc_images``; the
     cases, most confident mistakes first, as ``test/cases``: to W&B a table, to others one picture. To W&B also the best value of
     every metric of the history, the checkpoint and the tables; of a job of a sweep, as ``not_comparable``, with which jobs before
@@ -72,6 +73,11 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
         for metric in METRICS
         if result["unit"] == "study" and values[metric]["value"] is not None
     }
+    for split, result in evaluation["splits"].items():  # what the numbers are of
+        about_split = {"n": result["n"], "selected_on": result["selected_on"]}
+        metrics |= {f"{'best/' * (split == 'valid')}{split}/{k}": int(v) for k, v in about_split.items() if v is not None}
+    metrics["in_sample"] = int(in_sample(evaluation))
+    metrics["synthetic"] = int(evaluation["data"] == SYNTHETIC)
     figures = [p for split in evaluation["splits"] for p in sorted((directory / "figures").glob(f"{split}_*.png"))]
     pictures = {path.stem.replace("_", "/", 1): path for path in figures}
     cases = ranked_cases(directory)

@@ -105,7 +105,8 @@ def job(cfg: DictConfig) -> None:
     settings = settings_beside(cfg, *own)
     log.info("reading %s", path)
     seed = settings.seed if settings.split_seed is None else settings.split_seed
-    table = assign_splits(read(reader, path), settings.selection, settings.fold, settings.valid_fraction, seed)
+    how_split = (settings.selection, settings.fold, settings.valid_fraction, seed, settings.split_version)
+    table = assign_splits(read(reader, path), *how_split)
     found = describe(table, cfg.sizes_of, cfg.pictures, settings.seed, reader.on_error == "skip")
     chosen = {"fold": settings.fold} if settings.fold else {"valid_fraction": settings.valid_fraction}
     how = {"selection": settings.selection, **chosen, "seed": seed}

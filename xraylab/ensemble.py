@@ -159,7 +159,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
         **({"members_of_studies": members_of} if ensemble.union else {}),
         "splits": evaluate_tables(tables, directory, first["splits"], first["data"] == SYNTHETIC, scored, rules),
     }
-    write_combination(directory, combination, members)
+    write_combination(directory, combination, members, first["data"])
     write_records(
         directory,
         evaluation,

@@ -109,7 +109,7 @@ def job(cfg: DictConfig) -> None:
 
 def evaluate_table(cfg: DictConfig) -> None:
     """Evaluate a prediction table, and leave a run directory without a model."""
-    from xraylab.data.table import SYNTHETIC
+    from xraylab.data.table import SYNTHETIC, require_apart
     from xraylab.operating import Rules
     from xraylab.page import closing_table, write_report
     from xraylab.readers import read_readings
@@ -134,6 +134,7 @@ def evaluate_table(cfg: DictConfig) -> None:
     if not isinstance(resamples, int) or resamples < 0:
         raise UserError(f"bootstrap={resamples}: it is a whole number from 0 on.")
     table = read_table(given, dict(cfg.columns))
+    require_apart(table, f"{given}: ")
     synthetic = "data" in table
     end = "_images.csv" if "image" in table else ".csv"
     tables = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}
@@ -147,7 +148,9 @@ def evaluate_table(cfg: DictConfig) -> None:
     if readers is not None:
         read_readings(readers, labels_of(table), dict(zip(table["id"], table["split"], strict=True)))
     bootstrap = {"resamples": resamples, "seed": 0}
-    like = {split: {"selected_on": split in selected_on, "bootstrap": bootstrap} for split in splits}
+    # what the user did not say of a table, nobody knows
+    said = selected_on != list(SELECTED_ON) or any(word.startswith("selected_on=") for word in _words())
+    like = {s: {"selected_on": s in selected_on or (False if said else None), "bootstrap": bootstrap} for s in splits}
     directory = Path(new_run_dir("table")) if cfg.output is None else new_folder(cfg.output)
     evaluation = {
         "data": SYNTHETIC if synthetic else given.name,

@@ -7,7 +7,7 @@ studies are ranked. One by image has a further key, ``image``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -91,14 +91,14 @@ def ties(table: pd.DataFrame, label: str, truth: np.ndarray, auroc: float | None
 
 
 def evaluate_split(
-    table: pd.DataFrame, selected_on: bool, resamples: int = 1000, seed: int = 0, exclusive: bool = False,
+    table: pd.DataFrame, selected_on: bool | None, resamples: int = 1000, seed: int = 0, exclusive: bool = False,
     blank: str = "ignore", uncertain: str = "ignore",
 ) -> dict[str, Any]:  # fmt: skip
     """Every metric of one split, by label, as the mean over labels, and by group.
 
     Args:
         table: a prediction table, by study or by image; either is resampled by patient, or study.
-        selected_on: whether choices were made on these studies.
+        selected_on: whether choices were made on these studies; None: not known.
         resamples: bootstrap resamples behind each interval, over patients; a study whose patient is not known is one of its own.
         exclusive: exactly one label of a study is true; adds the accuracy and kappa of the likeliest label.
         blank, uncertain: what such labels count as, see :func:`scored_labels`; the counts of labels are raw.
@@ -136,6 +136,24 @@ def evaluate_split(
     if exclusive:
         out["exclusive"] = _exclusive(table, draws)
     return out
+
+
+def all_selected_on(known: Iterable[bool | None]) -> bool | None:
+    """Whether choices were made on studies of which several say it: on those of any; None: not known."""
+    said = set(known)
+    return True if True in said else None if None in said else False
+
+
+def choices(selected_on: bool | None) -> str:
+    """Whether choices were made on studies, in words."""
+    if selected_on is None:
+        return "not known whether choices were made on these studies"
+    return "choices were made on these studies" if selected_on else "held out from all choices"
+
+
+def in_sample(evaluation: Mapping[str, Any]) -> bool:
+    """Whether what an ``evaluation.json`` is of was fitted on predictions of studies that its members were trained on."""
+    return bool(evaluation.get("combination", {}).get("in_sample"))
 
 
 def by_unit(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from xraylab.comparable import deciding, of_objective, reason
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.metrics import METRICS
@@ -246,6 +248,9 @@ def resumed_words(words: Sequence[str]) -> list[str]:
             )
     keys = {w.partition("=")[0].lstrip("+") for w in typed}
     kept = [w for w in journal.words if w.partition("=")[0].lstrip("+") not in keys]
+    begun = folder / "multirun.yaml"
+    if begun.is_file() and not any(w.startswith("split_version=") for w in kept):  # its jobs share their splits
+        kept.append(f"split_version={OmegaConf.to_container(OmegaConf.load(begun)).get('split_version', 1)}")  # type: ignore[union-attr]
     return [*kept, *typed, word("hydra.sweep.dir", folder), word("sweep.resume", folder)]
 
 

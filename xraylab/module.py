@@ -430,7 +430,8 @@ def require_splits(digest: str, checkpoint: Path, called: str = "") -> None:
     if read_checkpoint(checkpoint)["xraylab"]["splits"] != digest:
         raise UserError(
             f"{called or checkpoint}: the data has other studies, or other splits, than when it was trained, so what is scored "
-            "could have been trained on. Give the data and the splits of then, with the same files missing, or train anew."
+            "could have been trained on. Give the data and the splits of then, with the same files missing (split_version=1 "
+            "splits as runs of before that key), or train anew."
         )
 
 

@@ -102,18 +102,20 @@ def choose(
         z: (N,), the logits; None: not known.
 
     Returns:
-        Value null with a reason where there is one class only; a note where logits tell studies apart whose probabilities are
-        one number, 1 as a rule, and the rule would cut between them.
+        Value null with a reason where there is one class only; a value with a reason where it calls everybody positive, or
+        nobody, as nothing else does what the rule asks for; a note where logits tell studies apart whose probabilities are one
+        number, 1 as a rule, and the rule would cut between them.
     """
     missing = undefined("auroc", truth)
     if missing:
         return {name: {"value": None, "reason": f"{missing} in validation"} for name in rules.names}
     out: dict[str, dict[str, Any]] = {}
     finer = _best(truth, z, rules) if z is not None and len(np.unique(z)) > len(np.unique(probability)) else {}
-    for name, (value, tp, fp) in _best(truth, probability, rules).items():
-        out[name] = {"value": value, "reason": None}
-        if name in finer and finer[name][1:] != (tp, fp):
-            _, right, wrong = finer[name]
+    for name, (value, tp, fp, reason) in _best(truth, probability, rules).items():
+        out[name] = {"value": value, "reason": reason}
+        if name in finer and finer[name][1:3] != (tp, fp):
+            _, right, wrong, reason = finer[name]
+            out[name] = {"value": value, "reason": reason}
             out[name]["note"] = (
                 f"no probability lies between studies that logits tell apart: it calls {tp} positives and {fp} negatives of "
                 f"validation positive, where a cut by logits would call {right} and {wrong}"
@@ -121,8 +123,8 @@ def choose(
     return out
 
 
-def _best(truth: np.ndarray, score: np.ndarray, rules: Rules) -> dict[str, tuple[float, int, int]]:
-    """The threshold of each rule, and the positives and negatives that it calls positive."""
+def _best(truth: np.ndarray, score: np.ndarray, rules: Rules) -> dict[str, tuple[float, int, int, str | None]]:
+    """The threshold of each rule, the positives and negatives that it calls positive, and why it is trivial, if it is."""
     threshold, tp, fp = candidates(truth, score)
     positives, negatives = tp[-1], fp[-1]
     found = rates(tp, fp, positives, negatives)
@@ -138,7 +140,20 @@ def _best(truth: np.ndarray, score: np.ndarray, rules: Rules) -> dict[str, tuple
         else:
             least = int(np.flatnonzero(specificity >= (rules.specificity or 0.0) - 1e-12)[-1])
             best[name] = int(np.argmax(tp == tp[least]))  # as sensitive, and no positive less specific
-    return {name: (float(threshold[k]), int(tp[k]), int(fp[k])) for name, k in best.items()}
+    calls = {0: "no", len(threshold) - 1: "every"}
+    why = {k: f"only calling {word} study positive does that in validation" for k, word in calls.items()}
+    return {name: (float(threshold[k]), int(tp[k]), int(fp[k]), why.get(k)) for name, k in best.items()}
+
+
+def trivial(evaluated: Mapping[str, Any]) -> list[str]:
+    """The points of a split's result that call every study of validation positive, or none, in words without a full stop."""
+    points = evaluated.get("operating_points", {})
+    found = [(name, point["rule"], label, of) for name, point in points.items() for label, of in point["labels"].items()]
+    return [
+        f"{name} of {label} ({rule}): {of['reason']}"
+        for name, rule, label, of in found
+        if of["threshold"] is not None and of["reason"]
+    ]
 
 
 def at_threshold(
@@ -172,7 +187,7 @@ def at_threshold(
     tp, fp, p, n = (int(v) for v in counts)
     confusion = dict(zip(CELLS, (tp, fp, p - tp, n - fp), strict=True))
     note = {"note": found["note"]} if "note" in found else {}
-    return {"threshold": threshold, "reason": None, **note, "confusion": confusion, **out}
+    return {"threshold": threshold, "reason": reason, **note, "confusion": confusion, **out}
 
 
 def cells(truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:

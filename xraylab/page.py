@@ -15,10 +15,12 @@ import pandas as pd
 
 from xraylab.card import OF_LABELS, OF_SPLITS, data_rows, exclusive_note, last_split, write_card
 from xraylab.cases import cases_section, listed_section
+from xraylab.combination import IN_SAMPLE
 from xraylab.curves import KINDS, confusion, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
-from xraylab.evaluation import CERTAIN, by_unit, read_table
+from xraylab.evaluation import CERTAIN, by_unit, choices, in_sample, read_table
 from xraylab.metrics import COUNTS, METRICS, number
+from xraylab.operating import trivial
 from xraylab.run import beside, read_record, write_text
 from xraylab.sections import calibration_table, operating_table, readers_table, reliability, spaced
 
@@ -44,10 +46,11 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
     """The result in a few lines of text, and where everything lies."""
     lines = ["", f"{evaluation['data']}: {_of_what(evaluation)}"]
     lines += [f"  {line}" for line in (*scoring(evaluation), *moved(evaluation))]
+    lines += [f"  {IN_SAMPLE}"] if in_sample(evaluation) else []
     for split, result in by_unit(evaluation):
         b = result["bootstrap"]
         intervals = f"; 95% intervals by bootstrap over {b['over']}" if b["resamples"] else ""
-        note = "selected on" if result["selected_on"] else "held out"
+        note = {True: "selected on", False: "held out", None: choices(None)}[result["selected_on"]]
         lines.append(f"  {split} ({note}), by {result['unit']}: {result['n']} {units(result)}{intervals}")
         if len(result["labels"]) > 3 and result["unit"] == "image":
             lines[-1] += f": macro AUROC {number(result['macro']['auroc'])}; more in report.html"
@@ -71,7 +74,7 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
             "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
             for r in rows
         ]
-        lines += [f"    {line}" for line in (*macro_notes(result), *tie_notes(result))]
+        lines += [f"    {line}" for line in (*macro_notes(result), *trivial(result), *tie_notes(result))]
     skipped = sum(map(len, evaluation.get("skipped", {}).values()))
     if skipped:
         lines.append(f"  skipped: {skipped} faults, named in evaluation.json")
@@ -217,8 +220,7 @@ def _listed_cases(directory: Path, evaluation: dict[str, Any]) -> str:
 
 
 def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool, scored: dict[str, str]) -> list[str]:
-    b = result["bootstrap"]
-    chosen = "choices were made on these studies" if result["selected_on"] else "held out from all choices"
+    b, chosen = result["bootstrap"], choices(result["selected_on"])
     intervals = (
         f"95% intervals: {b['resamples']} bootstrap resamples over {b['over']}; none where they agree, or most are undefined"
         if b["resamples"]
@@ -227,7 +229,7 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool,
     patients = "patients not known" if result["patients"] is None else f"{result['patients']} patients"
     parts = [
         f"<h2>{split}, by {result['unit']} <small>{result['n']} {units(result)}, {patients}; {chosen}</small></h2>",
-        f"<p class=n>By {result['unit']}, threshold {result['threshold']}. {intervals}.</p>",
+        f"<p class=n>By {result['unit']}; called positive at or above (>=) {result['threshold']}. {intervals}.</p>",
         _table(result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}),
     ]
     parts += [f"<p class=n>{_e(note[0].upper() + note[1:])}.</p>" for note in macro_notes(result)]

@@ -69,6 +69,9 @@ def job(cfg: DictConfig) -> None:
             temperatures |= temperatures_of(chosen, labels)
         if isinstance(threshold, str):
             thresholds |= thresholds_of(chosen, labels, threshold)
+            for label in labels:
+                if why := chosen["labels"][label]["thresholds"][threshold]["reason"]:
+                    log.warning("threshold=%s of %s is trivial: %s.", threshold, label, why)
     started = time.monotonic()
     quiet()
     accelerator: Any = OmegaConf.to_container(cfg.accelerator)
@@ -98,7 +101,8 @@ def job(cfg: DictConfig) -> None:
         if done.images is not None:
             log.info("there is no table by image: temperatures are of studies")
     if threshold is not None:
-        log.info("called positive (1) from here on: %s", _values(thresholds, threshold_text) if thresholds else threshold)
+        cuts = _values(thresholds, threshold_text) if thresholds else threshold
+        log.info("called positive (1) from here on: %s (at or above it, >=)", cuts)
     if done.skipped:
         shown = [f"{s.file or s.id} ({s.reason}; the study is {s.study})" for s in done.skipped]
         log.warning("%d files could not be read: %s\nall of them: %s", len(shown), listed(shown), _skipped_file(output))

@@ -79,8 +79,14 @@ def _last_unfinished(parent: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def differing(config: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Top-level keys by which two composed configurations differ, beside where a run goes and whether it goes on."""
-    keys = [k for k in dict.fromkeys([*config, *other]) if k not in ("hydra", "resume")]
+    """Top-level keys by which two composed configurations differ, beside where a run goes and whether it goes on.
+
+    Args:
+        config: as composed now.
+        other: of a run, whose splits are its own where it is of before ``split_version``.
+    """
+    skipped = ["hydra", "resume", *(["split_version"] if "split_version" not in other else [])]
+    keys = [k for k in dict.fromkeys([*config, *other]) if k not in skipped]
     return [k for k in keys if config.get(k, "absent") != other.get(k, "absent")]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from xraylab.calibration import BINS
 from xraylab.metrics import number
-from xraylab.operating import CELLS, FIXED, RATES, threshold_text
+from xraylab.operating import CELLS, FIXED, RATES, threshold_text, trivial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,13 +39,14 @@ def operating_table(split: str, points: Mapping[str, Any]) -> str:
     rules = "; ".join(f"{name}: {point['rule']}" for name, point in points.items() if name != FIXED)
     chosen = {point["chosen_on"] for name, point in points.items() if name != FIXED} - {None}
     where = f"chosen on {', '.join(sorted(chosen))}" if chosen else "not chosen: there is no validation split"
-    note = f"A study is called positive at or above the threshold, {where}. {rules}."
+    note = f"A study is called positive at or above (>=) the threshold, {where}. {rules}."
     if split in chosen:
         note += " On the studies that chose them, the numbers of chosen thresholds are too good."
     none = {f"{label} ({f['reason']})" for p in points.values() for label, f in p["labels"].items() if f["threshold"] is None}
     missing = f"<p>No threshold: {html.escape('; '.join(sorted(none)))}.</p>" if none else ""
     noted = [f"{label}, {name}: {f['note']}" for name, p in points.items() for label, f in p["labels"].items() if "note" in f]
     missing += "".join(f"<p>{html.escape(line)}.</p>" for line in noted)
+    missing += "".join(f"<p><b>Trivial:</b> {html.escape(line)}.</p>" for line in trivial({"operating_points": points}))
     title = f"<h3>operating points and confusion <small>{split}</small></h3>"
     table = f"<table class=decisions><tr>{head}</tr>{''.join(rows)}</table>"
     return f"{title}<p class=n>{html.escape(note)}</p>{table}{missing}"

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.calibration import sigmoid
-from xraylab.data.table import places
+from xraylab.data.table import in_parts, patients_of
 from xraylab.errors import UserError
 from xraylab.evaluation import scored_labels
 from xraylab.joining import alike, mean_of
@@ -50,10 +50,9 @@ def fit_stack(
     same = alike(tables, names)
     first = same[0]
     labels = labels_of(first)
-    line = places(first, [f"y_{label}" for label in labels], seed)
-    if folds > (count := len(np.unique(line))):
+    if folds > (count := patients_of(first).nunique()):
         raise UserError(f"folds={folds}: a part has a patient at least, and there are {count} to fit on.")
-    fold = line % folds
+    fold = in_parts(first, [f"y_{label}" for label in labels], [1 / folds] * folds, seed)
     out = first.copy()
     logits: dict[str, np.ndarray | None] = {}
     record: dict[str, Any] = {}

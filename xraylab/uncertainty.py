@@ -277,8 +277,9 @@ class Focal(Uncertainty):
 
     def curves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of logits (B,L) if their labels are positive, and if they are negative."""
-        p, q = torch.sigmoid(x), torch.sigmoid(-x)
-        return self.sides[0] * q**self.gamma * -logsigmoid(x), self.sides[1] * p**self.gamma * -logsigmoid(-x)
+        x = _wide(x)
+        positive, negative = _focus(-x, self.gamma) * -logsigmoid(x), _focus(x, self.gamma) * -logsigmoid(-x)
+        return self.sides[0] * positive, self.sides[1] * negative
 
 
 class Asymmetric(Uncertainty):
@@ -306,13 +307,27 @@ class Asymmetric(Uncertainty):
 
     def curves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of logits (B,L) if their labels are positive, and if they are negative."""
-        positive = torch.sigmoid(-x) ** self.gamma_pos * -logsigmoid(x)
+        x = _wide(x)
+        positive = _focus(-x, self.gamma_pos) * -logsigmoid(x)
         if self.margin == 0:
-            return positive, torch.sigmoid(x) ** self.gamma_neg * -logsigmoid(-x)
-        shifted = (torch.sigmoid(x) - self.margin).clamp(min=0)
-        # the power of 0 has no gradient at exponents below 1
-        focus = torch.where(shifted > 0, shifted, 1) ** self.gamma_neg
-        return positive, torch.where(shifted > 0, focus * -torch.log1p(-shifted), 0)
+            return positive, _focus(x, self.gamma_neg) * -logsigmoid(-x)
+        shifted = torch.sigmoid(x) - self.margin
+        counts = shifted > torch.finfo(x.dtype).tiny
+        # the power of 0 has no finite gradient at exponents below 1
+        focus = torch.where(counts, shifted, 1) ** self.gamma_neg
+        # 1 - m as (1-p) + margin, which is above 0 where 1 - m is rounded to 0
+        rest = torch.where(counts, torch.sigmoid(-x) + self.margin, 1)
+        return positive, torch.where(counts, focus * -torch.log(rest), 0)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """float32 of halves, whose powers and logarithms would overflow; others as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _focus(x: Tensor, exponent: float) -> Tensor:
+    """sigmoid(x) ** exponent, at least 0; its gradient is finite where the sigmoid itself is rounded to 0."""
+    return torch.exp(exponent * logsigmoid(x))
 
 
 class SelfTrained(Uncertainty):

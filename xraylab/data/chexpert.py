@@ -18,7 +18,7 @@ import pandas as pd
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.radiographs import Problems, Radiographs, name_wrong, read_list, settled, with_lines
 from xraylab.data.reader import Published
-from xraylab.data.table import StudyTable
+from xraylab.data.table import ALL_LABELS, StudyTable
 from xraylab.errors import UserError
 
 LISTS = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("test.csv", "test_labels.csv")}
@@ -94,7 +94,7 @@ class CheXpert(Radiographs):
     def _images(self, file: Path, split: str, folders: dict[str, str], problems: Problems) -> pd.DataFrame:
         """One row an image of a list, with its study, patient, kind of view, reference and labels."""
         views = ("Frontal/Lateral", "AP/PA")
-        cells = read_list(file, ["Path", *views], problems, self.findings, optional=views if split == "test" else ())
+        cells = read_list(file, ["Path", *views], problems, self.findings, views if split == "test" else (), known=CHEXPERT)
         found = cells["path"].str.extract(IMAGE)
         good = (found["split"] == split) & ~cells["path"].str.contains("..", regex=False)
         name_wrong(cells["path"][~good], f"an image of {split}", file.name, problems)
@@ -119,7 +119,7 @@ class CheXpert(Radiographs):
                 "patient": found["patient"],
                 "view": kinds.where(found["side"] == "frontal", "lateral"),
                 "image": names,
-                **cells[list(self.findings)],
+                **cells[[*self.findings, ALL_LABELS]],
             }
         )
         return settled(images[~(twice | torn)], self.findings, file.name, problems)

@@ -33,7 +33,8 @@ from xraylab.data.sources import (
     file_fault,
     is_picture,
 )
-from xraylab.data.table import StudyTable, stop_or_skip
+from xraylab.data.stratification import written
+from xraylab.data.table import ALL_LABELS, StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
@@ -102,11 +103,12 @@ class CsvTable(OwnData):
         faults.nameless += [f"line {line}" for line in cells.index[cells["id"] == ""]]
         cells = cells[cells["id"] != ""]
         values = values.loc[cells.index]
+        every = _every_label(cells)
         self._check_values(cells, values, faults)
         rows = pd.concat([cells["id"], self._about(path, cells, faults), values], axis=1)
         _check_agreement(rows, faults)
 
-        studies = rows.drop_duplicates("id", ignore_index=True)
+        studies = rows.assign(**{ALL_LABELS: every}).drop_duplicates("id", ignore_index=True)
         studies.insert(4, "images", pd.Series(_bags(cells["id"], cells[image_column]), dtype=object))
         source = self._images(path, studies, faults)
         views = self.views and not isinstance(source, NpySource)
@@ -173,8 +175,7 @@ class CsvTable(OwnData):
             UserError: a column is none of labels.
         """
         values = pd.DataFrame({label: _numbers(cells[label]) for label in labels}, index=cells.index)
-        filled, wrong = values.notna().sum(), np.isinf(values).sum()
-        bad = [label for label in labels if wrong[label] * 2 > filled[label] or filled[label] == 0]
+        bad = [label for label in labels if not _are_labels(values[label].to_numpy())]
         if bad:
             shown = [f"{label} ({listed(map(repr, cells[label].unique()), 3)})" for label in bad]
             good = [label for label in labels if label not in bad]
@@ -363,6 +364,19 @@ def _numbers(column: pd.Series) -> np.ndarray:
         return value if value in (1, 0, -1) or np.isnan(value) else np.inf
 
     return np.array([number(text) for text in texts], np.float32)[codes]
+
+
+def _every_label(cells: pd.DataFrame) -> pd.Series:
+    """``ALL_LABELS``, of every column that holds labels, whichever are asked for and in whatever order they stand."""
+    found = {name: _numbers(cells[name]) for name in sorted(map(str, cells)) if name not in COLUMNS}
+    values = pd.DataFrame({name: of for name, of in found.items() if _are_labels(of)}, index=cells.index)
+    return written(values)
+
+
+def _are_labels(values: np.ndarray) -> bool:
+    """Whether :func:`_numbers` of a column are labels, but for a few mistakes."""
+    filled = (~np.isnan(values)).sum()
+    return bool(filled and np.isinf(values).sum() * 2 <= filled)
 
 
 def _check_agreement(rows: pd.DataFrame, faults: _Faults) -> None:

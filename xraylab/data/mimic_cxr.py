@@ -21,7 +21,7 @@ import pandas as pd
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.radiographs import Problems, Radiographs, differing, find_list, name_wrong, named, read_list, with_lines
 from xraylab.data.reader import Published, Reader
-from xraylab.data.table import StudyTable
+from xraylab.data.table import ALL_LABELS, StudyTable
 from xraylab.errors import UserError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ class MIMIC(Radiographs):
         images, place = images[place >= 0], place[place >= 0]
         for label in self.findings:
             images[label] = labels[label].to_numpy(np.float32)[place]
+        images[ALL_LABELS] = labels[ALL_LABELS].fillna("-" * len(CHEXPERT)).to_numpy(object)[place]
         return self.table(path, self.published_name, images, problems)
 
     def _images(self, splits: Path, metadata: Path, problems: Problems) -> pd.DataFrame:
@@ -175,7 +176,7 @@ class MIMIC(Radiographs):
 
     def _study_labels(self, file: Path, columns: list[str], problems: Problems) -> pd.DataFrame:
         """Labels by the id of the study, as :func:`read_list` gives them; studies that are there twice are left out."""
-        rows = read_list(file, ["study_id", *columns], problems, self.findings)
+        rows = read_list(file, ["study_id", *columns], problems, self.findings, known=CHEXPERT)
         good = rows["study_id"].str.fullmatch(r"\d+").astype(bool)
         name_wrong(rows["study_id"][~good], "of a study", file.name, problems)
         rows = rows[good]
@@ -186,8 +187,7 @@ class MIMIC(Radiographs):
 
     def _right(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The labels of rows that hold nothing else."""
-        labels = rows[list(self.findings)]
-        return labels[~np.isinf(labels.to_numpy()).any(1)]
+        return rows.loc[~np.isinf(rows[list(self.findings)].to_numpy()).any(1), [*self.findings, ALL_LABELS]]
 
     def _radiologists_only(
         self, images: pd.DataFrame, labels: pd.DataFrame, theirs: pd.DataFrame

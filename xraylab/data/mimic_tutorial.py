@@ -26,7 +26,8 @@ from xraylab.data.folder import heldout_split
 from xraylab.data.radiographs import file_faults
 from xraylab.data.reader import Reader, is_synthetic
 from xraylab.data.sources import FileSource, ImageSource, check_bits
-from xraylab.data.table import StudyTable, stop_or_skip
+from xraylab.data.stratification import written
+from xraylab.data.table import ALL_LABELS, StudyTable, stop_or_skip
 from xraylab.data.tfrecords import SHARD, Records, TFRecordSource, index_shards, unpacked
 from xraylab.errors import UserError, did_you_mean, listed
 
@@ -98,6 +99,8 @@ class MimicTutorial(Reader):
         published = heldout_split({part.split for part in parts}, f"{path}: there is no split beside train")
         sizes = [len(records.names) for records in found]
         codes = np.array([codes for records in found for codes in records.codes], np.int64).reshape(-1, len(self.labels))
+        other = np.array([codes for records in found for codes in records.every], np.int64).reshape(-1, len(CHEXPERT))
+        every = {ALL_LABELS: written(pd.DataFrame(VALUES[other]))}
         columns = {
             "id": names,
             "patient": "",
@@ -106,7 +109,7 @@ class MimicTutorial(Reader):
             "images": pd.Series([(image,) for records in found for image in records.images], dtype=object),
         }
         return StudyTable(
-            frame=pd.DataFrame(columns | {label: VALUES[codes[:, i]] for i, label in enumerate(self.labels)}),
+            frame=pd.DataFrame(columns | {label: VALUES[codes[:, i]] for i, label in enumerate(self.labels)} | every),
             labels=self.labels,
             source=source,
             name=self.published_name,
@@ -152,7 +155,7 @@ class MimicTutorial(Reader):
         problems["compressed shards that are damaged"] += damaged
         plain = {file: place for file, place in packed.items() if place is not None}
         whole = {file: _stem(file) for file in files if file not in damaged}
-        found = dict(zip(whole, index_shards(path, whole, JPG, self.labels, plain), strict=True))
+        found = dict(zip(whole, index_shards(path, whole, JPG, self.labels, plain, CHEXPERT), strict=True))
         records = sum(shard.parsed for shard in found.values())
         lacking: Problems = defaultdict(list)
         for shard in found.values():
@@ -268,6 +271,9 @@ def _rows(path: Path, file: str, labels: Sequence[str], problems: Problems) -> R
     texts = cells[[columns[label] for label in labels]].apply(lambda column: column.str.strip().str.removesuffix(".0"))
     wrong = ~texts.isin(["0", "1", "2", "3"])
     codes = texts.where(~wrong, "0").to_numpy(np.int64).tolist()
+    known = {label: cells[columns[label]].str.strip().str.removesuffix(".0") for label in CHEXPERT if label in columns}
+    others = pd.DataFrame(known, index=cells.index).reindex(columns=list(CHEXPERT))
+    every = others.where(others.isin(["1", "2", "3"]), "0").to_numpy(np.int64).tolist()
     records = Records()
     seen: set[str] = set()
     for i, (image, fault, bad) in enumerate(zip(images, file_faults(path, images), wrong.to_numpy().any(axis=1), strict=True)):
@@ -287,6 +293,7 @@ def _rows(path: Path, file: str, labels: Sequence[str], problems: Problems) -> R
             records.names.append(image)
             records.images.append(image)
             records.codes.append(codes[i])
+            records.every.append(every[i])
         seen.add(image)
     return records
 

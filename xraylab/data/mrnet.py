@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pandas as pd
 
 from xraylab.data.reader import Published, Reader, is_synthetic
 from xraylab.data.sources import NpySource
-from xraylab.data.table import StudyTable, stop_or_skip
+from xraylab.data.stratification import written
+from xraylab.data.table import ALL_LABELS, StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -105,6 +107,12 @@ class MRNet(Reader):
 
     def _read_split(self, path: Path, split: str, problems: dict[str, list[str]]) -> pd.DataFrame:
         labels = pd.DataFrame({t: _read_labels(path / f"{split}-{t}.csv", problems) for t in self.tasks})
+        others = [t for t in TASKS if t not in self.tasks and (path / f"{split}-{t}.csv").is_file()]
+        every = labels.copy()
+        for task in others:
+            with suppress(UserError):  # of what is not asked for, nothing is said or refused
+                every[task] = _read_labels(path / f"{split}-{task}.csv", defaultdict(list))
+        told = written(every.reindex(columns=list(TASKS)))
         for task in self.tasks:
             missing = labels.index[labels[task].isna()]
             problems[f"exams of {split} without a row in {split}-{task}.csv"] += [
@@ -134,6 +142,7 @@ class MRNet(Reader):
                 "images": [tuple(f"{split}/{plane}/{name}.npy" for plane in self.planes) for name in labels.index],
                 **parts,
                 **{task: labels[task].to_numpy(np.float32) for task in self.tasks},
+                ALL_LABELS: told[labels.index].tolist(),
             }
         )
 

@@ -19,7 +19,8 @@ from xraylab.data.findings import NIH as FINDINGS
 from xraylab.data.findings import finding
 from xraylab.data.radiographs import Problems, Radiographs, name_wrong, named, read_list, with_lines
 from xraylab.data.reader import Published
-from xraylab.data.table import StudyTable
+from xraylab.data.stratification import written
+from xraylab.data.table import ALL_LABELS, StudyTable
 from xraylab.errors import UserError
 
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
@@ -82,7 +83,7 @@ class NIH(Radiographs):
                 **values,
             }
         )
-        usable = images["split"].notna() & ~np.isinf(values.to_numpy()).any(1)
+        usable = images["split"].notna() & ~np.isinf(values[list(self.findings)].to_numpy()).any(1)
         return self.table(path, self.published_name, images[usable], problems)
 
     def _splits(self, path: Path, names: pd.Series, problems: Problems) -> pd.Series:
@@ -101,8 +102,9 @@ class NIH(Radiographs):
         return splits.where(~both)
 
     def _values(self, cells: pd.Series, names: pd.Series, name: str, problems: Problems) -> pd.DataFrame:
-        """Labels, float32, 1 or 0; infinite in rows whose cell is wrong, which are named."""
+        """Labels, float32, 1 or 0; infinite in rows whose cell is wrong, which are named; and ``ALL_LABELS``."""
         codes, texts = pd.factorize(cells)
+        every = np.zeros((len(texts), len(FINDINGS)), np.float32)
         table = np.full((len(texts), len(self.findings)), np.inf, np.float32)
         kinds = (
             "images of {} with a finding that is not known",
@@ -116,9 +118,11 @@ class NIH(Radiographs):
                 if fault:
                     where = names[codes == k]
                     problems[kind.format(name)] += [f"{image} ({text!r}, line {line})" for line, image in where.items()]
+            every[k] = [label in given for label in FINDINGS]
             if not any(faults):
                 table[k] = [label in given for label in self.findings]
-        return pd.DataFrame(table[codes], cells.index, list(self.findings))
+        values = pd.DataFrame(table[codes], cells.index, list(self.findings))
+        return values.assign(**{ALL_LABELS: written(pd.DataFrame(every)).to_numpy(object)[codes]})
 
     def published(self, table: StudyTable) -> list[Published]:
         """Images and patients, and images by split."""

@@ -25,7 +25,8 @@ import pandas as pd
 from xraylab.data.findings import VIEWS, chosen, finding, wanted_views
 from xraylab.data.reader import Reader, is_synthetic
 from xraylab.data.sources import FileSource, check_bits, file_fault
-from xraylab.data.table import StudyTable, stop_or_skip
+from xraylab.data.stratification import written
+from xraylab.data.table import ALL_LABELS, StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Radiographs(Reader):
         Args:
             path: of the dataset; references are relative to it.
             images: one row an image: id of its study, patient, split, view (one of ``KINDS``), image, and the study's labels,
-                float32, which are the same in all its rows; the index is of no matter.
+                float32, which are the same in all its rows, and ``ALL_LABELS``; the index is of no matter.
             problems: what is wrong so far; those rows are not among the images.
 
         Raises:
@@ -118,7 +119,7 @@ class Radiographs(Reader):
 
 def read_list(
     path: Path, columns: Sequence[str], problems: Problems, labels: Sequence[str] = (), optional: Sequence[str] = (),
-    ragged: bool = False,
+    ragged: bool = False, known: Sequence[str] = (),
 ) -> pd.DataFrame:  # fmt: skip
     """Some columns of a CSV with a header, which may be gzipped; rows that are wrong are named and left out.
 
@@ -129,10 +130,11 @@ def read_list(
         labels: findings to be read as labels.
         optional: those of ``columns`` that may be missing, and are then blank.
         ragged: rows may have more cells than the header, after those that are read.
+        known: all findings that the dataset has, asked for or not; where one is missing, it is blank.
 
     Returns:
         One row a row, the index its line number: columns named by :func:`xraylab.data.findings.finding`; labels float32,
-        1, 0, -1, NaN where blank, infinite where the cell is no label, which is named.
+        1, 0, -1, NaN where blank, infinite where the cell is no label, which is named; and ``ALL_LABELS``, of ``known``.
 
     Raises:
         UserError: the file cannot be read, or columns are missing or there twice.
@@ -146,8 +148,11 @@ def read_list(
         rows = csv.reader(file, strict=True)
         header = next(rows, [])
         places = _places(path, header, [*columns, *map(spelled, labels)], optional)
+        names = [_plain(name) for name in header]  # of what is not asked for, nothing is refused
+        places |= {spelled(x): names.index(_plain(x)) for x in known if x not in labels and _plain(x) in names}
         there = [c for c in columns if c in places]
-        pick, pick_labels = _picker([places[c] for c in there]), _picker([places[spelled(x)] for x in labels])
+        read = [*labels, *(x for x in known if x not in labels and spelled(x) in places)]
+        pick, pick_labels = _picker([places[c] for c in there]), _picker([places[spelled(x)] for x in read])
         width, least = len(header), 1 + max(places.values())
         for row in rows:
             if len(row) != width and (not ragged or len(row) < least):
@@ -168,7 +173,10 @@ def read_list(
     for column in set(columns) - set(there):
         frame[finding(column)] = ""
     table = np.array([[_number(cell) for cell in cells] for cells in combinations], np.float32)
-    frame[list(labels)] = table.reshape(len(combinations), len(labels))[codes]
+    values = pd.DataFrame(table.reshape(len(combinations), len(read)), columns=read)
+    frame[list(labels)] = values[list(labels)].to_numpy()[codes]
+    if known:
+        frame[ALL_LABELS] = written(values.reindex(columns=list(known))).to_numpy(object)[codes]
     cells_of = list(combinations)
     for i, k in np.argwhere(np.isinf(frame[list(labels)].to_numpy())).tolist():
         what = f"line {lines[i]} ({spelled(labels[k])} {cells_of[codes[i]][k]!r})"
@@ -320,6 +328,7 @@ def joined(images: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
             "images": pd.Series(bags, dtype=object),
             "views": pd.Series([tuple(views[a:b]) for a, b in zip(starts, ends, strict=True)], dtype=object),
             **{label: first[label].to_numpy(np.float32) for label in labels},
+            ALL_LABELS: first[ALL_LABELS].tolist(),
         }
     )
 

@@ -2,7 +2,8 @@
 
 One row is a study: ``id``, ``patient`` (empty where unknown), ``group``, ``split``, ``images`` (a tuple of references
 that the table's source reads) and one column a label: 1 positive, 0 negative, -1 uncertain, NaN not mentioned. Optional:
-``views``, a tuple of each image's view; ``parts``, a tuple of each reference's part, where a study is several volumes.
+``views``, a tuple of each image's view; ``parts``, a tuple of each reference's part, where a study is several volumes;
+``labels/all``, see :data:`ALL_LABELS`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.sources import ImageSource
+from xraylab.data.stratification import dealt, written
 from xraylab.errors import UserError, listed
 from xraylab.settings import parse_fold
 
@@ -22,6 +24,10 @@ SYNTHETIC = "synthetic sample"
 HELD_BACK = "held_back"  # a part of train that is not trained on; see :func:`hold_back`
 UNREADABLE = "images that cannot be read"  # a kind of problem
 BLANK = "pictures of one value, on which nothing can be seen"  # another
+# a column: all labels that the dataset has, whichever are asked for, so that these do not decide the split; texts of
+# :func:`xraylab.data.stratification.written`; where it is missing, the table has them all
+ALL_LABELS = "labels/all"
+SPLIT_VERSION = 2  # how a seed becomes a split: iterative stratification; 1: :func:`places`, as runs of before have it
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def stop_or_skip(problems: dict[str, list[str]], on_error: str, where: str, tota
 
 
 def assign_splits(
-    table: StudyTable, selection: str, fold: str | None, valid_fraction: float, seed: int
+    table: StudyTable, selection: str, fold: str | None, valid_fraction: float, seed: int, version: int = SPLIT_VERSION
 ) -> StudyTable:  # fmt: skip
     """The table with its ``split`` column set to train, valid or test, no patient in two of them; ``published`` as it was.
 
@@ -139,6 +145,7 @@ def assign_splits(
             split is halved into valid and test by patient.
         fold: ``k/n`` - valid is the k-th of n such parts of everything that is not test.
         valid_fraction: of train's patients, for ``holdout``.
+        version: see :data:`SPLIT_VERSION`.
 
     Raises:
         UserError: the request does not fit the published splits, a split would be empty, or patients are shared.
@@ -157,19 +164,17 @@ def assign_splits(
         if selection != "holdout":
             raise UserError(f"fold={fold} with selection={selection}: folds are parts of train. Leave selection=holdout.")
         pool = frame["split"].isin(["train", "valid"]) if three else frame["split"] == "train"
-        part = places(frame[pool], table.labels, seed) % n
+        part = in_parts(frame[pool], table.labels, [1 / n] * n, seed, version)
         frame.loc[pool, "split"] = np.where(part == k - 1, "valid", "train")
     elif selection == "official":
         frame.loc[frame["split"] == "heldout", "split"] = "valid"
     elif selection == "split_valid":
         held = frame["split"] == "heldout"
-        frame.loc[held, "split"] = np.where(places(frame[held], table.labels, seed) % 2 == 0, "valid", "test")
+        frame.loc[held, "split"] = np.where(in_parts(frame[held], table.labels, [0.5, 0.5], seed, version) == 0, "valid", "test")
     elif not three:
         train = frame["split"] == "train"
-        place = places(frame[train], table.labels, seed)
-        # every 1/fraction-th place: exact to one patient, in all and in every long enough stretch of like patients
-        chosen = np.floor((place + 1) * valid_fraction) > np.floor(place * valid_fraction)
-        frame.loc[train, "split"] = np.where(chosen, "valid", "train")
+        part = in_parts(frame[train], table.labels, [1 - valid_fraction, valid_fraction], seed, version)
+        frame.loc[train, "split"] = np.where(part == 1, "valid", "train")
     frame.loc[frame["split"] == "heldout", "split"] = "test"
 
     for split in ["train", "valid"] + ([] if selection == "official" else ["test"]):
@@ -179,31 +184,44 @@ def assign_splits(
                 f"{(frame['split'] == 'train').sum()} in train."
             )
     if table.patients_known:
-        shared = frame.groupby("patient")["split"].nunique()
-        shared = shared[shared > 1]
-        if len(shared):
-            raise UserError(
-                f"{len(shared)} patients are in more than one split: {listed(shared.index)}. "
-                "Results would be too good. Put each patient into one split."
-            )
+        require_apart(frame)
     return replace(table, frame=frame)
 
 
-def hold_back(table: StudyTable, fraction: float, most: int, seed: int) -> StudyTable:
+def require_apart(frame: pd.DataFrame, where: str = "") -> None:
+    """Refuse studies of which one patient is in several splits; those whose patient is not known are of no matter.
+
+    Args:
+        frame: columns ``patient`` and ``split``.
+        where: what is before the message, as ``t.csv: ``.
+
+    Raises:
+        UserError: there are such patients.
+    """
+    shared = frame[frame["patient"] != ""].groupby("patient")["split"].nunique()
+    shared = shared[shared > 1]
+    if len(shared):
+        raise UserError(
+            f"{where}{len(shared)} patients are in more than one split: {listed(shared.index)}. "
+            "Results would be too good. Put each patient into one split."
+        )
+
+
+def hold_back(table: StudyTable, fraction: float, most: int, seed: int, version: int = SPLIT_VERSION) -> StudyTable:
     """The table with a seeded, stratified, patient-disjoint part of its train as the split ``held_back``.
 
     Args:
         table: with its splits assigned.
         fraction: of train's patients.
         most: about so many studies at most.
+        version: see :data:`SPLIT_VERSION`.
 
     Raises:
         UserError: train has too few patients.
     """
     train = table.frame["split"] == "train"
-    place = places(table.frame[train], table.labels, seed)
     share = min(fraction, most / max(train.sum(), 1))
-    chosen = np.floor((place + 1) * share) > np.floor(place * share)
+    chosen = in_parts(table.frame[train], table.labels, [1 - share, share], seed, version) == 1
     if chosen.all() or not chosen.any():
         raise UserError(f"loss.held_back={fraction}: of {train.sum()} studies in train that leaves none on one side.")
     frame = table.frame.copy()
@@ -214,6 +232,26 @@ def hold_back(table: StudyTable, fraction: float, most: int, seed: int) -> Study
 def patients_of(frame: pd.DataFrame) -> pd.Series:
     """Whose each row is; a study whose patient is not known is a patient of its own, called as no patient is."""
     return frame["patient"].where(frame["patient"] != "", "\x1f" + frame["id"])
+
+
+def in_parts(
+    frame: pd.DataFrame, labels: Sequence[str], shares: Sequence[float], seed: int, version: int = SPLIT_VERSION
+) -> np.ndarray:  # fmt: skip
+    """A part for each row's patient, int64 (N,): seeded, stratified by labels and group; 0 to the number of shares less one.
+
+    Args:
+        labels: columns of raw labels; not looked at where the frame has :data:`ALL_LABELS`.
+        shares: of the patients, of each part: two, or several that are equal.
+        version: see :data:`SPLIT_VERSION`.
+    """
+    if version > 1:
+        raw = frame[ALL_LABELS] if ALL_LABELS in frame else written(frame[sorted(labels)])
+        return dealt(patients_of(frame), frame["group"], raw, shares, seed)
+    place = places(frame, labels, seed)
+    if len(set(shares)) == 1:
+        return place % len(shares)
+    # every 1/share-th place: exact to one patient, in all and in every long enough stretch of like patients
+    return (np.floor((place + 1) * shares[1]) > np.floor(place * shares[1])).astype(np.int64)
 
 
 def places(frame: pd.DataFrame, labels: Sequence[str], seed: int) -> np.ndarray:

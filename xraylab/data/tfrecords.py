@@ -51,6 +51,7 @@ class Records:
     names: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)  # references of a TFRecordSource
     codes: list[list[int]] = field(default_factory=list)  # labels of each
+    every: list[list[int]] = field(default_factory=list)  # those of all findings, 0 where a record has none
     parsed: int = 0  # with those in whose features something is wrong
     features: set[str] = field(default_factory=set)
     lacking: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # feature -> records
@@ -107,7 +108,9 @@ class TFRecordSource(ImageSource):
         return found[0]
 
 
-def index_shards(root: Path, shards: dict[str, str], image: str, labels: Sequence[str], plain: dict[str, Path]) -> list[Records]:
+def index_shards(
+    root: Path, shards: dict[str, str], image: str, labels: Sequence[str], plain: dict[str, Path], known: Sequence[str] = ()
+) -> list[Records]:  # fmt: skip
     """Go once through every shard, without decoding images, checking all checksums.
 
     Args:
@@ -116,6 +119,7 @@ def index_shards(root: Path, shards: dict[str, str], image: str, labels: Sequenc
         image: the feature that is the encoded image.
         labels: findings, each a feature of one int64 from 0 to 3, in any spelling.
         plain: where compressed shards lie unpacked.
+        known: all findings, asked for or not.
 
     Raises:
         UserError: a shard cannot be read.
@@ -125,7 +129,7 @@ def index_shards(root: Path, shards: dict[str, str], image: str, labels: Sequenc
     start = said = time.monotonic()
     found: list[Records] = []
     with ThreadPoolExecutor(4) as pool:  # which overlaps reading, not parsing
-        for records in pool.map(lambda shard: _index(paths[shard], shard, shards[shard], image, labels), shards):
+        for records in pool.map(lambda shard: _index(paths[shard], shard, shards[shard], image, labels, known), shards):
             found.append(records)
             now, done = time.monotonic(), sum(sizes[: len(found)])
             if now - said >= LOG_SECONDS and len(found) < len(shards):
@@ -134,7 +138,7 @@ def index_shards(root: Path, shards: dict[str, str], image: str, labels: Sequenc
     return found
 
 
-def _index(path: Path, shard: str, called: str, image: str, labels: Sequence[str]) -> Records:
+def _index(path: Path, shard: str, called: str, image: str, labels: Sequence[str], known: Sequence[str]) -> Records:
     records = Records()
     try:
         with open(path, "rb") as file:
@@ -145,7 +149,7 @@ def _index(path: Path, shard: str, called: str, image: str, labels: Sequence[str
                     records.faults[fault].append(name)
                 if data is None:
                     break
-                codes = None if fault else _codes(data, name, image, labels, records)
+                codes = None if fault else _codes(data, name, image, labels, known, records)
                 if codes is not None:
                     records.names.append(name)
                     records.images.append(f"{shard}:{number}@{place}")
@@ -157,7 +161,9 @@ def _index(path: Path, shard: str, called: str, image: str, labels: Sequence[str
     return records
 
 
-def _codes(data: bytes, name: str, image: str, labels: Sequence[str], records: Records) -> list[int] | None:
+def _codes(
+    data: bytes, name: str, image: str, labels: Sequence[str], known: Sequence[str], records: Records
+) -> list[int] | None:  # fmt: skip
     """A record's labels; None where something is wrong with it, which is then noted."""
     features = _features(data)
     if features is None:
@@ -190,7 +196,11 @@ def _codes(data: bytes, name: str, image: str, labels: Sequence[str], records: R
         records.lacking[missing].append(name)
     for kind in filter(None, faults):
         records.faults[kind].append(name)
-    return None if faults or lacking else codes
+    if faults or lacking:
+        return None
+    given = [tuple(by_finding[label].int64_list.value) if label in by_finding else () for label in known]
+    records.every.append([values[0] if len(values) == 1 and 0 <= values[0] <= 3 else 0 for values in given])
+    return codes
 
 
 def _record(file: BinaryIO) -> tuple[bytes | None, str]:
