@@ -74,7 +74,7 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
             "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
             for r in rows
         ]
-        lines += [f"    {line}" for line in (*macro_notes(result), *trivial(result))]
+        lines += [f"    {line}" for line in (*macro_notes(result), *trivial(result), *tie_notes(result))]
     skipped = sum(map(len, evaluation.get("skipped", {}).values()))
     if skipped:
         lines.append(f"  skipped: {skipped} faults, named in evaluation.json")
@@ -129,6 +129,20 @@ def macro_notes(result: dict[str, Any]) -> list[str]:
         which = "" if len(alike) == 1 else f" of {', '.join(m.replace('_', ' ') for m in metrics)}"
         out = [f"{name} ({labels[name][metrics[0]]['reason']})" for name in labels if name not in kept]
         notes.append(f"macro{which} over {len(kept)} of {len(labels)} findings" + f", without {', '.join(out)}" * bool(out))
+    return notes
+
+
+def tie_notes(result: dict[str, Any]) -> list[str]:
+    """Where studies of both classes have a probability of exactly 0 or 1, whose order is lost: what that may do to a number."""
+    notes = []
+    for label, tied in result.get("ties", {}).items():
+        found = [f"{tied[v][0]} positive and {tied[v][1]} negative {units(result)} are exactly {v}" for v in "01" if all(tied[v])]
+        low, high = tied["auroc"]
+        notes.append(
+            f"ties: probabilities of {label} of {' and '.join(found)}, and there is no logit_{label}: they rank as equal. AUROC "
+            f"{number(result['labels'][label]['auroc'])} would lie from {low:.3f} to {high:.3f} were their order known, and "
+            "average precision depends on it too"
+        )
     return notes
 
 
@@ -219,6 +233,7 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool,
         _table(result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}),
     ]
     parts += [f"<p class=n>{_e(note[0].upper() + note[1:])}.</p>" for note in macro_notes(result)]
+    parts += [f"<p>{_e(note)}.</p>" for note in tie_notes(result)]
     delong = [f"{name} {m['auroc']['delong']['low']:.3f}-{m['auroc']['delong']['high']:.3f}" for name, m in
               result["labels"].items() if m["auroc"].get("delong", {}).get("low") is not None]  # fmt: skip
     if delong:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.evaluation import THRESHOLD, clusters_of, labels_of
+from xraylab.evaluation import THRESHOLD, clusters_of, labels_of, ranked
 from xraylab.metrics import METRICS, RANKED, THRESHOLDED, Resamples, point, result, undefined
 from xraylab.operating import scored_rows
 from xraylab.statistics import delong_difference, mcnemar
@@ -40,10 +40,11 @@ def compare(
     means: dict[str, list[tuple[float, np.ndarray]]] = {metric: [] for metric in METRICS}
     scored = np.zeros(len(first), bool)
     for label in labels_of(first):
-        truth, a, rows = scored_rows(first, label, blank, uncertain)
-        b = second[f"p_{label}"].to_numpy()[rows]
+        truth, _, rows = scored_rows(first, label, blank, uncertain)
         scored[rows] = True
-        cuts = (thresholds or {}).get(label, (THRESHOLD, THRESHOLD))
+        asked = (thresholds or {}).get(label, (THRESHOLD, THRESHOLD))
+        ranks, cuts = zip(*(ranked(t, label, cut) for t, cut in zip((first, second), asked, strict=True)), strict=True)
+        a, b = (score[rows] for score in ranks)
         samples = [draws.replicates(rows, truth, p, cut) for p, cut in zip((a, b), cuts, strict=True)]
         found: dict[str, Any] = {"n": len(truth)}
         for metric in METRICS:
@@ -55,7 +56,7 @@ def compare(
             if value is not None:
                 means[metric].append((value, replicates))
         found["auroc"]["delong"] = delong_difference(truth, a, b, draws.clusters[rows])
-        found["mcnemar"] = {**mcnemar(truth, a >= cuts[0], b >= cuts[1]), "thresholds": list(cuts)}
+        found["mcnemar"] = {**mcnemar(truth, a >= cuts[0], b >= cuts[1]), "thresholds": list(asked)}
         out[label] = found
     return {"labels": out, "macro": {metric: _mean(of, int(scored.sum())) for metric, of in means.items()}}
 
