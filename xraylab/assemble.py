@@ -25,6 +25,7 @@ from xraylab.averaging import StochasticWeightAveraging
 from xraylab.build import build, find_data, plain, read
 from xraylab.callbacks import Unfreeze, early_stopping
 from xraylab.comparable import measured
+from xraylab.data.augmentation import Augmentation
 from xraylab.data.module import ADAPT, StudyDataModule, worker_count
 from xraylab.data.reader import Reader, cache_dir
 from xraylab.data.sources import of_one_value
@@ -156,6 +157,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
             log.warning("loss.w=adapted: no certain label of both classes is held back for %s: w stays.", listed(short, 20))
     if fresh and settings.image.size is None:
         require_features(backbone, *_stored_size(table))
+    if fresh and isinstance(augmentation, Augmentation):
+        sides = (settings.image.size,) * 2 if settings.image.size is not None else _stored_size(table)
+        augmentation.require_fit(*sides, table.channels)
     digest = table.split_digest()
     table, packed = with_cache(table, settings, reader.on_error)
     if settings.unit == "image" and not table.views:
