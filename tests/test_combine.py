@@ -15,16 +15,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from xraylab import combine, conf_dir, evaluate
-from xraylab.calibration import logit
+from xraylab.calibration import logit, sigmoid
 from xraylab.cases import choose_cases
-from xraylab.combination import IN_SAMPLE, read_combination
+from xraylab.combination import IN_SAMPLE, Combination, read_combination, stack_of
 from xraylab.data.table import in_parts
 from xraylab.ensemble import Ensemble, write_ensemble
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split, read_table, write_table
-from xraylab.joining import alike, own_table, union_table, vote_table
+from xraylab.evaluation import evaluate_split, prediction_table, read_table, write_table
+from xraylab.joining import alike, mean_table, own_table, union_table, vote_table
 from xraylab.page import write_report
-from xraylab.stacking import CLIP, fit_stack, stacked_table
+from xraylab.stacking import fit_stack, stacked_table
+from xraylab.tables import scores
 
 SCORED = {"blank": "ignore", "uncertain": "ignore"}
 
@@ -107,12 +108,12 @@ def test_coefficients_are_those_of_scikit_learn_and_valid_is_judged_out_of_fold(
     evaluation, directory = run_here("method=stack", "folds=4", paths=members)
     found = evaluation["combination"]["labels"]["acl"]
     valid, test = ([read_table(m / "predictions" / f"{s}.csv") for m in members] for s in ("valid", "test"))
-    x, y = logit(np.stack([t["p_acl"] for t in valid], 1), CLIP), valid[0]["y_acl"].to_numpy()
+    x, y = logit(np.stack([t["p_acl"] for t in valid], 1)), valid[0]["y_acl"].to_numpy()
     whole = LogisticRegression(tol=1e-8).fit(x, y)
     assert list(found["coefficients"].values()) == pytest.approx(whole.coef_[0].tolist(), rel=1e-5)
     assert found["intercept"] == pytest.approx(whole.intercept_[0], rel=1e-5)
     assert (found["n"], found["positives"]) == (200, int(y.sum()))
-    on_test = whole.predict_proba(logit(np.stack([t["p_acl"] for t in test], 1), CLIP))[:, 1]
+    on_test = whole.predict_proba(logit(np.stack([t["p_acl"] for t in test], 1)))[:, 1]
     np.testing.assert_allclose(read_table(directory / "predictions" / "test.csv")["p_acl"], on_test, rtol=1e-5)
     fold = in_parts(valid[0].rename(columns={"y_acl": "acl"}), ["acl"], [0.25] * 4, 3)
     assert pd.Series(fold).groupby(valid[0]["patient"].to_numpy()).nunique().max() == 1, "no patient is in two folds"
@@ -485,3 +486,59 @@ def test_tables_of_other_tools_are_members_too(tmp_path, run_here):
     run = write_run(tmp_path / "run", {s: table(s, 7, 0.1) for s in ("valid", "test")})
     evaluation, _ = run_here("method=mean", *mapped, paths=[run, tmp_path / "1.csv"])
     assert (evaluation["data"], [*evaluation["splits"]["test"]["groups"]]) == ("MRNet-v1.0", ["axial"])
+
+
+@pytest.mark.parametrize("side", [1, -1], ids=["near 0", "near 1"])
+@pytest.mark.parametrize("known", ["neither", "one", "both"])
+def test_members_that_are_all_but_certain_are_stacked_by_their_logits(side, known):
+    """Members of AUROC .98 and .93 whose probabilities are all beyond 1e-6, as tables with logits and as those without."""
+    tables, names = [], ["a", "b"]
+    for seed in (1, 2):
+        rng, parts = np.random.default_rng(seed), {}
+        for split in ("valid", "test"):
+            y = (np.arange(160) % 4 == 0).astype(float)
+            z = side * -22 + 4 * y + rng.normal(0, 2, 160)
+            frame = pd.DataFrame({"id": np.arange(160).astype(str), "patient": "", "group": "all", "x": y})
+            logits = z[:, None] if known == "both" or (known == "one" and seed == 1) else None
+            parts[split] = prediction_table(frame, ["x"], split, np.arange(160), sigmoid(z[:, None]), logits)
+        tables.append(parts)
+    record, out_of_fold = fit_stack([t["valid"] for t in tables], names, SCORED)
+    stacked = stacked_table([t["test"] for t in tables], names, record)
+    alone = [roc_auc_score(t["test"]["y_x"], scores(t["test"], "x")) for t in tables]
+    for joined in (stacked, out_of_fold):
+        np.testing.assert_allclose(joined["p_x"], sigmoid(joined["logit_x"].to_numpy()))
+        assert roc_auc_score(joined["y_x"], joined["logit_x"]) > 0.95
+    assert roc_auc_score(stacked["y_x"], stacked["p_x"]) >= max(alone) - 0.01
+    mean = mean_table([t["test"] for t in tables], names)
+    assert ("logit_x" in mean) == (known == "both")
+    np.testing.assert_array_equal(mean["p_x"], (tables[0]["test"]["p_x"] + tables[1]["test"]["p_x"]) / 2)
+    if known == "both":
+        np.testing.assert_allclose(sigmoid(mean["logit_x"].to_numpy()), mean["p_x"], rtol=1e-12)
+        union = union_table([t["test"] for t in tables], names)
+        np.testing.assert_allclose(union["logit_x"], mean["logit_x"], rtol=1e-12)
+    assert "logit_x" not in vote_table([t["test"] for t in tables], names)
+
+
+def test_probabilities_of_exactly_0_and_1_are_counted_where_a_stack_has_no_logits_of_them():
+    y = (np.arange(80) % 2).astype(float)
+    rng = np.random.default_rng(0)
+    z = 40 * (y - 0.5) + rng.normal(0, 20, 80)
+    frame = pd.DataFrame({"id": np.arange(80).astype(str), "patient": "", "group": "all", "x": y})
+    p = 1 / (1 + np.exp(-z.astype(np.float32)))
+    table = prediction_table(frame, ["x"], "valid", np.arange(80), p[:, None])
+    stack = stack_of([table, table], ["a", "b"], "valid", SCORED, 0)
+    count = int((p == 1).sum() + (p == 0).sum())
+    assert count > 5
+    assert f"x: {count} probabilities of a are exactly 0 or 1, and it has no logits: they count as its farthest" in stack.said()
+    assert roc_auc_score(y, stack.out_of_fold["logit_x"]) > 0.8
+
+
+def test_a_stack_of_before_keeps_the_inputs_that_its_coefficients_are_of():
+    frame = pd.DataFrame({"id": ["a", "b"], "patient": "", "group": "all", "x": [0.0, 1.0]})
+    table = prediction_table(frame, ["x"], "test", np.arange(2), sigmoid(np.array([[-40.0], [3.0]])), np.array([[-40.0], [3.0]]))
+    fitted = {"x": {"intercept": 0.5, "coefficients": {"a": 1.0, "b": 0.0}, "n": 2, "positives": 1, "reason": None}}
+    record = {"method": "stack", "names": ["a", "b"], "fit_on": "valid", "folds": 5, "labels": fitted}
+    old = Combination.of_record({**record, "inputs": "logits of probabilities, clipped to [1e-06, 1 - 1e-06]"})
+    assert old.join([table, table])["logit_x"].tolist() == pytest.approx([0.5 - np.log(1e6 - 1), 3.5], rel=1e-6)
+    assert Combination.of_record(old.record()) == old
+    assert Combination.of_record(record).join([table, table])["logit_x"].tolist() == pytest.approx([-39.5, 3.5])

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY, run_job, train_run
-from sklearn.metrics import accuracy_score, cohen_kappa_score, log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, cohen_kappa_score, log_loss, roc_auc_score
 
 from xraylab.card import exclusive_note
+from xraylab.cases import choose_cases
+from xraylab.curves import curve, scored
 from xraylab.data.table import in_parts
 from xraylab.errors import UserError
 from xraylab.evaluation import (
@@ -28,7 +30,8 @@ from xraylab.evaluation import (
     write_table,
 )
 from xraylab.metrics import COUNTS, METRICS, number
-from xraylab.page import closing_table, macro_notes
+from xraylab.page import closing_table, macro_notes, tie_notes
+from xraylab.paired import compare
 
 
 @pytest.fixture
@@ -258,3 +261,69 @@ def test_a_finding_without_positives_and_one_that_is_all_blank_are_left_out_of_t
     assert f"sensitivity over 2 of 4 findings, {left_out}" in closing_table(evaluation, tmp_path, "1 s")
     whole = evaluate_split(table[["id", "patient", "group", "split", "p_acl", "p_other", "y_acl", "y_other"]], False, 0)
     assert macro_notes(whole) == ["macro over 2 of 2 findings"]
+
+
+@pytest.fixture(params=[(0.0, 90.0), (-150.0, 8.0)], ids=["0 and 1", "0"])
+def saturated(request):
+    """A model whose probabilities are 0 and 1 in 32 bits, as a table with its logits and as one without."""
+    shift, scale = request.param
+    rng, n = np.random.default_rng(1), 120
+    frame = pd.DataFrame(
+        {"id": [f"{i:03d}" for i in range(n)], "patient": "", "group": "all", "acl": (np.arange(n) % 3 == 0) * 1.0}
+    )
+    frame["other"] = rng.integers(0, 2, n).astype(float)
+    z = shift + scale * np.stack([frame["acl"] + rng.normal(0, 1, n), rng.normal(0, 1, n)], 1).astype(np.float32)
+    p = torch.sigmoid(torch.from_numpy(z)).double().numpy()
+    arguments = (frame, ["acl", "other"], "test", np.arange(n), p)
+    return prediction_table(*arguments, z.astype(float)), prediction_table(*arguments)
+
+
+def test_saturated_probabilities_are_ranked_by_their_logits_everywhere(saturated):
+    table, without = saturated
+    y, z = (table[f"{kind}_acl"].to_numpy() for kind in ("y", "logit"))
+    out = evaluate_split(table, False, 50)
+    assert "ties" not in out
+    acl = out["labels"]["acl"]
+    assert acl["auroc"]["value"] == roc_auc_score(y, z) > roc_auc_score(y, table["p_acl"])
+    assert acl["average_precision"]["value"] == average_precision_score(y, z)
+    assert acl["auroc"]["low"] < acl["auroc"]["value"] < acl["auroc"]["high"]
+    plain = evaluate_split(without, False, 50)["labels"]["acl"]
+    assert {m: acl[m] for m in METRICS[2:]} == {m: plain[m] for m in METRICS[2:]}, "calls at 0.5 are the same"
+    difference = compare(table, table.assign(logit_acl=-z, p_acl=1 - table["p_acl"]), 0)["labels"]["acl"]["auroc"]["value"]
+    assert difference == pytest.approx(2 * acl["auroc"]["value"] - 1)
+    fpr, tpr = curve("roc", *scored(table, "acl", "ignore", "ignore"))
+    assert np.trapezoid(tpr, fpr) == pytest.approx(acl["auroc"]["value"], abs=2e-3)
+    assert len(np.unique(fpr)) > 10
+    worst = choose_cases(table, 12)
+    worst = worst[(worst["label"] == "acl") & (worst["kind"] == "false negative")]
+    assert worst["id"].iloc[0] == table.loc[table["logit_acl"].where(y == 1).idxmin(), "id"]
+    quick = quick_metrics(["acl"], z[:, None], y[:, None], threshold=0.0)
+    assert {m: quick[f"acl/{m}"] for m in METRICS} == {m: acl[m]["value"] for m in METRICS}
+
+
+def test_ties_at_0_and_1_that_decide_a_number_are_said_where_logits_are_not_known(saturated):
+    table, without = saturated
+    out = evaluate_split(without, False, 0)
+    p, y = without["p_acl"].to_numpy(), without["y_acl"].to_numpy()
+    found = out["ties"]["acl"]
+    assert [found[v] for v in "01"] == [[int(((p == x) & (y == k)).sum()) for k in (1, 0)] for x in (0.0, 1.0)]
+    # such ties broken for the worst, and for the best
+    ranks = [3 * np.unique(p, return_inverse=True)[1] + sign * y * np.isin(p, (0, 1)) for sign in (-1, 1)]
+    assert found["auroc"] == pytest.approx([roc_auc_score(y, rank) for rank in ranks])
+    assert found["auroc"][0] <= roc_auc_score(y, table["logit_acl"]) <= found["auroc"][1]
+    said = " ".join(tie_notes(out))
+    assert f"{found['0'][0]} positive and {found['0'][1]} negative studies are exactly 0" in said
+    assert "there is no logit_acl" in said
+    whole = {"data": "x", "table": "x", "splits": {"test": out}}
+    assert "ties: probabilities of acl" in closing_table(whole, Path(), "1 s")
+    fine = without.assign(**{c: np.clip(without[c], 1e-9, 1 - 1e-9) for c in ("p_acl", "p_other")})
+    assert "ties" not in evaluate_split(fine, False, 0)
+
+
+def test_of_exclusive_labels_the_likeliest_is_told_where_several_round_to_1():
+    frame = pd.DataFrame({"id": list("abcd"), "patient": "", "group": "all", "c0": [1.0, 0, 0, 1], "c1": [0.0, 1, 1, 0]})
+    z = np.array([[60.0, 50], [50, 60], [45, 80], [90, 41]])
+    out = evaluate_split(
+        prediction_table(frame, ["c0", "c1"], "test", np.arange(4), np.ones((4, 2)), z), False, 0, exclusive=True
+    )
+    assert out["exclusive"]["accuracy"]["value"] == 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, getcontext
+
 import numpy as np
 import pytest
 import torch
@@ -164,3 +166,29 @@ def test_wrong_options_are_refused():
         WeightedBCE("lable")
     with pytest.raises(UserError, match="label_smoothing"):
         WeightedBCE(label_smoothing=1.0)
+
+
+@pytest.mark.parametrize("apart", [1.0, 30.0, 700.0, 3e4])
+def test_log_odds_are_exact_where_probabilities_round_to_0_and_1(apart):
+    """Of each output against all others, by decimals of 60 digits; the softmax itself where it can be told from 0 and 1."""
+    x = torch.randn(6, 5, dtype=torch.double, generator=torch.Generator().manual_seed(0)) * apart
+    x[0, 1] = x[0, 2]  # two largest
+    loss = CrossEntropy()
+    loss.build(5)
+    found = loss.log_odds(x)
+    getcontext().prec = 60
+    for row, of_row in zip(x.tolist(), found.tolist(), strict=True):
+        powers = [Decimal(v).exp() for v in row]
+        for k, z in enumerate(of_row):
+            exact = (powers[k] / (sum(powers) - powers[k])).ln() if apart < 100 else Decimal(row[k]) - _log_sum(row, k)
+            assert z == pytest.approx(float(exact), rel=1e-12, abs=1e-12)
+    torch.testing.assert_close(loss.probabilities(x), x.softmax(1), rtol=1e-9, atol=0)
+    two = TwoSoftmax()
+    two.build(2)
+    assert two.log_odds(torch.tensor([[0.0, 900.0, 500.0, -400.0]])).tolist() == [[900.0, -900.0]]
+
+
+def _log_sum(row, k):
+    """log of the sum of exp of all but the k-th, which float64 cannot hold."""
+    rest = [Decimal(v) for i, v in enumerate(row) if i != k]
+    return max(rest) + sum((v - max(rest)).exp() for v in rest).ln()

@@ -293,7 +293,7 @@ def test_blank_images_change_no_loss_gradient_statistic_or_probability(backbone,
             optimizer.step()
         gradients = [p.grad for p in module.parameters()]
         parts = [module.eval().predict_step(batch) for batch in batches]
-        by_image = [images[:real] for _, _, images, real in parts]
+        by_image = [images[:real] for _, _, images, real, *_ in parts]
         found.append((losses, gradients, module.state_dict(), [part[1] for part in parts], by_image))
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-9)
     assert found[0][0][-1] != found[0][0][0]

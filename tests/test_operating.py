@@ -10,10 +10,10 @@ import pytest
 from sklearn import metrics as sk
 
 from xraylab import card
-from xraylab.calibration import scaled
+from xraylab.calibration import logit, scaled
 from xraylab.evaluation import evaluate_split, prediction_table
 from xraylab.intervals import Clusters
-from xraylab.operating import CELLS, FIXED, RATES, Rules, at_threshold, candidates, choose, judge, trivial
+from xraylab.operating import CELLS, FIXED, RATES, Rules, at_threshold, candidates, choose, judge, threshold_text, trivial
 from xraylab.page import closing_table
 from xraylab.sections import operating_table
 
@@ -159,7 +159,7 @@ def test_the_temperature_of_validation_calibrates_test(tables):
     assert acl["temperature"] == chosen["labels"]["acl"]["temperature"]
     assert acl["after"]["ece"]["value"] < acl["ece"]["value"]
     assert acl["after"]["brier"]["value"] < acl["brier"]["value"]
-    p = scaled(tables["test"]["p_acl"].to_numpy(), acl["temperature"]["value"])
+    p = scaled(logit(tables["test"]["p_acl"].to_numpy()), acl["temperature"]["value"])
     assert acl["after"]["brier"]["value"] == pytest.approx(sk.brier_score_loss(tables["test"]["y_acl"], p))
     assert acl["brier"]["low"] < acl["brier"]["value"] < acl["brier"]["high"]
     never = block["labels"]["never"]
@@ -199,3 +199,18 @@ def test_a_target_that_only_calling_everybody_or_nobody_reaches_is_named(tmp_pat
     evaluation = {"data": "x", "selection": "holdout", "table": "t.csv", "splits": {"valid": result}}
     assert line in closing_table(evaluation, tmp_path, "1 s")
     assert f"Trivial: {line}" in card._operating(evaluation)
+
+
+def test_a_rule_that_probabilities_cannot_follow_says_what_logits_would_allow():
+    y = np.array([0, 0, 1, 0, 1, 1])
+    z = np.array([40.0, 50, 60, 70, 80, 90])
+    found = choose(y, 1 / (1 + np.exp(-z)), Rules(), z)["youden"]
+    assert found["value"] > 1
+    assert "it calls 0 positives and 0 negatives of validation positive" in found["note"]
+    assert "a cut by logits would call 3 and 1" in found["note"] or "a cut by logits would call 2 and 0" in found["note"]
+    assert found["reason"] is None
+    told = choose(y, 1 / (1 + np.exp(-z / 10)), Rules(), z / 10)
+    assert not any("note" in of for of in told.values())
+    assert threshold_text(3e-12) == "3e-12"
+    assert threshold_text(1 - 1e-9) == "1 - 1e-09"
+    assert (threshold_text(0.25), threshold_text(None)) == ("0.2500", "-")

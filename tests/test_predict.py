@@ -13,10 +13,13 @@ import pytest
 import torch
 from conftest import TINY, run_job, train_run
 from data.test_inputs import picture
+from scipy.special import log_expit
+from sklearn.metrics import roc_auc_score
 
 import xraylab
 from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, find_studies
 from xraylab.errors import UserError
+from xraylab.evaluation import evaluate_split, read_table, write_table
 from xraylab.inference import Options, chosen_of, predict, predict_all
 from xraylab.operating import decided, temperatures_of, thresholds_of
 from xraylab.submission import write_submission
@@ -79,12 +82,38 @@ def test_a_split_is_predicted_as_training_did(command, here, mura, tmp_path):
     assert len(list((tmp_path / "empty").iterdir())) == 4
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(3e3, 0.0), (1e3, -120.0)])
+def test_a_model_that_is_all_but_certain_keeps_the_order_of_its_studies(mura, tmp_path, scale, shift):
+    """The head scaled so that probabilities are 0 and 1 in 32 bits: tables by study and by image, one study, and its metrics."""
+    run = Path(shutil.copytree(mura, tmp_path / "run"))
+    file = run / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    for name, value in checkpoint["state_dict"].items():
+        if name.startswith("net.head"):
+            value.mul_(scale).add_(shift if name.endswith("bias") else 0)
+    torch.save(checkpoint, file)
+    done, before = predict(run, "test", CPU), predict(mura, "test", CPU)
+    for now, earlier in ((done.images, before.images), (done.table, before.table)):
+        assert now["logit_abnormal"].nunique() == earlier["logit_abnormal"].nunique()
+    by_image = scale * before.images["logit_abnormal"].to_numpy() + shift
+    np.testing.assert_allclose(done.images["logit_abnormal"], by_image, rtol=1e-3, atol=1e-2)
+    of_study = done.images.groupby("id", sort=False)["logit_abnormal"]
+    means = of_study.agg(lambda z: np.logaddexp.reduce(log_expit(z)) - np.logaddexp.reduce(log_expit(-z)))
+    np.testing.assert_allclose(done.table.set_index("id")["logit_abnormal"], means, rtol=1e-5, atol=1e-4)
+    result = evaluate_split(done.table, False, 0)["labels"]["abnormal"]["auroc"]["value"]
+    y = done.table["y_abnormal"]
+    assert result == roc_auc_score(y, done.table["logit_abnormal"])
+    assert roc_auc_score(y, torch.sigmoid(torch.tensor(done.table["logit_abnormal"].to_numpy(np.float32)))) != result
+    write_table(done.table, tmp_path / "t.csv")
+    pd.testing.assert_frame_equal(read_table(tmp_path / "t.csv"), done.table)
+
+
 def test_other_forms_of_the_same_studies_have_the_same_numbers(mura, mura_root, tmp_path):
     test = table_of(mura / "predictions" / "test.csv").set_index("id")
     folder = predict(mura, find_studies(str(mura_root / "valid")), CPU).table
     assert folder["id"].is_monotonic_increasing
     folder = folder.set_index("id", drop=False).loc[test.index]
-    assert list(folder) == ["id", "patient", "group", "split", "p_abnormal"], "there is no truth"
+    assert list(folder) == ["id", "patient", "group", "split", "p_abnormal", "logit_abnormal"], "there is no truth"
     assert np.abs(folder["p_abnormal"].to_numpy() - test["p_abnormal"].to_numpy()).max() < 1e-6
     assert folder[["patient", "group"]].to_numpy().tolist() == test[["patient", "group"]].to_numpy().tolist()
     listed = predict(mura / "checkpoints" / "best.ckpt", find_studies(str(mura_root / "valid_image_paths.csv")), CPU).table
@@ -148,7 +177,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(here, mura, tmp_pat
     alone = predict(mura, find_studies(str(top / "half" / "1.png")), CPU).table
     assert float(table["p_abnormal"][1]) == pytest.approx(alone["p_abnormal"][0], abs=1e-6)
     views = table_of(out.with_name("out_images.csv"))
-    assert list(views) == ["id", "patient", "group", "split", "image", "p_abnormal", "data"]
+    assert list(views) == ["id", "patient", "group", "split", "image", "p_abnormal", "logit_abnormal", "data"]
     names = [f"good/{n}.png" for n in (1, 2)] + ["half/1.png", "late/1.png"]
     assert views[["id", "image"]].to_numpy().tolist() == [[n.split("/")[0], str(top / n)] for n in names]
     assert float(views["p_abnormal"][2]) == float(table["p_abnormal"][1])
@@ -296,7 +325,7 @@ def test_calls_and_calibration_are_those_of_validation(here, mura, mura_root, tm
     assert f"called positive (1) from here on: abnormal {cut:.4f}" in logged
     table = table_of(run / "predictions" / "test_calibrated_calls.csv")
     assert not (run / "predictions" / "test_calibrated_calls_images.csv").exists(), "temperatures are of studies"
-    assert list(table)[-3:] == ["y_abnormal", "call_abnormal", "data"]
+    assert list(table)[-4:] == ["y_abnormal", "logit_abnormal", "call_abnormal", "data"]
     logit = np.log(p / (1 - p))
     assert np.allclose(table["p_abnormal"].astype(float), 1 / (1 + np.exp(-logit / 2)), rtol=0, atol=1e-9)
     assert table["call_abnormal"].astype(int).tolist() == (p >= cut).astype(int).tolist()
@@ -349,7 +378,7 @@ def test_views_are_predicted_by_combinations_and_side_by_side(mura, mura_root, t
     checkpoint["xraylab"]["labels"] = ["normal"]
     torch.save(checkpoint, again / "checkpoints" / "best.ckpt")
     both = predict_all([mura, again], studies, CPU).images
-    assert list(both)[-2:] == ["p_abnormal", "p_normal"]
+    assert list(both)[-4:] == ["p_abnormal", "p_normal", "logit_abnormal", "logit_normal"]
     for k, label in enumerate(("abnormal", "normal")):
         assert np.allclose(both[f"p_{label}"], parts[k]["p_abnormal"], rtol=0, atol=1e-7)
 
@@ -427,7 +456,9 @@ def test_runs_of_other_labels_make_one_table(here, planes, mrnet, mrnet_root, tm
     others = table_of(mrnet / "predictions" / "test.csv")
     here(f"run=[{planes[-1]},{mrnet}]", f"input={mrnet_root / 'valid'}", "output=t.csv")
     table = table_of(tmp_path / "empty" / "t.csv")
-    assert list(table) == ["id", "patient", "group", "split", "p_acl", "p_meniscus", "p_abnormal", "data"]
+    findings = ["acl", "meniscus", "abnormal"]
+    columns = [f"{kind}_{finding}" for kind in ("p", "logit") for finding in findings]
+    assert list(table) == ["id", "patient", "group", "split", *columns, "data"]
     assert set(table["group"]) == {"axial+coronal"}
     here(f"run=[{mrnet},{planes[-1]}]", f"input={mrnet_root / 'valid'}", "output=u.csv")
     assert set(table_of(tmp_path / "empty" / "u.csv")["group"]) == {"axial+coronal"}, "not those of the first run alone"

@@ -247,3 +247,31 @@ def test_a_synthetic_table_stays_synthetic(tmp_path):
     assert (evaluation["splits"]["valid"]["unit"], evaluation["splits"]["valid"]["selected_on"]) == ("image", True)
     assert (tmp_path / "out" / "predictions" / "valid_images.csv").read_text().count("synthetic sample") == 4
     assert "Synthetic sample" in (tmp_path / "out" / "report.html").read_text()
+
+
+LOGITS = ["id,p_acl,y_acl,logit_acl,score", "a,1,1,800,7", "b,1,0,750.5,8", "c,0,0,-900,9"]
+OTHERS = {"patient": "patient", "p": "p_{label}"}
+
+
+def test_logits_are_read_where_there_are_some_and_rank(table):
+    found = table(LOGITS, OTHERS)
+    assert list(found) == ["id", "patient", "group", "split", "p_acl", "y_acl", "logit_acl"]
+    assert found["logit_acl"].tolist() == [800, 750.5, -900]
+    assert evaluate_split(found, False, 0)["labels"]["acl"]["auroc"]["value"] == 1.0
+    assert "smaller logit" in table(LOGITS, {**OTHERS, "logit": "score"}), "which are no logits of these probabilities"
+    assert "no column none_acl (columns.logit)" in table(LOGITS, {**OTHERS, "logit": "none_{label}"})
+    assert "columns.logit=score: it has {label} in it" in table([HEADER, *ROWS], {"logit": "score"})
+    named = table(["name,pred,true,lo", "a,0.2,1,-3", "b,0.3,0,-2"], {"id": "name", "p": "pred", "y": "true", "logit": "lo"})
+    assert named["logit_true"].tolist() == [-3, -2]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("d,0.5,1,,1", "1 logits that are missing or no finite numbers: row 4 (d): logit_acl is blank"),
+        ("d,1,1,inf,1", "1 logits that are missing or no finite numbers: row 4 (d): logit_acl is inf"),
+        ("d,0.5,1,900,1", "1 logits whose probability is below that of a smaller logit (p_acl): row 4 (d): logit_acl is 900"),
+    ],
+)
+def test_logits_that_are_wrong_or_contradict_the_probabilities_are_named(table, row, said):
+    assert said in table([*LOGITS, row], OTHERS)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,6 +24,8 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from xraylab.averaging import StochasticWeightAveraging
 from xraylab.build import build, find_data, plain, read
 from xraylab.callbacks import Unfreeze, early_stopping
+from xraylab.comparable import measured
+from xraylab.data.augmentation import Augmentation
 from xraylab.data.module import ADAPT, StudyDataModule, worker_count
 from xraylab.data.reader import Reader, cache_dir
 from xraylab.data.sources import of_one_value
@@ -32,6 +35,7 @@ from xraylab.evaluation import scored_labels
 from xraylab.exchange import trainer_options
 from xraylab.further import check_callbacks
 from xraylab.journal import objectives_of
+from xraylab.losses import Loss
 from xraylab.metrics import METRICS
 from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.studynet import per_channel
@@ -64,6 +68,12 @@ class Job:
     accelerator: dict[str, Any]  # arguments of the Trainer
     precision: str  # of the Trainer
     processes: Processes = ALONE
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What it is judged on, see :mod:`xraylab.comparable`."""
+        counts_as = self.settings.evaluate
+        return measured(self.table, self.module.loss, counts_as.blank, counts_as.uncertain, self.settings.unit)
 
 
 def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processes: Processes = ALONE) -> Job:
@@ -147,6 +157,9 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
             log.warning("loss.w=adapted: no certain label of both classes is held back for %s: w stays.", listed(short, 20))
     if fresh and settings.image.size is None:
         require_features(backbone, *_stored_size(table))
+    if fresh and isinstance(augmentation, Augmentation):
+        sides = (settings.image.size,) * 2 if settings.image.size is not None else _stored_size(table)
+        augmentation.require_fit(*sides, table.channels)
     digest = table.split_digest()
     table, packed = with_cache(table, settings, reader.on_error)
     if settings.unit == "image" and not table.views:
@@ -173,11 +186,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         )  # fmt: skip
 
     groups = table.train_groups
-    units = table.by_image() if settings.unit == "image" else table
-    rows = units.part("train").index
-    loss.build(len(table.labels), len(groups))
-    counted = "images" if settings.unit == "image" else "studies"
-    loss.fit(units.label_values(rows), table.labels, units.group_numbers()[rows], counted, groups)
+    units, rows, counted = fit_loss(loss, table, settings)
     loss.attach(units)
     if isinstance(loss, SelfTrained) and loss.first is not None:
         require_splits(digest, checkpoint_of(loss.first), f"loss.first={loss.first}")
@@ -205,6 +214,36 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
         {"channels": table.channels, "bits": getattr(reader, "bits", None), "views": table.views, **_slices(table)},
     )  # fmt: skip
     return Job(OmegaConf.create(plain(cfg)), settings, table, digest, data, module, callbacks, accelerator, precision, processes)
+
+
+def fit_loss(loss: Loss, table: StudyTable, settings: Settings) -> tuple[StudyTable, pd.Index, str]:
+    """Count a loss's balance on train; returns the table of what is trained on, the rows that were counted, and what they are.
+
+    Raises:
+        UserError: see :meth:`xraylab.losses.Loss.fit`.
+    """
+    groups = table.train_groups
+    units = table.by_image() if settings.unit == "image" else table
+    rows = units.part("train").index
+    counted = "images" if settings.unit == "image" else "studies"
+    loss.build(len(table.labels), len(groups))
+    loss.fit(units.label_values(rows), table.labels, units.group_numbers()[rows], counted, groups)
+    return units, rows, counted
+
+
+def to_be_measured(cfg: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
+    """What the run of a configuration would be judged on, see :mod:`xraylab.comparable`; nothing but its table is read.
+
+    Raises:
+        UserError: something in the configuration or the data is wrong.
+    """
+    cfg = copy.deepcopy(cfg)
+    OmegaConf.set_struct(cfg, False)
+    reader, path, embedded = find_data(cfg, typed, True)
+    settings, loss = check_config(cfg), build(cfg.loss, "loss")
+    table = split_table(reader, reader.embedded(embedded) if path is None else path, settings, loss.held_back)
+    fit_loss(loss, table, settings)
+    return measured(table, loss, settings.evaluate.blank, settings.evaluate.uncertain, settings.unit)
 
 
 def split_table(reader: Reader, path: Path, settings: Settings, held_back: float | None) -> StudyTable:

@@ -14,7 +14,7 @@ from xraylab.metrics import result
 
 BINS = 15  # of equal width, as Guo et al. (2017)
 LEAST, MOST = 0.01, 100.0  # temperatures
-EPSILON = 1e-7  # the least distance from 0 and 1 that a probability keeps as a logit: that of a 32-bit sigmoid
+FAR = 25 * float(np.log(2))  # the least logit whose sigmoid is 1 in 32 bits
 
 
 def calibration(
@@ -58,12 +58,12 @@ def calibration(
     }
 
 
-def fit_temperature(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
-    """The temperature of least log loss, ``{"value", "reason"}``: p becomes sigmoid(logit(p) / T).
+def fit_temperature(truth: np.ndarray, z: np.ndarray) -> dict[str, Any]:
+    """The temperature of least log loss, ``{"value", "reason"}``: p becomes sigmoid(z / T).
 
     Args:
         truth: 0/1 (N,).
-        probability: (N,) in [0,1].
+        z: (N,), the logits.
 
     Returns:
         Value null with a reason where no temperature between 0.01 and 100 is best.
@@ -72,30 +72,51 @@ def fit_temperature(truth: np.ndarray, probability: np.ndarray) -> dict[str, Any
 
     if len(np.unique(truth)) < 2:
         return {"value": None, "reason": "validation has one class only"}
-    z = logit(probability)
 
     def slope(inverse: float) -> float:  # of the log loss, which is convex in 1/T
         return float(z @ (sigmoid(z * inverse) - truth))
 
-    if slope(1 / MOST) >= 0:
+    if slope(0.0) >= 0:
         return {
             "value": None,
             "reason": "in validation 0.5 for every study would have the least log loss, so no temperature is best",
         }
+    if slope(1 / MOST) >= 0:
+        return {"value": None, "reason": f"in validation the best temperature is above {MOST:g}: logits are that far too large"}
     if slope(1 / LEAST) <= 0:
         return {"value": None, "reason": "in validation no probability is on the wrong side of 0.5, so no temperature is best"}
     return {"value": 1 / brentq(slope, 1 / MOST, 1 / LEAST, xtol=1e-12, rtol=1e-12), "reason": None}
 
 
-def scaled(probability: np.ndarray, temperature: float) -> np.ndarray:
-    """sigmoid(logit(p) / T), of any shape; the ranking stays, but for ties within 1e-7 of 0 and 1. Guo et al. (2017)."""
-    return sigmoid(logit(probability) / temperature)
+def scaled(z: np.ndarray, temperature: float) -> np.ndarray:
+    """sigmoid(z / T) of logits of any shape. Guo et al. (2017)."""
+    return sigmoid(z / temperature)
 
 
-def logit(probability: np.ndarray, least: float = EPSILON) -> np.ndarray:
-    """log(p / (1-p)), finite: p keeps a distance of ``least`` from 0 and 1."""
-    p = np.clip(probability.astype(np.float64), least, 1 - least)
-    return np.log(p) - np.log1p(-p)
+def logit(probability: np.ndarray) -> np.ndarray:
+    """log(p / (1-p)) of (N,) or (N,M), finite: 0 and 1 count as the farthest of their column, and at least as -17.3 and 17.3."""
+    p = np.asarray(probability, np.float64)
+    with np.errstate(divide="ignore"):
+        z = np.log(p) - np.log1p(-p)
+    known = np.where(np.isfinite(z), z, 0.0)
+    return np.clip(z, known.min(0, initial=-FAR), known.max(0, initial=FAR))
+
+
+def mean_logit(z: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """The logits of mean probabilities, (K,): logmeanexp(logsigmoid z) - logmeanexp(logsigmoid -z), finite where means round.
+
+    Args:
+        z: (N,), the logits.
+        of: (N,) int, which of the K means each is in; every mean has one.
+    """
+    from scipy.special import log_expit
+
+    def logmeanexp(x: np.ndarray) -> np.ndarray:
+        top = np.full(int(of.max(initial=-1)) + 1, -np.inf)
+        np.maximum.at(top, of, x)
+        return np.log(np.bincount(of, np.exp(x - top[of])) / np.bincount(of)) + top
+
+    return logmeanexp(log_expit(z)) - logmeanexp(log_expit(-z))
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from xraylab.combination import IN_SAMPLE, Combination
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import choices, in_sample
 from xraylab.metrics import COUNTS, how_intervals, number, without_interval
-from xraylab.operating import trivial
+from xraylab.operating import threshold_text, trivial
 from xraylab.run import read_config, write_text
 
 CARD = "MODEL_CARD.md"
@@ -236,7 +236,7 @@ def _operating(evaluation: Mapping[str, Any]) -> str:
         return ""
     shown = ("sensitivity", "specificity", "ppv", "npv", "kappa")
     rows = [
-        [label, name, "-" if f["threshold"] is None else f"{f['threshold']:.4f}", *(number(f[k]) for k in shown), f["kappa"]["n"]]
+        [label, name, threshold_text(f["threshold"]), *(number(f[k]) for k in shown), f["kappa"]["n"]]
         for name, point in points.items()
         for label, f in point["labels"].items()
     ]

@@ -1,6 +1,7 @@
 """A model's most confident mistakes and best calls, with pictures: chosen and drawn at evaluation, while the data is at hand.
 
-``figures/cases/cases.csv`` has one row a case: ``label, kind, id, p, y, what, picture``, the most confident mistakes first.
+``figures/cases/cases.csv`` has one row a case: ``label, kind, id, p, logit, y, what, picture``, the most confident mistakes
+first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pandas as pd
 from xraylab.data.table import StudyTable
 from xraylab.evaluation import THRESHOLD, labels_of, scored_labels
 from xraylab.run import beside
+from xraylab.tables import log_odds
 
 FOLDER = Path("figures") / "cases"
 EACH = 12  # cases of a finding where nobody says how many
@@ -37,8 +39,8 @@ def choose_cases(
         threshold: a study is called positive at or above it.
 
     Returns:
-        ``label, kind, id, p, y, row``: by finding, kinds in the order of ``KINDS``, each by falling confidence; row is the
-        place in the table.
+        ``label, kind, id, p, logit, y, row``: by finding, kinds in the order of ``KINDS``, each by falling confidence, which
+        logits tell where probabilities are 0 or 1; row is the place in the table.
     """
     labels = labels_of(table)
     each = min(each, ALL // len(labels)) if len(labels) <= ALL else min(each, 1)
@@ -47,15 +49,15 @@ def choose_cases(
     found = []
     for label in labels[:ALL]:
         truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
-        p = table[f"p_{label}"].to_numpy()
+        p, z = table[f"p_{label}"].to_numpy(), log_odds(table, label)
         for kind, most in quota.items():
             called = p >= threshold if kind.endswith("positive") else p < threshold
             right = kind.startswith("true")
             rows = np.flatnonzero(called & (truth == (kind.endswith("positive") == right)))
-            confidence = p[rows] if kind.endswith("positive") else -p[rows]
+            confidence = z[rows] if kind.endswith("positive") else -z[rows]
             for row in rows[np.argsort(-confidence, kind="stable")][:most]:
-                found.append((label, kind, table["id"].iloc[row], p[row], int(truth[row]), int(row)))
-    return pd.DataFrame(found, columns=["label", "kind", "id", "p", "y", "row"])
+                found.append((label, kind, table["id"].iloc[row], p[row], z[row], int(truth[row]), int(row)))
+    return pd.DataFrame(found, columns=["label", "kind", "id", "p", "logit", "y", "row"])
 
 
 def write_cases(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ import pandas as pd
 from xraylab.errors import UserError
 from xraylab.joining import best_table, mean_table, own_table, union_table, vote_table
 from xraylab.run import write_json
-from xraylab.stacking import CLIP, FOLDS, PENALTY, fit_stack, stacked_table
+from xraylab.stacking import FOLDS, PENALTY, fit_stack, stacked_table
 
+INPUTS = "logits, as tables have them; of tables without, those of probabilities"
+CLIPPED = "logits of probabilities, clipped to [1e-06, 1 - 1e-06]"  # of combinations of before
 IN_SAMPLE = "fitted on predictions of studies that the members were trained on: it trusts those that learnt them by heart"
 
 
@@ -33,6 +36,7 @@ class Combination:
         fit_on: of ``stack``: the split that its coefficients are of.
         folds: of ``stack``: parts in which the studies of that split are judged.
         labels: of ``stack``: what :func:`xraylab.stacking.fit_stack` returns.
+        inputs: of ``stack``: what its coefficients are of, in words.
         out_of_fold: of ``stack``: its table of the split that it was fitted on; not in the record.
     """
 
@@ -43,6 +47,7 @@ class Combination:
     fit_on: str | None = None
     folds: int | None = None
     labels: Mapping[str, Any] | None = None
+    inputs: str = INPUTS
     out_of_fold: pd.DataFrame | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -66,7 +71,8 @@ class Combination:
             if "image" in tables[0]:
                 raise UserError("a stack is of studies, and not of images")
             assert self.labels is not None
-            return stacked_table(tables, self.names, self.labels)
+            farthest = math.log(1e6 - 1) if self.inputs == CLIPPED else math.inf
+            return stacked_table(tables, self.names, self.labels, farthest)
         return {"mean": mean_table, "vote": vote_table, "union": union_table}[self.method](tables, self.names)
 
     def split(self, split: str, tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -86,6 +92,11 @@ class Combination:
         how = f"a logistic regression a label on the members' logits, fitted on {self.fit_on}"
         lines = [f"{how}: {IN_SAMPLE}" if self.in_sample else f"{how}, and judged there out of fold, in {self.folds} parts"]
         lines += [f"{la}: {v['reason']}" for la, v in (self.labels or {}).items() if v["reason"]]
+        lines += [
+            f"{la}: {n} probabilities of {name} are exactly 0 or 1, and it has no logits: they count as its farthest"
+            for la, v in (self.labels or {}).items()
+            for name, n in v.get("certain", {}).items()
+        ]
         return lines
 
     def record(self) -> dict[str, Any]:
@@ -100,7 +111,7 @@ class Combination:
                 "fit_on": self.fit_on,
                 "in_sample": self.in_sample,
                 "folds": self.folds,
-                "inputs": f"logits of probabilities, clipped to [{CLIP:g}, 1 - {CLIP:g}]",
+                "inputs": self.inputs,
                 "penalty": f"l2, C={PENALTY:g}",
                 "labels": self.labels,
             }
@@ -110,7 +121,7 @@ class Combination:
     def of_record(cls, record: Mapping[str, Any]) -> Combination:
         """The combination that was recorded."""
         groups = tuple(record["groups"]) if "groups" in record else None
-        fitted = (record.get("fit_on"), record.get("folds"), record.get("labels"))
+        fitted = (record.get("fit_on"), record.get("folds"), record.get("labels"), record.get("inputs", INPUTS))
         return cls(record["method"], tuple(record["names"]), groups, record.get("chosen"), *fitted)
 
 

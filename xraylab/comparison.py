@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
+from xraylab.comparable import of_run
 from xraylab.comparison_page import beside, own_words, page
 from xraylab.errors import UserError, listed
 from xraylab.pairing import Result, paired
@@ -25,21 +26,8 @@ DIFFERENCE = "auroc_minus_reference"  # of the macro, paired
 WIDTH = 130  # of the printed table
 NAMED = 60  # characters of a run's words there
 BOUNDS = ("value", "low", "high")
-COLUMNS = [
-    "job",
-    "overrides",
-    "split",
-    "unit",
-    "label",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "n",
-    "selected_on",
-    "in_sample",
-    "reason",
-]
+COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n"]
+COLUMNS += ["selected_on", "in_sample", "measured", "reason"]
 SAID = {True: "true", False: "false", None: "not known"}
 
 
@@ -240,10 +228,19 @@ def write_comparison(
             results.append(Result(name.replace("_", " "), joined_words(made[1]), made[1], folder / "ensembles" / name))
             if ended and made[1]["splits"]:
                 write_report(folder / "ensembles" / name)
+    waiting += not_comparable(folder)
     data = SYNTHETIC if any(r.evaluation["data"] == SYNTHETIC for r in results) else results[0].evaluation["data"]
     write_json(folder / GIVEN, {"data": data, "ensembles": plain(ensembles or {}), "published": plain(published or {})})
     title = (folder.absolute().parents[1].name, folder.name)
     write_results(folder, title, results, waiting, check_published(published), ended, reference)
+
+
+def not_comparable(folder: Path) -> list[str]:
+    """What is said where the objective of a sweep cannot choose among its jobs."""
+    from xraylab.journal import JOURNAL, Journal
+
+    why = Journal.read(folder).incomparable() if (folder / JOURNAL).is_file() else None
+    return [f"no job is the best of all: {why}"] if why else []
 
 
 def finished(folder: Path) -> tuple[list[Path], list[str]]:
@@ -302,17 +299,16 @@ def write_results(
         for split, result in r.evaluation["splits"].items()
     }
     writer.writerow([*COLUMNS, *(["data"] if synthetic else [])])
-    for job, overrides, evaluation, _ in results:
+    for job, overrides, evaluation, directory in results:
         for split, result in by_unit(evaluation):
             pair = pairs.get((job, split)) if result["unit"] == "study" else None
             macro = {**result["macro"], **({DIFFERENCE: pair.macro()} if pair else {})}
             for label, metrics in {**result["labels"], "macro": macro}.items():
+                on = of_run(directory, f"{split}/{label}/auroc") if result["unit"] == "study" else None
                 for metric, m in metrics.items():
                     cells = ["" if m[k] is None else m[k] for k in (*BOUNDS, "n")]
-                    why = m["reason"] or ""
-                    writer.writerow(
-                        [job, overrides, split, result["unit"], label, metric, *cells, *known[job, split], why, *mark]
-                    )
+                    cells += [*known[job, split], on or "", m["reason"] or "", *mark]
+                    writer.writerow([job, overrides, split, result["unit"], label, metric, *cells])
     write_text(folder / "comparison.csv", text.getvalue())
     tables = [
         differences(found, at).assign(

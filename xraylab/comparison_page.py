@@ -71,12 +71,14 @@ def page(
 
 def _said(results: Sequence[Result]) -> str:
     """What results say of their scoring and making, each sentence once."""
-    from xraylab.page import scoring
+    from xraylab.evaluation import by_unit
+    from xraylab.page import scoring, tie_notes
 
     said: dict[str, list[str]] = {}
     for r in results:
+        ties = [f"{split}, by {x['unit']}, {note}" for split, x in by_unit(r.evaluation) for note in tie_notes(x)]
         left = [f"no {file}, for {reason}" for file, reason in r.evaluation.get("left_out", {}).items()]
-        for line in [*left, *scoring(r.evaluation), *_joined(r.evaluation)]:
+        for line in [*left, *scoring(r.evaluation), *_joined(r.evaluation), *ties]:
             said.setdefault(line, []).append(r.job)
     parts = []
     for line, of_jobs in said.items():

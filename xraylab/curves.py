@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.table import SYNTHETIC
-from xraylab.evaluation import labels_of, scored_labels
+from xraylab.evaluation import labels_of, likeliest, scored_labels
 from xraylab.metrics import number
+from xraylab.operating import scored_rows
 from xraylab.sections import COLUMNS, panel_grid, points_legend, roc_points, spaced
+from xraylab.tables import scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,20 +26,20 @@ POINTS = 500  # at most, of a drawn curve
 KINDS = {"roc": ("auroc", "ROC", "AUROC"), "pr": ("average_precision", "Precision-recall", "average precision")}
 
 
-def curve(kind: str, truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def curve(kind: str, truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The points of a curve by scikit-learn, x and y (P,), thinned to at most ``POINTS``.
 
     Args:
         kind: ``roc``: 1 - specificity and sensitivity; ``pr``: recall and precision, from recall 1 to 0.
         truth: 0/1 (N,), of both classes.
-        probability: (N,).
+        score: (N,).
     """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     if kind == "roc":
-        x, y, _ = roc_curve(truth, probability)
+        x, y, _ = roc_curve(truth, score)
     else:
-        y, x, _ = precision_recall_curve(truth, probability)
+        y, x, _ = precision_recall_curve(truth, score)
     return thinned(x, y)
 
 
@@ -73,12 +75,12 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
     figure.suptitle(f"{name}, {where}; {value}{interval}")
     for axes, label in zip(grid, labels, strict=False):
         m = result["labels"][label][metric]
-        truth, probability = scored(table, label, blank, uncertain)
+        truth, score = scored(table, label, blank, uncertain)
         axes.set_title(f"{label}\nn {len(truth)}, {int(truth.sum())} positive\n{number(m)}", fontsize=9)
         if m["value"] is None:
             axes.text(0.5, 0.5, m["reason"].replace(" that ", "\nthat "), ha="center", va="center", fontsize=8, color="#656d76")
             continue
-        _draw(axes, kind, truth, probability, color="C0")
+        _draw(axes, kind, truth, score, color="C0")
         if kind == "roc":
             roc_points(axes, result, label, "C3")
         if kind == "pr":
@@ -97,12 +99,12 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank:
     roc, pr = spaced(figure, 1, 2, 0.65, 0.1, 0.75, 0.7, 0.75)
     for k, label in enumerate(labels_of(table)):
         metrics = result["labels"][label]
-        truth, probability = scored(table, label, blank, uncertain)
+        truth, score = scored(table, label, blank, uncertain)
         if metrics["auroc"]["value"] is None:
             continue
-        _draw(roc, "roc", truth, probability, color=f"C{k}", label=f"{label} {number(metrics['auroc'])}, n {len(truth)}")
+        _draw(roc, "roc", truth, score, color=f"C{k}", label=f"{label} {number(metrics['auroc'])}, n {len(truth)}")
         name = f"{label} {number(metrics['average_precision'])}, {truth.mean():.0%} positive"
-        _draw(pr, "pr", truth, probability, color=f"C{k}", label=name)
+        _draw(pr, "pr", truth, score, color=f"C{k}", label=name)
         roc_points(roc, result, label, f"C{k}")
     roc.plot([0, 1], [0, 1], ":", color="grey")
     interval = " (95% interval)" if result["bootstrap"]["resamples"] else ""
@@ -130,13 +132,13 @@ def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, blank: st
     labels = labels_of(table)
     matrices: list[tuple[str, list[str], np.ndarray]] = []
     if "exclusive" in result:
-        truth, p = (table[[f"{kind}_{name}" for name in labels]].to_numpy(np.float64) for kind in "yp")
+        truth = table[[f"y_{name}" for name in labels]].to_numpy(np.float64)
         rows = (truth == 1).sum(1) == 1
         counts = np.zeros((len(labels), len(labels)), int)
-        np.add.at(counts, (truth[rows].argmax(1), p[rows].argmax(1)), 1)
+        np.add.at(counts, (truth[rows].argmax(1), likeliest(table)[rows]), 1)
         matrices.append(("likeliest", labels, counts))
     for label in labels:
-        y, probability = scored(table, label, blank, uncertain)
+        y, probability, _ = scored_rows(table, label, blank, uncertain)
         called = (probability >= result["threshold"]).astype(int)
         counts = np.array([[((y == a) & (called == b)).sum() for b in (0, 1)] for a in (0, 1)])
         matrices.append((f"{label}, n {len(y)}", ["negative", "positive"], counts))
@@ -163,10 +165,10 @@ def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, blank: st
 
 
 def scored(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
-    """Truth, 0/1, and probability of the rows whose label is scored, (M,)."""
+    """Truth, 0/1, and what ranks the rows whose label is scored, (M,), see :func:`xraylab.tables.scores`."""
     truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
     rows = (truth == 0) | (truth == 1)
-    return truth[rows].astype(int), table[f"p_{label}"].to_numpy()[rows]
+    return truth[rows].astype(int), scores(table, label)[rows]
 
 
 def mark(figure: Figure) -> None:
@@ -175,7 +177,7 @@ def mark(figure: Figure) -> None:
     figure.suptitle(f"{SYNTHETIC}: {title}" if title else SYNTHETIC, color="#b07d00")
 
 
-def _draw(axes: Axes, kind: str, truth: np.ndarray, probability: np.ndarray, **options: Any) -> None:
-    axes.plot(*curve(kind, truth, probability), drawstyle="steps-post" if kind == "pr" else "default", **options)
+def _draw(axes: Axes, kind: str, truth: np.ndarray, score: np.ndarray, **options: Any) -> None:
+    axes.plot(*curve(kind, truth, score), drawstyle="steps-post" if kind == "pr" else "default", **options)
     if kind == "roc" and "label" not in options:
         axes.plot([0, 1], [0, 1], ":", color="grey", lw=1)

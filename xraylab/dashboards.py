@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xraylab.comparable import said_of
 from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import THRESHOLD, by_unit, in_sample
 from xraylab.metrics import METRICS
@@ -52,7 +53,8 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
     not known), ``in_sample`` and ``synthetic``; those of valid, which also have a history, as ``best/valid/...``;
     pictures as ``test/roc``, ``test/pr``, ``test/confusion``, ``test/calibration`` and, by image, ``test/roc_images``; the
     cases, most confident mistakes first, as ``test/cases``: to W&B a table, to others one picture. To W&B also the best value of
-    every metric of the history, the checkpoint and the tables.
+    every metric of the history, the checkpoint and the tables; of a job of a sweep, as ``not_comparable``, with which jobs before
+    it its objective cannot be compared.
 
     Args:
         evaluation: the content of ``evaluation.json``.
@@ -89,6 +91,8 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
             if logger.artifacts:
                 _log_artifacts(logger, evaluation, directory)
             about = {f"best/{k}": checkpoint[k] for k in ("epoch", "step", "weights") if k in checkpoint}
+            if (why := said_of(directory)) is not None:
+                about["not_comparable"] = why
             logger.summarise({**best_values(directory), **metrics, **about})
             return
         logger.log_metrics(metrics, step)
@@ -123,10 +127,11 @@ def ranked_cases(directory: Path) -> pd.DataFrame | None:
     """``figures/cases/cases.csv`` for a dashboard: mistakes first, each kind by falling confidence; None where there is none.
 
     Returns:
-        Columns ``COLUMNS``, ``split`` and ``data``; picture is a path, confidence the probability of what was called.
+        Columns ``COLUMNS``, ``logit``, ``split`` and ``data``; picture is a path, confidence the probability of what was called.
     """
     import pandas as pd
 
+    from xraylab.calibration import logit
     from xraylab.cases import FOLDER
 
     path = directory / FOLDER / "cases.csv"
@@ -137,14 +142,17 @@ def ranked_cases(directory: Path) -> pd.DataFrame | None:
         return None
     called = cases["p"] >= THRESHOLD
     words = {True: "positive", False: "negative"}
+    logits = cases["logit"] if "logit" in cases else logit(cases["p"].to_numpy())  # cases of before have none
     out = cases.rename(columns={"label": "finding", "p": "probability"}).assign(
         picture=[str(directory / FOLDER / name) for name in cases["picture"]],
         prediction=called.map(words),
         truth=(cases["y"] == 1).map(words),
         right=called == (cases["y"] == 1),
         confidence=cases["p"].where(called, 1 - cases["p"]),
+        logit=logits,
     )
-    return out.sort_values(["right", "confidence"], ascending=[True, False], kind="stable", ignore_index=True)
+    order = out.assign(distance=out["logit"].abs()).sort_values(["right", "distance"], ascending=[True, False], kind="stable")
+    return out.loc[order.index].reset_index(drop=True)
 
 
 def sheet(cases: pd.DataFrame) -> Figure:

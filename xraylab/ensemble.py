@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from xraylab.build import plain
 from xraylab.combination import Combination, stack_of, write_combination
+from xraylab.comparable import require_alike
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import CERTAIN
@@ -64,8 +65,14 @@ class Ensemble:
         return [r for r in runs if all(_config(r, k) == v for k, v in only) and not any(_config(r, k) == v for k, v in without)]
 
     def choose(self, runs: Sequence[Path]) -> list[Path]:
-        """Its members among finished runs."""
+        """Its members among finished runs.
+
+        Raises:
+            UserError: their validation losses cannot be compared.
+        """
         runs = self.eligible(runs)
+        if self.best:
+            require_alike(runs, "valid/loss")
         return sorted(runs, key=lowest_loss)[: self.best] if self.best else runs
 
     def combination(self, members: Sequence[Path], scored: Mapping[str, str], seed: int) -> Combination:
@@ -89,16 +96,19 @@ def chosen(members: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """For each finding the member of highest AUROC in valid, ``{"member", "auroc"}``.
 
     Where no member has one, it is the member of lowest validation loss, and ``auroc`` is None.
+
+    Raises:
+        UserError: what is chosen by is not of the same studies, or weighed otherwise.
     """
     valid = {
         m.name: json.loads((m / "evaluation.json").read_text(encoding="utf-8"))["splits"]["valid"]["labels"] for m in members
     }
-    first, fallback = next(iter(valid.values())), min(members, key=lowest_loss).name
     out: dict[str, dict[str, Any]] = {}
-    for label in first:
+    for label in next(iter(valid.values())):
         values = {name: labels[label]["auroc"]["value"] for name, labels in valid.items() if label in labels}
         known = {name: value for name, value in values.items() if value is not None}
-        name = max(known, key=known.__getitem__) if known else fallback
+        require_alike(members, f"valid/{label}/auroc" if known else "valid/loss")
+        name = max(known, key=known.__getitem__) if known else min(members, key=lowest_loss).name
         out[label] = {"member": name, "auroc": known.get(name)}
     return out
 

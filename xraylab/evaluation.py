@@ -1,7 +1,8 @@
 """Prediction tables and what follows from them: nothing here needs a model.
 
 A prediction table has one row a study: ``id, patient, group, split``, then ``p_<label>`` (probability) and ``y_<label>``
-(raw label: 1, 0, -1 uncertain, empty not mentioned) for every label. One by image has a further key, ``image``.
+(raw label: 1, 0, -1 uncertain, empty not mentioned) for every label, then ``logit_<label>`` where it is known, by which
+studies are ranked. One by image has a further key, ``image``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from xraylab.data.table import patients_of
 from xraylab.intervals import HOW, LEAST, LEVEL, Clusters, Interval, average
 from xraylab.metrics import COUNTS, METRICS, point, result, undefined
 from xraylab.tables import KEYS as KEYS
-from xraylab.tables import labels_of
+from xraylab.tables import labels_of, scores, with_logits
 from xraylab.tables import read_table as read_table
 from xraylab.tables import write_table as write_table
 
@@ -30,13 +31,15 @@ Labels = TypeVar("Labels", np.ndarray, "Tensor")
 
 
 def prediction_table(
-    frame: pd.DataFrame, labels: Sequence[str], split: str, rows: np.ndarray, probabilities: np.ndarray
+    frame: pd.DataFrame, labels: Sequence[str], split: str, rows: np.ndarray, probabilities: np.ndarray,
+    logits: np.ndarray | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """The prediction table of some rows of a study table, or of one by image.
 
     Args:
         rows: (N,) index into ``frame``; in one by image, an image's view, where it is known, is its group.
         probabilities: (N,L).
+        logits: (N,L), of these probabilities; None: not known.
     """
     part = frame.loc[rows, ["id", "patient", "group"]].assign(split=split).reset_index(drop=True)
     if "view" in frame:
@@ -47,7 +50,7 @@ def prediction_table(
         part[f"p_{label}"] = probabilities[:, i].astype(np.float64)
     for label in labels:
         part[f"y_{label}"] = frame.loc[rows, label].to_numpy(np.float64)
-    return part
+    return part if logits is None else with_logits(part, dict(zip(labels, logits.T, strict=True)))
 
 
 def scored_labels(raw: Labels, blank: str = "ignore", uncertain: str = "ignore") -> Labels:
@@ -60,6 +63,31 @@ def scored_labels(raw: Labels, blank: str = "ignore", uncertain: str = "ignore")
     if isinstance(raw, np.ndarray):
         return np.where(raw == -1, VALUES[uncertain], np.where(np.isnan(raw), VALUES[blank], raw)).astype(raw.dtype)
     return raw.masked_fill(raw != raw, VALUES[blank]).masked_fill(raw == -1, VALUES[uncertain])
+
+
+def ranked(table: pd.DataFrame, label: str, threshold: float = THRESHOLD) -> tuple[np.ndarray, float]:
+    """What ranks the rows for a label (N,), and the value from which on these are the rows with a probability from ``threshold``
+    on: logits where the table has them, for their order survives where probabilities round to 0 or 1."""
+    score = scores(table, label)
+    return score, float(score[table[f"p_{label}"].to_numpy() >= threshold].min(initial=np.inf))
+
+
+def ties(table: pd.DataFrame, label: str, truth: np.ndarray, auroc: float | None) -> dict[str, Any] | None:
+    """Studies of both classes whose probability is exactly 0, or exactly 1, in a table without logits; None where there are none.
+
+    Args:
+        truth: of all rows (N,), as scored.
+        auroc: of these.
+
+    Returns:
+        ``{"0": [positives, negatives], "1": [...], "auroc": [low, high]}``: where it could lie, were their order known.
+    """
+    if auroc is None or f"logit_{label}" in table:
+        return None
+    p = table[f"p_{label}"].to_numpy()
+    counts = {name: [int(((p == value) & (truth == k)).sum()) for k in (1, 0)] for name, value in (("0", 0.0), ("1", 1.0))}
+    unknown = sum(n * m for n, m in counts.values()) / ((truth == 1).sum() * (truth == 0).sum()) / 2
+    return {**counts, "auroc": [float(auroc - unknown), float(auroc + unknown)]} if unknown else None
 
 
 def evaluate_split(
@@ -77,9 +105,9 @@ def evaluate_split(
         blank, uncertain: what such labels count as, see :func:`scored_labels`; the counts of labels are raw.
 
     Returns:
-        ``n, patients, unit, selected_on, bootstrap, threshold, labels, macro, groups[, exclusive]``; every metric is
-        ``{"value", "low", "high", "n", "reason"}``: value null with a reason where it is undefined, bounds null with a reason
-        where there is no interval. A label's AUROC has ``delong`` besides, ``{"low", "high", "reason"}``, the same bounds.
+        ``n, patients, unit, selected_on, bootstrap, intervals, threshold, labels, macro, groups[, ties][, exclusive]``; every
+        metric is ``{"value", "low", "high", "n", "reason"}``: value null with a reason where it is undefined, bounds null with a
+        reason where there is no interval. A label's AUROC has ``delong`` besides, ``{"low", "high", "reason"}``, the same bounds.
     """
     known = table["patient"] != ""
     patients = table["patient"].where(known)
@@ -102,6 +130,10 @@ def evaluate_split(
         **everything,
         "groups": groups,
     }
+    aurocs = {label: everything["labels"][label]["auroc"]["value"] for label in labels_of(table)}
+    tied = {label: ties(table, label, truth[:, i], value) for i, (label, value) in enumerate(aurocs.items())}
+    if any(tied.values()):
+        out["ties"] = {label: of for label, of in tied.items() if of}
     if exclusive:
         out["exclusive"] = _exclusive(table, clusters)
     return out
@@ -151,11 +183,11 @@ def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, cluster
     intervals: dict[str, dict[str, Interval]] = {m: {} for m in METRICS}
     certain = (scored[rows] == 0) | (scored[rows] == 1)
     for i, label in enumerate(labels_of(table)):
-        raw, probability = table[f"y_{label}"].to_numpy()[rows], table[f"p_{label}"].to_numpy()[rows]
+        raw, (score, cut) = table[f"y_{label}"].to_numpy()[rows], ranked(table, label)
         known = certain[:, i]
-        truth, score = scored[rows[known], i].astype(int), probability[known]
-        values = {metric: point(metric, truth, score, THRESHOLD) for metric in METRICS}
-        found = clusters.label(values, rows[known], truth, score >= THRESHOLD, score)
+        truth, called = scored[rows[known], i].astype(int), score[rows[known]]
+        values = {metric: point(metric, truth, called, cut) for metric in METRICS}
+        found = clusters.label(values, rows[known], truth, called >= cut, called)
         labels[label] = {m: result(v, len(truth), found.get(m), undefined(m, truth)) for m, v in values.items()}
         labels[label]["auroc"]["delong"] = {k: labels[label]["auroc"][k] for k in ("low", "high", "reason")}
         labels[label] |= {kind: result(count, len(raw)) for kind, count in raw_counts(raw).items()}
@@ -178,7 +210,7 @@ def _exclusive(table: pd.DataFrame, clusters: Clusters) -> dict[str, Any]:
     names = labels_of(table)
     truth = table[[f"y_{n}" for n in names]].to_numpy()
     rows = np.flatnonzero((truth == 1).sum(1) == 1)
-    actual, called = truth[rows].argmax(1), table[[f"p_{n}" for n in names]].to_numpy()[rows].argmax(1)
+    actual, called = truth[rows].argmax(1), likeliest(table)[rows]
     nothing = None if len(rows) else "no study has exactly one true label"
     reasons = {"accuracy": nothing, "kappa": nothing or ("all studies are of one class" if len(np.unique(actual)) < 2 else None)}
     of = {"accuracy": accuracy_score, "kappa": cohen_kappa_score}
@@ -187,18 +219,28 @@ def _exclusive(table: pd.DataFrame, clusters: Clusters) -> dict[str, Any]:
     return {m: result(v, len(rows), found.get(m), reasons[m]) for m, v in values.items()}
 
 
+def likeliest(table: pd.DataFrame) -> np.ndarray:
+    """The place of each row's likeliest label (N,): by logits, which do not tie at 1, where all labels have them."""
+    names = labels_of(table)
+    kind = "logit" if all(f"logit_{name}" in table for name in names) else "p"
+    return table[[f"{kind}_{name}" for name in names]].to_numpy().argmax(1)
+
+
 def raw_counts(raw: np.ndarray) -> dict[str, int]:
     """How many of the raw labels (N,) are of each of :data:`xraylab.metrics.COUNTS`."""
     kinds = (raw == 1, raw == 0, raw == -1, np.isnan(raw))
     return {kind: int(found.sum()) for kind, found in zip(COUNTS, kinds, strict=True)}
 
 
-def quick_metrics(labels: Sequence[str], probabilities: np.ndarray, raw: np.ndarray) -> dict[str, float]:
+def quick_metrics(
+    labels: Sequence[str], scores: np.ndarray, raw: np.ndarray, threshold: float = THRESHOLD
+) -> dict[str, float]:  # fmt: skip
     """Point values by label and their means, for the end of an epoch: ``<label>/auroc`` ... ``macro/auroc`` ...
 
     Args:
-        probabilities: (N,L).
+        scores: (N,L), probabilities, or logits.
         raw: (N,L); what is neither 0 nor 1 is not scored, see :func:`scored_labels`.
+        threshold: of these scores.
 
     Returns:
         NaN where undefined.
@@ -208,7 +250,7 @@ def quick_metrics(labels: Sequence[str], probabilities: np.ndarray, raw: np.ndar
         defined = []
         for i, label in enumerate(labels):
             certain = (raw[:, i] == 0) | (raw[:, i] == 1)
-            value = point(metric, raw[certain, i].astype(int), probabilities[certain, i], THRESHOLD)
+            value = point(metric, raw[certain, i].astype(int), scores[certain, i], threshold)
             out[f"{label}/{metric}"] = np.nan if value is None else value
             defined += [] if value is None else [value]
         out[f"macro/{metric}"] = float(np.mean(defined)) if defined else np.nan

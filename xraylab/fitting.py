@@ -20,6 +20,7 @@ from pytorch_lightning.loggers import Logger
 from xraylab.assemble import Job
 from xraylab.averaging import weights_in_words
 from xraylab.build import build
+from xraylab.calibration import sigmoid
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, early_stopping
 from xraylab.cases import write_cases
 from xraylab.checkpoint_files import CheckpointFiles
@@ -135,7 +136,7 @@ def fit(
     if s.early_stopping:
         callbacks.append(early_stopping(s.early_stopping))
     for logger in loggers:
-        logger.log_hyperparams({"data": job.table.data, **OmegaConf.to_container(job.config)})  # type: ignore[dict-item]
+        logger.log_hyperparams({"data": job.table.data, "measured": job.measured, **OmegaConf.to_container(job.config)})  # type: ignore[dict-item]
     files = XLACheckpointFiles() if on_tpu(job.accelerator) else CheckpointFiles()
     options = {"logger": list(loggers) or False, "max_epochs": s.max_epochs, "profiler": profiler}
     trainer = make_trainer(job, [files], callbacks=callbacks, **options)
@@ -171,15 +172,15 @@ def make_trainer(job: Job, plugins: Sequence[Any] = (), **options: Any) -> pl.Tr
 
 
 def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the table (N,), probabilities (N,L), and those of single images (I,L), of a split in table order."""
+    """Rows of the table (N,), logits (N,L), and those of single images (I,L), of a split in table order."""
     trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
     outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
-    kept = [(rows, by_study, by_image[:real]) for rows, by_study, by_image, real in outputs]
+    kept = [(rows, by_study, by_image[:real]) for rows, _, _, real, by_study, by_image in outputs]
     parts = gather([torch.cat([o[i] for o in kept]).cpu() for i in range(3)])  # in the order of processes, as the table is
     rows, by_study, by_image = (torch.cat(of) for of in zip(*parts, strict=True))
-    found = by_study.double().numpy()
-    require_finite(found, split)
-    return rows.numpy(), found, by_image.double().numpy()
+    logits = job.module.log_odds(by_study)
+    require_finite(logits, split)
+    return rows.numpy(), logits, job.module.log_odds(by_image)
 
 
 def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
@@ -208,8 +209,8 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     predicted = {split: predict_split(job, split) for split in wanted}
     if rank() != 0:
         return {}
-    for split, (rows, probabilities, by_image) in predicted.items():
-        predictions = prediction_table(table.frame, table.labels, split, rows, probabilities)
+    for split, (rows, logits, by_image) in predicted.items():
+        predictions = prediction_table(table.frame, table.labels, split, rows, sigmoid(logits), logits)
         write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
         options = (split == "valid", s.bootstrap, s.seed, table.exclusive, s.evaluate.blank, s.evaluate.uncertain)
         if split != "train":
@@ -217,7 +218,8 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
             shown = (predictions, rows)
         if table.many_views:
             images = table.by_image()
-            predictions = prediction_table(images.frame, table.labels, split, images.part(split).index.to_numpy(), by_image)
+            rows = images.part(split).index.to_numpy()
+            predictions = prediction_table(images.frame, table.labels, split, rows, sigmoid(by_image), by_image)
             write_table(predictions, directory / "predictions" / f"{split}_images.csv", table.synthetic)
             if split != "train":
                 splits[split]["images"] = evaluate_split(predictions, *options)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xraylab.assemble import hardware, split_table
 from xraylab.build import build, find_data, plain
+from xraylab.calibration import sigmoid
 from xraylab.combination import Combination, read_combination
 from xraylab.data.dicom import dicom_layouts, is_dicom
 from xraylab.data.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
@@ -29,7 +30,7 @@ from xraylab.operating import CHOSEN, read_chosen
 from xraylab.reading import View, predict_rows
 from xraylab.run import short_names
 from xraylab.settings import check_config
-from xraylab.tables import COLUMNS
+from xraylab.tables import COLUMNS, VALUES
 
 log = logging.getLogger(__name__)
 
@@ -109,12 +110,12 @@ def predict(run: Path, studies: str | Files, options: Options | None = None) -> 
             studies = of_plane(studies, plane, PLANES)
         table, rows = _of_files(studies, module, options), np.arange(len(studies.frame))
         lost, paths = studies.missing, studies.frame["path"].tolist()
-    found, probabilities, views, by_image, skipped = predict_rows(module, table, rows, *_how(config, options), options.workers)
+    found, logits, views, by_image, skipped = predict_rows(module, table, rows, *_how(config, options), options.workers)
     if not len(found):
         named = listed((f"{s.file or s.id} ({s.reason})" for s in skipped), 5)
         raise UserError(f"not one of {len(rows)} studies can be read: {named}.")
     split = studies if isinstance(studies, str) else ""
-    predictions = prediction_table(table.frame, table.labels, split, found, probabilities)
+    predictions = prediction_table(table.frame, table.labels, split, found, sigmoid(logits), logits)
     images = _image_table(table, split, views, by_image) if views else None
     if not isinstance(studies, str):
         unknown = [f"y_{label}" for label in table.labels]
@@ -134,11 +135,11 @@ def _how(config: DictConfig | None, options: Options) -> tuple[int, dict[str, An
     return batch_size, *hardware(accelerator, precision)
 
 
-def _image_table(table: StudyTable, split: str, views: Sequence[View], probabilities: np.ndarray) -> pd.DataFrame:
-    """The prediction table by image, of probabilities (I,L)."""
+def _image_table(table: StudyTable, split: str, views: Sequence[View], logits: np.ndarray) -> pd.DataFrame:
+    """The prediction table by image, of logits (I,L)."""
     first, images = np.r_[0, table.frame["images"].map(len).cumsum()], table.frame["images"].tolist()
     rows = np.array([first[row] + images[row].index(image) for row, image, _ in views])
-    out = prediction_table(table.by_image().frame, table.labels, split, rows, probabilities)
+    out = prediction_table(table.by_image().frame, table.labels, split, rows, sigmoid(logits), logits)
     return out.assign(image=out["image"] + [place for _, _, place in views])
 
 
@@ -351,9 +352,8 @@ def predict_all(runs: Sequence[Path], studies: str | Files, options: Options | N
 def _side_by_side(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
     """Tables of the same rows and other labels as one; patients and groups are joined as those of a combination."""
     keys = [c for c in tables[0].columns if c in COLUMNS]
-    values = {c: table[c] for table in tables for c in table.columns if c.startswith(("p_", "y_"))}
     first = alike([table[keys] for table in tables], names)[0]
-    return first.assign(**dict(sorted(values.items(), key=lambda item: item[0].startswith("y_"))))
+    return first.assign(**{c: table[c] for kind in VALUES for table in tables for c in map(str, table) if c.startswith(kind)})
 
 
 def _shared(done: Sequence[Predicted]) -> tuple[list[pd.DataFrame], list[Skipped]]:

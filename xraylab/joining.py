@@ -12,20 +12,32 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from xraylab.calibration import mean_logit
 from xraylab.errors import UserError, listed
-from xraylab.tables import COLUMNS, UNKNOWN
+from xraylab.tables import COLUMNS, UNKNOWN, logit_columns, with_logits
 
 VOTES_AT = 0.5  # a member votes for a finding from this probability on
 
 
 def mean_table(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
-    """The mean of the members' probabilities.
+    """The mean of the members' probabilities, and its logit where all members have logits.
 
     Raises:
         UserError: the members' studies or labels differ.
     """
     same = alike(tables, names)
-    return same[0].assign(**{p: np.mean([t[p].to_numpy() for t in same], axis=0) for p in probabilities(same[0])})
+    found = {p[2:]: mean_of(same, p[2:]) for p in probabilities(same[0])}
+    out = same[0].assign(**{f"p_{label}": p for label, (p, _) in found.items()})
+    return with_logits(out, {label: z for label, (_, z) in found.items()})
+
+
+def mean_of(tables: Sequence[pd.DataFrame], label: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The mean of members' probabilities (N,), and its logit; None where a member has none."""
+    p = np.mean([t[f"p_{label}"].to_numpy() for t in tables], axis=0)
+    if any(f"logit_{label}" not in t for t in tables):
+        return p, None
+    z = np.concatenate([t[f"logit_{label}"].to_numpy() for t in tables])
+    return p, mean_logit(z, np.tile(np.arange(len(p)), len(tables)))
 
 
 def vote_table(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
@@ -36,7 +48,7 @@ def vote_table(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataF
     """
     same = alike(tables, names)
     votes = {p: np.mean([t[p].to_numpy() >= VOTES_AT for t in same], axis=0) for p in probabilities(same[0])}
-    return same[0].assign(**votes)
+    return with_logits(same[0].assign(**votes), {})
 
 
 def own_table(tables: Sequence[pd.DataFrame], groups: Sequence[str]) -> pd.DataFrame:
@@ -59,12 +71,15 @@ def own_table(tables: Sequence[pd.DataFrame], groups: Sequence[str]) -> pd.DataF
             "With method=own every run has all groups, each study in the same one. What sees the same studies in several ways, "
             "as planes, is joined by method=stack or mean"
         )
-    out = same[0].copy()
-    for p in probabilities(first):
-        for group, table in zip(groups, same, strict=True):
-            rows = (first["group"] == group).to_numpy()
-            out.loc[rows, p] = table.loc[rows, p]
-    return out
+    of = np.select([first["group"] == group for group in groups], range(len(groups)))  # the member of each row
+
+    def by_group(column: str) -> np.ndarray | None:
+        there = all(column in table for table in same)
+        return np.stack([table[column].to_numpy() for table in same])[of, np.arange(len(of))] if there else None
+
+    labels = [p[2:] for p in probabilities(first)]
+    out = same[0].assign(**{f"p_{label}": by_group(f"p_{label}") for label in labels})
+    return with_logits(out, {label: by_group(f"logit_{label}") for label in labels})
 
 
 def best_table(tables: Sequence[pd.DataFrame], names: Sequence[str], members: Mapping[str, str]) -> pd.DataFrame:
@@ -77,7 +92,9 @@ def best_table(tables: Sequence[pd.DataFrame], names: Sequence[str], members: Ma
         UserError: the members' studies or labels differ.
     """
     same = dict(zip(names, alike(tables, names), strict=True))
-    return same[names[0]].assign(**{f"p_{label}": same[name][f"p_{label}"].to_numpy() for label, name in members.items()})
+    out = same[names[0]].assign(**{f"p_{label}": same[name][f"p_{label}"].to_numpy() for label, name in members.items()})
+    there = {label: same[name] for label, name in members.items() if f"logit_{label}" in same[name]}
+    return with_logits(out, {label: table[f"logit_{label}"].to_numpy() for label, table in there.items()})
 
 
 def union_table(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
@@ -100,11 +117,14 @@ def union_table(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.Data
             a, b = earlier.set_index("id"), table.set_index("id")
             shared = a.index.intersection(b.index)
             _require_equal(a.loc[shared], b.loc[shared], other, name)
-    together = pd.concat([t[first.columns] for t in tables], ignore_index=True).groupby("id", sort=False)
+    known = [c for c in first.columns if all(c in t for t in tables)]
+    rows = pd.concat([t[known] for t in tables], ignore_index=True)
+    together = rows.groupby("id", sort=False)
     out = together.head(1).reset_index(drop=True)  # in order of first appearance, as groupby with sort=False has it
     means = {p: together[p].mean().to_numpy() for p in probabilities(first)}
+    logits = {c[6:]: mean_logit(rows[c].to_numpy(), together.ngroup().to_numpy()) for c in known if c.startswith("logit_")}
     patient = together["patient"].max().to_numpy()  # the known one, which is above a blank
-    return out.assign(patient=patient, **means, members=together.size().to_numpy())
+    return with_logits(out.assign(patient=patient, **means), logits).assign(members=together.size().to_numpy())
 
 
 def alike(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> list[pd.DataFrame]:
@@ -128,7 +148,7 @@ def alike(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> list[pd.DataF
 
 
 def aligned(first: pd.DataFrame, table: pd.DataFrame, name: str, other: str) -> pd.DataFrame:
-    """The rows of a table in the order of the first one.
+    """The rows of a table in the order of the first one; logits, which one may have and another not, are its own.
 
     Raises:
         UserError: the columns, studies, labels, patients or splits differ; it names the runs and some studies.
@@ -144,7 +164,7 @@ def aligned(first: pd.DataFrame, table: pd.DataFrame, name: str, other: str) -> 
         raise UserError(f"runs {other} and {name} are of other {'images' if 'image' in keys else 'studies'}: {said}")
     out = b.loc[a.index]
     _require_equal(a, out, other, name)
-    return out.reset_index()[first.columns]
+    return out.reset_index()[[*first.columns.drop(logit_columns(first)), *logit_columns(table)]]
 
 
 def require_one_split(files: Mapping[str, Mapping[str, pd.DataFrame]]) -> None:
@@ -171,7 +191,7 @@ def probabilities(table: pd.DataFrame) -> list[str]:
 
 
 def _require_columns(first: pd.DataFrame, table: pd.DataFrame, other: str, name: str) -> None:
-    differing = [c for c in first.columns if c not in table] + [c for c in table.columns if c not in first]
+    differing = [c for x, y in ((first, table), (table, first)) for c in x.columns.drop(logit_columns(x)) if c not in y]
     if differing:
         labels = dict.fromkeys(c[2:] if c not in COLUMNS else c for c in differing)
         raise UserError(f"runs {other} and {name} have other columns: {listed(labels)} only in one of them")

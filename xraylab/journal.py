@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from xraylab.comparable import deciding, of_objective, reason
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.metrics import METRICS
 from xraylab.run import how_it_went, read_record, write_json
@@ -32,6 +33,7 @@ class SweepJob:
     params: dict[str, Any] = field(default_factory=dict)  # as drawn; of a grid, none
     state: str = "waiting"  # running, finished, pruned, failed, stopped
     scores: list[float | None] = field(default_factory=list)  # of the objectives
+    measured: list[str | None] = field(default_factory=list)  # what each is measured on, see xraylab.comparable
     reason: str | None = None  # of a failure, or of a value that is not there
 
 
@@ -69,7 +71,7 @@ class Journal:
         """What became of a job, by the files it left."""
         run = self.folder / str(job.number)
         record = how_it_went(run)
-        job.scores, job.reason = [], None
+        job.scores, job.measured, job.reason = [], [], None
         if record.get("finished"):
             try:
                 found = [objective_of(run, objective) for objective in self.objectives]
@@ -78,6 +80,7 @@ class Journal:
                 return
             job.state = "finished"
             job.scores = [value for value, _ in found]
+            job.measured = [of_objective(record, objective) for objective in self.objectives]
             job.reason = "; ".join(reason for _, reason in found if reason) or None
         elif record.get("pruned"):
             job.state, job.reason = "pruned", record["pruned"]
@@ -87,14 +90,37 @@ class Journal:
         else:
             job.state = "stopped"
 
+    def alike(self) -> list[list[SweepJob]]:
+        """The jobs that have every objective, by what these are measured on: only within such a part they can be compared."""
+        parts: dict[tuple[str | None, ...], list[SweepJob]] = {}
+        for job in self.jobs:
+            if job.state == "finished" and job.scores and None not in job.scores:
+                parts.setdefault(tuple(job.measured), []).append(job)
+        return list(parts.values())
+
+    def incomparable(self) -> str | None:
+        """Why the objective chooses no job, in a sentence without a full stop; None where it can."""
+        parts = self.alike()
+        if len(parts) < 2:
+            return None
+        of = [(dict(word.partition("=")[::2] for word in job.overrides), k) for k, part in enumerate(parts) for job in part]
+        keys = deciding([words for words, _ in of], [k for _, k in of])
+        one, other = ([*part[0].measured, *[None] * len(self.objectives)] for part in parts[:2])
+        which = next(k for k in range(len(self.objectives)) if one[k] != other[k] or one[k] is None)
+        differ = f"jobs differ in {listed(keys)}, so " if keys else "as "
+        return f"{self.objectives[which]} is not comparable: {differ}{reason(one[which], other[which])}"
+
     def best(self) -> list[SweepJob]:
-        """The best job; of several objectives, all that no other beats in each."""
+        """The best job; of several objectives, all that no other beats in each. None where jobs cannot be compared."""
+        parts = self.alike()
+        return self._best(parts[0]) if len(parts) == 1 else []
+
+    def _best(self, known: Sequence[SweepJob]) -> list[SweepJob]:
         signs = [-1.0 if mode_of(o) == "max" else 1.0 for o in self.objectives]
 
         def cost(job: SweepJob) -> list[float]:
             return [s * v for s, v in zip(signs, job.scores, strict=True) if v is not None]
 
-        known = [job for job in self.jobs if job.state == "finished" and job.scores and None not in job.scores]
         beaten = [any(_dominates(cost(a), cost(b)) for a in known) for b in known]
         front = [job for job, worse in zip(known, beaten, strict=True) if not worse]
         return front[:1] if len(signs) == 1 else front
@@ -111,13 +137,19 @@ class Journal:
     def closing(self) -> str:
         """What to say at the end: the best by the objective, with its command; and what did not come to an end."""
         lines = []
-        best = self.best()
+        parts = self.alike()
         on_test = " (chosen on test: its results there are too good)" * any(o.startswith("test/") for o in self.objectives)
-        for job in best[:10]:
-            values = ", ".join(f"{o} {v:.4f}" for o, v in zip(self.objectives, job.scores, strict=True))
-            what = "best" if len(self.objectives) == 1 else "beaten by none in all objectives"
-            lines.append(f"{what}: job {job.number}, {values}{on_test}. Repeat it with:\n  {self.command(job)}")
-        if not best:
+        if (why := self.incomparable()) is not None:
+            lines.append(f"no job is the best of all: {why}. Choose by another objective, of the same studies: sweep.objective=…")
+        for part in parts:
+            if len(part) == 1 < len(parts):
+                continue
+            of = f" of jobs {listed([j.number for j in part], 10)}, which can be compared" * (len(parts) > 1)
+            for job in self._best(part)[:10]:
+                values = ", ".join(f"{o} {v:.4f}" for o, v in zip(self.objectives, job.scores, strict=True))
+                what = "best" if len(self.objectives) == 1 else "beaten by none in all objectives"
+                lines.append(f"{what}{of}: job {job.number}, {values}{on_test}. Repeat it with:\n  {self.command(job)}")
+        if not parts:
             lines.append(f"no job has {' and '.join(self.objectives)}, so none is the best")
         lines += [f"job {j.number}: {j.reason}" for j in self.jobs if j.state == "finished" and j.reason]
         pruned = [j.number for j in self.jobs if j.state == "pruned"]

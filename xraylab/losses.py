@@ -175,9 +175,13 @@ class Loss(nn.Module, HyperparametersMixin):
         """sum(b * l) over certain labels, without any policy: what ``valid/loss`` averages."""
         raise NotImplementedError
 
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """(B,L), the natural log-odds log(p / (1-p)) of each label, finite where p rounds to 0 or 1."""
+        raise NotImplementedError
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B,L) in [0,1]."""
-        raise NotImplementedError
+        return torch.sigmoid(self.log_odds(logits))
 
     def describe(self, names: Sequence[str], groups: Sequence[str] = ()) -> str:
         """The balance in force, in words."""
@@ -239,9 +243,9 @@ class WeightedBCE(Loss):
         """(B,L), the logit of each label."""
         return logits
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """The sigmoid."""
-        return torch.sigmoid(self.difference(logits))
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """The logit itself, whose sigmoid is the probability."""
+        return self.difference(logits)
 
 
 class TwoSoftmax(WeightedBCE):
@@ -310,9 +314,13 @@ class CrossEntropy(Loss):
         target = truth * (1 - smoothing) + smoothing / labels.shape[1]
         return -(b * target * log_softmax(logits, 1)).sum()
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """The softmax."""
-        return torch.softmax(logits, 1)
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """x_k - logsumexp of the other x, whose sigmoid is the softmax."""
+        largest, top = logits.max(1, keepdim=True)
+        shares = (logits - largest).exp()
+        others = (shares.sum(1, keepdim=True) - shares).log() + largest
+        of_top = logits.scatter(1, top, float("-inf")).logsumexp(1, keepdim=True)  # where the difference above cancels
+        return logits - others.scatter(1, top, of_top)
 
 
 def spec(component: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from xraylab.adapting import derivatives
-from xraylab.calibration import scaled
+from xraylab.calibration import scaled, sigmoid
 from xraylab.data.loading import EACH_AXIS, SHORTER_SIDE, Batch, pack, prepare
 from xraylab.data.module import StudyDataModule, batches_done
 from xraylab.data.sources import Images
@@ -158,14 +158,20 @@ class StudyModule(pl.LightningModule):
 
     test_step = validation_step
 
-    def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor, int | None]:
-        """Rows of the table (B,), probabilities (B,L), those of each view as a study of its own (I,L), of slices (0,L), and how
-        many of these views are not blank; None: all."""
-        if not self.images["views"]:
-            probabilities = self.loss.probabilities(self(batch))
-            return batch.rows, probabilities, probabilities[:0], None
-        by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels), batch.real)
-        return batch.rows, self.loss.probabilities(by_study), self.loss.probabilities(by_image), batch.real
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> tuple[Tensor, Tensor, Tensor, int | None, Tensor, Tensor]:
+        """Rows of the table (B,), probabilities (B,L), those of each view as a study of its own (I,L), of slices (0,L), how many
+        of these views are not blank, None: all; and the network's outputs that both are of."""
+        if self.images["views"]:
+            by_study, by_image = self.net.both(batch.images, batch.study, len(batch.labels), batch.real)
+        else:
+            by_study = self(batch)
+            by_image = by_study[:0]
+        found = self.loss.probabilities(by_study), self.loss.probabilities(by_image)
+        return batch.rows, *found, batch.real if self.images["views"] else None, by_study, by_image
+
+    def log_odds(self, outputs: Tensor) -> np.ndarray:
+        """float64 (N,L), the logits of the labels, of the network's outputs (N, outputs); computed on the CPU."""
+        return self.loss.log_odds(outputs.detach().cpu().double()).numpy()
 
     def on_validation_epoch_end(self) -> None:
         """Log ``valid/loss`` (scored labels, the balance of train, no policy) and the metrics of the design."""
@@ -179,12 +185,12 @@ class StudyModule(pl.LightningModule):
         seen, self._seen = self._seen, []
         if world() > 1:  # in the order of processes, which is that of the table
             seen = [part for of in gather([[t.cpu() for t in part] for part in seen]) for part in of]  # type: ignore[misc]
-        logits, labels, losses = (torch.cat(parts).to(self.device) for parts in zip(*seen, strict=True))
+        outputs, labels, losses = (torch.cat(parts).to(self.device) for parts in zip(*seen, strict=True))
         total, certain = losses.sum(0)
         values: dict[str, Any] = {"loss": total / certain if certain else float("nan")}
-        probabilities = self.loss.probabilities(logits).double().cpu().numpy()
-        require_finite(probabilities, split)
-        values |= quick_metrics(self.labels, probabilities, labels.cpu().numpy())
+        logits = self.log_odds(outputs)
+        require_finite(logits, split)
+        values |= quick_metrics(self.labels, logits, labels.cpu().numpy(), threshold=0.0)
         found = {f"{split}/{name}": float(value) for name, value in values.items()}
         if self.trainer.state.fn == TrainerFn.FITTING:
             found["step"] = float(self.trainer.global_step)  # of a logger's axis, where Lightning (2.6) would give the one before
@@ -321,13 +327,13 @@ class StudyModule(pl.LightningModule):
         study = torch.repeat_interleave(torch.arange(len(bags)), torch.tensor([len(bag) for bag in bags]))
         modes = [(module, module.training) for module in self.net.modules()]
         try:  # also of a model that is being trained, which then goes on as it was
-            logits = self.net.eval()(pack(bags).to(self.device), study.to(self.device), 1)
+            outputs = self.net.eval()(pack(bags).to(self.device), study.to(self.device), 1)
         finally:
             for module, training in modes:
                 module.training = training
-        probabilities = self.loss.probabilities(logits)[0].double().cpu().numpy()
-        found = zip(self.labels, probabilities, strict=True)
-        return {name: float(scaled(p, temperatures[name]) if calibrate else p) for name, p in found}
+        (logits,) = self.log_odds(outputs)
+        found = zip(self.labels, logits, strict=True)
+        return {name: float(scaled(z, temperatures[name]) if calibrate else sigmoid(z)) for name, z in found}
 
     def _prepared(self, images: Images) -> np.ndarray:
         """A bag as the network wants it. Raises UserError: of another shape or dtype."""
@@ -347,16 +353,16 @@ def of_images(values: Tensor, study: Tensor) -> Tensor:
     return torch.cat([values, none])[study]
 
 
-def require_finite(probabilities: np.ndarray, split: str) -> None:
+def require_finite(logits: np.ndarray, split: str) -> None:
     """Check that a model still gives numbers.
 
     Raises:
-        UserError: some probabilities are NaN.
+        UserError: some logits are not finite.
     """
-    bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
+    bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad:
         raise UserError(
-            f"{split}: the model's output is not a number for {bad} of {len(probabilities)} studies: training has diverged. "
+            f"{split}: the model's output is not a number for {bad} of {len(logits)} studies: training has diverged. "
             "Lower optimizer.lr, or set gradient_clip=1.0 or precision=32."
         )
 

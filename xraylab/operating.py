@@ -4,8 +4,9 @@ A study is called positive at or above a threshold. Thresholds lie halfway betwe
 validation, so a last digit that differs on another machine changes no call.
 
 ``operating_points.json`` of a run holds what was chosen on validation: ``{"data", "checkpoint", "chosen_on", "rules", "labels":
-{label: {"n", "positives", "thresholds": {name: {"value", "reason"}}, "temperature": {"value", "reason"}}}}``. Thresholds are of
-probabilities as the model gives them, without the temperature.
+{label: {"n", "positives", "thresholds": {name: {"value", "reason"[, "note"]}}, "temperature": {"value", "reason"}}}}``.
+Thresholds are of probabilities as the model gives them, without the temperature; a note says where none lies between studies
+that logits tell apart.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation import clusters_of, labels_of, scored_labels
 from xraylab.intervals import Clusters
 from xraylab.metrics import rates, result, undefined
+from xraylab.tables import log_odds
 from xraylab.words import command_line, word
 
 VALID = "valid"  # the split that chooses
@@ -90,21 +92,41 @@ def candidates(truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, 
     return np.where(halfway > below, halfway, above), tp, fp  # neighbouring floats have no number between them
 
 
-def choose(truth: np.ndarray, probability: np.ndarray, rules: Rules) -> dict[str, dict[str, Any]]:
-    """The thresholds of all rules, ``{name: {"value", "reason"}}``; of equally good ones the highest.
+def choose(
+    truth: np.ndarray, probability: np.ndarray, rules: Rules, z: np.ndarray | None = None
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """The thresholds of all rules, ``{name: {"value", "reason"[, "note"]}}``; of equally good ones the highest.
 
     Args:
         truth: 0/1 (N,).
         probability: (N,) in [0,1].
+        z: (N,), the logits; None: not known.
 
     Returns:
         Value null with a reason where there is one class only; a value with a reason where it calls everybody positive, or
-        nobody, as nothing else does what the rule asks for.
+        nobody, as nothing else does what the rule asks for; a note where logits tell studies apart whose probabilities are one
+        number, 1 as a rule, and the rule would cut between them.
     """
     missing = undefined("auroc", truth)
     if missing:
         return {name: {"value": None, "reason": f"{missing} in validation"} for name in rules.names}
-    threshold, tp, fp = candidates(truth, probability)
+    out: dict[str, dict[str, Any]] = {}
+    finer = _best(truth, z, rules) if z is not None and len(np.unique(z)) > len(np.unique(probability)) else {}
+    for name, (value, tp, fp, reason) in _best(truth, probability, rules).items():
+        out[name] = {"value": value, "reason": reason}
+        if name in finer and finer[name][1:3] != (tp, fp):
+            _, right, wrong, reason = finer[name]
+            out[name] = {"value": value, "reason": reason}
+            out[name]["note"] = (
+                f"no probability lies between studies that logits tell apart: it calls {tp} positives and {fp} negatives of "
+                f"validation positive, where a cut by logits would call {right} and {wrong}"
+            )
+    return out
+
+
+def _best(truth: np.ndarray, score: np.ndarray, rules: Rules) -> dict[str, tuple[float, int, int, str | None]]:
+    """The threshold of each rule, the positives and negatives that it calls positive, and why it is trivial, if it is."""
+    threshold, tp, fp = candidates(truth, score)
     positives, negatives = tp[-1], fp[-1]
     found = rates(tp, fp, positives, negatives)
     sensitivity, specificity = found["sensitivity"], found["specificity"]
@@ -121,7 +143,7 @@ def choose(truth: np.ndarray, probability: np.ndarray, rules: Rules) -> dict[str
             best[name] = int(np.argmax(tp == tp[least]))  # as sensitive, and no positive less specific
     calls = {0: "no", len(threshold) - 1: "every"}
     why = {k: f"only calling {word} study positive does that in validation" for k, word in calls.items()}
-    return {name: {"value": float(threshold[k]), "reason": why.get(k)} for name, k in best.items()}
+    return {name: (float(threshold[k]), int(tp[k]), int(fp[k]), why.get(k)) for name, k in best.items()}
 
 
 def trivial(evaluated: Mapping[str, Any]) -> list[str]:
@@ -163,7 +185,9 @@ def at_threshold(
     intervals = {} if clusters is None or rows is None else clusters.label(known, rows, truth, probability >= threshold)
     out = {m: result(v, len(truth), intervals.get(m), missing[m]) for m, v in known.items()}
     tp, fp, p, n = (int(v) for v in counts)
-    return {"threshold": threshold, "reason": reason, "confusion": dict(zip(CELLS, (tp, fp, p - tp, n - fp), strict=True)), **out}
+    confusion = dict(zip(CELLS, (tp, fp, p - tp, n - fp), strict=True))
+    note = {"note": found["note"]} if "note" in found else {}
+    return {"threshold": threshold, "reason": reason, **note, "confusion": confusion, **out}
 
 
 def cells(truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.ndarray:
@@ -197,9 +221,10 @@ def judge(
         none: dict[str, Any] = {"value": None, "reason": "there is no validation split"}
         found = {"n": 0, "positives": 0, "thresholds": dict.fromkeys(rules.names, none), "temperature": none}
         if VALID in tables:
-            truth, probability, _ = scored_rows(tables[VALID], label, blank, uncertain)
-            temperature = fit_temperature(truth, probability)
-            thresholds = choose(truth, probability, rules)
+            truth, probability, rows = scored_rows(tables[VALID], label, blank, uncertain)
+            z = log_odds(tables[VALID], label)[rows]
+            temperature = fit_temperature(truth, z)
+            thresholds = choose(truth, probability, rules, z)
             found = {"n": len(truth), "positives": int(truth.sum()), "thresholds": thresholds, "temperature": temperature}
         chosen["labels"][label] = found
     for split, evaluated in splits.items():
@@ -213,7 +238,7 @@ def judge(
             temperature = chosen["labels"][label]["temperature"]
             ways = {"as they are": probability}
             if temperature["value"] is not None:
-                ways["after"] = scaled(probability, temperature["value"])
+                ways["after"] = scaled(log_odds(tables[split], label)[rows], temperature["value"])
             for name, t in of.items():
                 points[name]["labels"][label] = at_threshold(truth, probability, t, rows, clusters)
             scores = {way: calibration(truth, p, rows, clusters) for way, p in ways.items()}
@@ -285,7 +310,8 @@ def thresholds_of(chosen: Mapping[str, Any], labels: Iterable[str], name: str) -
 def decided(
     table: pd.DataFrame, threshold: float | Mapping[str, float] | None, temperatures: Mapping[str, float]
 ) -> pd.DataFrame:  # fmt: skip
-    """A prediction table with its probabilities calibrated, and a column ``call_<label>``, 1 from the threshold on and else 0.
+    """A prediction table with its probabilities calibrated, its logits as they were, and a column ``call_<label>``, 1 from the
+    threshold on and else 0.
 
     Args:
         threshold: a probability, as the table has it in the end; or by label, of probabilities as the model gives them;
@@ -293,12 +319,20 @@ def decided(
         temperatures: by label; none: nothing is calibrated.
     """
     labels = [c[2:] for c in table.columns if c.startswith("p_")]
-    out = table.assign(**{f"p_{la}": scaled(table[f"p_{la}"].to_numpy(), t) for la, t in temperatures.items()})
+    out = table.assign(**{f"p_{la}": scaled(log_odds(table, la), t) for la, t in temperatures.items()})
     if threshold is None:
         return out
     if isinstance(threshold, Mapping):
         return out.assign(**{f"call_{la}": (table[f"p_{la}"] >= threshold[la]).astype(int) for la in labels})
     return out.assign(**{f"call_{la}": (out[f"p_{la}"] >= threshold).astype(int) for la in labels})
+
+
+def threshold_text(threshold: float | None) -> str:
+    """A threshold to read, which is neither 0 nor 1 where it is only near them."""
+    if threshold is None:
+        return "-"
+    near_1 = 0.9995 < threshold < 1
+    return f"1 - {1 - threshold:.2g}" if near_1 else f"{threshold:.4f}" if threshold >= 0.0005 else f"{threshold:.2g}"
 
 
 def scored_rows(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -72,9 +72,9 @@ def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any],
         axes.tick_params(labelsize=8)
         for k, (_, table, result, options) in enumerate(curves):
             if result["labels"].get(label, {}).get(metric, {}).get("value") is not None:
-                truth, probability = scored(table, label, **options)
+                truth, score = scored(table, label, **options)
                 style = "steps-post" if kind == "pr" else "default"
-                axes.plot(*curve(kind, truth, probability), drawstyle=style, color=f"C{k}", lw=1.2)
+                axes.plot(*curve(kind, truth, score), drawstyle=style, color=f"C{k}", lw=1.2)
         if kind == "roc":
             axes.plot([0, 1], [0, 1], ":", color="grey", lw=1)
     for axes in grid[len(labels) :]:
@@ -104,6 +104,7 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
     """Validation loss and macro AUROC by epoch of several runs, as HTML and ``figures/training.png``; empty of one."""
     from matplotlib.figure import Figure
 
+    from xraylab.comparable import of_run
     from xraylab.page import save_figure, svg
 
     histories = [(r, pd.read_csv(r.directory / "history.csv")) for r in runs if (r.directory / "history.csv").is_file()]
@@ -113,8 +114,10 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
     styles = [("-", "--", ":")[min(k // LINES, 2)] for k in range(len(histories))]
     figure = Figure(figsize=(10.5, 3.8 + 0.24 * len(histories)), layout="constrained")
     panels = dict(zip(("train/loss", "valid/loss", "valid/macro/auroc"), figure.subplots(1, 3), strict=True))
+    measured = {of_run(r.directory, "valid/loss") for r, _ in histories}
     for column, axes in panels.items():
-        axes.set_title(column, fontsize=10)
+        alike = column != "valid/loss" or len(measured) == 1
+        axes.set_title(column if alike else "valid/loss\n(measured otherwise: not comparable)", fontsize=10)
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, max(len(history) for _, history in histories) + 0.5)
         axes.locator_params("x", integer=True)

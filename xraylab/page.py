@@ -74,7 +74,8 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
             "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
             for r in rows
         ]
-        lines += [f"    {line}" for line in (*macro_notes(result), *trivial(result), *without_interval(labels))]
+        notes = (*macro_notes(result), *trivial(result), *tie_notes(result), *without_interval(labels))
+        lines += [f"    {line}" for line in notes]
     skipped = sum(map(len, evaluation.get("skipped", {}).values()))
     if skipped:
         lines.append(f"  skipped: {skipped} faults, named in evaluation.json")
@@ -129,6 +130,20 @@ def macro_notes(result: dict[str, Any]) -> list[str]:
         which = "" if len(alike) == 1 else f" of {', '.join(m.replace('_', ' ') for m in metrics)}"
         out = [f"{name} ({labels[name][metrics[0]]['reason']})" for name in labels if name not in kept]
         notes.append(f"macro{which} over {len(kept)} of {len(labels)} findings" + f", without {', '.join(out)}" * bool(out))
+    return notes
+
+
+def tie_notes(result: dict[str, Any]) -> list[str]:
+    """Where studies of both classes have a probability of exactly 0 or 1, whose order is lost: what that may do to a number."""
+    notes = []
+    for label, tied in result.get("ties", {}).items():
+        found = [f"{tied[v][0]} positive and {tied[v][1]} negative {units(result)} are exactly {v}" for v in "01" if all(tied[v])]
+        low, high = tied["auroc"]
+        notes.append(
+            f"ties: probabilities of {label} of {' and '.join(found)}, and there is no logit_{label}: they rank as equal. AUROC "
+            f"{number(result['labels'][label]['auroc'])} would lie from {low:.3f} to {high:.3f} were their order known, and "
+            "average precision depends on it too"
+        )
     return notes
 
 
@@ -217,6 +232,7 @@ def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool,
     parts += [f"<p class=n>{_e(note[0].upper() + note[1:])}.</p>" for note in macro_notes(result)]
     if lacking := without_interval({**result["labels"], "macro": result["macro"]}):
         parts.append(f"<p class=n>{_e('; '.join(lacking))}.</p>")
+    parts += [f"<p>{_e(note)}.</p>" for note in tie_notes(result)]
     if "exclusive" in result:
         parts.append(f"<p>{_e(exclusive_note(result))}.</p>")
     if len(result["groups"]) > 1 and len(result["labels"]) == 1:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.evaluation import THRESHOLD, clusters_of, labels_of
+from xraylab.evaluation import THRESHOLD, clusters_of, labels_of, ranked
 from xraylab.intervals import Clusters, Interval, average, difference, none
 from xraylab.metrics import METRICS, RANKED, THRESHOLDED, point, result, undefined
 from xraylab.operating import scored_rows
@@ -44,10 +44,11 @@ def compare(
     means: dict[str, dict[str, tuple[float, Interval | None]]] = {metric: {} for metric in METRICS}
     scored = np.zeros(len(first), bool)
     for label in labels_of(first):
-        truth, a, rows = scored_rows(first, label, blank, uncertain)
-        b = second[f"p_{label}"].to_numpy()[rows]
+        truth, _, rows = scored_rows(first, label, blank, uncertain)
         scored[rows] = True
-        cuts = (thresholds or {}).get(label, (THRESHOLD, THRESHOLD))
+        asked = (thresholds or {}).get(label, (THRESHOLD, THRESHOLD))
+        ranks, cuts = zip(*(ranked(t, label, cut) for t, cut in zip((first, second), asked, strict=True)), strict=True)
+        a, b = (score[rows] for score in ranks)
         values = [{m: point(m, truth, p, cut) for m in METRICS} for p, cut in zip((a, b), cuts, strict=True)]
         intervals = [clusters.label(v, rows, truth, p >= cut, p) for v, p, cut in zip(values, (a, b), cuts, strict=True)]
         same = np.array_equal(a, b) and cuts[0] == cuts[1]
@@ -64,7 +65,7 @@ def compare(
                 means[metric][label] = (value, interval)
         p = delong_p(truth, a, b, clusters.of[rows]) if found["auroc"]["low"] is not None else None
         found["auroc"]["delong"] = {**found["auroc"], "p": p}
-        found["mcnemar"] = {**mcnemar(truth, a >= cuts[0], b >= cuts[1]), "thresholds": list(cuts)}
+        found["mcnemar"] = {**mcnemar(truth, a >= cuts[0], b >= cuts[1]), "thresholds": list(asked)}
         out[label] = found
     return {"labels": out, "macro": {metric: _mean(of, int(scored.sum())) for metric, of in means.items()}}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,10 @@ xraylab.predict: predict studies with a finished run.
   python -m xraylab.predict run=outputs/mrnet/<date_time> input=new/axial calibrate=true threshold=youden
 
 A run may be a combination; several runs, each of other labels, make one table. Files are PNG, JPEG, TIFF, .npy (an image, or
-a volume of slices) and DICOM (pip install 'xraylab[dicom]'). The table is id,patient,group,split,p_<label>..., in the order of
-the input; where studies have several views, <output>_images.csv is the same by image. An id is a file's name or path: nothing
-that a file says of its patient is read. Files that cannot be read are named in <output>.skipped.csv, and the rest is
-predicted. Weights of other frameworks (.h5) are out of scope.
+a volume of slices) and DICOM (pip install 'xraylab[dicom]'). The table is id,patient,group,split,p_<label>...,logit_<label>...
+(natural log-odds, before calibrate=true), in the order of the input; where studies have several views, <output>_images.csv is
+the same by image. An id is a file's name or path: nothing that a file says of its patient is read. Files that cannot be read
+are named in <output>.skipped.csv, and the rest is predicted. Weights of other frameworks (.h5) are out of scope.
 """
 
 
@@ -53,7 +53,7 @@ def job(cfg: DictConfig) -> None:
         from xraylab.evaluation import write_table
         from xraylab.fitting import quiet
         from xraylab.inference import SPLITS, Options, chosen_of, predict_all, run_labels
-        from xraylab.operating import decided, temperatures_of, thresholds_of
+        from xraylab.operating import decided, temperatures_of, threshold_text, thresholds_of
         from xraylab.submission import check_format, write_submission
 
     check_format(cfg.format)
@@ -101,7 +101,8 @@ def job(cfg: DictConfig) -> None:
         if done.images is not None:
             log.info("there is no table by image: temperatures are of studies")
     if threshold is not None:
-        log.info("called positive (1) from here on: %s (at or above it, >=)", _values(thresholds) if thresholds else threshold)
+        cuts = _values(thresholds, threshold_text) if thresholds else threshold
+        log.info("called positive (1) from here on: %s (at or above it, >=)", cuts)
     if done.skipped:
         shown = [f"{s.file or s.id} ({s.reason}; the study is {s.study})" for s in done.skipped]
         log.warning("%d files could not be read: %s\nall of them: %s", len(shown), listed(shown), _skipped_file(output))
@@ -187,8 +188,8 @@ def _name(given: str | list[str]) -> str:
     return f"{path.parent.name or 'input'}_{stem}" if stem.removesuffix("_images") in ("train", "valid", "test") else stem
 
 
-def _values(of: Mapping[str, float]) -> str:
-    return ", ".join(f"{label} {value:.4f}" for label, value in of.items())
+def _values(of: Mapping[str, float], words: Callable[[float], str] = "{:.4f}".format) -> str:
+    return ", ".join(f"{label} {words(value)}" for label, value in of.items())
 
 
 def _images_file(output: Path) -> Path:

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 
+from xraylab.comparable import of_run
 from xraylab.errors import Pruned
 from xraylab.journal import history_of, objectives_of
 from xraylab.settings import mode_of, sweep_of
@@ -41,7 +42,7 @@ class MedianPruning(Callback):
     Args:
         directory: of this job's run, beside those of the others.
         objective: a column of history.csv.
-        jobs: so many must have finished.
+        jobs: so many must have finished whose objective is measured on the same, see :mod:`xraylab.comparable`.
         epochs: none is given up within so many first epochs.
     """
 
@@ -65,6 +66,8 @@ class MedianPruning(Callback):
             for p in self.directory.parent.glob("[0-9]*/environment.json")
             if json.loads(p.read_text(encoding="utf-8"))["finished"]
         ]
+        mine = of_run(self.directory, self.objective)
+        done = [p for p in done if of_run(p.parent, self.objective) == mine]
         if len(done) < self.jobs:
             return
         others = [history_of(p.parent / "history.csv", self.objective).get(epoch, math.nan) for p in done]

@@ -102,7 +102,7 @@ def _reason(image: str, error: UserError) -> str:
 
 
 class _Predictor(pl.LightningModule):
-    """Predicts what was read: rows (B,), probabilities (B,L), those of views (I,L) and which these are; and what was not."""
+    """Predicts what was read: rows (B,), the network's outputs, those of views and which these are; and what was not."""
 
     def __init__(self, module: StudyModule) -> None:
         super().__init__()
@@ -110,7 +110,8 @@ class _Predictor(pl.LightningModule):
 
     def predict_step(self, read: _Read, batch_idx: int = 0) -> tuple[list[Tensor], list[Tensor], list[Any], Any, Any]:
         done = [self.module.predict_step(batch) for batch in read.batches]
-        return [d[0] for d in done], [d[1] for d in done], [(views, real) for *_, views, real in done], read.views, read.skipped
+        views = [(by_image, real) for *_, real, _, by_image in done]
+        return [d[0] for d in done], [d[4] for d in done], views, read.views, read.skipped
 
 
 class _Log(pl.Callback):
@@ -144,11 +145,11 @@ def predict_rows(
     """Predict rows of a table.
 
     Returns:
-        Rows that could be read (N,), in order; their probabilities (N,L); of a table some of whose studies have several views,
+        Rows that could be read (N,), in order; their logits (N,L); of a table some of whose studies have several views,
         these, and theirs (I,L); and what could not be read.
 
     Raises:
-        UserError: probabilities are not numbers.
+        UserError: logits are not numbers.
     """
     accelerator = dict(accelerator)
     static_shapes = bool(accelerator.pop("static_shapes", False))
@@ -176,9 +177,9 @@ def predict_rows(
         none = np.zeros((0, len(table.labels)))
         return np.zeros(0, np.int64), none, [], none, skipped
     order = torch.cat(found).cpu().numpy()
-    probabilities = torch.cat([p for o in outputs for p in o[1]]).double().cpu().numpy()
-    by_image = torch.cat([p[:real] for o in outputs for p, real in o[2]]).double().cpu().numpy()
-    require_finite(probabilities, "input")
+    logits = module.log_odds(torch.cat([x for o in outputs for x in o[1]]))
+    by_image = module.log_odds(torch.cat([x[:real] for o in outputs for x, real in o[2]]))
+    require_finite(logits, "input")
     views = [view for o in outputs for view in o[3]]
     places, of = np.argsort(order, kind="stable"), np.argsort([view.row for view in views], kind="stable")
-    return order[places], probabilities[places], [views[k] for k in of], by_image[of], skipped
+    return order[places], logits[places], [views[k] for k in of], by_image[of], skipped

@@ -146,13 +146,14 @@ def _of_multirun(
     folder: Path, results: Sequence[Result], waiting: list[str]
 ) -> tuple[Path, tuple[str, str], dict[str, Any]]:  # fmt: skip
     """Where a multirun's comparison is, its title and published numbers, as its end would have them."""
-    from xraylab.comparison import GIVEN, check_published
+    from xraylab.comparison import GIVEN, check_published, not_comparable
     from xraylab.page import write_report
 
     given = json.loads((folder / GIVEN).read_text(encoding="utf-8")) if (folder / GIVEN).is_file() else {}
     made = {r.job for r in results}
     lacking = (name.replace("_", " ") for name in given.get("ensembles", {}))
     waiting += [f"{name} is not made" for name in lacking if name not in made]
+    waiting += not_comparable(folder)
     for r in results:
         if "members" in r.evaluation and not (r.directory / "report.html").is_file():
             write_report(r.directory)

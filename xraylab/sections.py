@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from xraylab.calibration import BINS
 from xraylab.metrics import number
-from xraylab.operating import CELLS, FIXED, RATES, trivial
+from xraylab.operating import CELLS, FIXED, RATES, threshold_text, trivial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def operating_table(split: str, points: Mapping[str, Any]) -> str:
         for name, point in points.items():
             found = point["labels"][label]
             counts = found["confusion"] or dict.fromkeys(CELLS, "")
-            threshold = "-" if found["threshold"] is None else f"{found['threshold']:.4f}"
+            threshold = threshold_text(found["threshold"])
             cells = [threshold, html.escape(name), *(number(found[m]) for m in RATES), *(counts[c] for c in CELLS)]
             rows.append(
                 f"<tr><td>{html.escape(label)}</td>{''.join(f'<td>{c}</td>' for c in cells)}<td>{found['kappa']['n']}</td></tr>"
@@ -44,6 +44,8 @@ def operating_table(split: str, points: Mapping[str, Any]) -> str:
         note += " On the studies that chose them, the numbers of chosen thresholds are too good."
     none = {f"{label} ({f['reason']})" for p in points.values() for label, f in p["labels"].items() if f["threshold"] is None}
     missing = f"<p>No threshold: {html.escape('; '.join(sorted(none)))}.</p>" if none else ""
+    noted = [f"{label}, {name}: {f['note']}" for name, p in points.items() for label, f in p["labels"].items() if "note" in f]
+    missing += "".join(f"<p>{html.escape(line)}.</p>" for line in noted)
     missing += "".join(f"<p><b>Trivial:</b> {html.escape(line)}.</p>" for line in trivial({"operating_points": points}))
     title = f"<h3>operating points and confusion <small>{split}</small></h3>"
     table = f"<table class=decisions><tr>{head}</tr>{''.join(rows)}</table>"

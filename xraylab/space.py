@@ -112,6 +112,13 @@ def corners(space: Mapping[str, Dimension]) -> list[list[str]]:
     return [words_of(space, {key: values[k] for key, values in ends.items()}) for k in (0, 1)]
 
 
+def around(space: Mapping[str, Dimension]) -> dict[str, list[list[str]]]:
+    """Of each key that varies, the overrides of a point for each of its values, or ends, all others being at their first."""
+    ends = {key: d.texts if isinstance(d, Choice) else (d.low, d.high) for key, d in varied(space).items()}
+    first: dict[str, Any] = {key: values[0] for key, values in ends.items()}
+    return {key: [words_of(space, {**first, key: value}) for value in values] for key, values in ends.items()}
+
+
 def distributions(space: Mapping[str, Dimension]) -> dict[str, Any]:
     """Optuna's distributions of what varies."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution

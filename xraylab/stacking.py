@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.calibration import logit, sigmoid
+from xraylab.calibration import sigmoid
 from xraylab.data.table import in_parts, patients_of
 from xraylab.errors import UserError
 from xraylab.evaluation import scored_labels
-from xraylab.joining import alike
-from xraylab.tables import labels_of
+from xraylab.joining import alike, mean_of
+from xraylab.tables import labels_of, log_odds, with_logits
 
-CLIP = 1e-6  # probabilities are kept so far from 0 and 1, for their logits to be finite
 PENALTY = 1.0  # scikit-learn's C, its default
 FOLDS = 5
 
@@ -39,8 +38,9 @@ def fit_stack(
         folds: parts, no more than there are patients.
 
     Returns:
-        ``{label: {"intercept", "coefficients": {name: number}, "n", "positives", "reason"}}``, intercept and
-        coefficients None with a reason where the mean is used; and the table, its rows as in the first.
+        ``{label: {"intercept", "coefficients": {name: number}, "n", "positives", "reason", "certain": {name: number}}}``,
+        intercept and coefficients None with a reason where the mean is used; ``certain``: of members without logits, studies
+        whose probability is exactly 0 or 1; and the table, its rows as in the first.
 
     Raises:
         UserError: the members' studies or labels differ, or there are fewer than two folds, or more than patients.
@@ -54,9 +54,10 @@ def fit_stack(
         raise UserError(f"folds={folds}: a part has a patient at least, and there are {count} to fit on.")
     fold = in_parts(first, [f"y_{label}" for label in labels], [1 / folds] * folds, seed)
     out = first.copy()
+    logits: dict[str, np.ndarray | None] = {}
     record: dict[str, Any] = {}
     for label in labels:
-        p = np.stack([t[f"p_{label}"].to_numpy() for t in same], axis=1)
+        z = np.stack([log_odds(t, label) for t in same], axis=1)
         truth = scored_labels(first[f"y_{label}"].to_numpy(np.float64), **scored)
         certain = (truth == 0) | (truth == 1)
         found = np.full(len(first), np.nan)
@@ -65,51 +66,60 @@ def fit_stack(
             there, here = certain & (fold != k), fold == k
             reason = reason or _one_class(truth[there], " outside a fold")
             if reason is None and here.any():
-                found[here] = _apply(p[here], *_fit(p[there], truth[there]))
-        counts = {"n": int(certain.sum()), "positives": int((truth == 1).sum())}
+                intercept, coefficients = _fit(z[there], truth[there])
+                found[here] = z[here] @ coefficients + intercept
+        exactly = {name: n for name, t in zip(names, same, strict=True) if (n := _exactly(t, label))}
+        counts = {"n": int(certain.sum()), "positives": int((truth == 1).sum()), "certain": exactly}
         if reason is None:
-            intercept, coefficients = _fit(p[certain], truth[certain])
+            intercept, coefficients = _fit(z[certain], truth[certain])
             values = dict(zip(names, map(float, coefficients), strict=True))
             record[label] = {"intercept": float(intercept), "coefficients": values, **counts, "reason": None}
         else:
-            found = p.mean(1)
             record[label] = {"intercept": None, "coefficients": None, **counts, "reason": f"{reason}: the mean of the members"}
-        out[f"p_{label}"] = found
-    return record, out
+        out[f"p_{label}"], logits[label] = (sigmoid(found), found) if reason is None else mean_of(same, label)
+    return record, with_logits(out, logits)
 
 
-def stacked_table(tables: Sequence[pd.DataFrame], names: Sequence[str], record: Mapping[str, Any]) -> pd.DataFrame:
+def stacked_table(
+    tables: Sequence[pd.DataFrame], names: Sequence[str], record: Mapping[str, Any], farthest: float = np.inf
+) -> pd.DataFrame:  # fmt: skip
     """The members' tables by coefficients that are known.
 
     Args:
         record: of :func:`fit_stack`.
+        farthest: logits are clipped to this distance from 0, as they were where the coefficients were fitted so.
 
     Raises:
         UserError: the members' studies or labels differ, or they have a label that was not fitted.
     """
     same = alike(tables, names)
     out = same[0].copy()
-    for column in [c for c in out.columns if c.startswith("p_")]:
-        if column[2:] not in record:
-            raise UserError(f"{column[2:]} has no coefficients in this stack; there are those of {', '.join(record)}")
-        p, fitted = np.stack([t[column].to_numpy() for t in same], axis=1), record[column[2:]]
+    logits: dict[str, np.ndarray | None] = {}
+    for label in [c[2:] for c in out.columns if c.startswith("p_")]:
+        if label not in record:
+            raise UserError(f"{label} has no coefficients in this stack; there are those of {', '.join(record)}")
+        fitted = record[label]
         if fitted["coefficients"] is None:
-            out[column] = p.mean(1)
+            out[f"p_{label}"], logits[label] = mean_of(same, label)
         else:
-            out[column] = _apply(p, fitted["intercept"], np.array([fitted["coefficients"][name] for name in names]))
-    return out
+            coefficients = np.array([fitted["coefficients"][name] for name in names])
+            z = np.stack([log_odds(t, label) for t in same], axis=1).clip(-farthest, farthest)
+            logits[label] = found = z @ coefficients + fitted["intercept"]
+            out[f"p_{label}"] = sigmoid(found)
+    return with_logits(out, logits)
 
 
-def _fit(p: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
-    """Intercept and coefficients (M,) of probabilities (N,M) and truth 0/1 (N,)."""
+def _fit(z: np.ndarray, truth: np.ndarray) -> tuple[float, np.ndarray]:
+    """Intercept and coefficients (M,) of logits (N,M) and truth 0/1 (N,)."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=PENALTY, max_iter=1000, tol=1e-8).fit(logit(p, CLIP), truth.astype(int))
+    model = LogisticRegression(C=PENALTY, max_iter=1000, tol=1e-8).fit(z, truth.astype(int))
     return float(model.intercept_[0]), model.coef_[0]
 
 
-def _apply(p: np.ndarray, intercept: float, coefficients: np.ndarray) -> np.ndarray:
-    return sigmoid(logit(p, CLIP) @ coefficients + intercept)
+def _exactly(table: pd.DataFrame, label: str) -> int:
+    """Rows whose probability is exactly 0 or 1, of a table without logits."""
+    return 0 if f"logit_{label}" in table else int(table[f"p_{label}"].isin([0.0, 1.0]).sum())
 
 
 def _one_class(truth: np.ndarray, where: str = "") -> str | None:

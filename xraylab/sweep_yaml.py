@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xraylab import conf_dir
 from xraylab.cli import choices, in_words
+from xraylab.comparable import over
 from xraylab.errors import EXIT_USER, UserError
 from xraylab.journal import objectives_of
 from xraylab.run import write_text
@@ -62,6 +64,12 @@ def sweep_file(words: list[str]) -> dict[str, Any]:
     if rules.method == "grid":
         grid(space)
     loader.load_sweep_config(config, corners(space)[0])  # keys that do not exist are refused here
+    if rules.method == "tpe":
+        logging.disable(logging.WARNING)  # of the data, which is looked into
+        try:
+            over(space, objectives, lambda words: loader.load_sweep_config(config, words), rules.method)
+        finally:
+            logging.disable(logging.NOTSET)
     fixed = {key: d for key, d in space.items() if key not in varied(space)}
     told = [word for word in words_of(fixed, {}) if not word.startswith(OWN)]
     if "sweep" in fixed:

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from xraylab.journal import Journal, SweepJob
     from xraylab.sampling import Study
     from xraylab.space import Dimension
+
+log = logging.getLogger(__name__)
 
 
 class JobSweeper(Sweeper):
@@ -106,6 +108,8 @@ class JobSweeper(Sweeper):
         at_once = min(size, len(ahead) if rules.method == "grid" else rules.trials)
         if ahead:
             self._check(ahead, at_once)
+        if ahead and rules.method != "grid":
+            self._require_comparable(space, objectives, rules.method)
         with contextlib.ExitStack() as around:
             around.enter_context(claimed(folder, "hydra.sweep.dir"))
             study = None
@@ -151,17 +155,32 @@ class JobSweeper(Sweeper):
         Raises:
             UserError: it is there.
         """
-        hydra, handlers = HydraConfig.instance(), logging.root.handlers
-        composed = hydra.cfg
-        for handler in handlers:
-            handler.addFilter(_is_progress)  # each job says the rest itself
-        try:
+        with _aside():
             if (error := self._mistake(jobs[0], at_once)) and str(error) == str(self._mistake(jobs[-1], at_once)):
                 raise error
-        finally:
-            for handler in handlers:
-                handler.removeFilter(_is_progress)
-            hydra.cfg = composed
+
+    def _require_comparable(self, space: Mapping[str, Dimension], objectives: Sequence[str], method: str) -> None:
+        """Refuse ``tpe`` by an objective that is not measured alike over a key; where draws do not follow it, say so.
+
+        Not where the data is that of other machines.
+
+        Raises:
+            UserError: it is not measured alike, and ``tpe`` would follow it.
+        """
+        from xraylab.comparable import over
+
+        if str(self.config.hydra.launcher._target_).endswith(("SlurmLauncher", "RayLauncher", "RayAWSLauncher")):
+            return
+
+        def compose(words: list[str]) -> DictConfig:
+            config: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, words)
+            HydraConfig.instance().set_config(config)
+            return config
+
+        with _aside():
+            found = over(space, objectives, compose, method)
+        for why in found:
+            log.warning("%s. No job will be the best of all.", why)
 
     def _mistake(self, words: list[str], at_once: int) -> UserError | None:
         try:
@@ -282,6 +301,21 @@ class JobSweeper(Sweeper):
         journal.write()
         if stopped:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[None]:
+    """Compose and check jobs ahead, quietly, for each says the rest itself; Hydra's configuration is what it was afterwards."""
+    hydra, handlers = HydraConfig.instance(), logging.root.handlers
+    composed = hydra.cfg
+    for handler in handlers:
+        handler.addFilter(_is_progress)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(_is_progress)
+        hydra.cfg = composed
 
 
 def _is_progress(record: logging.LogRecord) -> bool:

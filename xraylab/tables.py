@@ -1,7 +1,9 @@
 """Prediction tables on disk: ours, and those of other tools.
 
 A prediction table has one row a study: ``id, patient, group, split``, then ``p_<label>`` (probability) and ``y_<label>``
-(raw label: 1, 0, -1 uncertain, empty not mentioned) for every label. One by image has a further key, ``image``.
+(raw label: 1, 0, -1 uncertain, empty not mentioned) for every label, then ``logit_<label>`` (natural log-odds before
+calibration) where it is known: its order survives where probabilities round to 0 or 1. One by image has a further key,
+``image``.
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ from __future__ import annotations
 import csv
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from xraylab.calibration import logit
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.run import beside
@@ -29,16 +32,42 @@ COLUMNS = {
     "image": "image",
     "p": "p_{label}",
     "y": "y_{label}",
+    "logit": "logit_{label}",
 }
 UNKNOWN = {"patient": "", "group": "all", "split": "test"}  # what another tool's table need not say
 SELECTED_ON = ("train", "valid")  # splits that are taken as chosen on where nothing says it
 SPLIT = r"\w([\w .-]{0,62}\w)?(?<!_images)"  # files are called after it
 MACRO = "macro"  # how results call the mean over findings
+VALUES = ("p_", "y_", "logit_")  # of a label, in this order
+ROUNDING = 1e-6  # by which a probability may lie below that of a smaller logit
 
 
 def labels_of(table: pd.DataFrame) -> list[str]:
     """Labels with both a probability and a truth."""
     return [c[2:] for c in table.columns if c.startswith("p_") and f"y_{c[2:]}" in table.columns]
+
+
+def scores(table: pd.DataFrame, label: str) -> np.ndarray:
+    """What ranks the rows for a label, float64 (N,): the logits where the table has them, else the probabilities."""
+    name = f"logit_{label}"
+    return table[name if name in table else f"p_{label}"].to_numpy(np.float64)
+
+
+def log_odds(table: pd.DataFrame, label: str) -> np.ndarray:
+    """The logits of a label, float64 (N,); those of the probabilities where the table has none, see :func:`logit`."""
+    found = scores(table, label)
+    return found if f"logit_{label}" in table else logit(found)
+
+
+def logit_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of logits."""
+    return [c for c in map(str, table) if c.startswith("logit_")]
+
+
+def with_logits(table: pd.DataFrame, found: Mapping[str, np.ndarray | None]) -> pd.DataFrame:
+    """The table with these logits by label behind its other columns, and no others; None: not known."""
+    out = table.drop(columns=logit_columns(table))
+    return out.assign(**{f"logit_{label}": z for label, z in found.items() if z is not None})
 
 
 def write_table(table: pd.DataFrame, path: Path, synthetic: bool = False) -> None:
@@ -62,15 +91,16 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataF
         columns: what another tool calls its columns, any of :data:`COLUMNS`; ``p`` and ``y`` have ``{label}`` in them, as
             ``predicted_{label}``, or are two columns of one label, which is called as the second. Columns of ``patient``,
             ``group`` and ``split`` that are not named need not be there: no patient is known then, all are of one group,
-            and of the split ``test``.
+            and of the split ``test``. Logits need not be there, of any label.
 
     Returns:
-        ``id, patient, group, split[, image], p_<label>…, y_<label>…[, data]``: texts, and float64 of the labels.
+        ``id, patient, group, split[, image], p_<label>…, y_<label>…[, logit_<label>…][, data]``: texts, and float64 of the
+        labels.
 
     Raises:
         UserError: it is not one, or has a finding called ``macro``; rows that have no id, one that another row has, a split
-            that cannot name a file, a probability that is missing or outside 0 to 1, or a label other than 1, 0, -1 and blank
-            are named.
+            that cannot name a file, a probability that is missing or outside 0 to 1, a logit that is missing or not finite, or
+            that contradicts the probabilities, or a label other than 1, 0, -1 and blank are named.
     """
     names, header = {**COLUMNS, **(columns or {})}, _header(path)
     if unknown := set(names) - set(COLUMNS):
@@ -83,12 +113,13 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataF
     pairs = _labels(path, header, names["p"], names["y"])
     if MACRO in pairs:
         raise UserError(f"{path}: a finding is called {MACRO}, which is what results call the mean over findings. Rename it.")
+    logits = _logits(path, header, names["logit"], pairs)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             read = pd.read_csv(
                 path, encoding="utf-8-sig", dtype={names[k]: str for k in KEYS}, index_col=False, keep_default_na=False,
-                na_values={c: [""] for pair in pairs.values() for c in pair},
+                na_values={c: [""] for c in (*logits.values(), *(c for pair in pairs.values() for c in pair))},
             )  # fmt: skip
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
@@ -97,10 +128,11 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataF
     out = pd.DataFrame({k: read[names[k]].fillna("") if names[k] in read else UNKNOWN[k] for k in KEYS})
     if names["image"] in read:
         out["image"] = read[names["image"]]
-    for kind, k in (("p", 0), ("y", 1)):
-        values = {f"{kind}_{label}": pd.to_numeric(read[pair[k]], errors="coerce") for label, pair in pairs.items()}
-        out = pd.concat([out, pd.DataFrame(values).astype(np.float64)], axis=1)
-    _check(path, out, read, pairs, names["split"])
+    by_kind = {"p": {k: p for k, (p, _) in pairs.items()}, "y": {k: y for k, (_, y) in pairs.items()}, "logit": logits}
+    for kind, columns_of in by_kind.items():
+        values = {f"{kind}_{label}": pd.to_numeric(read[c], errors="coerce") for label, c in columns_of.items()}
+        out = pd.concat([out, pd.DataFrame(values, index=out.index).astype(np.float64)], axis=1)
+    _check(path, out, read, pairs, logits, names["split"])
     synthetic = "data" in read and (read["data"] == SYNTHETIC).any()  # as write_table marks it
     return out.assign(data=SYNTHETIC) if synthetic else out
 
@@ -146,13 +178,25 @@ def _labels(path: Path, header: list[str], p: str, y: str) -> dict[str, tuple[st
     return found
 
 
+def _logits(path: Path, header: list[str], name: str, labels: Iterable[str]) -> dict[str, str]:
+    """Label to its column of logits, of those that have one."""
+    found = {label: name.replace("{label}", label) for label in labels}
+    if len(set(found.values())) < len(found):
+        raise UserError(f"columns.logit={name}: it has {{label}} in it, for there are several labels: {listed(found)}.")
+    there = {label: c for label, c in found.items() if c in header}
+    if not there and name != COLUMNS["logit"]:
+        raise UserError(f"{path}: no column {listed(found.values())} (columns.logit). There are: {listed(header, 20)}.")
+    return there
+
+
 def _pattern(name: str) -> str:
     before, after = name.split("{label}")
     return f"{re.escape(before)}(.+){re.escape(after)}"
 
 
 def _check(
-    path: Path, table: pd.DataFrame, read: pd.DataFrame, pairs: Mapping[str, tuple[str, str]], split: str
+    path: Path, table: pd.DataFrame, read: pd.DataFrame, pairs: Mapping[str, tuple[str, str]], logits: Mapping[str, str],
+    split: str,
 ) -> None:  # fmt: skip
     """Refuse a table with rows that are wrong."""
     problems: dict[str, list[str]] = {}
@@ -174,6 +218,12 @@ def _check(
         note("probabilities that are missing or no numbers", np.isnan(values), p)
         note("probabilities outside 0 to 1", (values < 0) | (values > 1), p)
         note("labels other than 1, 0, -1 and blank", ~np.isin(truth, (1, 0, -1)) & read[y].notna().to_numpy(), y)
+    for label, column in logits.items():
+        z, values = table[f"logit_{label}"].to_numpy(), table[f"p_{label}"].to_numpy()
+        note("logits that are missing or no finite numbers", ~np.isfinite(z), column)
+        order = np.lexsort((values, z))
+        below = np.maximum.accumulate(values[order]) - values[order] > ROUNDING
+        note(f"logits whose probability is below that of a smaller logit ({pairs[label][0]})", below[np.argsort(order)], column)
     if problems:
         lines = [f"\n  {len(names)} {kind}: {listed(names, 5)}" for kind, names in problems.items()]
         raise UserError(f"{path}: a prediction table with mistakes; row 1 is the one below the header.{''.join(lines)}")

@@ -218,6 +218,7 @@ def _describe(job: Job, directory: Path, typed: Sequence[str]) -> dict[str, Any]
         "processes": {"number": job.processes.world, "machines": job.processes.machines},
         "precision": job.precision,
         "data": job.table.data,
+        "measured": job.measured,
         "sessions_before": [*earlier.pop("sessions_before", []), *([earlier] if earlier else [])],
         "finished": False,
     }

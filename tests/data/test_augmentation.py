@@ -18,6 +18,7 @@ from scipy.stats import binomtest, chi2_contingency, kstest
 
 from xraylab import conf_dir
 from xraylab.data.augmentation import Augmentation
+from xraylab.errors import UserError
 
 SIZE, DRAWS = 256, 300
 DISCS = {6: (100, 95), 9: (160, 110), 12: (120, 165)}  # radius: x, y
@@ -179,3 +180,23 @@ def test_a_shift_reaches_25_pixels_of_256_and_no_further(drawn):
         whole = np.round([s[axis] for s in drawn["mrnet"]])
         assert {-25, 25} <= set(whole.tolist())
         assert np.abs(whole).max() == 25
+
+
+@pytest.mark.parametrize("per", ["study", "image"])
+def test_transforms_that_give_no_pictures_of_the_same_size_are_named(per):
+    for transform, words in (
+        (A.Normalize(p=0.5), r"Normalize makes float\d+ \("),
+        (A.ToFloat(), r"ToFloat makes float32"),
+        (A.CenterCrop(16, 16), r"CenterCrop makes uint8 \(.*16, 16\) of uint8 \(.*32, 32\)"),
+        (A.PadIfNeeded(40, 40), r"PadIfNeeded makes uint8 \(.*40, 40\)"),
+        (A.RandomFog(p=1), r"RandomFog fails .*ValueError: .*3-channel"),
+        (A.SelectiveChannelTransform([A.HorizontalFlip()], [0], p=1), r"SelectiveChannelTransform fails .*Error"),
+    ):
+        pipeline = Augmentation([A.HorizontalFlip(), transform, A.VerticalFlip()], per)
+        with pytest.raises(UserError, match=rf"augmentation: {words}.*augmentation\.per={per}.*leave it out"):
+            pipeline.require_fit(32, 32, 1)
+    cropped = Augmentation([A.CenterCrop(16, 16), A.Resize(32, 32), A.RandomFog(p=1)], per)
+    cropped.require_fit(32, 32, 3)  # only what comes out counts
+    with pytest.raises(UserError, match="CenterCrop makes uint8"):
+        cropped(np.zeros((1, 48, 32, 3), np.uint8), 0, 0, "a")
+    Augmentation([], per).require_fit(32, 32, 1)

@@ -451,3 +451,54 @@ def test_frames_have_tables_and_scales_of_their_own(write):
     blank = {"WindowCenter": "", "WindowWidth": "", "PerFrameFunctionalGroupsSequence": windows}
     read = read_dicom(write(two, bits=12, frames=True, **blank))
     near(read, np.stack([np.clip((GRADIENT - 2047.5) / (k - 1) + 0.5, 0, 1) * 255 for k in (4096, 1024)]))
+
+
+def test_a_frame_goes_by_its_own_group_before_the_shared_one_and_the_file(write):
+    def group(window=None, slope=None):
+        made = Dataset()
+        for sequence, elements in {
+            "FrameVOILUTSequence": window and {"WindowCenter": window, "WindowWidth": 1024},
+            "PixelValueTransformationSequence": slope and {"RescaleSlope": slope, "RescaleIntercept": ""},
+        }.items():
+            if elements:
+                inner = Dataset()
+                for name, value in elements.items():
+                    setattr(inner, name, value)
+                setattr(made, sequence, Sequence([inner]))
+        return made
+
+    of_file, lut = {"WindowCenter": 512, "WindowWidth": 1024, "RescaleSlope": 3, "RescaleIntercept": 0}, Dataset()
+    lut.LUTDescriptor, lut.LUTData = [4096, 0, 12], (4095 - np.arange(4096)).astype("<u2").tobytes()
+    groups = [group(2048, 0.5), group(1024), group(), group(1)]
+    groups[3].FrameVOILUTSequence[0].WindowCenter = ""  # as good as missing
+    made = dataset(np.stack([GRADIENT] * 4), bits=12, frames=True, **of_file, VOILUTSequence=Sequence([lut]))
+    made.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    made.SharedFunctionalGroupsSequence = Sequence([group(1536, 2)])
+    said = ((2048, 0.5), (1024, 2), (1536, 2), (1536, 2))
+    expected = [np.clip((GRADIENT * float(slope) - centre + 0.5) / 1023 + 0.5, 0, 1) * 255 for centre, slope in said]
+    near(read_dicom(write(made)), np.stack(expected))
+
+
+def test_a_stream_of_other_bits_than_are_stored_gives_the_stored_values_or_is_refused(write):
+    def path(values, bits, signed=True, overlay=None):
+        """Of 12 stored bits, in a stream of as many as are given."""
+        made = dataset(np.asarray(values).astype(np.uint16), bits=bits)
+        made.compress(JPEG2000Lossless)
+        made.BitsStored, made.HighBit, made.PixelRepresentation = 12, 11, int(signed)
+        if overlay is not None:
+            made.add_new(0x60020102, "US", overlay)  # of the second, inside the pixels (DICOM PS3.3 C.9.2)
+        return write(made)
+
+    values = np.tile(GRADIENT, (8, 2)).astype(int)
+    below, one = values - 2048, np.zeros_like(values)
+    one[::2] = 2**13
+    for stream in (below & 0xFFFF, below & 0xFFF, below & 0xFFF | one):  # as 16 bits, cut to 12, with an overlay above
+        near(read_dicom(path(stream, 16, overlay=13))[0], values / 4080 * 255)
+    near(read_dicom(path(values | one, 16, signed=False, overlay=13))[0], values / 4080 * 255)
+    for signed, overlay in ((False, None), (True, None), (False, 14), (True, 0)):
+        with pytest.raises(UserError, match=r"its values reach .*, where its header says 12 bits"):
+            read_dicom(path(values | one, 16, signed, overlay))
+    near(read_dicom(path(values // 4, 10, signed=False))[0], values // 4 / 1020 * 255)
+    near(read_dicom(path(values // 8, 10))[0], values // 8 / 510 * 255)
+    with pytest.raises(UserError, match=r"have 10 bits, where its header says 12 with a sign: which .* is not known"):
+        read_dicom(path(values // 4, 10))

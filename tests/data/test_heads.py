@@ -214,6 +214,18 @@ def test_jpeg_files_of_every_colour_are_read_as_pil_does():
         read(bytes(twelve))
 
 
+@pytest.mark.parametrize("process", [0, 1, 3, 5, 6, 7, 11, 13, 14, 15])  # others: of pixels coded otherwise, or no such
+def test_of_a_jpeg_header_and_pixels_agree_whatever_its_compression(process):
+    data = bytearray(jpeg(GREY, mode="L"))
+    data[data.index(b"\xff\xc0") + 1] = 0xC0 + process
+    if process < 3:
+        assert read(bytes(data)).shape == header_shape(io.BytesIO(data), "x")[1:] == GREY.shape
+        return
+    for reading in (lambda: read(bytes(data)), lambda: header_shape(io.BytesIO(data), "x")):
+        with pytest.raises(UserError, match=rf"x: a JPEG whose compression \(SOF{process}\) is not read\. Save it as a"):
+            reading()
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("way", ["plain", "deflate", "predictor", "tiles"])
 def test_tiff_files_hold_what_was_written(order, way):

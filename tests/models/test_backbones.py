@@ -228,12 +228,29 @@ def test_every_kind_of_file_is_read_whole(name, tmp_path):
         "without counts": (without(state, "num_batches_tracked"), state),
         "of several GPUs": ({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, state),
         "averaged": ({"state_dict": {}, "state_dict_ema": state}, state),
+        "beside other things": ({"epoch": 3, "teacher": state, "optimizer": {"state": {}, "param_groups": [{"lr": 1}]}}, state),
+        "of several GPUs, beside": ({"model_state_dict": {f"module.{k}": v for k, v in state.items()}}, state),
         "profiled": (state | {"total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)}, state),
         "of 2 classes": (state | {k: v[:2] for k, v in state.items() if k.startswith("fc.")}, state),
         "half": (half, half),
     }.values():
         torch.save(content, tmp_path / "whole.pth")
         require_loaded(name, tmp_path / "whole.pth", wanted)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "cnn"])
+def test_what_is_no_trained_network_or_two_of_them_is_refused(name, tmp_path):
+    state = published(name)
+    variance = [k for k in state if k.endswith("running_var")][-1:]
+    for content, words in (
+        ({k: torch.zeros_like(v) for k, v in state.items()}, "no trained network: every kernel in it is of one value"),
+        ({k: v if v.ndim < 2 else torch.full_like(v, 0.1) for k, v in state.items()}, "no trained network: every kernel"),
+        (state | {k: state[k] - 1 for k in variance}, rf"below zero +1: {''.join(variance)}"),
+        ({"student": state, "teacher": state}, r"missing +\d+: .*the file begins +student, teacher"),
+    )[: 4 if variance else 2]:
+        torch.save(content, tmp_path / "file.pth")
+        with pytest.raises(UserError, match=rf"(?s)file.pth.*{words}"):
+            made(name, str(tmp_path / "file.pth"))
 
 
 def test_weights_of_another_depth_are_refused_either_way(tmp_path):

@@ -16,6 +16,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the netwo
 
 import albumentations as A
 
+TRIALS = 16  # draws of a trial
+
 
 class Augmentation:
     """A pipeline of albumentations transforms.
@@ -32,7 +34,7 @@ class Augmentation:
         if per not in ("study", "image"):
             raise UserError(f"augmentation.per={per}: it is study or image.")
         self.per = per
-        self._pipeline = A.Compose(list(transforms)) if len(transforms) else None
+        self._pipeline: Any = A.Compose(list(transforms)) if len(transforms) else None
         self._drawing = list(_nodes(self._pipeline)) if self._pipeline else []
 
     def __call__(self, images: np.ndarray, seed: int, epoch: int, study: str, first: int = 0) -> np.ndarray:
@@ -44,9 +46,33 @@ class Augmentation:
 
         Returns:
             uint8, of the same shape.
+
+        Raises:
+            UserError: a transform fails, or gives something else.
         """
         if self._pipeline is None:
             return images
+        try:
+            made = self._made(images, seed, epoch, study, first)
+        except MemoryError:
+            raise
+        except Exception as error:  # of as many kinds as there are transforms
+            raise self._fault(images, seed, epoch, study, first) from error
+        if made.dtype != np.uint8 or made.shape != images.shape:
+            raise self._fault(images, seed, epoch, study, first)
+        return made
+
+    def require_fit(self, height: int, width: int, channels: int) -> None:
+        """Try the pipeline on blank pictures of this size, in a few draws: what rarely applies may not be among them.
+
+        Raises:
+            UserError: a transform fails, or gives something else than uint8 of the same shape.
+        """
+        blank = np.zeros((2, height, width, channels)[: 4 if channels > 1 else 3], np.uint8)
+        for draw in range(TRIALS if self._pipeline else 0):
+            self(blank, 0, draw, "")
+
+    def _made(self, images: np.ndarray, seed: int, epoch: int, study: str, first: int) -> np.ndarray:
         if self.per == "study":
             self._seed(seed, epoch, study, 0)
             return np.asarray(self._pipeline(images=images)["images"])
@@ -56,11 +82,39 @@ class Augmentation:
             out.append(self._pipeline(image=image)["image"])
         return np.stack(out)
 
+    def _fault(self, images: np.ndarray, seed: int, epoch: int, study: str, first: int) -> UserError:
+        """What is wrong with a draw, and with which transform: they are applied one by one."""
+        key, whole = ("images", [images]) if self.per == "study" else ("image", list(images))
+        for i, made in enumerate(whole, start=first if self.per == "image" else 0):
+            shape = made.shape
+            self._seed(seed, epoch, study, i)
+            for transform in self._pipeline.transforms:
+                try:
+                    made = np.asarray(transform(**{key: made})[key])
+                except Exception as error:  # of as many kinds as there are transforms
+                    words = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+                    fault = f"fails for pictures {shape}: {type(error).__name__}: {words}"
+                else:
+                    if made.dtype == np.uint8 and made.shape == shape:
+                        continue
+                    fault = f"makes {made.dtype} {made.shape} of uint8 {shape}"
+                return _refusal(f"augmentation: {type(transform).__name__} {fault}", self.per)
+        return _refusal(
+            "augmentation: its transforms together fail, or give something else than uint8 of the same shape", self.per
+        )
+
     def _seed(self, seed: int, epoch: int, study: str, image: int) -> None:
         # not by Compose.set_random_seed, which gives all transforms the same numbers (albumentations 2.0.8)
         root = np.random.SeedSequence([seed, epoch, zlib.crc32(study.encode()), image])
         for node, own in zip(self._drawing, root.spawn(len(self._drawing)), strict=True):
             node.set_random_state(np.random.default_rng(own), random.Random(int(own.generate_state(1, np.uint64)[0])))
+
+
+def _refusal(words: str, per: str) -> UserError:
+    return UserError(
+        f"{words} (augmentation.per={per}). Transforms are to give uint8 of the same shape: leave it out, or choose another; "
+        "image.size, image.mean and image.std set size and scale."
+    )
 
 
 def _nodes(transform: Any) -> Iterator[Any]:

@@ -1,10 +1,10 @@
 """DICOM files as images, read with pydicom (the extra ``dicom``).
 
 From stored values to grey, in the order of the standard (DICOM PS3.3 C.11, C.7.6.3): decode; rescale slope and intercept, or
-the modality LUT; the first VOI LUT or window, else the least and the largest value of the file become black and white (8-bit
-unsigned values stay as they are, but turned by a slope below zero); MONOCHROME1 is inverted; pixels of padding (C.7.5.1.1.2)
-count for no scale and are black; RGB, YBR and palette colours become grey by ITU-R 601. Frames are slices of a volume, each
-with its own rescaling, window or VOI LUT where it has them. Files of a series are scaled one by one.
+the modality LUT; the first VOI LUT or window, else the least and the largest value of the file become black and white (unsigned
+values of 8 bits, allocated and stored, stay as they are, but turned by a slope below zero); MONOCHROME1 is inverted; pixels of
+padding (C.7.5.1.1.2) count for no scale and are black; RGB, YBR and palette colours become grey by ITU-R 601. Frames are slices
+of a volume, each with its own rescaling, window or VOI LUT where it has them. Files of a series are scaled one by one.
 
 Compressed syntaxes need a decoder: RLE is pydicom's own; JPEG (also lossless, and of 12 bits), JPEG-LS and JPEG 2000 are
 python-gdcm's, HTJ2K is pylibjpeg-openjpeg's. JPEG-LS of 6 or 7 bits is pyjpegls's alone, which is not in the extra.
@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from xraylab.data.lookup import coloured, looked_up
-from xraylab.data.stored import GREY, PIXELS, stored_shape, stored_values
+from xraylab.data.stored import GREY, OVERLAYS, PIXELS, stored_shape, stored_values
 from xraylab.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ WANTED = (
     "SegmentedBluePaletteColorLookupTableData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit",
     "DoubleFloatPixelPaddingValue", "DoubleFloatPixelPaddingRangeLimit",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", *PIXELS,
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", *PIXELS, *OVERLAYS,
 )  # fmt: skip
 
 
@@ -201,11 +201,11 @@ def _grey(path: Path, dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarr
         raise UserError(f"{path}: its pixels are not all finite numbers, nor named as padding.")
     rescaled, spans = [], []
     for number, frame in enumerate(stored):
-        if modality := dataset.get("ModalityLUTSequence"):
+        rescale = _of_frame(dataset, number, "PixelValueTransformationSequence", "RescaleSlope", "RescaleIntercept")
+        if modality := rescale.get("ModalityLUTSequence"):
             table, depth = looked_up(frame, modality[0], signed, path)
             values, span, eight = table.astype(np.float64), np.array([0.0, 2.0**depth - 1]), eight and depth == 8
         else:
-            rescale = _of_frame(dataset, number, "PixelValueTransformationSequence", "RescaleSlope")
             slope, intercept = _number(rescale, "RescaleSlope", 1.0), _number(rescale, "RescaleIntercept", 0.0)
             if not slope or not np.isfinite(slope * intercept):
                 raise UserError(
@@ -221,10 +221,9 @@ def _grey(path: Path, dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarr
         shown = [values[~border] for values, border in zip(rescaled, padded, strict=True)]
     low, high = min(v.min(initial=np.inf) for v in shown), max(v.max(initial=-np.inf) for v in shown)
     for number, values in enumerate(rescaled):
-        voi = _of_frame(dataset, number, "FrameVOILUTSequence", "VOILUTSequence").get("VOILUTSequence")
-        window = _of_frame(dataset, number, "FrameVOILUTSequence", "WindowCenter")
+        window = _of_frame(dataset, number, "FrameVOILUTSequence", "VOILUTSequence", "WindowCenter")
         width, function = _number(window, "WindowWidth", 0.0), str(window.get("VOILUTFunction") or "LINEAR")
-        if voi:
+        if voi := window.get("VOILUTSequence"):
             table, depth = looked_up(values, voi[0], bool(np.min(spans) < 0), path)
             grey = table / (2**depth - 1)
         elif not _blank(window.get("WindowCenter")) and (width >= 1 or (width > 0 and function != "LINEAR")):
@@ -273,14 +272,13 @@ def windowed(values: np.ndarray, centre: float, width: float, function: str = "L
     return np.asarray(np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1))
 
 
-def _of_frame(dataset: Dataset, number: int, sequence: str, keyword: str) -> Dataset:
-    """What holds a keyword for a frame: its own functional group, the shared one, or the file itself."""
-    if not _blank(dataset.get(keyword)):
-        return dataset
+def _of_frame(dataset: Dataset, number: int, sequence: str, *keywords: str) -> Dataset:
+    """What holds any of some keywords for a frame: its own functional group, else the shared one, else the file itself."""
     of_frames, shared = (dataset.get(f"{kind}FunctionalGroupsSequence") or [] for kind in ("PerFrame", "Shared"))
     for group in (*of_frames[number : number + 1], *shared[:1]):
-        if items := group.get(sequence):
-            return items[0]
+        for item in (group.get(sequence) or [])[:1]:
+            if not all(_blank(item.get(keyword)) for keyword in keywords):
+                return item
     return dataset
 
 

@@ -21,6 +21,7 @@ ORIENTATION = 0x0112
 #: of TIFF: sides, bits, compression, photometric, orientation, samples, planar, tile width, extra samples, sample format
 TAGS = {256, 257, 258, 259, 262, ORIENTATION, 277, 284, 322, 338, 339}
 COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)  # those that OpenCV has
+PROCESSES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # of JPEG that it has: by DCT, neither lossless nor in a hierarchy
 NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # of TIFF's types
 WHITE = re.compile(rb"P[2356]" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")  # of a PGM or PPM: width, height, the largest value
 
@@ -119,7 +120,7 @@ def _png(file: BinaryIO) -> Head:
 
 
 def _jpeg(file: BinaryIO) -> Head:
-    start, fillers, exif, sides = 2, 0, b"", (0, 0, 0)
+    start, fillers, exif, sides, process = 2, 0, b"", (0, 0, 0), 0xC0
     while fillers < 2**12:
         mark, kind, size = struct.unpack(">BBH", _at(file, start, 4))
         if mark != 0xFF or kind in (0, 0xFF):  # which decoders step over
@@ -130,12 +131,14 @@ def _jpeg(file: BinaryIO) -> Head:
             break
         else:
             if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-                sides = struct.unpack(">BHH", _at(file, start + 4, 5))
+                sides, process = struct.unpack(">BHH", _at(file, start + 4, 5)), kind
             elif kind == 0xE1 and not exif and _at(file, start + 4, 6) == b"Exif\0\0":
                 exif = _at(file, start + 4, size - 2)
             start += 2 + size
     bits, height, width = sides
     fault = f"a JPEG of {bits} bits, where 8 are read. Save it as a PNG." if bits > 8 else ""
+    if process not in PROCESSES:
+        fault = f"a JPEG whose compression (SOF{process - 0xC0}) is not read. Save it as a baseline JPEG or as a PNG."
     return Head("JPEG", height, width, _orientation(exif), fault=fault)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREY = ("MONOCHROME1", "MONOCHROME2")
+OVERLAYS = tuple(0x60000102 + (k << 17) for k in range(16))  # tags of the bit in which an overlay lies
 SAMPLES = {**dict.fromkeys((*GREY, "PALETTE COLOR"), 1), **dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422"), 3)}
 OF_JPEG_2000 = dict.fromkeys(("YBR_ICT", "YBR_RCT"), 3)
 MOST = 2**28  # pixels of a frame: 16,384 x 16,384
@@ -151,15 +152,16 @@ def _all_decoded(path: Path, dataset: Dataset, header: dict[str, Any], shape: tu
     """Compressed frames, decoded and checked one by one. Raises UserError: one cannot be, or is not what the header says."""
     from pydicom.uid import RLELossless
 
-    syntax = dataset.file_meta.TransferSyntaxUID
+    syntax, overlays = dataset.file_meta.TransferSyntaxUID, _overlays(dataset, header)
     values = np.zeros(0)
     for number, frame in enumerate(_frames(path, dataset, shape[0])):
         where = f"{path}: frame {number + 1}" if shape[0] > 1 else f"{path}"
-        told = header if syntax == RLELossless else _told(where, frame, header)
+        stream = None if syntax == RLELossless else _stream(where, frame, header)
         try:
-            if syntax == RLELossless:
+            if stream is None:
                 decoded = _decoded_runs(where, frame, header, raw)
             else:
+                told = header | {"bits_stored": max(stream.bits, header["bits_stored"])}  # else some would cut values off
                 arguments = (str(_decoded_as(syntax, header)), frame, told, raw)
                 decoded = apart(where, int(np.prod(shape[1:])), decode_frame, *arguments)
         except (UserError, MemoryError):
@@ -168,11 +170,9 @@ def _all_decoded(path: Path, dataset: Dataset, header: dict[str, Any], shape: tu
             raise UserError(f"{where}: its pixels cannot be decoded ({syntax.name}): they are damaged.") from None
         if decoded.shape != shape[1:] or decoded.dtype.kind not in "iu" or (number and decoded.dtype != values.dtype):
             raise UserError(f"{where}: its pixels are {decoded.dtype} {decoded.shape}, where its header says {shape[1:]}.")
-        if told["bits_stored"] > header["bits_stored"] and decoded.max() >= 2 ** header["bits_stored"]:
-            raise UserError(f"{where}: its values reach {decoded.max()}, where its header says {header['bits_stored']} bits.")
         if not number:
             values = np.empty(shape, decoded.dtype)
-        values[number] = decoded
+        values[number] = decoded if stream is None else _of_bits(where, decoded, stream, header, overlays)
     return values
 
 
@@ -195,8 +195,8 @@ def _frames(path: Path, dataset: Dataset, count: int) -> Iterator[bytes]:
     return (b"".join(parts) for parts in frames)
 
 
-def _told(where: str, frame: bytes, header: dict[str, Any]) -> dict[str, Any]:
-    """The header, with as many bits as the frame's stream has. Raises UserError: the stream is another one, or cut short."""
+def _stream(where: str, frame: bytes, header: dict[str, Any]) -> Stream:
+    """What a frame says of itself. Raises UserError: that is another one than the header says, or it is cut short."""
     stream = read_stream(frame)
     if stream is None:
         raise UserError(f"{where}: its pixels cannot be decoded: they do not start as a stream of their kind does.")
@@ -207,8 +207,39 @@ def _told(where: str, frame: bytes, header: dict[str, Any]) -> dict[str, Any]:
         )
     if not stream.whole:
         raise UserError(f"{where}: its pixels are cut short: their stream has no end.")
-    unsigned_and_deeper = stream.bits > said.bits and not header["pixel_representation"]
-    return {**header, "bits_stored": stream.bits} if unsigned_and_deeper else header
+    return stream
+
+
+def _overlays(dataset: Dataset, header: dict[str, Any]) -> int:
+    """The bits above the stored ones in which the header says that overlays lie (DICOM PS3.3 C.9.2), as a number."""
+    places = {dataset[tag].value for tag in OVERLAYS if tag in dataset}
+    return sum(1 << n for n in places if isinstance(n, int) and header["bits_stored"] <= n < header["bits_allocated"])
+
+
+def _of_bits(where: str, values: np.ndarray, stream: Stream, header: dict[str, Any], overlays: int) -> np.ndarray:
+    """A frame's values as the bits that the header names say, where its stream has others.
+
+    In a deeper stream values below zero may be cut to the stored bits, or not. In one of fewer bits, without a sign, neither
+    the header nor the stream says which values are below zero.
+
+    Raises:
+        UserError: there are more bits in use, or it is not known which values are below zero.
+    """
+    bits, signed = header["bits_stored"], header["pixel_representation"]
+    if stream.bits > bits:
+        for kept in (values, values & np.array(~overlays).astype(values.dtype)):
+            low, high, half = int(kept.min()), int(kept.max()), 2 ** (bits - 1)
+            if 0 <= low <= high < 2 * half or (signed and -half <= low <= high < half):
+                above = 8 * kept.dtype.itemsize - bits
+                return kept << above >> above
+        low, high, words = int(values.min()), int(values.max()), "with" if signed else "without"
+        raise UserError(f"{where}: its values reach from {low} to {high}, where its header says {bits} bits {words} a sign.")
+    if signed and stream.bits < bits and not stream.signed and not 0 <= values.min() <= values.max() < 2 ** (stream.bits - 1):
+        raise UserError(
+            f"{where}: its compressed pixels have {stream.bits} bits, where its header says {bits} with a sign: "
+            "which of them are below zero is not known."
+        )
+    return values
 
 
 class Stream(NamedTuple):
@@ -219,6 +250,7 @@ class Stream(NamedTuple):
     samples: int
     bits: int
     whole: bool  # whether it goes on to its end
+    signed: bool = False  # which JPEG and JPEG-LS cannot say
 
     def words(self, bits: int | None = None) -> str:
         return f"{self.rows}x{self.columns} with {self.samples} samples of {bits or self.bits} bits"
@@ -260,7 +292,8 @@ def _jpeg_2000(data: bytes) -> Stream | None:
         part = struct.unpack_from(">I", data, at + 6)[0]
         at = at + part if part else len(data)
     whole = at == len(data) or data[at : at + 2] == b"\xff\xd9"
-    return Stream(sizes[1] - sizes[3], sizes[0] - sizes[2], samples, (components[0][0] & 0x7F) + 1, whole)
+    depth = components[0][0]
+    return Stream(sizes[1] - sizes[3], sizes[0] - sizes[2], samples, (depth & 0x7F) + 1, whole, depth > 0x7F)
 
 
 def _decoded_runs(where: str, frame: bytes, header: dict[str, Any], raw: bool) -> np.ndarray:

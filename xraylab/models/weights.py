@@ -25,7 +25,8 @@ PROBE_SECONDS = 5.0
 COUNTERS, COMPANIONS = ("num_batches_tracked", "total_ops", "total_params"), ("AuxLogits.",)
 WHOLE = (
     "It is a state dict (.pth, .safetensors) with every parameter and batch statistic of the backbone under its own name, as "
-    "torch.save(model.state_dict(), ...) writes it; a classifier may be there, or not."
+    "torch.save(model.state_dict(), ...) writes it, or a file in which one such is beside other things; a classifier may be "
+    "there, or not."
 )
 
 
@@ -74,7 +75,9 @@ def from_file(name: str, make: Callable[[], nn.Module], path: str) -> nn.Module:
     Raises:
         UserError: the file is not a state dict, or not of this model.
     """
-    plain = nn.Module.load_state_dict
+    from timm.models import _builder
+
+    plain, plainly_read = nn.Module.load_state_dict, _builder.load_state_dict
 
     def load(model: nn.Module, state: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
@@ -82,6 +85,7 @@ def from_file(name: str, make: Callable[[], nn.Module], path: str) -> nn.Module:
         return plain(model, kept, strict=False)
 
     nn.Module.load_state_dict = load  # type: ignore[assignment]  # the one place that sees what timm made of the file
+    _builder.load_state_dict = _tensors  # type: ignore[assignment]
     try:
         return make()
     except UserError:
@@ -92,21 +96,25 @@ def from_file(name: str, make: Callable[[], nn.Module], path: str) -> nn.Module:
         raise UserError(f"{words}\n{'Set backbone.in_chans to what its first layer takes.' if grey else WHOLE}") from error
     finally:
         nn.Module.load_state_dict = plain  # type: ignore[method-assign]
+        _builder.load_state_dict = plainly_read
 
 
 def _read(path: str) -> dict[str, Any]:
-    """What a file of weights holds under which names.
-
-    Raises:
-        UserError: it is none.
-    """
-    from timm.models import load_state_dict
-
+    """As :func:`_tensors`. Raises UserError: it is no file of weights."""
     try:
-        return dict(load_state_dict(path))
+        return _tensors(path)
     except Exception as error:  # whatever a broken file makes the readers raise
         words = f"backbone.pretrained={path}: cannot be loaded: {_first_line(error).split('. ')[0]}.\n{WHOLE}"
         raise UserError(words) from error
+
+
+def _tensors(path: str) -> dict[str, Any]:
+    """What a file of weights holds under which names: its state dict, or the one value of it that is one."""
+    from timm.models import clean_state_dict, load_state_dict
+
+    state = dict(load_state_dict(path))  # which knows some names of such values
+    inner = [v for v in state.values() if isinstance(v, Mapping) and v and all(isinstance(t, Tensor) for t in v.values())]
+    return dict(clean_state_dict(dict(inner[0]))) if len(inner) == 1 else state
 
 
 def _whole(model: nn.Module, state: Mapping[str, Any], path: str, name: str, heads: Sequence[str]) -> dict[str, Tensor]:
@@ -116,7 +124,8 @@ def _whole(model: nn.Module, state: Mapping[str, Any], path: str, name: str, hea
         heads: modules that may be in one and not in the other.
 
     Raises:
-        UserError: some are not there, have another shape or type, are not numbers, or there are others.
+        UserError: some are not there, have another shape or type, are not numbers, or no variances, or there are others; or
+            none was trained.
     """
     own, given = model.state_dict(), {k: v for k, v in state.items() if isinstance(v, Tensor)}
 
@@ -132,10 +141,13 @@ def _whole(model: nn.Module, state: Mapping[str, Any], path: str, name: str, hea
     missing, surplus = [k for k in wanted if k not in given], [k for k in given if k not in own and needed(k)]
     other = [k for k in both if needed(k) and not fits(k)]
     broken = [k for k in both if needed(k) and not given[k].isfinite().all()]
-    if not (missing or surplus or other or broken):
+    negative = [k for k in both if k.endswith("running_var") and (given[k] < 0).any()]
+    if not (missing or surplus or other or broken or negative):
+        if all(given[k].unique().numel() < 2 for k in wanted if given[k].ndim > 1):
+            raise UserError(f"backbone.pretrained={path}: no trained network: every kernel in it is of one value.\n{WHOLE}")
         return {k: given[k] for k in both if fits(k)}
     shapes = [f"{k} {_kind(given[k])}, not {_kind(own[k])}" for k in other]
-    rows = {"missing": missing, "of another kind": shapes, "not numbers": broken, "surplus": surplus}
+    rows = {"missing": missing, "of another kind": shapes, "not numbers": broken, "below zero": negative, "surplus": surplus}
     lines = [f"  {what:<16} {len(keys)}: {listed(keys, 3)}" for what, keys in rows.items() if keys]
     if missing and surplus:
         near = [k for k in surplus if k.endswith(f".{missing[0]}")] or difflib.get_close_matches(missing[0], surplus, 1)
