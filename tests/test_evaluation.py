@@ -165,7 +165,7 @@ def test_accuracy_and_kappa_of_exclusive_labels_have_intervals():
     for name, score in (("accuracy", accuracy_score), ("kappa", cohen_kappa_score)):
         found = out["exclusive"][name]
         assert found["value"] == pytest.approx(score(classes, called))
-        drawn = rng.integers(0, n // 2, (150, n // 2))  # patients
+        drawn = rng.integers(0, n // 2, (600, n // 2))  # patients
         samples = [score(classes[k], called[k]) for k in (np.concatenate([2 * d, 2 * d + 1]) for d in drawn)]
         assert (found["low"], found["high"]) == pytest.approx(tuple(np.quantile(samples, [0.025, 0.975])), abs=0.05)
     shown = f"kappa {number(out['exclusive']['kappa'])}"

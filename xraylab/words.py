@@ -9,12 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString
-from hydra.errors import HydraException
-
 from xraylab.errors import UserError, listed
+
+# Hydra is imported where it is needed: a checkpoint is loaded without it
 
 OF_FLAGS = ("--cfg", "-c", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 PLAIN = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./:@%+-]*")  # of these, what Hydra takes for no text is found by asking it
@@ -63,6 +60,8 @@ def alone(words: Iterable[str]) -> list[str]:
 
 def flags(hydra: Any = None) -> list[str]:
     """What names folders of configuration, for a command that is to be composed as this one was."""
+    from hydra.core.hydra_config import HydraConfig
+
     if hydra is None and HydraConfig.initialized():
         hydra = HydraConfig.get()
     sources = [] if hydra is None else hydra.runtime.config_sources
@@ -75,6 +74,8 @@ def value_of(typed: str) -> Any:
     Raises:
         HydraException: it cannot be read.
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     return OverridesParser.create().parse_override(typed).value()
 
 
@@ -102,6 +103,9 @@ def checked(words: Sequence[str], groups: Mapping[str, Sequence[str]] | None = N
     Raises:
         UserError: one that Hydra cannot read, or that says None for null, or null for a choice.
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     out: list[str] = []
     for before, typed in zip(["", *words], words, strict=False):
         if typed.startswith("-") or before in OF_FLAGS or re.match(r"~+\w[^=]*$", typed):
@@ -132,7 +136,9 @@ def as_text(typed: str) -> str:
     return shown(key, text[1:-1].split(",") if text[:1] == "[" and text[-1:] == "]" else text)
 
 
-def _unreadable(typed: str, error: HydraException) -> str:
+def _unreadable(typed: str, error: Exception) -> str:
+    from hydra.errors import HydraException
+
     why = str(error).splitlines()[0].rstrip(".")
     why = re.sub(r"^Lexer\w+: .*", "it has a character that its grammar does not know", why)
     message = f"{typed}: Hydra cannot read it as it is: {why}."
@@ -145,6 +151,8 @@ def _unreadable(typed: str, error: HydraException) -> str:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
+    from hydra.core.override_parser.types import ChoiceSweep
+
     if isinstance(value, ChoiceSweep):
         value = value.list
     if isinstance(value, list | dict):
@@ -176,6 +184,8 @@ def _element(value: Any) -> str:
         return f"{{{','.join(f'{key}:{_element(part)}' for key, part in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_element, value))}]"
+    from hydra.core.override_parser.types import Quote, QuotedString
+
     text = str(value)
     if _unwritable(text) or text == "???":
         raise UserError(f"{text!r}: a name that cannot be typed in a command: it has a line break, or is no text. Rename it.")
