@@ -12,7 +12,9 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each: with more threads than cores torch crawls
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import cv2
 import hydra
+import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -33,6 +35,13 @@ LONG = ("test_the_sample_is_learned", "test_the_main_job", "test_every_sweep", "
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, or one core works at them while the others have nothing left."""
     items.sort(key=lambda item: not item.name.startswith(LONG))
+
+
+def noisy(root: Path) -> None:
+    """Make every picture of a tree another one, of its size: a check looks for pictures of one value and for copies."""
+    for number, path in enumerate(sorted((*root.rglob("*.jpg"), *root.rglob("*.png")))):
+        shape = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape
+        cv2.imwrite(str(path), np.random.default_rng(number).integers(0, 256, shape).astype(np.uint8))
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import logging
 import cv2
 import numpy as np
 import pytest
+from conftest import noisy
 
 from xraylab.check import _found, examine
 from xraylab.data import radiographs
@@ -448,6 +449,7 @@ def test_the_published_numbers_are_found(tmp_path, monkeypatch):
 
 
 def test_check_finds_everything_of_a_tree(root):
+    noisy(root)
     (root / "stray.txt").write_text("x")
     reader = CheXpert(str(root), view="lateral", findings="competition", on_error="skip")
     found = examine(reader, root)

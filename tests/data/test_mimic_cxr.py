@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import noisy
 
 from xraylab.check import _found, examine
 from xraylab.data import radiographs
@@ -403,6 +404,7 @@ def test_check_looks_into_every_list_and_all_of_test(tmp_path):
         lists["negbio"][3][5] = "7"
 
     root = write(tmp_path / "MIMIC-CXR-JPG", change=change)
+    noisy(root)
     found = examine(MIMIC(str(root), labels="chexpert", on_error="skip"), root)
     assert found.faults == {
         "labels in mimic-cxr-2.0.0-negbio.csv.gz other than 1, 0, -1 and blank": ["line 4 (Edema '7')"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from conftest import noisy
 
 from xraylab.check import _found, examine
 from xraylab.data import radiographs
@@ -214,6 +215,7 @@ def test_the_published_numbers_are_found(tmp_path, monkeypatch):
 
 
 def test_check_finds_everything_of_a_tree(root):
+    noisy(root)
     found = examine(NIH(str(root), view="ap", findings="mass", on_error="skip"), root)
     assert found.read == 5
     assert not found.faults
