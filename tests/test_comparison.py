@@ -135,7 +135,7 @@ def test_a_paired_interval_is_near_that_of_one_bootstrap_of_both():
     a, b = table(SKILL["0"], 0), table(SKILL["1"], 0)
     b["p_rare"] = a["p_rare"]  # what both give alike is a difference of 0, and no reason against a mean
     out = compare(a, b)["macro"]["auroc"]
-    drawn = np.random.default_rng(3).multinomial(40, np.full(40, 1 / 40), size=300)
+    drawn = np.random.default_rng(3).multinomial(40, np.full(40, 1 / 40), size=120)
     replicates = []
     for weights in drawn[:, np.arange(80) // 2]:
         scores = []
