@@ -28,7 +28,8 @@ def dealt(patients: pd.Series, groups: pd.Series, labels: pd.Series, shares: Seq
     names, patient = np.unique(patients.to_numpy(str), return_inverse=True)
     rng = np.random.default_rng(seed)
     order, draws = rng.permutation(len(names)), rng.random((len(names), len(shares)))
-    return _deal(_features(patient, len(names), groups, labels), _sizes(len(names), shares), order, draws)[patient]
+    sizes = _sizes(len(names), shares)
+    return _deal(_features(patient, len(names), groups, labels, sizes), sizes, order, draws)[patient]
 
 
 def written(values: pd.DataFrame) -> pd.Series:
@@ -38,15 +39,21 @@ def written(values: pd.DataFrame) -> pd.Series:
     return pd.Series(["".join(row) for row in characters.tolist()], values.index, dtype=object)
 
 
-def _features(patient: np.ndarray, number: int, groups: pd.Series, labels: pd.Series) -> np.ndarray:
-    """int32 (P,F), how many studies of each patient have each feature, the rarest first: a label's value, in a group; any."""
+def _features(patient: np.ndarray, number: int, groups: pd.Series, labels: pd.Series, sizes: Sequence[int]) -> np.ndarray:
+    """int32 (P,F), how many studies of each patient have each feature, the rarest first: a label's value, in a group; any.
+
+    A group, and a value in it, counts where each part can have a patient of it. Fewer would all go to the largest part, one group after
+    the other, and take the value from the other parts.
+    """
     group, of_group = pd.factorize(groups, sort=True)
     kinds, texts = pd.factorize(labels, sort=True)
     table = np.array([list(text) for text in texts]).reshape(len(texts), -1)
     here = [group == k for k in range(len(of_group))]
     values = [(table[:, k] == value)[kinds] for k in range(table.shape[1]) for value in "1u0"]
     both = [value & inside for value in values for inside in here] if len(here) > 1 else []
-    columns = [*here, *both, *values, np.ones(len(patient), bool)]
+    least = number / min(size for size in sizes if size)
+    narrow = [column for column in (*here, *both) if len(np.unique(patient[column])) >= least]
+    columns = [*narrow, *values, np.ones(len(patient), bool)]
     counts = np.stack([np.bincount(patient[column], minlength=number).astype(np.int32) for column in columns], axis=1)
     total = counts.sum(0)
     order = np.argsort(total, kind="stable")
