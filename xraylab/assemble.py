@@ -31,7 +31,7 @@ from xraylab.data.reader import Reader, cache_dir
 from xraylab.data.sources import of_one_value
 from xraylab.data.table import HELD_BACK, StudyTable, assign_splits, hold_back
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
-from xraylab.evaluation import scored_labels
+from xraylab.evaluation import read_table, scored_labels
 from xraylab.exchange import trainer_options
 from xraylab.further import check_callbacks
 from xraylab.journal import objectives_of
@@ -187,7 +187,7 @@ def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processe
 
     groups = table.train_groups
     units, rows, counted = fit_loss(loss, table, settings)
-    loss.attach(units)
+    loss.attach(units, None if (predictions := loss.predictions()) is None else read_table(predictions))
     if isinstance(loss, SelfTrained) and loss.first is not None:
         require_splits(digest, checkpoint_of(loss.first), f"loss.first={loss.first}")
     if loss.balance == "group" and (strange := sorted(set(table.part("valid")["group"]) - set(groups))):

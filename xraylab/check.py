@@ -43,7 +43,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Number = int | tuple[int, int] | None
 INTERVAL = 10.0  # seconds between two lines of progress, where there is no terminal
-VALUES = {"positive": 1, "negative": 0, "uncertain": -1}  # blank: not a number
+STATES = {"positive": 1, "negative": 0, "uncertain": -1}  # blank: not a number
 
 
 def job(cfg: DictConfig) -> None:
@@ -148,13 +148,13 @@ def counts(frame: pd.DataFrame, labels: Sequence[str], patients_known: bool) -> 
         row["patients"] = part["patient"].nunique() if patients_known else None
         row["images"] = int(part["number"].sum())
         for label in labels:
-            row |= {f"{label}_{word}": int((part[label] == value).sum()) for word, value in VALUES.items()}
+            row |= {f"{label}_{word}": int((part[label] == value).sum()) for word, value in STATES.items()}
             row[f"{label}_blank"] = int(part[label].isna().sum())
         rows.append(row)
     order = ["train", "heldout", "valid", "test"]
     rows.sort(key=lambda row: order.index(row["split"]))
     columns = ["split", "group", "studies", "patients", "images"]
-    columns += [f"{label}_{word}" for label in labels for word in (*VALUES, "blank")]
+    columns += [f"{label}_{word}" for label in labels for word in (*STATES, "blank")]
     return pd.DataFrame(rows, columns=columns).astype({"patients": "Int64"})
 
 
@@ -258,7 +258,7 @@ class Findings:
         return _aligned([shown, *rows], left=(0, 1))
 
     def _labels(self) -> list[str]:
-        words = [*VALUES, "blank"]
+        words = [*STATES, "blank"]
         rows = [["split", "group", "label", *words]]
         counts = self.counts
         if len(self.labels) > 3 and len(set(counts["group"])) > 1:
@@ -451,7 +451,7 @@ def _wording(published: Published, called: dict[str, str]) -> str:
     if published.label is None:
         return " ".join(words)
     label, value = published.label
-    return f"{' '.join(words)}, {label} {next(word for word, v in VALUES.items() if v == value)}"
+    return f"{' '.join(words)}, {label} {next(word for word, v in STATES.items() if v == value)}"
 
 
 def _add(faults: dict[str, list[str]], kind: str, names: Iterable[str]) -> None:

@@ -35,8 +35,13 @@ from xraylab.signals import Ended, ending
 from xraylab.words import as_text, checked, command_line, require_recordable, shown, value_of, word
 
 
-def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
+def launch(
+    config: str, job: Callable[[DictConfig], None], usage: str, rewrite: Callable[[list[str]], list[str]] | None = None
+) -> None:  # fmt: skip
     """Compose ``conf/<config>.yaml`` with the overrides in ``sys.argv``, run the job, exit with its code.
+
+    Args:
+        rewrite: what becomes of the words of the command line before they are composed.
 
     Exit codes: 0 done, 2 the user's mistake, 75 stopped and can be resumed, 1 anything else.
     """
@@ -78,10 +83,8 @@ def launch(config: str, job: Callable[[DictConfig], None], usage: str) -> None:
             raise
 
     try:
-        if any(word.startswith("sweep.resume=") for word in sys.argv[1:]):
-            from xraylab.journal import resumed_words
-
-            sys.argv[1:] = resumed_words(sys.argv[1:])
+        if rewrite is not None:
+            sys.argv[1:] = rewrite(sys.argv[1:])
         with ending() if config == "config" else contextlib.nullcontext():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(guarded)()
         if ended:

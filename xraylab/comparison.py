@@ -14,9 +14,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
 from xraylab.comparable import of_run
-from xraylab.comparison_page import beside, own_words, page
+from xraylab.comparison_page import beside, page
 from xraylab.errors import UserError, listed
-from xraylab.pairing import Result, paired
+from xraylab.pairing import Result, own_words, paired
 from xraylab.run import write_json, write_text
 
 OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union", "stack"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xraylab.overlay import overlaid, trainings
-from xraylab.pairing import Pair, Result
+from xraylab.pairing import Pair, Result, own_words
 from xraylab.words import command_line, word
 
 NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
@@ -279,11 +279,6 @@ def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> s
             rows.append([html.escape(r.job), html.escape(own_words(r.overrides, shared)), html.escape(label), cells])
     table = _rows(["job", "overrides", "label", "ECE", "Brier", "n"], rows)
     return f"<details><summary>calibration</summary>{table}</details>" if rows else ""
-
-
-def own_words(overrides: str, shared: set[str]) -> str:
-    """The overrides that not all runs have."""
-    return " ".join(word for word in overrides.split(" ") if word not in shared)
 
 
 def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, open_dict
 
-from xraylab.check import VALUES, counts, in_threads, settings_beside, shapes
+from xraylab.check import STATES, counts, in_threads, settings_beside, shapes
 from xraylab.cli import launch
 from xraylab.errors import UserError, listed
 from xraylab.words import command_line, flags
@@ -311,7 +311,7 @@ def _counts(found: Description) -> list[str]:
 def _labels(found: Description) -> list[str]:
     words = [
         word
-        for word in (*VALUES, "blank")
+        for word in (*STATES, "blank")
         if word in ("positive", "negative") or any(found.counts[f"{label}_{word}"].any() for label in found.table.labels)
     ]
     rows = []

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.5
 CERTAIN = {"blank": "ignore", "uncertain": "ignore"}  # what is scored unless told: certain labels
-VALUES = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
+COUNTS_AS = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
 Labels = TypeVar("Labels", np.ndarray, "Tensor")
 
 
@@ -61,8 +61,8 @@ def scored_labels(raw: Labels, blank: str = "ignore", uncertain: str = "ignore")
         blank, uncertain: what such labels count as: ``ignore``, ``negative``, or ``positive``.
     """
     if isinstance(raw, np.ndarray):
-        return np.where(raw == -1, VALUES[uncertain], np.where(np.isnan(raw), VALUES[blank], raw)).astype(raw.dtype)
-    return raw.masked_fill(raw != raw, VALUES[blank]).masked_fill(raw == -1, VALUES[uncertain])
+        return np.where(raw == -1, COUNTS_AS[uncertain], np.where(np.isnan(raw), COUNTS_AS[blank], raw)).astype(raw.dtype)
+    return raw.masked_fill(raw != raw, COUNTS_AS[blank]).masked_fill(raw == -1, COUNTS_AS[uncertain])
 
 
 def ranked(table: pd.DataFrame, label: str, threshold: float = THRESHOLD) -> tuple[np.ndarray, float]:

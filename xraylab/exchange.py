@@ -5,6 +5,7 @@ Objects and numbers of the CPU go over gloo, tensors of a GPU over NCCL.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -41,7 +42,13 @@ SILENCE = (
     "collective operation timeout",
 )  # fmt: skip
 
-_patient: Any = None
+
+class Groups:
+    """The process groups of a run beside that of all."""
+
+    patient: Any = None  # of all, which waits as long as PATIENT
+
+
 _store: Any = None
 
 
@@ -60,7 +67,7 @@ def gather(value: Value, patiently: bool = False) -> list[Value]:
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
-    dist.all_gather_object(values, value, group=_patient if patiently else None)
+    dist.all_gather_object(values, value, group=Groups.patient if patiently else None)
     return values
 
 
@@ -154,7 +161,7 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
         Lost: they do not come, or one went away, or failed.
         UserError: the mistake that another one ended with.
     """
-    global _patient, _store
+    global _store
     if processes.world == 1:
         yield
         return
@@ -186,7 +193,7 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
             dist.init_process_group(
                 backend, store=_store, rank=processes.rank, world_size=processes.world, timeout=timeout
             )  # fmt: skip
-            _patient = dist.new_group(backend="gloo", timeout=PATIENT)
+            Groups.patient = dist.new_group(backend="gloo", timeout=PATIENT)
         except (RuntimeError, ValueError) as error:
             raise Lost(f"{processes.name} on {socket.gethostname()}: the others did not come: {_line(error)}") from error
         yield
@@ -204,7 +211,7 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
         with ended():
             with suppress(Exception):  # where others are gone
                 dist.destroy_process_group()
-            _patient = None
+            Groups.patient = None
             _end(children)
         _store = None
         torch.set_num_threads(threads)  # Lightning shares them out, also for later jobs of a sweep
@@ -346,9 +353,8 @@ def trainer_options(processes: Processes) -> dict[str, Any]:
 
 def main() -> None:
     """One of the processes that the first starts: what to do comes by standard input."""
-    from xraylab.train import other
-
-    other(*pickle.loads(sys.stdin.buffer.read()))
+    module, arguments = pickle.loads(sys.stdin.buffer.read())
+    importlib.import_module(module).other(*arguments)
 
 
 if __name__ == "__main__":

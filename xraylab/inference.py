@@ -30,7 +30,7 @@ from xraylab.operating import CHOSEN, read_chosen
 from xraylab.reading import View, predict_rows
 from xraylab.run import short_names
 from xraylab.settings import check_config
-from xraylab.tables import COLUMNS, VALUES
+from xraylab.tables import COLUMNS, PREFIXES
 
 log = logging.getLogger(__name__)
 
@@ -353,7 +353,7 @@ def _side_by_side(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.Da
     """Tables of the same rows and other labels as one; patients and groups are joined as those of a combination."""
     keys = [c for c in tables[0].columns if c in COLUMNS]
     first = alike([table[keys] for table in tables], names)[0]
-    return first.assign(**{c: table[c] for kind in VALUES for table in tables for c in map(str, table) if c.startswith(kind)})
+    return first.assign(**{c: table[c] for kind in PREFIXES for table in tables for c in map(str, table) if c.startswith(kind)})
 
 
 def _shared(done: Sequence[Predicted]) -> tuple[list[pd.DataFrame], list[Skipped]]:

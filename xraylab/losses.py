@@ -22,6 +22,10 @@ from torch.nn.functional import log_softmax, logsigmoid
 from xraylab.errors import UserError, listed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
     from xraylab.data.table import StudyTable
 
 log = logging.getLogger(__name__)
@@ -129,8 +133,16 @@ class Loss(nn.Module, HyperparametersMixin):
         """Negatives and positives that the loss makes of raw labels (N,L), float64 (L,)."""
         return (labels == 0).sum(0).astype(float), (labels == 1).sum(0).astype(float)
 
-    def attach(self, units: StudyTable) -> None:
-        """Take what the loss needs of each row that is trained on; called after :meth:`fit`."""
+    def predictions(self) -> Path | None:
+        """The prediction table that :meth:`attach` takes; None: it takes none."""
+        return None
+
+    def attach(self, units: StudyTable, predictions: pd.DataFrame | None = None) -> None:
+        """Take what the loss needs of each row that is trained on; called after :meth:`fit`.
+
+        Args:
+            predictions: the table of :meth:`predictions`.
+        """
 
     def state(self, names: Sequence[str]) -> dict[str, float]:
         """What the loss learned or adapted so far, for ``history.csv``; a device sync."""

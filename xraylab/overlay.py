@@ -133,7 +133,7 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
 
 def _name(r: Result, shared: set[str]) -> str:
     """What a legend calls a result."""
-    from xraylab.comparison_page import own_words
+    from xraylab.pairing import own_words
 
     own = own_words(r.overrides, shared)
     return f"{r.job}: {own[:LONG]}{'…' * (len(own) > LONG)}" if own else r.job

@@ -46,6 +46,11 @@ class Pair(NamedTuple):
         return self.found["macro"]["auroc"] if self.found else itself
 
 
+def own_words(overrides: str, shared: set[str]) -> str:
+    """The overrides that not all runs have."""
+    return " ".join(word for word in overrides.split(" ") if word not in shared)
+
+
 def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dict[tuple[str, str], Pair], list[str]]:
     """Each result against another of the same studies, by job and split; and which could not be paired, and why.
 

@@ -77,7 +77,7 @@ def mirror(url: str) -> Path:
     folder = cache_dir() / "remote" / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', top)[:80]}-{_hash(top)}"
     target = folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder / "lock", url):
+    with locked(folder / "lock", f"copies {url}"):
         index = _Index(folder / "index.jsonl")
         try:
             files = _listing(files_at, place, key)
@@ -90,7 +90,7 @@ def mirror(url: str) -> Path:
         _drop({path for path in target.rglob("*") if path.is_file()} - set(paths.values()), target)
         total, needed = (sum(f.size or 0 for f in part.values()) for part in (files, missing))
         log.info("%s: %s files, %s; %s to copy, %s, to %s",
-                 url, f"{len(files):,}", _bytes(total), f"{len(missing):,}", _bytes(needed), target)  # fmt: skip
+                 url, f"{len(files):,}", data_size(total), f"{len(missing):,}", data_size(needed), target)  # fmt: skip
         _require_space(needed, folder, key)
         for name in _fetched(files_at, missing, paths, key):
             index.add(name, files[name], paths[name])
@@ -121,7 +121,7 @@ def fetch_run(url: str) -> Path:
         if _progress(here) >= _progress(there):
             log.info("%s is as far as %s, or farther, and is used", directory, url)
             return directory
-    log.info("copying %s to %s, %s", url, directory, _bytes(sum(file.size or 0 for file in files.values())))
+    log.info("copying %s to %s, %s", url, directory, data_size(sum(file.size or 0 for file in files.values())))
     _require_space(sum(file.size or 0 for file in files.values()), Path.cwd(), url)
     paths = {name: directory / name for name in files}
     for part in (set(files) - set(MARKS), set(files) & set(MARKS)):
@@ -241,7 +241,7 @@ class _Progress(Callback):
         if self.bar.disable and now - self.said >= LOG_SECONDS and self.done:
             self.said = now
             rate = self.done / (now - self.start)
-            log.info("copying: %s of %s, %s a second, %s to go", _bytes(self.done), _bytes(self.total), _bytes(rate),
+            log.info("copying: %s of %s, %s a second, %s to go", data_size(self.done), data_size(self.total), data_size(rate),
                      tqdm.format_interval(max(self.total - self.done, 0) / rate))  # fmt: skip
 
 
@@ -370,27 +370,48 @@ def _drop(files: set[Path], top: Path) -> None:
 
 
 @contextmanager
-def _alone(path: Path, url: str) -> Iterator[None]:
-    """One process at a time."""
-    with path.open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another process that copies %s", url)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def locked(path: Path, what: str | None) -> Iterator[None]:
+    """Hold a lock that ends with its process; its file goes when the block ends.
+
+    Args:
+        what: another process does there, for the log, as ``packs MURA``; None: do not wait.
+
+    Raises:
+        BlockingIOError: another process holds it and ``what`` is None.
+    """
+    while True:
+        with path.open("a", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if what is None:
+                    raise
+                log.info("waiting for another process that %s", what)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                current = path.stat().st_ino == os.fstat(file.fileno()).st_ino
+            except FileNotFoundError:
+                current = False
+            if not current:  # its last holder deleted the file that this waited for
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def _require_space(needed: int, folder: Path, key: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{key}: {_bytes(needed)} have to be copied to {folder}, and {_bytes(free)} are free there. "
+            f"{key}: {data_size(needed)} have to be copied to {folder}, and {data_size(free)} are free there. "
             "Make room, or name another cache by $XRAYLAB_CACHE."
         )
 
 
-def _bytes(number: float) -> str:
+def data_size(number: float) -> str:
+    """A number of bytes to read: ``1.2 GB``, ``3.4 MB``."""
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 

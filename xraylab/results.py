@@ -14,7 +14,7 @@ from xraylab.evaluation import evaluate_split
 from xraylab.operating import CHOSEN, STANDARD, Rules, judge
 from xraylab.readers import judge_readers
 from xraylab.run import environment, write_json, write_text
-from xraylab.tables import COLUMNS, VALUES, write_table
+from xraylab.tables import COLUMNS, PREFIXES, write_table
 
 
 def evaluate_tables(
@@ -40,7 +40,7 @@ def evaluate_tables(
     splits: dict[str, Any] = {}
     for file, table in sorted(tables.items(), key=lambda item: item[0].endswith("_images.csv")):
         split = file.removesuffix(".csv").removesuffix("_images")
-        kept = [c for c in table.columns if c in COLUMNS or c.startswith(VALUES)]
+        kept = [c for c in table.columns if c in COLUMNS or c.startswith(PREFIXES)]
         write_table(table[kept], directory / "predictions" / file, synthetic)
         how = like[split]
         b = how["bootstrap"]

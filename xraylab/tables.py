@@ -38,7 +38,7 @@ UNKNOWN = {"patient": "", "group": "all", "split": "test"}  # what another tool'
 SELECTED_ON = ("train", "valid")  # splits that are taken as chosen on where nothing says it
 SPLIT = r"\w([\w .-]{0,62}\w)?(?<!_images)"  # files are called after it
 MACRO = "macro"  # how results call the mean over findings
-VALUES = ("p_", "y_", "logit_")  # of a label, in this order
+PREFIXES = ("p_", "y_", "logit_")  # of a label, in this order
 ROUNDING = 1e-6  # by which a probability may lie below that of a smaller logit
 
 

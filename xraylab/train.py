@@ -130,7 +130,7 @@ def for_another(cfg: DictConfig, directory: Path, typed: list[str], processes: P
 
     # without the launchers' types, which are others in the processes that they start
     plain = OmegaConf.create(OmegaConf.to_container(HydraConfig.instance().cfg))
-    return pickle.dumps((plain, cfg, directory, typed, processes))
+    return pickle.dumps(("xraylab.train", (plain, cfg, directory, typed, processes)))
 
 
 def other(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], processes: Processes) -> None:
@@ -177,9 +177,18 @@ def auto(cfg: DictConfig, directory: Path) -> DictConfig | None:
     return resumed_config(str(directory), [])
 
 
+def _of_sweep(words: list[str]) -> list[str]:
+    """The words of a sweep that goes on, in the place of ``sweep.resume=<its directory>``."""
+    if not any(word.startswith("sweep.resume=") for word in words):
+        return words
+    from xraylab.journal import resumed_words
+
+    return resumed_words(words)
+
+
 def main() -> None:
     """The entry point."""
-    launch("config", job, USAGE)
+    launch("config", job, USAGE, _of_sweep)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.losses import WeightedBCE
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from xraylab.data.table import StudyTable
 
 log = logging.getLogger(__name__)
@@ -148,7 +150,7 @@ class Uncertainty(WeightedBCE):
         positive = (target * weight).double().sum(0)
         return (weight.double().sum(0) - positive).numpy(), positive.numpy()
 
-    def attach(self, units: StudyTable) -> None:
+    def attach(self, units: StudyTable, predictions: pd.DataFrame | None = None) -> None:
         """Draw u for every label of every study, once; images of a study share it."""
         if bool((self.low < self.high).any()):
             studies = units.frame["id"].factorize()[0]
@@ -350,23 +352,31 @@ class SelfTrained(Uncertainty):
     def _needs_rows(self) -> bool:
         return True
 
-    def attach(self, units: StudyTable) -> None:
-        """Read the first model's probabilities of the training studies.
+    def predictions(self) -> Path | None:
+        """The first model's table of the training studies.
 
         Raises:
-            UserError: they are missing, of other findings, or do not have every study with an uncertain label.
+            UserError: there is none.
         """
-        from xraylab.evaluation import read_table
-
         if self.first is None:
-            return
+            return None
         path = Path(self.first) / "predictions" / "train.csv"
         if not path.is_file():
             raise UserError(
                 f"loss.first={self.first}: there is no {path}. Train that run with save_train_predictions=true, or leave "
                 "loss.first=null, and it is trained first."
             )
-        table = read_table(path).set_index("id")
+        return path
+
+    def attach(self, units: StudyTable, predictions: pd.DataFrame | None = None) -> None:
+        """Take the first model's probabilities of the training studies.
+
+        Raises:
+            UserError: they are of other findings, or do not have every study with an uncertain label.
+        """
+        if predictions is None:
+            return
+        path, table = self.predictions(), predictions.set_index("id")
         columns = [f"p_{label}" for label in units.labels]
         if missing := [c for c in columns if c not in table]:
             raise UserError(f"{path}: no column {listed(missing)}: the first model was trained for other findings.")

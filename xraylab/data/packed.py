@@ -8,7 +8,6 @@ built in ``<name>.partial`` and renamed, so one that is half-built is never foun
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,8 +18,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from importlib import metadata
 from itertools import compress, repeat
 from pathlib import Path
 from threading import Event
@@ -30,12 +30,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from xraylab import __version__
+from xraylab.callbacks import clock
 from xraylab.data.loading import EACH_AXIS, prepare
 from xraylab.data.sources import ImageSource, of_one_value
 from xraylab.data.table import BLANK, UNREADABLE, StudyTable, stop_or_skip
 from xraylab.errors import UserError, listed
 from xraylab.processes import cores
+from xraylab.remote import data_size, locked
 from xraylab.run import write_text
 
 log = logging.getLogger(__name__)
@@ -299,7 +300,7 @@ class _Shard:
             if other.suffix != ".partial":
                 shutil.rmtree(other, ignore_errors=True)
                 continue
-            with suppress(BlockingIOError), _locked(other.with_suffix(".lock"), None):
+            with suppress(BlockingIOError), locked(other.with_suffix(".lock"), None):
                 shutil.rmtree(other, ignore_errors=True)
 
 
@@ -341,7 +342,7 @@ class _Building:
 
     def _plan(self) -> dict[str, Any]:
         files = {"files": len(self.shard.references), "bytes": self.shard.file_bytes}
-        made = {"format": FORMAT, "version": __version__, "checksum": self.shard.checksum, "shape": self.shape}
+        made = {"format": FORMAT, "version": metadata.version("xraylab"), "checksum": self.shard.checksum, "shape": self.shape}
         return {**made, **self.shard.about, **files, "images": self.places, "unreadable": self.faults}
 
     def _done_before(self) -> set[int]:
@@ -450,7 +451,7 @@ def _build(missing: list[_Shard], place: Path, workers: int) -> None:
         locks = {shard: stack.enter_context(ExitStack()) for shard in missing}
         missing = []
         for shard, held in locks.items():
-            held.enter_context(_locked(shard.lock, f"{shard.about['dataset']}, {shard.title}"))
+            held.enter_context(locked(shard.lock, f"packs {shard.about['dataset']}, {shard.title}"))
             if shard.ready():  # another process has built it
                 held.close()
             else:
@@ -469,7 +470,7 @@ def _build(missing: list[_Shard], place: Path, workers: int) -> None:
                 "packing %s images of %s (%s) %s, %s, into %s%s",
                 f"{total:,}", missing[0].about["dataset"], listed((s.title for s in missing), 14),
                 "as they are" if size is None else f"at {size} pixels",
-                _bytes(sum(b.shape[0] * b.row_bytes for b in buildings)), place,
+                data_size(sum(b.shape[0] * b.row_bytes for b in buildings)), place,
                 f"; {done:,} of them are done" if done else "",
             )  # fmt: skip
         with _Progress(total, done) as progress:
@@ -493,7 +494,7 @@ class _Progress:
     def __exit__(self, kind: object, *_: object) -> None:
         self.bar.close()
         if kind is None and self.total:
-            log.info("packed in %s", _clock(time.monotonic() - self.start))
+            log.info("packed in %s", clock(time.monotonic() - self.start))
 
     def add(self, images: int) -> None:
         """So many more are done."""
@@ -504,45 +505,13 @@ class _Progress:
             self.said = now
             rate = (self.done - self.before) / (now - self.start)
             log.info("packing: %s of %s images, %.0f images/s, %s left",
-                     f"{self.done:,}", f"{self.total:,}", rate, _clock((self.total - self.done) / rate))  # fmt: skip
+                     f"{self.done:,}", f"{self.total:,}", rate, clock((self.total - self.done) / rate))  # fmt: skip
 
 
 def _mapped(pool: ThreadPoolExecutor, function: Callable[[str], T], items: Sequence[str]) -> Iterator[T]:
     """A function's results in order, a few thousand calls at a time: each that waits takes 2 kB."""
     for start in range(0, len(items), 4096):
         yield from pool.map(function, items[start : start + 4096])
-
-
-@contextmanager
-def _locked(path: Path, what: str | None) -> Iterator[None]:
-    """Hold a lock that ends with its process; its file goes when the block ends.
-
-    Args:
-        what: is being built, for the log; None: do not wait.
-
-    Raises:
-        BlockingIOError: another process holds it and ``what`` is None.
-    """
-    while True:
-        with path.open("a", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if what is None:
-                    raise
-                log.info("waiting for another process that packs %s", what)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                current = path.stat().st_ino == os.fstat(file.fileno()).st_ino
-            except FileNotFoundError:
-                current = False
-            if not current:  # its last holder deleted the file that this waited for
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
 
 
 def _whole(folder: Path) -> dict[str, Any] | None:
@@ -581,13 +550,9 @@ def _require_space(needed: int, place: Path) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise UserError(
-            f"{place}: the packed cache needs {_bytes(needed)} ({needed} bytes), and {_bytes(free)} ({free} bytes) are free. "
-            f"Make room, or set a smaller image.size. {ELSEWHERE}"
+            f"{place}: the packed cache needs {data_size(needed)} ({needed} bytes), and {data_size(free)} ({free} bytes) are "
+            f"free. Make room, or set a smaller image.size. {ELSEWHERE}"
         )
-
-
-def _bytes(number: int) -> str:
-    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 
 def _root(source: ImageSource) -> str:
@@ -597,9 +562,3 @@ def _root(source: ImageSource) -> str:
 def _safe(name: str) -> str:
     """A name for files; two names may become one, their checksums differ."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name)[:60].strip(".-") or "all"
-
-
-def _clock(seconds: float) -> str:
-    from xraylab.callbacks import clock  # which brings Lightning
-
-    return clock(seconds)

@@ -42,8 +42,8 @@ def written(values: pd.DataFrame) -> pd.Series:
 def _features(patient: np.ndarray, number: int, groups: pd.Series, labels: pd.Series, sizes: Sequence[int]) -> np.ndarray:
     """int32 (P,F), how many studies of each patient have each feature, the rarest first: a label's value, in a group; any.
 
-    A group, and a value in it, counts where each part can have a patient of it. Fewer would all go to the largest part, one group after
-    the other, and take the value from the other parts.
+    A group, and a value in it, counts where each part can have a patient of it. Fewer would all go to the largest part, one
+    group after the other, and take the value from the other parts.
     """
     group, of_group = pd.factorize(groups, sort=True)
     kinds, texts = pd.factorize(labels, sort=True)
