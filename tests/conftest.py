@@ -20,11 +20,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from xraylab import conf_dir
 from xraylab.data.bone import write_mura
 from xraylab.data.chest import write_chexpert, write_mimic, write_tutorial
 from xraylab.data.knee import write_mrnet
 from xraylab.data.medmnist import write_medmnist
+from xraylab.system.paths import conf_dir
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -116,7 +116,7 @@ def train_run(directory: Path, *overrides: str, report: bool = False) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         if not report:
-            patch.setattr("xraylab.training.write_report", lambda _: None)
+            patch.setattr("xraylab.page.write_report", lambda _: None)
         train(compose_config(*overrides), directory, list(overrides))
     return directory
 

@@ -16,7 +16,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from xraylab import check, conf_dir
+from xraylab import check
 from xraylab.build import find_data
 from xraylab.check import Compared, Findings, examine
 from xraylab.data import mrnet, mura
@@ -26,6 +26,7 @@ from xraylab.data.mrnet import MRNet
 from xraylab.data.mura import MURA
 from xraylab.data.packed import pack_table
 from xraylab.data.table import UNREADABLE
+from xraylab.system.paths import conf_dir
 
 # split, body part, patient, study, positive, views: by hand, in the published layout
 STUDIES = [

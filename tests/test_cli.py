@@ -9,8 +9,8 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
-from xraylab import conf_dir
 from xraylab.cli import help_text
+from xraylab.system.paths import conf_dir
 from xraylab.train import USAGE
 
 

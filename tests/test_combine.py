@@ -14,18 +14,19 @@ from hydra.core.global_hydra import GlobalHydra
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from xraylab import combine, conf_dir, evaluate
+from xraylab import combine, evaluate
 from xraylab.calibration import logit, sigmoid
 from xraylab.cases import choose_cases
 from xraylab.combination import IN_SAMPLE, Combination, read_combination, stack_of
 from xraylab.data.table import in_parts
 from xraylab.ensemble import Ensemble, write_ensemble
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split, prediction_table, read_table, write_table
+from xraylab.evaluation import evaluate_split, prediction_table
 from xraylab.joining import alike, mean_table, own_table, union_table, vote_table
 from xraylab.page import write_report
 from xraylab.stacking import fit_stack, stacked_table
-from xraylab.tables import scores
+from xraylab.system.paths import conf_dir
+from xraylab.tables import read_table, scores, write_table
 
 SCORED = {"blank": "ignore", "uncertain": "ignore"}
 

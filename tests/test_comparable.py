@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from xraylab import conf_dir, sweep_yaml
+from xraylab import sweep_yaml
 from xraylab.assemble import to_be_measured
 from xraylab.comparable import deciding, measured, of_objective, said_of
 from xraylab.data.table import StudyTable
@@ -21,6 +21,7 @@ from xraylab.journal import Journal, SweepJob
 from xraylab.losses import CrossEntropy, TwoSoftmax, WeightedBCE
 from xraylab.pruning import MedianPruning
 from xraylab.settings import sweep_of
+from xraylab.system.paths import conf_dir
 from xraylab.uncertainty import Focal
 
 MACRO, LOSS = "valid/macro/auroc", "valid/loss"

@@ -11,7 +11,6 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from xraylab import conf_dir
 from xraylab.assemble import assemble, hardware
 from xraylab.build import build
 from xraylab.cli import every_key
@@ -20,8 +19,9 @@ from xraylab.data.reader import Reader
 from xraylab.errors import UserError
 from xraylab.losses import Loss
 from xraylab.models import Backbone, Pool
-from xraylab.processes import planned
 from xraylab.settings import check_config
+from xraylab.system.paths import conf_dir
+from xraylab.system.processes import planned
 
 CHOICES = sorted((p.parent.name, p.stem) for p in conf_dir().glob("*/*.yaml"))
 KINDS = {"backbone": Backbone, "pool": Pool, "loss": Loss, "augmentation": Augmentation}

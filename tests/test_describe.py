@@ -16,7 +16,6 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from test_check import first_image, write_mura_tree
 
-from xraylab import conf_dir
 from xraylab.data.medmnist import MedMNIST, write_medmnist
 from xraylab.data.mrnet import MRNet
 from xraylab.data.mura import MURA
@@ -24,6 +23,7 @@ from xraylab.data.reader import Reader
 from xraylab.data.table import UNREADABLE, assign_splits
 from xraylab.describe import Description, describe, write
 from xraylab.errors import UserError
+from xraylab.system.paths import conf_dir
 
 
 def described(reader: Reader, path: Path, out: Path, sizes_of: int | None = 5000) -> tuple[Description, str]:

@@ -13,8 +13,9 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from xraylab.comparison import Comparison, write_comparison
 from xraylab.ensemble import Ensemble, write_ensemble
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split, read_table, write_table
+from xraylab.evaluation import evaluate_split
 from xraylab.joining import mean_table, own_table, union_table
+from xraylab.tables import read_table, write_table
 
 PARTS = ("elbow", "hand", "wrist")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from xraylab import conf_dir
 from xraylab.assemble import assemble
 from xraylab.data.bone import write_mura
 from xraylab.settings import check_config
+from xraylab.system.paths import conf_dir
 
 SWEEPS = sorted(p.stem for p in (conf_dir() / "sweep").glob("*.yaml") if p.stem != "none")
 RECIPES = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml") if p.stem != "none")

@@ -7,18 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from xraylab.intervals import (
-    LEAST,
-    Clusters,
-    Interval,
-    average,
-    binormal_variance,
-    difference,
-    exact,
-    kappa,
-    lacking,
-    share,
-)
+from xraylab.intervals import LEAST, Clusters, Interval, average, binormal_variance, difference, exact, kappa, lacking, share
 from xraylab.metrics import METRICS, point
 from xraylab.statistics import delong
 

@@ -11,7 +11,7 @@ import zipfile
 
 from conftest import REPOSITORY
 
-from xraylab import conf_dir
+from xraylab.system.paths import conf_dir
 
 
 def test_the_wheel_ships_conf_and_composes_outside_the_checkout(tmp_path):

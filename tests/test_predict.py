@@ -19,10 +19,11 @@ from sklearn.metrics import roc_auc_score
 import xraylab
 from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, find_studies
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split, read_table, write_table
+from xraylab.evaluation import evaluate_split
 from xraylab.inference import Options, chosen_of, predict, predict_all
 from xraylab.operating import decided, temperatures_of, thresholds_of
 from xraylab.submission import write_submission
+from xraylab.tables import read_table, write_table
 
 SMALL = [
     *TINY, "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small", "+backbone.kwargs.channels=[8,8,16,16]",

@@ -29,7 +29,7 @@ from xraylab.exchange import agree, in_turn, is_lost, joined, largest, rank
 from xraylab.guards import Diverged, FiniteLoss
 from xraylab.journal import Journal
 from xraylab.module import StudyModule
-from xraylab.processes import ALONE, Processes, first_host, launched, planned, shared_gpus
+from xraylab.system.processes import ALONE, Processes, first_host, launched, planned, shared_gpus
 from xraylab.training import train
 
 # ragged exams, augmentation, class balance, a short last step, and a last batch of one study
@@ -386,7 +386,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_same_words(
         return step(self, batch, batch_idx) * float("nan" if (rank(), done) in ((1, 9), (0, 11)) else 1)
 
     monkeypatch.setattr(StudyModule, "training_step", spoiled)
-    monkeypatch.setattr("xraylab.fitting.FiniteLoss", lambda _: FiniteLoss(every))
+    monkeypatch.setattr("xraylab.guards.FiniteLoss", lambda _: FiniteLoss(every))
     run, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
     assert {type(error) for error in raised.values()} == {Diverged}
     told = f"the loss is not a finite number at step 5, in epoch 1, of the studies {(tmp_path / 'ids').read_text()}:"
@@ -480,7 +480,7 @@ def test_jobs_side_by_side_share_gpus():
 
 def test_each_process_keeps_to_gpus_of_its_own(tmp_path):
     """The lowest place that is free, so that a process that ends makes room; several GPUs each; more processes than GPUs."""
-    code = ("import os, sys\nfrom pathlib import Path\nfrom xraylab.processes import own_gpus\n"
+    code = ("import os, sys\nfrom pathlib import Path\nfrom xraylab.system.processes import own_gpus\n"
             "for _ in range(2): own_gpus(Path(sys.argv[1]), int(sys.argv[2]))\n"
             "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\ninput()")  # fmt: skip
     began = []

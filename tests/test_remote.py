@@ -19,17 +19,16 @@ from conftest import TINY
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from xraylab import conf_dir
 from xraylab.assemble import resumed_config
 from xraylab.data.csv_table import CsvTable, write_table
 from xraylab.data.medmnist import MedMNIST
 from xraylab.data.mimic_tutorial import MimicTutorial
 from xraylab.data.mrnet import MRNet
-from xraylab.data.reader import cache_dir
 from xraylab.errors import UserError
 from xraylab.evaluate import job as evaluate
-from xraylab.remote import RunUpload, fetch_run, is_url, mirror
 from xraylab.run import new_run_dir
+from xraylab.system.paths import cache_dir, conf_dir
+from xraylab.system.remote import RunUpload, fetch_run, is_url, mirror
 from xraylab.training import train
 
 SMALL = [
@@ -139,7 +138,7 @@ def test_what_was_copied_before_a_failure_is_kept(memory, copied, monkeypatch):
         return working(self, rpath, lpath, **kwargs)
 
     monkeypatch.setattr(type(memory), "get_file", failing)
-    monkeypatch.setattr("xraylab.remote.THREADS", 1)
+    monkeypatch.setattr("xraylab.system.remote.THREADS", 1)
     with pytest.raises(UserError) as failed:
         mirror("memory://data/set")
     assert str(failed.value).startswith("dataset.root=memory://data/set: it cannot be reached.")

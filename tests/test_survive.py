@@ -25,8 +25,9 @@ from xraylab.callbacks import StopOnInterrupt
 from xraylab.errors import Stopped, UserError
 from xraylab.guards import FiniteLoss, memory_in_words
 from xraylab.module import StudyModule, read_checkpoint
-from xraylab.run import beside, claimed, holder_of, new_run_dir, write_json
+from xraylab.run import claimed, holder_of, new_run_dir
 from xraylab.settings import check_config
+from xraylab.system.files import beside, write_json
 from xraylab.training import train
 
 SMALL = [
@@ -280,7 +281,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(whole, train_here, tmp_pat
 
 def test_a_file_too_large_for_its_limit_is_an_error_in_words(tmp_path):
     """The system's own refusal, in a process that may not write more than 10 kB into a file."""
-    code = ("from pathlib import Path; from xraylab.run import write_text; import signal\n"
+    code = ("from pathlib import Path; from xraylab.system.files import write_text; import signal\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "try: write_text(Path('t.csv'), 'x' * 20000)\nexcept Exception as e: print(type(e).__name__, e)")  # fmt: skip
     (tmp_path / "t.csv").write_text("old")

@@ -30,10 +30,10 @@ from xraylab.cli import launch
 from xraylab.data.module import reading_context
 from xraylab.errors import Pruned, Stopped, UserError
 from xraylab.journal import Journal
-from xraylab.processes import ALONE
 from xraylab.space import search_space
+from xraylab.system.command_line import word
+from xraylab.system.processes import ALONE
 from xraylab.train import USAGE, for_another
-from xraylab.words import word
 
 LOCAL = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 SPACE = ["optimizer.lr=tag(log,interval(1e-5,1e-1))", "batch_size=1,4"]

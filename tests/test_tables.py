@@ -11,10 +11,11 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from sklearn.metrics import roc_auc_score
 
-from xraylab import conf_dir, evaluate
+from xraylab import evaluate
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split
 from xraylab.stacking import fit_stack
+from xraylab.system.paths import conf_dir
 from xraylab.tables import labels_of, read_table, write_table
 
 HEADER = "id,patient,group,split,p_acl,y_acl,p_tear,y_tear"

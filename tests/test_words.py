@@ -22,12 +22,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from xraylab import conf_dir
 from xraylab.cli import say_all
-from xraylab.data.reader import cache_dir
 from xraylab.errors import UserError
 from xraylab.page import write_report
-from xraylab.words import checked, command_line, shown, value_of, word
+from xraylab.system.command_line import checked, command_line, shown, value_of, word
+from xraylab.system.paths import cache_dir, conf_dir
 
 NASTY = "josé (2), lr=0.1; it's #1 {a}"
 TINY = ["backbone=cnn", "backbone.layers=2", "backbone.filters=2", "image.size=16", "max_epochs=1", "early_stopping=null",
@@ -133,7 +132,7 @@ def test_every_command_that_is_printed_runs_as_it_stands(typed_in, by_shell, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("xraylab.training.fit", stop)
+        stopped.setattr("xraylab.fitting.fit", stop)
         code, said = start(*data, *TINY, "name=t")
     assert code == 75
     (begin_again,) = printed(said)

@@ -26,7 +26,7 @@ from xraylab.data.knee import write_mrnet
 from xraylab.errors import UserError
 from xraylab.fitting import fit
 from xraylab.models import Attention, MaxFeature, MaxProbability, MeanProbability
-from xraylab.processes import Processes
+from xraylab.system.processes import Processes
 from xraylab.xla import XLAStep, device_options
 
 torch_xla.device()  # before torch's first backward pass, which counts the kinds of devices once and for all

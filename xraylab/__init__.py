@@ -15,14 +15,7 @@ if TYPE_CHECKING:
     from xraylab.module import StudyModule
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "conf_dir", "load"]
-
-
-def conf_dir() -> Path:
-    """The folder of shipped YAML files: the packaged copy, else the checkout's."""
-    here = Path(__file__).resolve().parent
-    packaged = here / "conf"
-    return packaged if packaged.is_dir() else here.parent / "conf"
+__all__ = ["__version__", "load"]
 
 
 def load(path: str | Path, device: str = "cpu") -> StudyModule:

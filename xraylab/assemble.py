@@ -27,11 +27,11 @@ from xraylab.callbacks import Unfreeze, early_stopping
 from xraylab.comparable import measured
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.module import ADAPT, StudyDataModule, worker_count
-from xraylab.data.reader import Reader, cache_dir
+from xraylab.data.reader import Reader
 from xraylab.data.sources import of_one_value
 from xraylab.data.table import HELD_BACK, StudyTable, assign_splits, hold_back
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
-from xraylab.evaluation import read_table, scored_labels
+from xraylab.evaluation import scored_labels
 from xraylab.exchange import trainer_options
 from xraylab.further import check_callbacks
 from xraylab.journal import objectives_of
@@ -41,12 +41,14 @@ from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.studynet import per_channel
 from xraylab.models.trial import lone_norms, require_features
 from xraylab.module import StudyModule, checkpoint_of, require_splits
-from xraylab.processes import ALONE, Processes
-from xraylab.remote import is_url
 from xraylab.run import BEGUN, read_begun
 from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of, sweep_of
+from xraylab.system.command_line import said
+from xraylab.system.paths import cache_dir
+from xraylab.system.processes import ALONE, Processes
+from xraylab.system.remote import is_url
+from xraylab.tables import read_table
 from xraylab.uncertainty import SelfTrained
-from xraylab.words import said
 from xraylab.xla import device_options, on_tpu, precision_of_tpu, require_tpu, tpu_there
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from xraylab import conf_dir
-from xraylab.data.reader import ENVIRONMENT, Reader
+from xraylab.data.reader import Reader
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError, listed
-from xraylab.words import said
+from xraylab.system.command_line import said
+from xraylab.system.paths import ENVIRONMENT, conf_dir
 
 log = logging.getLogger(__name__)
 

@@ -30,9 +30,10 @@ from xraylab.exchange import abandon, gather, largest, rank, summed
 from xraylab.loggers import Wandb
 from xraylab.models.backbones import Backbone
 from xraylab.module import StudyModule
-from xraylab.run import write_text
 from xraylab.settings import EarlyStop, mode_of
-from xraylab.signals import ENDING
+from xraylab.system.files import write_text
+from xraylab.system.progress import clock
+from xraylab.system.signals import ENDING
 
 log = logging.getLogger(__name__)
 FIRST_COLUMNS = ["epoch", "step", "lr", "train/loss", "valid/loss"]
@@ -391,14 +392,6 @@ class Unfreeze(Callback):
                 trainer.strategy.configure_ddp()
             trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
             log.info("epoch %d: trainable from %s on: %s parameters", due, self.at[due] or "the first layer", f"{trained:,}")
-
-
-def clock(seconds: float) -> str:
-    """A duration to read: ``40 s``, ``3 min``, ``2 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _studies(loader: Any) -> int:

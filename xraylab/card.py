@@ -15,7 +15,8 @@ from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import choices, in_sample
 from xraylab.metrics import COUNTS, how_intervals, number, without_interval
 from xraylab.operating import threshold_text, trivial
-from xraylab.run import read_config, write_text
+from xraylab.run import read_config
+from xraylab.system.files import write_text
 
 CARD = "MODEL_CARD.md"
 BLANK = "[to be filled]"

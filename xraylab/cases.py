@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.table import StudyTable
-from xraylab.evaluation import THRESHOLD, labels_of, scored_labels
-from xraylab.run import beside
-from xraylab.tables import log_odds
+from xraylab.evaluation import THRESHOLD, scored_labels
+from xraylab.system.files import beside
+from xraylab.tables import labels_of, log_odds
 
 FOLDER = Path("figures") / "cases"
 EACH = 12  # cases of a finding where nobody says how many

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xraylab.cli import launch
 from xraylab.errors import UserError, listed
+from xraylab.system.progress import in_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +39,7 @@ Exit codes: 0 complete, or nothing is published to compare with; 2 something is 
 T = TypeVar("T")
 R = TypeVar("R")
 Number = int | tuple[int, int] | None
-INTERVAL = 10.0  # seconds between two lines of progress, where there is no terminal
+
 STATES = {"positive": 1, "negative": 0, "uncertain": -1}  # blank: not a number
 
 
@@ -51,7 +48,7 @@ def job(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from xraylab.build import find_data, reader_of
-    from xraylab.data.reader import ENVIRONMENT
+    from xraylab.system.paths import ENVIRONMENT
 
     settings_beside(cfg, "read_images", "names")
     if not isinstance(cfg.read_images, bool):
@@ -92,33 +89,6 @@ def settings_beside(cfg: DictConfig, *own: str) -> Settings:
     from xraylab.settings import check_config
 
     return check_config(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in own]))
-
-
-def in_threads(function: Callable[[T], R], items: Sequence[T], title: str) -> Iterator[R]:
-    """A function's results in order, from a pool of threads, with progress and the time left."""
-    pool = ThreadPoolExecutor()
-    try:
-        parts = (pool.map(function, items[start : start + 4096]) for start in range(0, len(items), 4096))  # not all at once
-        yield from _watched(itertools.chain.from_iterable(parts), len(items), title)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _watched(items: Iterable[T], total: int, title: str) -> Iterator[T]:
-    """The items, and how many are done: a bar on a terminal, else now and then a line."""
-    from tqdm import tqdm
-
-    if sys.stderr.isatty():
-        yield from tqdm(items, desc=title, total=total, leave=False, dynamic_ncols=True, mininterval=0.5)
-        return
-    start = said = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - said >= INTERVAL and done < total:
-            said, rate = now, done / (now - start)
-            left = tqdm.format_interval((total - done) / rate)
-            log.info("%s: %s of %s, %.0f a second, %s to go", title, f"{done:,}", f"{total:,}", rate, left)
 
 
 def shapes(source: ImageSource, images: Sequence[str]) -> list[tuple[int, int, int] | UserError]:
@@ -405,7 +375,8 @@ def _strays(
     path: Path, tables: Sequence[StudyTable], lists: Sequence[str], faults: dict[str, list[str]]
 ) -> tuple[list[str], int]:  # fmt: skip
     """Files under a folder that are neither in the tables, nor lists, nor named as faulty; and the number of dotfiles."""
-    from xraylab.data.reader import LEAVINGS, SYNTHETIC_MARK
+    from xraylab.data.reader import SYNTHETIC_MARK
+    from xraylab.system.paths import LEAVINGS
 
     known = {os.path.abspath(path / name) for name in (*lists, SYNTHETIC_MARK)}
     for table in tables:

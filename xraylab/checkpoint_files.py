@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from xraylab.run import write_bytes
+from xraylab.system.files import write_bytes
 
 LATER = {"later": True}  # as storage_options of Trainer.save_checkpoint: written while training goes on
 

@@ -27,12 +27,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from xraylab import conf_dir
 from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Lost, Pruned, Stopped, UserError, did_you_mean, listed
-from xraylab.processes import launched, sweep_words
 from xraylab.run import BEGUN, LOCK, holder_of, new_run_dir
-from xraylab.signals import Ended, ending
-from xraylab.words import as_text, checked, command_line, require_recordable, shown, value_of, word
+from xraylab.system.command_line import as_text, checked, command_line, require_recordable, shown, value_of, word
+from xraylab.system.paths import conf_dir
+from xraylab.system.processes import launched, sweep_words
+from xraylab.system.signals import Ended, ending
 
 
 def launch(

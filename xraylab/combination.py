@@ -14,8 +14,8 @@ import pandas as pd
 
 from xraylab.errors import UserError
 from xraylab.joining import best_table, mean_table, own_table, union_table, vote_table
-from xraylab.run import write_json
 from xraylab.stacking import FOLDS, PENALTY, fit_stack, stacked_table
+from xraylab.system.files import write_json
 
 INPUTS = "logits, as tables have them; of tables without, those of probabilities"
 CLIPPED = "logits of probabilities, clipped to [1e-06, 1 - 1e-06]"  # of combinations of before

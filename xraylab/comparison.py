@@ -17,7 +17,7 @@ from xraylab.comparable import of_run
 from xraylab.comparison_page import beside, page
 from xraylab.errors import UserError, listed
 from xraylab.pairing import Result, own_words, paired
-from xraylab.run import write_json, write_text
+from xraylab.system.files import write_json, write_text
 
 OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union", "stack"}
 NOTHING: dict[str, Any] = {"note": "", "rows": {}, "data": "", "n": None}  # published

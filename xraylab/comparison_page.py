@@ -12,7 +12,7 @@ from typing import Any
 
 from xraylab.overlay import overlaid, trainings
 from xraylab.pairing import Pair, Result, own_words
-from xraylab.words import command_line, word
+from xraylab.system.command_line import command_line, word
 
 NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
 

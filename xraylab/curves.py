@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.table import SYNTHETIC
-from xraylab.evaluation import labels_of, likeliest, scored_labels
+from xraylab.evaluation import likeliest, scored_labels
 from xraylab.metrics import number
 from xraylab.operating import scored_rows
 from xraylab.sections import COLUMNS, panel_grid, points_legend, roc_points, spaced
-from xraylab.tables import scores
+from xraylab.tables import labels_of, scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

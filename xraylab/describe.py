@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, open_dict
 
-from xraylab.check import STATES, counts, in_threads, settings_beside, shapes
+from xraylab.check import STATES, counts, settings_beside, shapes
 from xraylab.cli import launch
 from xraylab.errors import UserError, listed
-from xraylab.words import command_line, flags
+from xraylab.system.command_line import command_line, flags
+from xraylab.system.progress import in_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -261,9 +262,9 @@ def write(found: Description, directory: Path, path: Path, splits: str, command:
         splits: how they were assigned.
         command: that was typed.
     """
-    from xraylab.evaluation import write_table
     from xraylab.page import STYLE
-    from xraylab.run import write_text
+    from xraylab.system.files import write_text
+    from xraylab.tables import write_table
 
     tables = {"counts": found.counts, "images_per_study": found.per_study, "image_sizes": found.sizes}
     if found.per_patient is not None:

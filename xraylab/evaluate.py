@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xraylab.cli import importing, launch
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.words import command_line, flags, shown
+from xraylab.system.command_line import command_line, flags, shown
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ def job(cfg: DictConfig) -> None:
         evaluate_table(cfg)
         return
     _refuse_keys_of_tables(cfg)
-    from xraylab.run import read_config, run_of, write_json
+    from xraylab.run import read_config, run_of
+    from xraylab.system.files import write_json
 
     started = time.monotonic()
     run = run_of(cfg.run)
@@ -114,8 +115,9 @@ def evaluate_table(cfg: DictConfig) -> None:
     from xraylab.page import closing_table, write_report
     from xraylab.readers import read_readings
     from xraylab.results import evaluate_tables, write_records
-    from xraylab.run import new_folder, new_run_dir
+    from xraylab.run import new_run_dir
     from xraylab.settings import rules_of, scoring_of, several
+    from xraylab.system.files import new_folder
     from xraylab.tables import SELECTED_ON, labels_of, read_table
 
     started = time.monotonic()

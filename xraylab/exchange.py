@@ -27,8 +27,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from xraylab.errors import Lost, Stopped, UserError, listed
-from xraylab.processes import Processes, cores
-from xraylab.signals import ended
+from xraylab.system.processes import Processes, cores
+from xraylab.system.signals import ended
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")

@@ -26,17 +26,18 @@ from xraylab.cases import write_cases
 from xraylab.checkpoint_files import CheckpointFiles
 from xraylab.dashboards import group_of, tags_of
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split, prediction_table, raw_counts, write_table
+from xraylab.evaluation import evaluate_split, prediction_table, raw_counts
 from xraylab.exchange import gather, rank, trainer_options
 from xraylab.guards import FiniteLoss, make_profiler
 from xraylab.loggers import TensorBoard, Wandb
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
 from xraylab.readers import judge_readers
-from xraylab.remote import RunUpload
-from xraylab.run import write_json
 from xraylab.settings import mode_of, parse_interval
-from xraylab.signals import keep_from
+from xraylab.system.files import write_json
+from xraylab.system.remote import RunUpload
+from xraylab.system.signals import keep_from
+from xraylab.tables import write_table
 from xraylab.xla import XLACheckpointFiles, device_options, on_tpu
 
 log = logging.getLogger(__name__)

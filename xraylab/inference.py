@@ -23,14 +23,14 @@ from xraylab.data.mrnet import PLANES
 from xraylab.data.sources import AnyFileSource
 from xraylab.data.table import SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
-from xraylab.evaluation import prediction_table, read_table
+from xraylab.evaluation import prediction_table
 from xraylab.joining import alike
 from xraylab.module import StudyModule, checkpoint_of, load_module, read_checkpoint
 from xraylab.operating import CHOSEN, read_chosen
 from xraylab.reading import View, predict_rows
 from xraylab.run import short_names
 from xraylab.settings import check_config
-from xraylab.tables import COLUMNS, PREFIXES
+from xraylab.tables import COLUMNS, PREFIXES, read_table
 
 log = logging.getLogger(__name__)
 

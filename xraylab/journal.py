@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 from xraylab.comparable import deciding, of_objective, reason
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.metrics import METRICS
-from xraylab.run import how_it_went, read_record, write_json
+from xraylab.run import how_it_went, read_record
 from xraylab.settings import Sweep, mode_of
-from xraylab.words import alone, command_line, flags, value_of, word
+from xraylab.system.command_line import alone, command_line, flags, value_of, word
+from xraylab.system.files import write_json
 
 JOURNAL = "sweep.json"
 SETTLED = ("finished", "pruned")

@@ -15,8 +15,8 @@ from typing import Any
 
 from xraylab.dashboards import RECORD, read_record
 from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Pruned, Stopped, UserError
-from xraylab.run import write_json
 from xraylab.settings import mode_of
+from xraylab.system.files import write_json
 
 log = logging.getLogger(__name__)
 os.environ.setdefault("WANDB_SILENT", "true")

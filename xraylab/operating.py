@@ -22,11 +22,11 @@ import pandas as pd
 
 from xraylab.calibration import BINS, calibration, fit_temperature, scaled
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.evaluation import clusters_of, labels_of, scored_labels
+from xraylab.evaluation import clusters_of, scored_labels
 from xraylab.intervals import Clusters
 from xraylab.metrics import rates, result, undefined
-from xraylab.tables import log_odds
-from xraylab.words import command_line, word
+from xraylab.system.command_line import command_line, word
+from xraylab.tables import labels_of, log_odds
 
 VALID = "valid"  # the split that chooses
 CHOSEN = "operating_points.json"

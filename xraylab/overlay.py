@@ -29,8 +29,9 @@ def overlaid(
         shared: words that all have, which the legend leaves out.
     """
     from xraylab.curves import KINDS
-    from xraylab.evaluation import CERTAIN, read_table
+    from xraylab.evaluation import CERTAIN
     from xraylab.page import save_figure, svg
+    from xraylab.tables import read_table
 
     end = "_images" if of[0][1]["unit"] == "image" else ""
     there = [(r, x) for r, x in of if (r.directory / "predictions" / f"{split}{end}.csv").is_file()]

@@ -18,11 +18,13 @@ from xraylab.cases import cases_section, listed_section
 from xraylab.combination import IN_SAMPLE
 from xraylab.curves import KINDS, confusion, mark, panels, side_by_side
 from xraylab.data.table import SYNTHETIC
-from xraylab.evaluation import CERTAIN, by_unit, choices, in_sample, read_table
+from xraylab.evaluation import CERTAIN, by_unit, choices, in_sample
 from xraylab.metrics import COUNTS, METRICS, how_intervals, number, without_interval
 from xraylab.operating import trivial
-from xraylab.run import beside, read_record, write_text
+from xraylab.run import read_record
 from xraylab.sections import calibration_table, operating_table, readers_table, reliability, spaced
+from xraylab.system.files import beside, write_text
+from xraylab.tables import read_table
 
 NONE = {"value": 0}
 OVERLAID = 3  # findings whose curves share one picture in the report

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.evaluation import THRESHOLD, clusters_of, labels_of, ranked
+from xraylab.evaluation import THRESHOLD, clusters_of, ranked
 from xraylab.intervals import Clusters, Interval, average, difference, none
 from xraylab.metrics import METRICS, RANKED, THRESHOLDED, point, result, undefined
 from xraylab.operating import scored_rows
 from xraylab.statistics import delong_p, mcnemar
+from xraylab.tables import labels_of
 
 SAME = "both give every study the same"
 

@@ -57,8 +57,9 @@ def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dic
     Results are paired where their prediction tables by study hold the same studies, labels and scoring. The other is the
     reference where one is named, else the run of highest macro AUROC; a combination is that only where no run is.
     """
-    from xraylab.evaluation import CERTAIN, read_table
+    from xraylab.evaluation import CERTAIN
     from xraylab.joining import aligned
+    from xraylab.tables import read_table
 
     out: dict[tuple[str, str], Pair] = {}
     left_out = []

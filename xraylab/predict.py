@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.cli import importing, launch
 from xraylab.errors import UserError, listed
-from xraylab.words import shown
+from xraylab.system.command_line import shown
 
 if TYPE_CHECKING:
     from xraylab.data.inputs import Skipped
@@ -50,11 +50,11 @@ def job(cfg: DictConfig) -> None:
     with importing():
         from xraylab.data.inputs import LEFT_OUT, find_studies
         from xraylab.data.sources import check_bits
-        from xraylab.evaluation import write_table
         from xraylab.fitting import quiet
         from xraylab.inference import SPLITS, Options, chosen_of, predict_all, run_labels
         from xraylab.operating import decided, temperatures_of, threshold_text, thresholds_of
         from xraylab.submission import check_format, write_submission
+        from xraylab.tables import write_table
 
     check_format(cfg.format)
     if cfg.format != "table":
@@ -114,8 +114,8 @@ def job(cfg: DictConfig) -> None:
 
 def _run(given: str) -> Path:
     """The run directory, or a checkpoint that lies in none."""
-    from xraylab.remote import is_url
     from xraylab.run import run_of
+    from xraylab.system.remote import is_url
 
     path = Path(given).expanduser()
     if not is_url(given) and path.suffix and not path.is_dir():
@@ -204,7 +204,7 @@ def _write_skipped(skipped: Sequence[Skipped], file: Path) -> None:
     import pandas as pd
 
     from xraylab.data.inputs import Skipped
-    from xraylab.run import beside
+    from xraylab.system.files import beside
 
     if not skipped:
         file.unlink(missing_ok=True)

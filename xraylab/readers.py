@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.evaluation import clusters_of, labels_of
+from xraylab.evaluation import clusters_of
 from xraylab.intervals import Clusters
 from xraylab.operating import at_threshold, scored_rows
+from xraylab.tables import labels_of
 
 CALL: dict[str, Any] = {"value": 0.5, "reason": None}  # a reading is 0 or 1
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.cli import launch
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.words import command_line, word
+from xraylab.system.command_line import command_line, word
 
 if TYPE_CHECKING:
     from xraylab.pairing import Result
@@ -37,7 +37,8 @@ python -m xraylab.evaluate table=….
 def job(cfg: DictConfig) -> None:
     """Report."""
     from xraylab.comparison import NOTHING, text_table, write_results
-    from xraylab.run import new_folder, new_run_dir
+    from xraylab.run import new_run_dir
+    from xraylab.system.files import new_folder
 
     started = time.monotonic()
     if OmegaConf.is_missing(cfg, "runs"):

@@ -13,7 +13,8 @@ from xraylab.data.table import SYNTHETIC
 from xraylab.evaluation import evaluate_split
 from xraylab.operating import CHOSEN, STANDARD, Rules, judge
 from xraylab.readers import judge_readers
-from xraylab.run import environment, write_json, write_text
+from xraylab.system.environment import environment
+from xraylab.system.files import write_json, write_text
 from xraylab.tables import COLUMNS, PREFIXES, write_table
 
 

@@ -7,39 +7,25 @@ import fcntl
 import json
 import logging
 import os
-import platform
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from xraylab.errors import UserError, listed
-from xraylab.processes import cores
-from xraylab.words import alone, command_line, flags, word
+from xraylab.system.command_line import command_line, word
+from xraylab.system.files import CannotWrite, write_text
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"  # of a run directory, held by the process that writes there
 BEGUN = ".begun.yaml"  # what was asked for, as composed; is there from a run's first moment on
 FOREIGN = (".h5", ".hdf5", ".keras", ".pb", ".onnx", ".tflite", ".params", ".caffemodel")  # weights of other frameworks
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
-
-PACKAGES = (
-    "xraylab", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "timm", "torchmetrics",
-    "albumentations", "opencv-python-headless", "numpy", "pandas", "scikit-learn", "wandb", "tensorboard",
-)  # fmt: skip
-
-
-class CannotWrite(UserError):
-    """A file of the run cannot be written; the one before it is untouched."""
 
 
 def new_run_dir(name: str, resume: str | None = None, config: Mapping[str, Any] | None = None) -> str:
@@ -189,7 +175,7 @@ def run_of(path: str | Path, begun: bool = False) -> Path:
     Raises:
         UserError: there is none.
     """
-    from xraylab.remote import fetch_run, is_url
+    from xraylab.system.remote import fetch_run, is_url
 
     refuse_foreign(path)
     given = fetch_run(str(path)) if is_url(path) else Path(path).expanduser()
@@ -220,23 +206,6 @@ def refuse_foreign(path: str | Path) -> None:
             f"{path}: weights of other frameworks are out of scope. Give a run or a .ckpt of xraylab; a table of predictions of "
             "the other model can be evaluated and compared all the same."
         )
-
-
-def new_folder(path: str | Path, key: str = "output") -> Path:
-    """Make an empty folder for results.
-
-    Raises:
-        UserError: there is a file, or a folder that holds something; or it cannot be made.
-    """
-    folder = Path(path).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        full = any(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"{key}={path}: cannot create the folder: {error.strerror}. Name another.") from error
-    if full:
-        raise UserError(f"{key}={path}: the folder is not empty. Name a new one.")
-    return folder
 
 
 def read_record(path: Path, *keys: str, then: str = "Finish that run, or leave it out.") -> dict[str, Any]:
@@ -283,92 +252,3 @@ def short_names(places: Sequence[Path]) -> list[str]:
     while len({parts[-depth:] for parts in full}) < len(full):
         depth += 1
     return ["/".join(parts[-depth:]) for parts in full]
-
-
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that becomes ``path`` when the block ends well, and vanishes when not.
-
-    Raises:
-        CannotWrite: the disk is full, or nothing may be written there.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno not in NO_PLACE or (error.filename and Path(error.filename).parent != path.parent):
-            raise
-        kept = " What was there before is whole." if path.exists() else ""
-        raise CannotWrite(f"cannot write {path}: {error.strerror}.{kept}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file as a whole or not at all, and to the disk itself: it outlives a loss of power."""
-    with beside(path) as partial, partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all."""
-    with beside(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON (no NaN) as a whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def environment(seed: int, overrides: list[str], command: str = "train") -> dict[str, Any]:
-    """What a reader needs to repeat a run: versions, machine, seed, command, git state."""
-    import torch
-
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    return {
-        "versions": {"python": platform.python_version(), **versions},
-        "machine": {
-            "system": platform.platform(),
-            # torch 2.9, which torch_xla needs, cannot tell
-            "processor": getattr(torch.cpu, "get_capabilities", dict[str, Any])().get("cpu_name", platform.processor()),
-            "cores": cores(),
-            "threads": torch.get_num_threads(),
-            "gpus": gpus,
-        },
-        "seed": seed,
-        "command": command_line(command, [*flags(), *alone(overrides)]),
-        "overrides": overrides,
-        "directory": os.getcwd(),
-        "git": git_state(Path(__file__).parent),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "argv": sys.argv,
-    }
-
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether the work tree differs from it; None outside a checkout of xraylab."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        if not (Path(git("rev-parse", "--show-toplevel")) / "conf").is_dir():
-            return None
-        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

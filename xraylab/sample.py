@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.cli import launch
 from xraylab.errors import UserError
-from xraylab.words import command_line, word
+from xraylab.system.command_line import command_line, word
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from xraylab import conf_dir
 from xraylab.errors import UserError, did_you_mean
-from xraylab.words import command_line, said, word
+from xraylab.system.command_line import command_line, said, word
+from xraylab.system.paths import conf_dir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

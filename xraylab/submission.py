@@ -24,7 +24,7 @@ from xraylab.data.mrnet import TASKS
 from xraylab.data.mura import LABEL
 from xraylab.data.radiographs import spelled
 from xraylab.errors import UserError, did_you_mean
-from xraylab.run import beside
+from xraylab.system.files import beside
 
 FORMATS = ("table", "mrnet", "mura", "chexpert")
 

@@ -16,15 +16,15 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from xraylab import conf_dir
 from xraylab.cli import choices, in_words
 from xraylab.comparable import over
 from xraylab.errors import EXIT_USER, UserError
 from xraylab.journal import objectives_of
-from xraylab.run import write_text
 from xraylab.settings import mode_of, sweep_of
 from xraylab.space import corners, grid, search_space, varied, wandb_parameters, words_of
-from xraylab.words import checked, value_of
+from xraylab.system.command_line import checked, value_of
+from xraylab.system.files import write_text
+from xraylab.system.paths import conf_dir
 
 USAGE = """
 xraylab.sweep_yaml: write a sweep as a file for W&B, whose agents run its jobs, on as many machines as there are agents.

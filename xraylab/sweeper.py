@@ -26,8 +26,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from xraylab.errors import EXIT_USER, Stopped, UserError
-from xraylab.processes import planned, shared_gpus
-from xraylab.words import require_recordable, shown
+from xraylab.system.command_line import require_recordable, shown
+from xraylab.system.processes import planned, shared_gpus
 
 if TYPE_CHECKING:
     from xraylab.journal import Journal, SweepJob
@@ -321,7 +321,7 @@ def _aside() -> Iterator[None]:
 def _is_progress(record: logging.LogRecord) -> bool:
     """Whether it is of what takes long and is done once for all jobs, as packing or copying a dataset."""
     return record.levelno > logging.WARNING or (
-        record.levelno < logging.WARNING and record.name.startswith(("xraylab.data.", "xraylab.remote"))
+        record.levelno < logging.WARNING and record.name.startswith(("xraylab.data.", "xraylab.system.remote"))
     )
 
 

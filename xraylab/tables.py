@@ -20,7 +20,7 @@ import pandas as pd
 from xraylab.calibration import logit
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.run import beside
+from xraylab.system.files import beside
 
 KEYS = ["id", "patient", "group", "split"]
 # what columns are called, unless told

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.cli import ended_by, every_key, importing, launch, say_all
 from xraylab.errors import EXIT_RESUMABLE, Lost, Stopped, UserError, listed
-from xraylab.processes import Processes, hush, own_gpus, planned
 from xraylab.run import BEGUN
+from xraylab.system.processes import Processes, hush, own_gpus, planned
 
 log = logging.getLogger(__name__)
 OF_SWEEPS = ("sweep.", "fail_fast=", "hydra.sweep.", "hydra.sweeper.", "hydra/launcher", "hydra.launcher.")

@@ -17,9 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab import conf_dir
 from xraylab.assemble import Job, assemble, check_batches, resumed_config
-from xraylab.callbacks import clock
 from xraylab.dashboards import send_results
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words
@@ -28,13 +26,17 @@ from xraylab.guards import Diverged, memory_in_words
 from xraylab.loggers import finish
 from xraylab.module import read_checkpoint, require_splits
 from xraylab.page import closing_table, write_report
-from xraylab.processes import ALONE, Processes
 from xraylab.readers import read_readings
-from xraylab.remote import RunUpload
-from xraylab.run import BEGUN, CannotWrite, claimed, environment, how_it_went, read_begun, write_begun, write_json, write_text
+from xraylab.run import BEGUN, claimed, how_it_went, read_begun, write_begun
 from xraylab.settings import check_config
-from xraylab.signals import ENDING, ending
-from xraylab.words import command_line, shown, word
+from xraylab.system.command_line import command_line, shown, word
+from xraylab.system.environment import environment
+from xraylab.system.files import CannotWrite, write_json, write_text
+from xraylab.system.paths import conf_dir
+from xraylab.system.processes import ALONE, Processes
+from xraylab.system.progress import clock
+from xraylab.system.remote import RunUpload
+from xraylab.system.signals import ENDING, ending
 from xraylab.xla import log_compiled, on_tpu
 
 log = logging.getLogger(__name__)

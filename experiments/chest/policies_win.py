@@ -18,8 +18,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy import stats
 
-from xraylab import conf_dir
 from xraylab.data.chest import write_chexpert
+from xraylab.system.paths import conf_dir
 from xraylab.training import train
 
 SETTINGS = {"nearly all uncertain are positive": 0.95, "nearly none is": 0.05}

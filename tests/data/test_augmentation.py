@@ -16,9 +16,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.stats import binomtest, chi2_contingency, kstest
 
-from xraylab import conf_dir
 from xraylab.data.augmentation import Augmentation
 from xraylab.errors import UserError
+from xraylab.system.paths import conf_dir
 
 SIZE, DRAWS = 256, 300
 DISCS = {6: (100, 95), 9: (160, 110), 12: (120, 165)}  # radius: x, y

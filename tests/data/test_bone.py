@@ -11,7 +11,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from xraylab.data import bone
-from xraylab.data.bone import KINDS, STUDIES, Sign, draw_sign, draw_view, write_mura
+from xraylab.data.bone import KINDS, Sign, draw_sign, draw_view, write_mura
+from xraylab.data.mura import STUDIES
 from xraylab.data.reader import is_synthetic
 from xraylab.errors import UserError
 

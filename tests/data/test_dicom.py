@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from xraylab.data.dicom import dicom_shape, is_dicom, looked_up, read_dicom, windowed
+from xraylab.data.dicom import dicom_shape, is_dicom, read_dicom, windowed
+from xraylab.data.lookup import looked_up
 from xraylab.errors import UserError
 
 pydicom = pytest.importorskip("pydicom")

@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader
 from xraylab.data import packed
 from xraylab.data.loading import Draw, StudyDataset, prepare
 from xraylab.data.mrnet import MRNet
-from xraylab.data.packed import UNREADABLE, PackedSource, pack_table
+from xraylab.data.packed import PackedSource, pack_table
 from xraylab.data.sources import ArraySource, FileSource
-from xraylab.data.table import StudyTable
+from xraylab.data.table import UNREADABLE, StudyTable
 from xraylab.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.dicom import dicom_layouts
-from xraylab.data.reader import LEAVINGS, Reader, is_synthetic, mark_synthetic, tree
+from xraylab.data.reader import Reader, is_synthetic, mark_synthetic
 from xraylab.data.sources import ARRAY, SUFFIXES, AnyFileSource, check_bits, file_fault, is_picture, stem
 from xraylab.data.table import StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean, listed, printable
+from xraylab.system.paths import LEAVINGS, tree
 
 log = logging.getLogger(__name__)
 

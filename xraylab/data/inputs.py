@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from xraylab.data.reader import LEAVINGS, SYNTHETIC_MARK, local
+from xraylab.data.reader import SYNTHETIC_MARK
 from xraylab.data.sources import SUFFIXES, is_picture, stem
 from xraylab.errors import UserError, did_you_mean, listed, printable
 from xraylab.run import FOREIGN
+from xraylab.system.paths import LEAVINGS
+from xraylab.system.remote import local
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from xraylab.data.reader import Published, Reader, is_synthetic, mark_synthetic
 from xraylab.data.sources import ArraySource
 from xraylab.data.table import StudyTable, stop_or_skip
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.run import beside
+from xraylab.system.files import beside
 
 SPLITS = {"train": "train", "val": "valid", "test": "test"}
 RESOLUTIONS = (28, 64, 128, 224)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.loading import EACH_AXIS, Batch, StepSampler, StudyDataset
 from xraylab.data.table import HELD_BACK, StudyTable
-from xraylab.processes import cores
+from xraylab.system.processes import cores
 
 SPLITS = ("train", "valid", "test")
 ADAPT = 2048  # studies that a loss adapts by, at most: held back, and of train

@@ -30,14 +30,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from xraylab.callbacks import clock
 from xraylab.data.loading import EACH_AXIS, prepare
 from xraylab.data.sources import ImageSource, of_one_value
 from xraylab.data.table import BLANK, UNREADABLE, StudyTable, stop_or_skip
 from xraylab.errors import UserError, listed
-from xraylab.processes import cores
-from xraylab.remote import data_size, locked
-from xraylab.run import write_text
+from xraylab.system.files import locked, write_text
+from xraylab.system.processes import cores
+from xraylab.system.progress import clock, data_size
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

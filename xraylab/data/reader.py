@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from typing import Any
 
 from xraylab.data.table import StudyTable
 from xraylab.errors import UserError
+from xraylab.system.paths import ENVIRONMENT, cache_dir, tree
+from xraylab.system.remote import local
 
 log = logging.getLogger(__name__)
 
 SAMPLE_VERSION = 1  # of what the generators draw; a new one leaves old caches unread
 SYNTHETIC_MARK = "SYNTHETIC_SAMPLE.txt"
-ENVIRONMENT = "XRAYLAB_DATA"
-#: hidden files and folders, and what archives, desktops and disks leave
-LEAVINGS = re.compile(r"\.|(?:__MACOSX|@eaDir|lost\+found|\$RECYCLE\.BIN|System Volume Information)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -168,13 +166,6 @@ class Reader(ABC):
         )
 
 
-def local(root: str) -> Path:
-    """The path that ``root`` names; what lies at a URL is copied to the cache, see :func:`xraylab.remote.mirror`."""
-    from xraylab.remote import is_url, mirror
-
-    return mirror(root) if is_url(root) else Path(root).expanduser()
-
-
 def is_synthetic(path: Path) -> bool:
     """Whether a dataset's folder, or the folder of its file, carries the mark of the sample generator."""
     return ((path if path.is_dir() else path.parent) / SYNTHETIC_MARK).is_file()
@@ -186,45 +177,3 @@ def mark_synthetic(folder: Path, made_by: str) -> None:
         f"Synthetic sample data, written by xraylab ({made_by}). Not medical images; results on it mean nothing.\n",
         encoding="utf-8",
     )
-
-
-def cache_dir() -> Path:
-    """``$XRAYLAB_CACHE``, else the user's cache folder.
-
-    Raises:
-        UserError: the user has none, as in a container that knows no such user.
-    """
-    if base := os.environ.get("XRAYLAB_CACHE"):
-        return Path(base).expanduser()
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xraylab"
-    except RuntimeError:
-        raise UserError(
-            f"there is no home folder for the cache: $HOME is not set, and user {os.getuid()} has none. Name a folder for it: "
-            "XRAYLAB_CACHE=<folder>"
-        ) from None
-
-
-def tree(path: Path, depth: int = 2, most: int = 8) -> str:
-    """The first entries of a folder, indented, two levels deep."""
-    if path.is_file():
-        return f"  {path.name} (a file of {path.stat().st_size} bytes)"
-    lines = [f"  {path.name or path}/"]
-
-    def walk(folder: Path, level: int) -> None:
-        try:
-            entries = sorted(folder.iterdir(), key=lambda p: (p.is_file(), p.name))
-        except OSError as error:
-            lines.append("  " * (level + 1) + f"(cannot be listed: {error.strerror})")
-            return
-        for entry in entries[:most]:
-            lines.append("  " * (level + 1) + entry.name + ("/" if entry.is_dir() else ""))
-            if entry.is_dir() and level < depth:
-                walk(entry, level + 1)
-        if len(entries) > most:
-            lines.append("  " * (level + 1) + f"... and {len(entries) - most} more")
-        if not entries:
-            lines.append("  " * (level + 1) + "(empty)")
-
-    walk(path, 1)
-    return "\n".join(lines)

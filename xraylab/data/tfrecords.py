@@ -30,10 +30,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from xraylab.data.findings import finding
-from xraylab.data.reader import cache_dir
 from xraylab.data.sources import ImageSource, decode, header_shape
 from xraylab.errors import UserError
-from xraylab.run import beside
+from xraylab.system.files import beside
+from xraylab.system.paths import cache_dir
 
 log = logging.getLogger(__name__)
 

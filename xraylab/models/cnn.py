@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xraylab.errors import UserError
 from xraylab.models import weights
 from xraylab.models.backbones import Backbone
-from xraylab.words import said
+from xraylab.system.command_line import said
 
 POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 

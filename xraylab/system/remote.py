@@ -5,7 +5,6 @@ Credentials are those that fsspec's packages find themselves, in the environment
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -17,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -27,9 +26,11 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from tqdm import tqdm
 
-from xraylab.data.reader import cache_dir
 from xraylab.errors import Stopped, UserError, listed
-from xraylab.words import shown
+from xraylab.system.command_line import shown
+from xraylab.system.files import locked
+from xraylab.system.paths import cache_dir
+from xraylab.system.progress import data_size
 
 log = logging.getLogger(__name__)
 
@@ -369,38 +370,6 @@ def _drop(files: set[Path], top: Path) -> None:
             folder.rmdir()
 
 
-@contextmanager
-def locked(path: Path, what: str | None) -> Iterator[None]:
-    """Hold a lock that ends with its process; its file goes when the block ends.
-
-    Args:
-        what: another process does there, for the log, as ``packs MURA``; None: do not wait.
-
-    Raises:
-        BlockingIOError: another process holds it and ``what`` is None.
-    """
-    while True:
-        with path.open("a", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if what is None:
-                    raise
-                log.info("waiting for another process that %s", what)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                current = path.stat().st_ino == os.fstat(file.fileno()).st_ino
-            except FileNotFoundError:
-                current = False
-            if not current:  # its last holder deleted the file that this waited for
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
 def _require_space(needed: int, folder: Path, key: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -410,10 +379,12 @@ def _require_space(needed: int, folder: Path, key: str) -> None:
         )
 
 
-def data_size(number: float) -> str:
-    """A number of bytes to read: ``1.2 GB``, ``3.4 MB``."""
-    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
-
-
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def local(root: str) -> Path:
+    """The path that ``root`` names; what lies at a URL is copied to the cache, see :func:`xraylab.system.remote.mirror`."""
+    from xraylab.system.remote import is_url, mirror
+
+    return mirror(root) if is_url(root) else Path(root).expanduser()
