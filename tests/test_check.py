@@ -17,10 +17,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from xraylab import check
-from xraylab.build import find_data
-from xraylab.check import Compared, Findings, examine
+from xraylab.config.dataset import find_data
 from xraylab.data import mrnet, mura
 from xraylab.data.folder import Folder
+from xraylab.data.integrity import Compared, Findings, examine
 from xraylab.data.medmnist import SUBSETS, MedMNIST
 from xraylab.data.mrnet import MRNet
 from xraylab.data.mura import MURA

@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
-from xraylab.cli import help_text
+from xraylab.config.help import help_text
 from xraylab.system.paths import conf_dir
 from xraylab.train import USAGE
 

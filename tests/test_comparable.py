@@ -14,13 +14,13 @@ import yaml
 from xraylab import sweep_yaml
 from xraylab.assemble import to_be_measured
 from xraylab.comparable import deciding, measured, of_objective, said_of
+from xraylab.config.settings import sweep_of
 from xraylab.data.table import StudyTable
 from xraylab.ensemble import Ensemble
 from xraylab.errors import Pruned, UserError
 from xraylab.journal import Journal, SweepJob
 from xraylab.losses import CrossEntropy, TwoSoftmax, WeightedBCE
 from xraylab.pruning import MedianPruning
-from xraylab.settings import sweep_of
 from xraylab.system.paths import conf_dir
 from xraylab.uncertainty import Focal
 

@@ -12,14 +12,14 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from xraylab.assemble import assemble, hardware
-from xraylab.build import build
-from xraylab.cli import every_key
+from xraylab.config.instantiate import build
+from xraylab.config.messages import every_key
+from xraylab.config.settings import check_config
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.reader import Reader
 from xraylab.errors import UserError
 from xraylab.losses import Loss
 from xraylab.models import Backbone, Pool
-from xraylab.settings import check_config
 from xraylab.system.paths import conf_dir
 from xraylab.system.processes import planned
 

@@ -12,10 +12,10 @@ from conftest import TINY, train_run
 from data.test_dicom import SECRETS, dataset
 
 from xraylab import check, describe, evaluate, prepare
-from xraylab.check import examine
 from xraylab.data.csv_table import CsvTable
 from xraylab.data.folder import Folder, draw_picture
 from xraylab.data.inputs import find_studies
+from xraylab.data.integrity import examine
 from xraylab.data.packed import pack_table
 from xraylab.errors import UserError
 from xraylab.inference import Options, predict

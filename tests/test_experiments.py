@@ -11,8 +11,8 @@ import torch
 from omegaconf import OmegaConf
 
 from xraylab.assemble import assemble
+from xraylab.config.settings import check_config
 from xraylab.data.bone import write_mura
-from xraylab.settings import check_config
 from xraylab.system.paths import conf_dir
 
 SWEEPS = sorted(p.stem for p in (conf_dir() / "sweep").glob("*.yaml") if p.stem != "none")

@@ -14,9 +14,9 @@ from conftest import run_job
 import xraylab
 from xraylab.assemble import _check_labels, assemble, resumed_config
 from xraylab.callbacks import StopOnInterrupt
+from xraylab.config.settings import check_config
 from xraylab.errors import Stopped, UserError
 from xraylab.run import run_of
-from xraylab.settings import check_config
 from xraylab.training import train
 
 SMALL = [

@@ -22,11 +22,11 @@ from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnect
 from xraylab import fitting, training
 from xraylab.assemble import resumed_config
 from xraylab.callbacks import StopOnInterrupt
+from xraylab.config.settings import check_config
 from xraylab.errors import Stopped, UserError
 from xraylab.guards import FiniteLoss, memory_in_words
 from xraylab.module import StudyModule, read_checkpoint
 from xraylab.run import claimed, holder_of, new_run_dir
-from xraylab.settings import check_config
 from xraylab.system.files import beside, write_json
 from xraylab.training import train
 

@@ -26,7 +26,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from xraylab.cli import launch
+from xraylab.config.launch import launch
 from xraylab.data.module import reading_context
 from xraylab.errors import Pruned, Stopped, UserError
 from xraylab.journal import Journal

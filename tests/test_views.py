@@ -185,7 +185,7 @@ def test_an_unreadable_image_leaves_the_others_in_their_splits(train_here, tmp_p
 
 
 def test_typed_settings_survive_what_the_sample_brings(compose):
-    from xraylab.build import find_data
+    from xraylab.config.dataset import find_data
 
     def found(*typed):
         cfg = compose(*typed, "dataset.root=sample")

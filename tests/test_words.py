@@ -22,7 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from xraylab.cli import say_all
+from xraylab.config.launch import say_all
 from xraylab.errors import UserError
 from xraylab.page import write_report
 from xraylab.system.command_line import checked, command_line, shown, value_of, word

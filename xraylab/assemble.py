@@ -22,9 +22,12 @@ from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from xraylab.averaging import StochasticWeightAveraging
-from xraylab.build import build, find_data, plain, read
 from xraylab.callbacks import Unfreeze, early_stopping
 from xraylab.comparable import measured
+from xraylab.config.dataset import find_data, read
+from xraylab.config.instantiate import build, plain
+from xraylab.config.resume import existing_run
+from xraylab.config.settings import Evaluate, Settings, check_config, mode_of, sweep_of
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.module import ADAPT, StudyDataModule, worker_count
 from xraylab.data.reader import Reader
@@ -42,7 +45,6 @@ from xraylab.models.studynet import per_channel
 from xraylab.models.trial import lone_norms, require_features
 from xraylab.module import StudyModule, checkpoint_of, require_splits
 from xraylab.run import BEGUN, read_begun
-from xraylab.settings import Evaluate, Settings, check_config, existing_run, mode_of, sweep_of
 from xraylab.system.command_line import said
 from xraylab.system.paths import cache_dir
 from xraylab.system.processes import ALONE, Processes

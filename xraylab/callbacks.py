@@ -23,6 +23,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from tqdm import tqdm
 
 from xraylab.checkpoint_files import LATER
+from xraylab.config.settings import EarlyStop, mode_of
 from xraylab.data.loading import Batch
 from xraylab.data.table import SYNTHETIC
 from xraylab.errors import UserError
@@ -30,7 +31,6 @@ from xraylab.exchange import abandon, gather, largest, rank, summed
 from xraylab.loggers import Wandb
 from xraylab.models.backbones import Backbone
 from xraylab.module import StudyModule
-from xraylab.settings import EarlyStop, mode_of
 from xraylab.system.files import write_text
 from xraylab.system.progress import clock
 from xraylab.system.signals import ENDING

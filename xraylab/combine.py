@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import launch
+from xraylab.config.launch import launch
 from xraylab.errors import UserError, did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def combine(
 
 def operating_rules(members: Sequence[Member], given: Mapping[str, float] | None = None) -> Rules:
     """See :func:`xraylab.ensemble.same_rules`; tables have none."""
-    from xraylab.build import plain
+    from xraylab.config.instantiate import plain
     from xraylab.ensemble import rules_asked, same_rules
 
     runs = [(m, OmegaConf.select(m.config, "operating")) for m in members if m.config is not None]
@@ -296,10 +296,10 @@ def job(cfg: DictConfig) -> None:
     """Combine, and report."""
     from hydra.core.hydra_config import HydraConfig
 
+    from xraylab.config.settings import rules_of, scoring_of, several
     from xraylab.dashboards import record_made
     from xraylab.page import closing_table, write_report
     from xraylab.results import write_records
-    from xraylab.settings import rules_of, scoring_of, several
 
     started = time.monotonic()
     for key in ("runs", "method"):

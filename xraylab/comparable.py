@@ -149,7 +149,7 @@ def over(
     from omegaconf import open_dict
 
     from xraylab.assemble import to_be_measured
-    from xraylab.cli import settled
+    from xraylab.config.launch import settled
     from xraylab.space import around
 
     said = []

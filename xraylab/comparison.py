@@ -204,7 +204,7 @@ def write_comparison(
         ensembles, published: as of :class:`Comparison`.
         ended, reference: as of :func:`write_results`.
     """
-    from xraylab.build import plain
+    from xraylab.config.instantiate import plain
     from xraylab.data.table import SYNTHETIC
     from xraylab.ensemble import Ensemble, write_ensemble
     from xraylab.page import write_report

@@ -115,7 +115,7 @@ def best_values(directory: Path) -> dict[str, dict[str, float]]:
     """The best value of every metric in ``history.csv``, of all sessions of a run: ``{"valid/loss": {"min": 0.4}, …}``."""
     import pandas as pd
 
-    from xraylab.settings import mode_of
+    from xraylab.config.settings import mode_of
 
     path = directory / "history.csv"
     history = pd.read_csv(path) if path.is_file() else pd.DataFrame()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, open_dict
 
-from xraylab.check import STATES, counts, settings_beside, shapes
-from xraylab.cli import launch
+from xraylab.config.dataset import settings_beside
+from xraylab.config.launch import launch
+from xraylab.data.integrity import STATES, counts, shapes
 from xraylab.errors import UserError, listed
 from xraylab.system.command_line import command_line, flags
 from xraylab.system.progress import in_threads
@@ -56,7 +57,7 @@ class Description:
     """What is known of a dataset once it was gone through."""
 
     table: StudyTable  # split as training would
-    counts: pd.DataFrame  # see ``xraylab.check.counts``; without ``data``
+    counts: pd.DataFrame  # see ``xraylab.data.integrity.counts``; without ``data``
     totals: pd.DataFrame  # the same by split only
     per_study: pd.DataFrame  # split, images, studies
     per_patient: pd.DataFrame | None  # split, studies, patients; None: patients are not known
@@ -89,7 +90,7 @@ def job(cfg: DictConfig) -> None:
     """Describe one dataset."""
     from hydra.core.hydra_config import HydraConfig
 
-    from xraylab.build import find_data, read
+    from xraylab.config.dataset import find_data, read
     from xraylab.data.table import BLANK, assign_splits
 
     own = ("sizes_of", "pictures")

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xraylab.cli import importing, launch
+from xraylab.config.launch import importing, launch
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.system.command_line import command_line, flags, shown
 
@@ -55,7 +55,7 @@ def job(cfg: DictConfig) -> None:
         )
     with importing():
         from xraylab.assemble import assemble
-        from xraylab.build import plain
+        from xraylab.config.instantiate import plain
         from xraylab.dashboards import record_evaluation
         from xraylab.fitting import evaluate_run, quiet
         from xraylab.module import checkpoint_of
@@ -110,13 +110,13 @@ def job(cfg: DictConfig) -> None:
 
 def evaluate_table(cfg: DictConfig) -> None:
     """Evaluate a prediction table, and leave a run directory without a model."""
+    from xraylab.config.settings import rules_of, scoring_of, several
     from xraylab.data.table import SYNTHETIC, require_apart
     from xraylab.operating import Rules
     from xraylab.page import closing_table, write_report
     from xraylab.readers import read_readings
     from xraylab.results import evaluate_tables, write_records
     from xraylab.run import new_run_dir
-    from xraylab.settings import rules_of, scoring_of, several
     from xraylab.system.files import new_folder
     from xraylab.tables import SELECTED_ON, labels_of, read_table
 

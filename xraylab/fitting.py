@@ -19,11 +19,12 @@ from pytorch_lightning.loggers import Logger
 
 from xraylab.assemble import Job
 from xraylab.averaging import weights_in_words
-from xraylab.build import build
 from xraylab.calibration import sigmoid
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, early_stopping
 from xraylab.cases import write_cases
 from xraylab.checkpoint_files import CheckpointFiles
+from xraylab.config.instantiate import build
+from xraylab.config.settings import mode_of, parse_interval
 from xraylab.dashboards import group_of, tags_of
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split, prediction_table, raw_counts
@@ -33,7 +34,6 @@ from xraylab.loggers import TensorBoard, Wandb
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
 from xraylab.operating import CHOSEN, Rules, judge
 from xraylab.readers import judge_readers
-from xraylab.settings import mode_of, parse_interval
 from xraylab.system.files import write_json
 from xraylab.system.remote import RunUpload
 from xraylab.system.signals import keep_from

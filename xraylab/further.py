@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import pytorch_lightning as pl
 from pytorch_lightning import callbacks as of_lightning
 
+from xraylab.config.settings import mode_of
 from xraylab.errors import UserError
-from xraylab.settings import mode_of
 
 ELSEWHERE: Mapping[type[pl.Callback], str] = {
     of_lightning.GradientAccumulationScheduler: "the loss is scaled by the batches in a step, which it changes unseen. Set "

@@ -15,10 +15,10 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.profilers import Profiler, SimpleProfiler, XLAProfiler
 from torch import Tensor
 
+from xraylab.config.settings import Settings
 from xraylab.data.loading import Batch
 from xraylab.errors import UserError, listed
 from xraylab.exchange import gather, largest
-from xraylab.settings import Settings
 
 log = logging.getLogger(__name__)
 TOO_LITTLE = "out of memory|ALLOC_FAILED|can't allocate memory|not enough memory"

@@ -14,9 +14,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xraylab.assemble import hardware, split_table
-from xraylab.build import build, find_data, plain
 from xraylab.calibration import sigmoid
 from xraylab.combination import Combination, read_combination
+from xraylab.config.dataset import find_data
+from xraylab.config.instantiate import build, plain
+from xraylab.config.settings import check_config
 from xraylab.data.dicom import dicom_layouts, is_dicom
 from xraylab.data.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
 from xraylab.data.mrnet import PLANES
@@ -29,7 +31,6 @@ from xraylab.module import StudyModule, checkpoint_of, load_module, read_checkpo
 from xraylab.operating import CHOSEN, read_chosen
 from xraylab.reading import View, predict_rows
 from xraylab.run import short_names
-from xraylab.settings import check_config
 from xraylab.tables import COLUMNS, PREFIXES, read_table
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from xraylab.comparable import deciding, of_objective, reason
+from xraylab.config.settings import Sweep, mode_of
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.metrics import METRICS
 from xraylab.run import how_it_went, read_record
-from xraylab.settings import Sweep, mode_of
 from xraylab.system.command_line import alone, command_line, flags, value_of, word
 from xraylab.system.files import write_json
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xraylab.config.settings import mode_of
 from xraylab.dashboards import RECORD, read_record
 from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Pruned, Stopped, UserError
-from xraylab.settings import mode_of
 from xraylab.system.files import write_json
 
 log = logging.getLogger(__name__)

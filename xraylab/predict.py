@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import importing, launch
+from xraylab.config.launch import importing, launch
 from xraylab.errors import UserError, listed
 from xraylab.system.command_line import shown
 

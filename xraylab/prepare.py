@@ -6,7 +6,7 @@ import logging
 
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import launch
+from xraylab.config.launch import launch
 from xraylab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,13 +27,13 @@ def job(cfg: DictConfig) -> None:
     """Build one cache."""
     from hydra.core.hydra_config import HydraConfig
 
-    from xraylab.settings import check_config
+    from xraylab.config.settings import check_config
 
     if check_config(cfg).cache == "off":
         raise UserError("cache=off: leave it out to build the cache, or name its folder.")
 
     from xraylab.assemble import with_cache
-    from xraylab.build import find_data, read
+    from xraylab.config.dataset import find_data, read
 
     OmegaConf.set_struct(cfg, False)
     reader, path, embedded = find_data(cfg, list(HydraConfig.get().overrides.task), fresh=True)

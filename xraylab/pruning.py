@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 
 from xraylab.comparable import of_run
+from xraylab.config.settings import mode_of, sweep_of
 from xraylab.errors import Pruned
 from xraylab.journal import history_of, objectives_of
-from xraylab.settings import mode_of, sweep_of
 
 
 def worse_than_median(own: Sequence[float], others: Sequence[float], mode: str) -> bool:

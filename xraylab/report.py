@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import launch
+from xraylab.config.launch import launch
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.system.command_line import command_line, word
 

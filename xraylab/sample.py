@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import launch
+from xraylab.config.launch import launch
 from xraylab.errors import UserError
 from xraylab.system.command_line import command_line, word
 
@@ -29,7 +29,7 @@ def job(cfg: DictConfig) -> None:
     """Write one sample."""
     from hydra.core.hydra_config import HydraConfig
 
-    from xraylab.build import reader_of
+    from xraylab.config.dataset import reader_of
 
     reader = reader_of(cfg)
     try:

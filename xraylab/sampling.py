@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from xraylab.config.settings import mode_of
 from xraylab.errors import UserError
 from xraylab.journal import Journal, SweepJob, history_of
-from xraylab.settings import mode_of
 from xraylab.space import Dimension, distributions, words_of
 
 log = logging.getLogger(__name__)

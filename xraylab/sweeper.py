@@ -71,9 +71,9 @@ class JobSweeper(Sweeper):
             Stopped: interrupted; it can be resumed.
             SystemExit: a job failed.
         """
+        from xraylab.config.settings import sweep_of
         from xraylab.journal import SETTLED, Journal, objectives_of, words_of_command
         from xraylab.run import claimed, holder_of
-        from xraylab.settings import sweep_of
         from xraylab.space import corners, search_space, varied
 
         config = self.config
@@ -194,9 +194,9 @@ class JobSweeper(Sweeper):
         return None
 
     def _check_job(self, words: list[str], at_once: int) -> None:
-        from xraylab.build import find_data, reader_of
-        from xraylab.cli import settled
-        from xraylab.settings import check_config
+        from xraylab.config.dataset import find_data, reader_of
+        from xraylab.config.launch import settled
+        from xraylab.config.settings import check_config
 
         config = self.hydra_context.config_loader.load_sweep_config(self.config, words)
         HydraConfig.instance().set_config(config)

@@ -14,7 +14,8 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.cli import ended_by, every_key, importing, launch, say_all
+from xraylab.config.launch import ended_by, importing, launch, say_all
+from xraylab.config.messages import every_key
 from xraylab.errors import EXIT_RESUMABLE, Lost, Stopped, UserError, listed
 from xraylab.run import BEGUN
 from xraylab.system.processes import Processes, hush, own_gpus, planned
@@ -58,7 +59,7 @@ def _job(cfg: DictConfig) -> None:
     """Heavy imports happen here, after composition."""
     from hydra.core.hydra_config import HydraConfig
 
-    from xraylab.settings import check_config
+    from xraylab.config.settings import check_config
 
     check_config(cfg)  # mistakes answer before torch is imported
     hydra_config = HydraConfig.get()

@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab.assemble import Job, assemble, check_batches, resumed_config
+from xraylab.config.settings import check_config
 from xraylab.dashboards import send_results
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words
@@ -28,7 +29,6 @@ from xraylab.module import read_checkpoint, require_splits
 from xraylab.page import closing_table, write_report
 from xraylab.readers import read_readings
 from xraylab.run import BEGUN, claimed, how_it_went, read_begun, write_begun
-from xraylab.settings import check_config
 from xraylab.system.command_line import command_line, shown, word
 from xraylab.system.environment import environment
 from xraylab.system.files import CannotWrite, write_json, write_text

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from conftest import noisy
 
-from xraylab.check import _found, examine
 from xraylab.data import radiographs
 from xraylab.data.chexpert import IMAGES, CheXpert
 from xraylab.data.findings import CHEXPERT, COMPETITION
+from xraylab.data.integrity import _found, examine
 from xraylab.data.table import assign_splits
 from xraylab.errors import UserError
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from xraylab.build import find_data
+from xraylab.config.dataset import find_data
 from xraylab.data.folder import Folder
 from xraylab.data.table import assign_splits
 from xraylab.errors import UserError

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from conftest import noisy
 
-from xraylab.check import _found, examine
 from xraylab.data import radiographs
 from xraylab.data.chest import write_mimic
 from xraylab.data.findings import CHEXPERT, COMPETITION
+from xraylab.data.integrity import _found, examine
 from xraylab.data.mimic_cxr import MIMIC
 from xraylab.data.table import assign_splits
 from xraylab.errors import UserError

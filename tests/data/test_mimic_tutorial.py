@@ -14,8 +14,8 @@ import pytest
 from crc32c import crc32c
 from tfrecord.writer import TFRecordWriter
 
-from xraylab.check import examine
 from xraylab.data.findings import COMPETITION
+from xraylab.data.integrity import examine
 from xraylab.data.mimic_tutorial import FEATURES, MimicTutorial
 from xraylab.data.packed import pack_table
 from xraylab.data.sources import FileSource

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from conftest import noisy
 
-from xraylab.check import _found, examine
 from xraylab.data import radiographs
 from xraylab.data.findings import COMPETITION
 from xraylab.data.findings import NIH as FINDINGS
+from xraylab.data.integrity import _found, examine
 from xraylab.data.nih import NIH
 from xraylab.data.table import assign_splits
 from xraylab.errors import UserError

@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from xraylab.assemble import split_table
+from xraylab.config.settings import check_config
 from xraylab.data.chest import write_nih
 from xraylab.data.chexpert import CheXpert
 from xraylab.data.csv_table import CsvTable
@@ -19,7 +20,6 @@ from xraylab.data.nih import NIH as ChestXray14
 from xraylab.data.table import assign_splits, in_parts, patients_of, places
 from xraylab.journal import Journal, resumed_words
 from xraylab.run import differing
-from xraylab.settings import check_config
 
 FIVE, HOLDOUT = [0.2] * 5, [0.8, 0.2]
 DIGEST = "7859e4c110889187"  # of the parts of one seed

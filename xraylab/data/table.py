@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from xraylab.config.settings import parse_fold
 from xraylab.data.sources import ImageSource
 from xraylab.data.stratification import dealt, written
 from xraylab.errors import UserError, listed
-from xraylab.settings import parse_fold
 
 SYNTHETIC = "synthetic sample"
 HELD_BACK = "held_back"  # a part of train that is not trained on; see :func:`hold_back`

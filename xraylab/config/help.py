@@ -1,0 +1,60 @@
+"""Help, written from the comments of the configuration's files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from xraylab.config.messages import _choices, _dataset_keys
+from xraylab.system.paths import conf_dir
+
+# ---- help -----------------------------------------------------------------------------------------------------------
+
+
+def help_text(config: str, usage: str) -> str:
+    """Usage, then every group with its choices and every key with its default, from the comments in ``conf/``."""
+    text = (conf_dir() / f"{config}.yaml").read_text(encoding="utf-8")
+    if "- config" in text:
+        text = (conf_dir() / "config.yaml").read_text(encoding="utf-8") + text.split("_self_", 1)[1]
+    with_data = re.search(r"^  - dataset:", text, re.M) is not None
+    text = re.sub(r"^hydra:\n(?:(?:[ ].*)?\n)*", "", text, flags=re.M)
+    groups = re.findall(r"^  - (\w+): (\w+) *#? *(.*)$", text, re.M)
+    lines = [usage.strip(), "", *(["Groups: group=choice", ""] if groups else [])]
+    for group, default, about in groups:
+        lines.append(f"  {group} ({default}): {about}")
+        width = max(16, *map(len, _choices(group))) + 2
+        for choice in _choices(group):
+            first = re.search(r"^# (?!@package)(.*)$", (conf_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8"), re.M)
+            lines.append(f"      {choice:<{width}}{first.group(1) if first else ''}")
+    lines += [*([""] if groups else []), "Keys: key=value", ""]
+    parent = ""
+    for indent, key, value, about in re.findall(r"^( *)(\w+):[ ]*([^#\n]*?)[ ]*(?:# (.*))?$", text, re.M):
+        if key == "defaults":
+            continue
+        parent = parent if indent else key
+        name = f"{parent}.{key}" if indent else key
+        if value or about:
+            lines.append(f"  {name + '=' + value:<40} {about}".rstrip())
+    for dataset, keys in _dataset_keys().items():
+        source = (conf_dir() / "dataset" / f"{dataset}.yaml").read_text(encoding="utf-8")
+        for key in sorted(keys):
+            found = re.search(rf"^{key}: *([^#\n]*?) *(?:# (.*))?$", source, re.M)
+            if found and with_data:
+                lines.append(f"  {key + '=' + found.group(1):<40} dataset={dataset}: {found.group(2) or ''}".rstrip())
+        own = re.findall(r"^  (\w+): ([^#\n$]*?) +# (.*)$", source.partition("\ndataset:\n")[2], re.M)
+        for key, value, about in own if with_data else []:
+            if key not in ("sample", "embedded"):
+                lines.append(f"  {f'dataset.{key}={value}':<40} dataset={dataset}: {about}".rstrip())
+    lines += [
+        "",
+        "--cfg job prints the composed configuration and stops. -m runs every combination of comma-separated values.",
+        f"The YAML files: {_short(conf_dir())}",
+    ]
+    return "\n".join(lines)
+
+
+def _short(path: Path) -> str:
+    try:
+        return f"./{path.relative_to(Path.cwd())}"
+    except ValueError:
+        return str(path)
