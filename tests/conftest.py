@@ -20,10 +20,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from xraylab.data.bone import write_mura
-from xraylab.data.chest import write_chexpert, write_mimic, write_tutorial
-from xraylab.data.knee import write_mrnet
-from xraylab.data.medmnist import write_medmnist
+from xraylab.data.synthetic.bone import write_mura
+from xraylab.data.synthetic.chest import write_chexpert, write_mimic, write_tutorial
+from xraylab.data.synthetic.knee import write_mrnet
+from xraylab.data.synthetic.medmnist import write_medmnist
 from xraylab.system.paths import conf_dir
 
 REPOSITORY = Path(__file__).parents[1]

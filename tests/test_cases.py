@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from xraylab.cases import ALL, KINDS, cases_section, choose_cases, listed_section, write_cases
-from xraylab.data.sources import ImageSource
-from xraylab.data.table import StudyTable
+from xraylab.data.images.source import ImageSource
+from xraylab.data.study_table import StudyTable
 from xraylab.evaluation import prediction_table
 
 

@@ -18,14 +18,15 @@ from omegaconf import OmegaConf
 
 from xraylab import check
 from xraylab.config.dataset import find_data
-from xraylab.data import mrnet, mura
-from xraylab.data.folder import Folder
+from xraylab.data.cache.build import pack_table
+from xraylab.data.datasets import mrnet, mura
+from xraylab.data.datasets.folder import Folder
+from xraylab.data.datasets.medmnist import MedMNIST
+from xraylab.data.datasets.mrnet import MRNet
+from xraylab.data.datasets.mura import MURA
 from xraylab.data.integrity import Compared, Findings, examine
-from xraylab.data.medmnist import SUBSETS, MedMNIST
-from xraylab.data.mrnet import MRNet
-from xraylab.data.mura import MURA
-from xraylab.data.packed import pack_table
-from xraylab.data.table import UNREADABLE
+from xraylab.data.published import SUBSETS
+from xraylab.data.study_table import UNREADABLE
 from xraylab.system.paths import conf_dir
 
 # split, body part, patient, study, positive, views: by hand, in the published layout

@@ -18,7 +18,7 @@ from xraylab import combine, evaluate
 from xraylab.calibration import logit, sigmoid
 from xraylab.cases import choose_cases
 from xraylab.combination import IN_SAMPLE, Combination, read_combination, stack_of
-from xraylab.data.table import in_parts
+from xraylab.data.splits import in_parts
 from xraylab.ensemble import Ensemble, write_ensemble
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split, prediction_table

@@ -15,7 +15,7 @@ from xraylab import sweep_yaml
 from xraylab.assemble import to_be_measured
 from xraylab.comparable import deciding, measured, of_objective, said_of
 from xraylab.config.settings import sweep_of
-from xraylab.data.table import StudyTable
+from xraylab.data.study_table import StudyTable
 from xraylab.ensemble import Ensemble
 from xraylab.errors import Pruned, UserError
 from xraylab.journal import Journal, SweepJob

@@ -16,7 +16,7 @@ from xraylab.config.instantiate import build
 from xraylab.config.messages import every_key
 from xraylab.config.settings import check_config
 from xraylab.data.augmentation import Augmentation
-from xraylab.data.reader import Reader
+from xraylab.data.datasets.base import Reader
 from xraylab.errors import UserError
 from xraylab.losses import Loss
 from xraylab.models import Backbone, Pool
@@ -130,7 +130,7 @@ def test_every_command_composes(primary):
     ],
 )
 def test_a_wrong_value_is_refused_before_data_is_read(compose, tmp_path, mrnet_root, monkeypatch, override, said):
-    monkeypatch.setattr("xraylab.data.mrnet.MRNet.read", lambda *_: pytest.fail("data was read"))
+    monkeypatch.setattr("xraylab.data.datasets.mrnet.MRNet.read", lambda *_: pytest.fail("data was read"))
     overrides = [f"dataset.root={mrnet_root}", "backbone.pretrained=false", override]
     with pytest.raises(UserError, match=said):
         assemble(compose(*overrides), overrides)

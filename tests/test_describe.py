@@ -16,11 +16,13 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from test_check import first_image, write_mura_tree
 
-from xraylab.data.medmnist import MedMNIST, write_medmnist
-from xraylab.data.mrnet import MRNet
-from xraylab.data.mura import MURA
-from xraylab.data.reader import Reader
-from xraylab.data.table import UNREADABLE, assign_splits
+from xraylab.data.datasets.base import Reader
+from xraylab.data.datasets.medmnist import MedMNIST
+from xraylab.data.datasets.mrnet import MRNet
+from xraylab.data.datasets.mura import MURA
+from xraylab.data.splits import assign_splits
+from xraylab.data.study_table import UNREADABLE
+from xraylab.data.synthetic.medmnist import write_medmnist
 from xraylab.describe import Description, describe, write
 from xraylab.errors import UserError
 from xraylab.system.paths import conf_dir

@@ -12,13 +12,14 @@ from conftest import TINY, train_run
 from data.test_dicom import SECRETS, dataset
 
 from xraylab import check, describe, evaluate, prepare
-from xraylab.data.csv_table import CsvTable
-from xraylab.data.folder import Folder, draw_picture
-from xraylab.data.inputs import find_studies
+from xraylab.data.cache.build import pack_table
+from xraylab.data.datasets.csv_table import CsvTable
+from xraylab.data.datasets.folder import Folder
 from xraylab.data.integrity import examine
-from xraylab.data.packed import pack_table
+from xraylab.data.synthetic.pictures import draw_picture
 from xraylab.errors import UserError
 from xraylab.inference import Options, predict
+from xraylab.inference.inputs import find_studies
 from xraylab.module import load_module
 from xraylab.predict import main as predict_main
 

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, cohen_kappa
 from xraylab.card import exclusive_note
 from xraylab.cases import choose_cases
 from xraylab.curves import curve, scored
-from xraylab.data.table import in_parts
+from xraylab.data.splits import in_parts
 from xraylab.errors import UserError
 from xraylab.evaluation import clusters_of, evaluate_split, prediction_table, quick_metrics, scored_labels
 from xraylab.metrics import COUNTS, METRICS, number

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from xraylab.assemble import assemble
 from xraylab.config.settings import check_config
-from xraylab.data.bone import write_mura
+from xraylab.data.synthetic.bone import write_mura
 from xraylab.system.paths import conf_dir
 
 SWEEPS = sorted(p.stem for p in (conf_dir() / "sweep").glob("*.yaml") if p.stem != "none")
@@ -35,7 +35,7 @@ def mlp(width: int) -> int:
 
 
 MURA = {
-    "dataset._target_": "xraylab.data.mura.MURA",
+    "dataset._target_": "xraylab.data.datasets.mura.MURA",
     "pool._target_": "xraylab.models.MeanProbability",
     "optimizer._target_": "torch.optim.Adam",
     "augmentation.per": "image",
@@ -220,8 +220,8 @@ PUBLISHED = {
         "max_epochs": 3,
         "trainable": DENSENET121_FEATURES + 5 * 1025,
     },
-    "chest_tutorial": TUTORIAL | {"dataset._target_": "xraylab.data.mimic_tutorial.MimicTutorial"},
-    "chest_mimic": TUTORIAL | {"dataset._target_": "xraylab.data.mimic_cxr.MIMIC"},
+    "chest_tutorial": TUTORIAL | {"dataset._target_": "xraylab.data.datasets.mimic_tutorial.MimicTutorial"},
+    "chest_mimic": TUTORIAL | {"dataset._target_": "xraylab.data.datasets.mimic_cxr.MIMIC"},
     # the published ResNet-18 of 28 pixels: a stem of 3x3, stride 1, no pooling
     "pneumoniamnist": {"backbone.name": "resnet18", "backbone.stem": "small", "resolution": 28, "trainable": 11_168_193},
 }

@@ -64,7 +64,7 @@ def test_every_callback_of_lightning_is_known():
 
 @pytest.mark.parametrize(("kind", "arguments", "said"), [*((k, *v) for k, v in REFUSED.items()), *MORE])
 def test_what_would_end_or_change_a_run_is_refused_before_data_is_read(compose, mrnet_root, monkeypatch, kind, arguments, said):
-    monkeypatch.setattr("xraylab.data.mrnet.MRNet.read", lambda *_: pytest.fail("data was read"))
+    monkeypatch.setattr("xraylab.data.datasets.mrnet.MRNet.read", lambda *_: pytest.fail("data was read"))
     typed = [f"dataset.root={mrnet_root}", *TINY, *words("x", kind, *arguments)]
     with pytest.raises(UserError, match=said):
         assemble(compose(*typed), typed)

@@ -15,9 +15,9 @@ import torch
 
 import xraylab
 from xraylab.assemble import assemble, resumed_config
-from xraylab.data.module import StudyDataModule
-from xraylab.data.mrnet import MRNet
-from xraylab.data.table import assign_splits
+from xraylab.data.datamodule import StudyDataModule
+from xraylab.data.datasets.mrnet import MRNet
+from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
 from xraylab.losses import WeightedBCE
 from xraylab.metrics import METRICS

@@ -18,15 +18,15 @@ import xraylab
 from xraylab.assemble import assemble, resumed_config
 from xraylab.combine import combine, read_members
 from xraylab.data.augmentation import Augmentation
-from xraylab.data.inputs import LEFT_OUT, find_studies, with_parts
-from xraylab.data.loading import StudyDataset
-from xraylab.data.mrnet import PLANES, MRNet
-from xraylab.data.packed import pack_table
-from xraylab.data.sources import NpySource
-from xraylab.data.table import assign_splits
+from xraylab.data.batching import StudyDataset
+from xraylab.data.cache.build import pack_table
+from xraylab.data.datasets.mrnet import PLANES, MRNet
+from xraylab.data.images.source import NpySource
+from xraylab.data.splits import assign_splits
 from xraylab.describe import describe
 from xraylab.errors import UserError
 from xraylab.inference import Options, predict
+from xraylab.inference.inputs import LEFT_OUT, find_studies, with_parts
 from xraylab.models import CNN, Attention, MaxFeature, MaxProbability, MeanProbability, StudyNet
 from xraylab.training import train
 

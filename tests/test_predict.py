@@ -17,10 +17,10 @@ from scipy.special import log_expit
 from sklearn.metrics import roc_auc_score
 
 import xraylab
-from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, find_studies
 from xraylab.errors import UserError
 from xraylab.evaluation import evaluate_split
 from xraylab.inference import Options, chosen_of, predict, predict_all
+from xraylab.inference.inputs import FROM_THE_REST, LEFT_OUT, find_studies
 from xraylab.operating import decided, temperatures_of, thresholds_of
 from xraylab.submission import write_submission
 from xraylab.tables import read_table, write_table

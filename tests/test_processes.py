@@ -23,7 +23,7 @@ from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from xraylab import assemble
 from xraylab.assemble import resumed_config
 from xraylab.callbacks import History, StopOnInterrupt
-from xraylab.data.loading import StepSampler, StudyDataset
+from xraylab.data.batching import StepSampler, StudyDataset
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.exchange import agree, in_turn, is_lost, joined, largest, rank
 from xraylab.guards import Diverged, FiniteLoss

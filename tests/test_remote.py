@@ -20,10 +20,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from xraylab.assemble import resumed_config
-from xraylab.data.csv_table import CsvTable, write_table
-from xraylab.data.medmnist import MedMNIST
-from xraylab.data.mimic_tutorial import MimicTutorial
-from xraylab.data.mrnet import MRNet
+from xraylab.data.datasets.csv_table import CsvTable
+from xraylab.data.datasets.medmnist import MedMNIST
+from xraylab.data.datasets.mimic_tutorial import MimicTutorial
+from xraylab.data.datasets.mrnet import MRNet
+from xraylab.data.synthetic.pictures import write_table
 from xraylab.errors import UserError
 from xraylab.evaluate import job as evaluate
 from xraylab.run import new_run_dir
@@ -330,7 +331,7 @@ def test_an_upload_that_fails_never_stops_training(memory, tutorial_root, train_
     ],
 )
 def test_a_place_that_cannot_be_written_is_refused_before_data_is_read(train_here, tmp_path, monkeypatch, url, said):
-    monkeypatch.setattr("xraylab.data.mrnet.MRNet.read", lambda *_: pytest.fail("data was read"))
+    monkeypatch.setattr("xraylab.data.datasets.mrnet.MRNet.read", lambda *_: pytest.fail("data was read"))
     with pytest.raises(UserError, match=f"upload={url}: {said}"):
         train_here(tmp_path / "run", f"upload={url}")
     assert not list((tmp_path / "run").iterdir())

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from xraylab.config.launch import launch
-from xraylab.data.module import reading_context
+from xraylab.data.datamodule import reading_context
 from xraylab.errors import Pruned, Stopped, UserError
 from xraylab.journal import Journal
 from xraylab.space import search_space
@@ -349,7 +349,7 @@ def test_a_mistake_of_all_jobs_is_said_once(here, words, said, mrnet_root):
 def test_packing_before_the_first_job_is_seen_and_can_be_stopped(drawn, monkeypatch):
     def packs(*_, **__):
         logging.getLogger("xraylab.assemble").warning("what the job says itself")
-        logging.getLogger("xraylab.data.packed").info("packing: 10 of 99 images")
+        logging.getLogger("xraylab.data.cache.build").info("packing: 10 of 99 images")
         raise Stopped("stopped; what is packed so far is kept")
 
     monkeypatch.setattr("xraylab.assemble.assemble", packs)

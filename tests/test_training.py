@@ -454,7 +454,7 @@ def test_a_split_of_one_class_is_said_and_cannot_be_monitored(train_here, tmp_pa
 
 
 def test_exclusive_classes_train_with_cross_entropy(train_here, tmp_path, mrnet_root):
-    from xraylab.data.medmnist import write_medmnist
+    from xraylab.data.synthetic.medmnist import write_medmnist
 
     root = write_medmnist(tmp_path / "organmnist3d.npz", "organmnist3d", train=66, val=33, test=33)
     options = ["dataset=medmnist", f"dataset.root={root}", "max_epochs=1", "bootstrap=20", "batch_size=8",
@@ -468,7 +468,7 @@ def test_exclusive_classes_train_with_cross_entropy(train_here, tmp_path, mrnet_
 
 
 def test_colour_images_bring_three_channels_unless_typed(train_here, tmp_path):
-    from xraylab.data.medmnist import write_medmnist
+    from xraylab.data.synthetic.medmnist import write_medmnist
 
     root = write_medmnist(tmp_path / "bloodmnist.npz", "bloodmnist", train=32, val=32, test=32)
     options = ["dataset=medmnist", f"dataset.root={root}", "max_epochs=1", "bootstrap=0", "+backbone.kwargs.channels=[8,8,8,8]"]

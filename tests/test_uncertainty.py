@@ -14,8 +14,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.functional import cross_entropy
 
 from xraylab.adapting import derivatives
-from xraylab.data.sources import ArraySource
-from xraylab.data.table import StudyTable
+from xraylab.data.images.source import ArraySource
+from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
 from xraylab.losses import BALANCES, WeightedBCE, spec
 from xraylab.uncertainty import Asymmetric, Focal, MultiClass, SelfTrained, Uncertainty

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from sklearn.metrics import cohen_kappa_score
 
 import xraylab
-from xraylab.data.mura import MURA
-from xraylab.data.table import assign_splits
+from xraylab.data.datasets.mura import MURA
+from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
 
 QUICK = ["dataset=mura", "backbone=resnet18", *TINY, "max_epochs=1", "+backbone.kwargs.channels=[8,8,16,16]"]

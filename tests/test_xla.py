@@ -22,7 +22,7 @@ from torch_xla.debug import metrics
 
 import xraylab
 from xraylab.assemble import assemble, hardware
-from xraylab.data.knee import write_mrnet
+from xraylab.data.synthetic.knee import write_mrnet
 from xraylab.errors import UserError
 from xraylab.fitting import fit
 from xraylab.models import Attention, MaxFeature, MaxProbability, MeanProbability

@@ -29,10 +29,11 @@ from xraylab.config.instantiate import build, plain
 from xraylab.config.resume import existing_run
 from xraylab.config.settings import Evaluate, Settings, check_config, mode_of, sweep_of
 from xraylab.data.augmentation import Augmentation
-from xraylab.data.module import ADAPT, StudyDataModule, worker_count
-from xraylab.data.reader import Reader
-from xraylab.data.sources import of_one_value
-from xraylab.data.table import HELD_BACK, StudyTable, assign_splits, hold_back
+from xraylab.data.datamodule import ADAPT, StudyDataModule, worker_count
+from xraylab.data.datasets.base import Reader
+from xraylab.data.images.source import of_one_value
+from xraylab.data.splits import assign_splits, hold_back
+from xraylab.data.study_table import HELD_BACK, StudyTable
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
 from xraylab.evaluation import scored_labels
 from xraylab.exchange import trainer_options
@@ -282,7 +283,7 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
     if settings.cache == "off" and files and table.source.costly(False):
         more = "; one that cannot be read will stop it, not be skipped" if on_error == "skip" else ""
         log.warning("cache=off: no image is looked into before training, nor found to be of one value%s.", more)
-    from xraylab.data.packed import pack_table, say_blank
+    from xraylab.data.cache.build import pack_table, say_blank
 
     if not files:
         images = [image for study in table.frame["images"] for image in study]

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from xraylab.checkpoint_files import LATER
 from xraylab.config.settings import EarlyStop, mode_of
-from xraylab.data.loading import Batch
-from xraylab.data.table import SYNTHETIC
+from xraylab.data.batching import Batch
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError
 from xraylab.exchange import abandon, gather, largest, rank, summed
 from xraylab.loggers import Wandb

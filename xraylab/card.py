@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from xraylab.combination import IN_SAMPLE, Combination
-from xraylab.data.table import SYNTHETIC
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation import choices, in_sample
 from xraylab.metrics import COUNTS, how_intervals, number, without_interval
 from xraylab.operating import threshold_text, trivial

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from xraylab.data.table import StudyTable
+from xraylab.data.study_table import StudyTable
 from xraylab.evaluation import THRESHOLD, scored_labels
 from xraylab.system.files import beside
 from xraylab.tables import labels_of, log_odds

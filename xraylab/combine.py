@@ -75,7 +75,8 @@ def combine(
     import pandas as pd
 
     from xraylab.combination import Combination, stack_of, write_combination
-    from xraylab.data.table import SYNTHETIC, require_apart
+    from xraylab.data.splits import require_apart
+    from xraylab.data.study_table import SYNTHETIC
     from xraylab.joining import require_one_split
     from xraylab.results import evaluate_tables
 
@@ -153,7 +154,7 @@ def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Membe
 
 
 def _of_run(path: Path, name: str, columns: Mapping[str, str]) -> Member:
-    from xraylab.data.table import SYNTHETIC
+    from xraylab.data.study_table import SYNTHETIC
     from xraylab.run import read_config, read_record
     from xraylab.tables import read_table
 
@@ -257,7 +258,7 @@ def _data(members: Sequence[Member]) -> str:
     Raises:
         UserError: runs are of other data.
     """
-    from xraylab.data.table import SYNTHETIC
+    from xraylab.data.study_table import SYNTHETIC
 
     said = {m.name: m.evaluation["data"] for m in members if m.evaluation}
     if len(set(said.values())) > 1:

@@ -20,7 +20,7 @@ from xraylab.errors import UserError, listed
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from xraylab.data.table import StudyTable
+    from xraylab.data.study_table import StudyTable
     from xraylab.losses import Loss
     from xraylab.space import Dimension
 

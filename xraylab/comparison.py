@@ -205,7 +205,7 @@ def write_comparison(
         ended, reference: as of :func:`write_results`.
     """
     from xraylab.config.instantiate import plain
-    from xraylab.data.table import SYNTHETIC
+    from xraylab.data.study_table import SYNTHETIC
     from xraylab.ensemble import Ensemble, write_ensemble
     from xraylab.page import write_report
 
@@ -284,7 +284,7 @@ def write_results(
         ended: False: without what takes long, as more results are to come.
         reference: the result with which others are compared; None: in each split the run of highest macro AUROC.
     """
-    from xraylab.data.table import SYNTHETIC
+    from xraylab.data.study_table import SYNTHETIC
     from xraylab.evaluation import by_unit, in_sample
     from xraylab.paired import differences
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.table import SYNTHETIC
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation import likeliest, scored_labels
 from xraylab.metrics import number
 from xraylab.operating import scored_rows

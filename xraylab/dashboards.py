@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xraylab.comparable import said_of
-from xraylab.data.table import SYNTHETIC
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation import THRESHOLD, by_unit, in_sample
 from xraylab.metrics import METRICS
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from xraylab.data.table import StudyTable
+    from xraylab.data.study_table import StudyTable
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,8 @@ def job(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from xraylab.config.dataset import find_data, read
-    from xraylab.data.table import BLANK, assign_splits
+    from xraylab.data.splits import assign_splits
+    from xraylab.data.study_table import BLANK
 
     own = ("sizes_of", "pictures")
     settings_beside(cfg, *own)  # mistakes answer before data is read
@@ -141,7 +142,7 @@ def describe(table: StudyTable, sizes_of: int | None, pictures: int, seed: int, 
     import numpy as np
     import pandas as pd
 
-    from xraylab.data.table import UNREADABLE
+    from xraylab.data.study_table import UNREADABLE
 
     frame = table.frame
     row = np.repeat(np.arange(len(frame)), frame["images"].map(len))
@@ -191,7 +192,7 @@ def describe(table: StudyTable, sizes_of: int | None, pictures: int, seed: int, 
 
 def _looked_at(table: StudyTable, images: Sequence[str], skip: bool) -> tuple[list[str], list[str]]:
     """The images that are of one value, and those that cannot be read."""
-    from xraylab.data.sources import of_one_value
+    from xraylab.data.images.source import of_one_value
 
     def look(image: str) -> bool | UserError:
         try:

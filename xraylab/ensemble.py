@@ -22,7 +22,7 @@ from xraylab.combination import Combination, stack_of, write_combination
 from xraylab.comparable import require_alike
 from xraylab.config.instantiate import plain
 from xraylab.config.settings import rules_of
-from xraylab.data.table import SYNTHETIC
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import CERTAIN
 from xraylab.joining import require_one_split

@@ -111,7 +111,8 @@ def job(cfg: DictConfig) -> None:
 def evaluate_table(cfg: DictConfig) -> None:
     """Evaluate a prediction table, and leave a run directory without a model."""
     from xraylab.config.settings import rules_of, scoring_of, several
-    from xraylab.data.table import SYNTHETIC, require_apart
+    from xraylab.data.splits import require_apart
+    from xraylab.data.study_table import SYNTHETIC
     from xraylab.operating import Rules
     from xraylab.page import closing_table, write_report
     from xraylab.readers import read_readings

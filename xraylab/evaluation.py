@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from xraylab.data.table import patients_of
+from xraylab.data.study_table import patients_of
 from xraylab.intervals import HOW, LEAST, LEVEL, Clusters, Interval, average
 from xraylab.metrics import COUNTS, METRICS, point, result, undefined
 from xraylab.tables import KEYS as KEYS

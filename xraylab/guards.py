@@ -16,7 +16,7 @@ from pytorch_lightning.profilers import Profiler, SimpleProfiler, XLAProfiler
 from torch import Tensor
 
 from xraylab.config.settings import Settings
-from xraylab.data.loading import Batch
+from xraylab.data.batching import Batch
 from xraylab.errors import UserError, listed
 from xraylab.exchange import gather, largest
 

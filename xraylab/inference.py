@@ -19,13 +19,13 @@ from xraylab.combination import Combination, read_combination
 from xraylab.config.dataset import find_data
 from xraylab.config.instantiate import build, plain
 from xraylab.config.settings import check_config
-from xraylab.data.dicom import dicom_layouts, is_dicom
-from xraylab.data.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
-from xraylab.data.mrnet import PLANES
-from xraylab.data.sources import AnyFileSource
-from xraylab.data.table import SYNTHETIC, StudyTable
+from xraylab.data.datasets.mrnet import PLANES
+from xraylab.data.images.dicom import dicom_layouts, is_dicom
+from xraylab.data.images.source import AnyFileSource
+from xraylab.data.study_table import SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import prediction_table
+from xraylab.inference.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
 from xraylab.joining import alike
 from xraylab.module import StudyModule, checkpoint_of, load_module, read_checkpoint
 from xraylab.operating import CHOSEN, read_chosen

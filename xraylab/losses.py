@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from xraylab.data.table import StudyTable
+    from xraylab.data.study_table import StudyTable
 
 log = logging.getLogger(__name__)
 #: weights [of negatives, of positives] from counts of negatives n and positives p

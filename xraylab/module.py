@@ -17,10 +17,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from xraylab.adapting import derivatives
 from xraylab.calibration import scaled, sigmoid
-from xraylab.data.loading import EACH_AXIS, SHORTER_SIDE, Batch, pack, prepare
-from xraylab.data.module import StudyDataModule, batches_done
-from xraylab.data.sources import Images
-from xraylab.data.table import HELD_BACK
+from xraylab.data.batching import Batch
+from xraylab.data.datamodule import StudyDataModule, batches_done
+from xraylab.data.images.source import Images
+from xraylab.data.preprocessing import EACH_AXIS, SHORTER_SIDE, pack, prepare
+from xraylab.data.study_table import HELD_BACK
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import quick_metrics, scored_labels
 from xraylab.exchange import from_first, gather, rank, summed, world
@@ -40,7 +41,7 @@ class StudyModule(pl.LightningModule):
         net: uint8 images to logits.
         loss: logits and raw labels to a number; says how logits become probabilities.
         labels: names of the L labels.
-        preprocessing: ``size``, ``rescale`` and ``resize`` of :func:`xraylab.data.loading.prepare`.
+        preprocessing: ``size``, ``rescale`` and ``resize`` of :func:`xraylab.data.preprocessing.prepare`.
         optimizer: parameters to an optimizer; needed for training by a Trainer.
         scheduler: optimizer to a scheduler, or None.
         interval: ``epoch`` or ``step``, when the scheduler is stepped.
@@ -52,7 +53,8 @@ class StudyModule(pl.LightningModule):
         split_digest: of the studies and their splits, for checkpoints.
         blank, uncertain: what such labels count as in validation, see :func:`xraylab.evaluation.scored_labels`.
         images: what images were like, beside ``preprocessing``: ``channels``, ``bits`` of 16-bit files, and ``views``, as in
-            :class:`xraylab.data.table.StudyTable`; ``volumes``: False where slices of a volume were files, each prepared alone.
+            :class:`xraylab.data.study_table.StudyTable`; ``volumes``: False where slices of a volume were files, each prepared
+            alone.
     """
 
     def __init__(
@@ -421,7 +423,7 @@ def require_splits(digest: str, checkpoint: Path, called: str = "") -> None:
     """Refuse a checkpoint of a model that was trained on other studies, or other splits.
 
     Args:
-        digest: of the studies and splits now, see :meth:`xraylab.data.table.StudyTable.split_digest`.
+        digest: of the studies and splits now, see :meth:`xraylab.data.study_table.StudyTable.split_digest`.
         called: the checkpoint, in words.
 
     Raises:

@@ -17,7 +17,7 @@ from xraylab.card import OF_LABELS, OF_SPLITS, data_rows, exclusive_note, last_s
 from xraylab.cases import cases_section, listed_section
 from xraylab.combination import IN_SAMPLE
 from xraylab.curves import KINDS, confusion, mark, panels, side_by_side
-from xraylab.data.table import SYNTHETIC
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation import CERTAIN, by_unit, choices, in_sample
 from xraylab.metrics import COUNTS, METRICS, how_intervals, number, without_interval
 from xraylab.operating import trivial

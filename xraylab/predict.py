@@ -16,7 +16,7 @@ from xraylab.errors import UserError, listed
 from xraylab.system.command_line import shown
 
 if TYPE_CHECKING:
-    from xraylab.data.inputs import Skipped
+    from xraylab.inference.inputs import Skipped
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +48,10 @@ def job(cfg: DictConfig) -> None:
     output = _output(cfg, runs, given)
 
     with importing():
-        from xraylab.data.inputs import LEFT_OUT, find_studies
-        from xraylab.data.sources import check_bits
+        from xraylab.data.images.source import check_bits
         from xraylab.fitting import quiet
         from xraylab.inference import SPLITS, Options, chosen_of, predict_all, run_labels
+        from xraylab.inference.inputs import LEFT_OUT, find_studies
         from xraylab.operating import decided, temperatures_of, threshold_text, thresholds_of
         from xraylab.submission import check_format, write_submission
         from xraylab.tables import write_table
@@ -203,7 +203,7 @@ def _skipped_file(output: Path) -> Path:
 def _write_skipped(skipped: Sequence[Skipped], file: Path) -> None:
     import pandas as pd
 
-    from xraylab.data.inputs import Skipped
+    from xraylab.inference.inputs import Skipped
     from xraylab.system.files import beside
 
     if not skipped:

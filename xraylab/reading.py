@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xraylab.callbacks import RunningLoss, StudyProgress
-from xraylab.data.inputs import FROM_THE_REST, LEFT_OUT, Skipped
-from xraylab.data.loading import Batch, Draw, StepSampler, StudyDataset, prepare
-from xraylab.data.module import as_is, reading_context, worker_count
-from xraylab.data.table import StudyTable
+from xraylab.data.batching import Batch, Draw, StepSampler, StudyDataset
+from xraylab.data.datamodule import as_is, reading_context, worker_count
+from xraylab.data.preprocessing import prepare
+from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
+from xraylab.inference.inputs import FROM_THE_REST, LEFT_OUT, Skipped
 from xraylab.module import StudyModule, require_finite
 from xraylab.system.progress import clock
 from xraylab.system.signals import keep_from

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from xraylab.data.table import SYNTHETIC
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation import evaluate_split
 from xraylab.operating import CHOSEN, STANDARD, Rules, judge
 from xraylab.readers import judge_readers

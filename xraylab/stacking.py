@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from xraylab.calibration import sigmoid
-from xraylab.data.table import in_parts, patients_of
+from xraylab.data.splits import in_parts
+from xraylab.data.study_table import patients_of
 from xraylab.errors import UserError
 from xraylab.evaluation import scored_labels
 from xraylab.joining import alike, mean_of

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.calibration import logit
-from xraylab.data.table import SYNTHETIC
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.system.files import beside
 

@@ -45,7 +45,7 @@ from xraylab.losses import WeightedBCE
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xraylab.data.table import StudyTable
+    from xraylab.data.study_table import StudyTable
 
 log = logging.getLogger(__name__)
 

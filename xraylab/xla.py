@@ -1,6 +1,6 @@
 """TPUs, by torch_xla: what is there, how a step is run, and what was compiled.
 
-XLA compiles a graph for every shape of its inputs, so batches are filled, see :class:`xraylab.data.loading.StudyDataset`, and
+XLA compiles a graph for every shape of its inputs, so batches are filled, see :class:`xraylab.data.batching.StudyDataset`, and
 nothing in a step may depend on a value. Metrics need nothing of it: logits leave the device once an epoch.
 """
 

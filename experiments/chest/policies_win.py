@@ -18,7 +18,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy import stats
 
-from xraylab.data.chest import write_chexpert
+from xraylab.data.synthetic.chest import write_chexpert
 from xraylab.system.paths import conf_dir
 from xraylab.training import train
 

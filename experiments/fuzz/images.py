@@ -5,8 +5,8 @@
 
 Of each kind a few sound files are written, and each is damaged anew for every file: bytes and words are changed anywhere or near
 the head, bytes are cut out, the end is cut off, and a DICOM header says other sides, frames, samples, bits or a photometric
-interpretation. Each file is read as predict and training read it (:class:`xraylab.data.inputs.AnyFileSource`), in a process that
-reports file by file, and must be read or named, by a ``UserError`` that starts with its path. Where damage leaves the pixels
+interpretation. Each file is read as predict and training read it (:class:`xraylab.inference.inputs.AnyFileSource`), in a process
+that reports file by file, and must be read or named, by a ``UserError`` that starts with its path. Where damage leaves the pixels
 defined, what is read is compared: a file whose end is cut off is named, or read as the sound one; a DICOM header that says
 another shape is named, or of uncompressed values read as numpy does; a grey picture that PIL decodes is as PIL decodes it.
 
@@ -295,7 +295,7 @@ def _by_numpy(data: bytes) -> list[np.ndarray]:
 
 
 def _read(data: bytes) -> np.ndarray:
-    from xraylab.data.dicom import read_dicom
+    from xraylab.data.images.dicom import read_dicom
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "sound.dcm")
@@ -305,7 +305,7 @@ def _read(data: bytes) -> np.ndarray:
 
 def outcome(kind: str, file: Damaged, path: Path, colour: bool) -> str:
     """What became of reading a file: ``read``, ``named``, ``ended``, ``wrong`` or ``traceback``."""
-    from xraylab.data.sources import AnyFileSource
+    from xraylab.data.images.source import AnyFileSource
     from xraylab.errors import UserError
 
     path.write_bytes(file.data)

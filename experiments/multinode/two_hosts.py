@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from xraylab.data.knee import write_mrnet
+from xraylab.data.synthetic.knee import write_mrnet
 
 SETTINGS = [
     "dataset=mrnet", "backbone=cnn", "backbone.layers=2", "backbone.filters=8", "backbone.batch_norm=false", "image.size=32",

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xraylab.data import radiographs
-from xraylab.data.chexpert import CheXpert
+from xraylab.data.datasets import chest_xray as radiographs
+from xraylab.data.datasets.chexpert import CheXpert
+from xraylab.data.datasets.mimic_cxr import MIMIC
 from xraylab.data.findings import CHEXPERT
-from xraylab.data.mimic_cxr import MIMIC
 
 NAMES = [radiographs.spelled(label) for label in CHEXPERT]
 PROMISE = 30.0  # seconds that a dataset's lists take at most

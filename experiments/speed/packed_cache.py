@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from xraylab.data.loading import prepare
-from xraylab.data.packed import pack_table
-from xraylab.data.sources import FileSource, ImageSource
-from xraylab.data.table import StudyTable
+from xraylab.data.cache.build import pack_table
+from xraylab.data.images.source import FileSource, ImageSource
+from xraylab.data.preprocessing import prepare
+from xraylab.data.study_table import StudyTable
 
 PROMISE = 20.0  # times as many images a second
 FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg")}

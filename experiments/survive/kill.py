@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 import xraylab.training  # noqa: F401  for the sessions
-from xraylab.data.knee import write_mrnet
+from xraylab.data.synthetic.knee import write_mrnet
 from xraylab.train import main as train
 
 MRNET = [

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xraylab.data import apart as module
-from xraylab.data.apart import apart
-from xraylab.data.dicom import dicom_shape, read_dicom
+from xraylab.data.images import decoder_process as module
+from xraylab.data.images.decoder_process import apart
+from xraylab.data.images.dicom import dicom_shape, read_dicom
 from xraylab.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -94,7 +94,8 @@ def test_threads_and_forks_have_children_of_their_own():
 
 def test_no_child_outlives_a_parent_that_is_killed_nor_imports_torch():
     code = (
-        "import os, sys, time; from xraylab.data.apart import apart; from xraylab.data.stored import decode_frame\n"
+        "import os, sys, time; from xraylab.data.images.decoder_process import apart; "
+        "from xraylab.data.images.dicom_pixels import decode_frame\n"
         "try: apart('file', 0, decode_frame, '1.2.840.10008.1.2.4.70', b'', {}, True)\n"
         "except ValueError: pass\n"
         "print(apart('file', 0, os.getpid), apart('file', 0, eval, '\"torch\" in __import__(\"sys\").modules'), flush=True)\n"

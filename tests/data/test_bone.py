@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xraylab.data import bone
-from xraylab.data.bone import KINDS, Sign, draw_sign, draw_view, write_mura
-from xraylab.data.mura import STUDIES
-from xraylab.data.reader import is_synthetic
+from xraylab.data.published import STUDIES
+from xraylab.data.synthetic import bone
+from xraylab.data.synthetic.bone import KINDS, Sign, draw_sign, draw_view, write_mura
+from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError
 
 SPLITS = ("train", "valid")

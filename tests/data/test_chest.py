@@ -14,11 +14,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from xraylab.data.chest import write_chexpert, write_mimic, write_nih, write_tutorial
-from xraylab.data.chest_drawing import DRAWN, MIMICKED, Case, draw_view
-from xraylab.data.chest_labels import MENTIONED, TRUTH, draw_labels
 from xraylab.data.findings import CHEXPERT, COMPETITION, NIH, finding
-from xraylab.data.reader import is_synthetic
+from xraylab.data.synthetic.chest import write_chexpert, write_mimic, write_nih, write_tutorial
+from xraylab.data.synthetic.chest_drawing import DRAWN, MIMICKED, Case, draw_view
+from xraylab.data.synthetic.chest_labels import MENTIONED, TRUTH, draw_labels
+from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError
 
 FIVE = [CHEXPERT.index(name) for name in COMPETITION]

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from conftest import noisy
 
-from xraylab.data import radiographs
-from xraylab.data.chexpert import IMAGES, CheXpert
+from xraylab.data.datasets import chest_xray as radiographs
+from xraylab.data.datasets.chexpert import CheXpert
 from xraylab.data.findings import CHEXPERT, COMPETITION
 from xraylab.data.integrity import _found, examine
-from xraylab.data.table import assign_splits
+from xraylab.data.published import IMAGES
+from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
 
 NAMES = [

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from xraylab.config.dataset import find_data
-from xraylab.data.csv_table import CsvTable
-from xraylab.data.table import assign_splits
+from xraylab.data.datasets.csv_table import CsvTable
+from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
 
 GOOD = """

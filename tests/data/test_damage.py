@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xraylab.data.sources import decode, of_one_value
+from xraylab.data.images.source import decode, of_one_value
 from xraylab.errors import UserError
 
 y, x = np.mgrid[:160, :160]

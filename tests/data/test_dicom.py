@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from xraylab.data.dicom import dicom_shape, is_dicom, read_dicom, windowed
-from xraylab.data.lookup import looked_up
+from xraylab.data.images.dicom import dicom_shape, is_dicom, read_dicom, windowed
+from xraylab.data.images.lookup_tables import looked_up
 from xraylab.errors import UserError
 
 pydicom = pytest.importorskip("pydicom")

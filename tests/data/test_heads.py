@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from xraylab.data.sources import decode, header_shape
+from xraylab.data.images.source import decode, header_shape
 from xraylab.errors import UserError
 
 RNG = np.random.default_rng(0)

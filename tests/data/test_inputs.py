@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from xraylab.data.inputs import find_studies, of_plane, with_parts
-from xraylab.data.mrnet import PLANES
-from xraylab.data.sources import AnyFileSource
+from xraylab.data.datasets.mrnet import PLANES
+from xraylab.data.images.source import AnyFileSource
 from xraylab.errors import UserError
+from xraylab.inference.inputs import find_studies, of_plane, with_parts
 
 
 def picture(path: Path, value: int = 90, size: tuple[int, int] = (40, 50)) -> Path:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xraylab.data.knee import PLANES, draw_exam, write_mrnet
+from xraylab.data.synthetic.knee import PLANES, draw_exam, write_mrnet
 from xraylab.errors import UserError
 
 HEALTHY = {"abnormal": False, "acl": False, "meniscus": False}

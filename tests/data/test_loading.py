@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from xraylab.data.augmentation import Augmentation
-from xraylab.data.loading import StepSampler, pack, prepare
-from xraylab.data.module import StudyDataModule
-from xraylab.data.mrnet import MRNet
-from xraylab.data.table import assign_splits
+from xraylab.data.batching import StepSampler
+from xraylab.data.datamodule import StudyDataModule
+from xraylab.data.datasets.mrnet import MRNet
+from xraylab.data.preprocessing import pack, prepare
+from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
 
 

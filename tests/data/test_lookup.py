@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_dicom import dataset, write  # noqa: F401
 
-from xraylab.data.dicom import read_dicom
+from xraylab.data.images.dicom import read_dicom
 from xraylab.errors import UserError
 
 pydicom = pytest.importorskip("pydicom")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xraylab.data.medmnist import SUBSETS, MedMNIST, write_medmnist
-from xraylab.data.table import assign_splits
+from xraylab.data.datasets.medmnist import MedMNIST
+from xraylab.data.published import SUBSETS
+from xraylab.data.splits import assign_splits
+from xraylab.data.synthetic.medmnist import write_medmnist
 from xraylab.errors import UserError
 
 

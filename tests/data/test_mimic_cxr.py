@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from conftest import noisy
 
-from xraylab.data import radiographs
-from xraylab.data.chest import write_mimic
+from xraylab.data.datasets import chest_xray as radiographs
+from xraylab.data.datasets.mimic_cxr import MIMIC
 from xraylab.data.findings import CHEXPERT, COMPETITION
 from xraylab.data.integrity import _found, examine
-from xraylab.data.mimic_cxr import MIMIC
-from xraylab.data.table import assign_splits
+from xraylab.data.splits import assign_splits
+from xraylab.data.synthetic.chest import write_mimic
 from xraylab.errors import UserError
 
 NAMES = [

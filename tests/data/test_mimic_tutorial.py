@@ -14,13 +14,13 @@ import pytest
 from crc32c import crc32c
 from tfrecord.writer import TFRecordWriter
 
+from xraylab.data.cache.build import pack_table
+from xraylab.data.datasets.mimic_tutorial import FEATURES, MimicTutorial
 from xraylab.data.findings import COMPETITION
+from xraylab.data.images.source import FileSource
+from xraylab.data.images.tfrecord import TFRecordSource
 from xraylab.data.integrity import examine
-from xraylab.data.mimic_tutorial import FEATURES, MimicTutorial
-from xraylab.data.packed import pack_table
-from xraylab.data.sources import FileSource
-from xraylab.data.table import assign_splits
-from xraylab.data.tfrecords import TFRecordSource
+from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
 
 

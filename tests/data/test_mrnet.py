@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from xraylab.data.mrnet import MRNet
+from xraylab.data.datasets.mrnet import MRNet
 from xraylab.errors import UserError
 
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from xraylab.data.mura import MURA, PARTS
-from xraylab.data.table import assign_splits
+from xraylab.data.datasets.mura import MURA, PARTS
+from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
 
 # split, body part, patient, study, label, views; patient 2 has two body parts, and two studies of one of them

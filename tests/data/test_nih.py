@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from conftest import noisy
 
-from xraylab.data import radiographs
+from xraylab.data.datasets import chest_xray as radiographs
+from xraylab.data.datasets.nih import NIH
 from xraylab.data.findings import COMPETITION
 from xraylab.data.findings import NIH as FINDINGS
 from xraylab.data.integrity import _found, examine
-from xraylab.data.nih import NIH
-from xraylab.data.table import assign_splits
+from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
 
 HEADER = (

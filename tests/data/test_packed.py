@@ -23,12 +23,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from xraylab.data import packed
-from xraylab.data.loading import Draw, StudyDataset, prepare
-from xraylab.data.mrnet import MRNet
-from xraylab.data.packed import PackedSource, pack_table
-from xraylab.data.sources import ArraySource, FileSource
-from xraylab.data.table import UNREADABLE, StudyTable
+from xraylab.data.batching import Draw, StudyDataset
+from xraylab.data.cache import build as packed
+from xraylab.data.cache.build import pack_table
+from xraylab.data.cache.source import PackedSource
+from xraylab.data.datasets.mrnet import MRNet
+from xraylab.data.images.source import ArraySource, FileSource
+from xraylab.data.preprocessing import prepare
+from xraylab.data.study_table import UNREADABLE, StudyTable
 from xraylab.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -324,8 +326,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_packed import table_of
-from xraylab.data import packed
-from xraylab.data.sources import FileSource
+from xraylab.data.cache import build as packed
+from xraylab.data.images.source import FileSource
 
 decode = FileSource._decode
 def slow(self, image):

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xraylab.data import radiographs
-from xraylab.data.radiographs import KINDS, differing, file_faults, find_list, joined, name_wrong, read_list, settled
+from xraylab.data.datasets import chest_xray as radiographs
+from xraylab.data.datasets.chest_xray import KINDS, differing, file_faults, find_list, joined, name_wrong, read_list, settled
 from xraylab.errors import UserError
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xraylab.data.loading import prepare
-from xraylab.data.sources import FileSource, NpySource, check_bits
+from xraylab.data.images.source import FileSource, NpySource, check_bits
+from xraylab.data.preprocessing import prepare
 from xraylab.errors import UserError
 
 

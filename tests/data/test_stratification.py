@@ -11,13 +11,14 @@ from omegaconf import OmegaConf
 
 from xraylab.assemble import split_table
 from xraylab.config.settings import check_config
-from xraylab.data.chest import write_nih
-from xraylab.data.chexpert import CheXpert
-from xraylab.data.csv_table import CsvTable
+from xraylab.data.datasets.chexpert import CheXpert
+from xraylab.data.datasets.csv_table import CsvTable
+from xraylab.data.datasets.mrnet import MRNet
+from xraylab.data.datasets.nih import NIH as ChestXray14
 from xraylab.data.findings import CHEXPERT, NIH
-from xraylab.data.mrnet import MRNet
-from xraylab.data.nih import NIH as ChestXray14
-from xraylab.data.table import assign_splits, in_parts, patients_of, places
+from xraylab.data.splits import assign_splits, in_parts, places
+from xraylab.data.study_table import patients_of
+from xraylab.data.synthetic.chest import write_nih
 from xraylab.journal import Journal, resumed_words
 from xraylab.run import differing
 

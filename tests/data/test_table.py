@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xraylab.data.table import StudyTable, assign_splits
+from xraylab.data.splits import assign_splits
+from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab.config.instantiate import build, plain
-from xraylab.data.reader import Reader
-from xraylab.data.table import StudyTable
+from xraylab.data.datasets.base import Reader
+from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.system.paths import ENVIRONMENT, conf_dir
 

@@ -15,9 +15,10 @@ from xraylab.system.progress import in_threads
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xraylab.data.reader import Published, Reader
-    from xraylab.data.sources import ImageSource
-    from xraylab.data.table import StudyTable
+    from xraylab.data.datasets.base import Reader
+    from xraylab.data.images.source import ImageSource
+    from xraylab.data.published import Published
+    from xraylab.data.study_table import StudyTable
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ def examine(reader: Reader, path: Path, read_images: bool = True) -> Findings:
     import pandas as pd
 
     from xraylab.config.dataset import no_study
-    from xraylab.data.table import BLANK, UNREADABLE
+    from xraylab.data.study_table import BLANK, UNREADABLE
 
     readers = reader.whole(path)
     tables = [r.read(path) for r in readers]
@@ -248,7 +249,7 @@ def image_numbers(table: StudyTable) -> tuple[list[int], list[str]]:
 
 def _read_images(tables: Sequence[StudyTable]) -> tuple[int, list[str], list[str]]:
     """Decode every image; how many files there were, those that cannot be read, and the images of one value."""
-    from xraylab.data.sources import of_one_value
+    from xraylab.data.images.source import of_one_value
 
     jobs = [
         (table.source, image)
@@ -310,7 +311,7 @@ def _strays(
     path: Path, tables: Sequence[StudyTable], lists: Sequence[str], faults: dict[str, list[str]]
 ) -> tuple[list[str], int]:  # fmt: skip
     """Files under a folder that are neither in the tables, nor lists, nor named as faulty; and the number of dotfiles."""
-    from xraylab.data.reader import SYNTHETIC_MARK
+    from xraylab.data.synthetic.mark import SYNTHETIC_MARK
     from xraylab.system.paths import LEAVINGS
 
     known = {os.path.abspath(path / name) for name in (*lists, SYNTHETIC_MARK)}

@@ -1,0 +1,478 @@
+"""The packed cache: prepared images of files in memory-mapped arrays, built once and shared by runs, processes and sweeps.
+
+A shard is a folder of one array and its index, for one published split and group of a dataset at one resolution:
+``<cache>/<dataset>/<split>_<group>_<size>[_rescaled]_<checksum>/{images.npy,index.json}``. The checksum covers place, size
+and times of change of every file, so a shard that is stale bears another name than the one that is looked for. A shard is
+built in ``<name>.partial`` and renamed, so one that is half-built is never found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed, wait
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from importlib import metadata
+from itertools import compress, repeat
+from pathlib import Path
+from threading import Event
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from xraylab.data.cache.source import FORMAT, PackedSource, _array, _json, _whole
+from xraylab.data.images.source import ImageSource, of_one_value
+from xraylab.data.preprocessing import EACH_AXIS, prepare
+from xraylab.data.study_table import BLANK, UNREADABLE, StudyTable, stop_or_skip
+from xraylab.errors import UserError, listed
+from xraylab.system.files import locked, write_text
+from xraylab.system.processes import cores
+from xraylab.system.progress import clock, data_size
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+STATS = 16  # files that are looked at together
+CHUNK = 64  # references that are read, written and marked as done together ...
+CHUNK_BYTES = 16_000_000  # ... or fewer, where they are large
+LOG_SECONDS = 10.0
+ELSEWHERE = "Go on without it by cache=off, or name another folder by cache=<folder> or $XRAYLAB_CACHE."
+
+
+def pack_table(
+    table: StudyTable, folder: Path, size: int | None, rescale: bool, on_error: str, workers: int | None = None,
+    resize: str = EACH_AXIS,
+) -> StudyTable:  # fmt: skip
+    """The table with a source of prepared images, from shards that are built where they are missing or stale.
+
+    Its images are what ``prepare(table.source.read(images), size, rescale, resize)`` gives, one reference at a time.
+
+    Args:
+        table: of files; shards follow its splits as published, so that seeds and folds share them.
+        folder: of the cache, shared by all datasets.
+        size, rescale, resize: see :func:`xraylab.data.preprocessing.prepare`.
+        on_error: ``stop``, or ``skip`` images that cannot be read, and studies left without any; ``problems`` names them.
+        workers: threads that read; None: one for every core.
+
+    Raises:
+        UserError: images cannot be read (all are named), or differ in size where none is set, or change meanwhile; the
+            cache cannot be written, or the disk is too small.
+    """
+    names: dict[tuple[str, str], dict[str, None]] = {}
+    published = "published" if "published" in table.frame else "split"
+    held_by = "parts" if table.parts else "group"  # so that studies of planes share the shards of each plane
+    for split, of, images in zip(*(table.frame[c] for c in (published, held_by, "images")), strict=True):
+        for image, name in zip(images, of if table.parts else repeat(of), strict=False):
+            names.setdefault((str(split), str(name)), {})[image] = None
+    place = folder / _safe(table.name)
+    shards = [_Shard(table, place, split, group, list(images), size, rescale, resize) for (split, group), images in names.items()]
+    shards.sort(key=lambda shard: shard.folder.name)  # the order in which every process takes their locks
+    missing = [shard for shard in shards if not shard.ready()]
+    if missing:
+        try:
+            _build(missing, place, workers or cores())
+        except OSError as error:
+            raise UserError(f"{folder}: the packed cache cannot be written: {error.strerror or error}. {ELSEWHERE}") from error
+
+    indexes = [shard.index() or {} for shard in shards]  # {}: deleted this moment, as PackedSource will say
+    _require_one_size({(i["shape"][1], i["shape"][2]) for i in indexes if i and i["shape"][0]})
+    faults = {name: reason for index in indexes for name, (reason, _) in index.get("unreadable", {}).items()}
+    unreadable = [f"{name} ({reason})" for name, reason in faults.items()]
+    stop_or_skip({UNREADABLE: unreadable}, on_error, _root(table.source), sum(map(len, names.values())), "images")
+    say_blank(table, [name for index in indexes for name in index.get("blank", ())])
+    source = PackedSource([shard.folder for shard in shards])
+    if not faults:
+        return replace(table, source=source)
+    frame = table.frame.copy()
+    readable = [[name not in faults for name in images] for images in frame["images"]]
+    for column in {"images", "views", "parts"} & set(frame):
+        kept = [tuple(compress(*pair)) for pair in zip(frame[column], readable, strict=True)]
+        frame[column] = pd.Series(kept, index=frame.index, dtype=object)
+    whole = np.array([set(of) >= set(table.parts) for of in frame["parts" if table.parts else "images"]]) & frame["images"].map(
+        bool
+    )
+    problems = {**table.problems, UNREADABLE: [*table.problems.get(UNREADABLE, []), *unreadable]}
+    if gone := frame.loc[~whole, "id"].astype(str).tolist():
+        lacks = f"of which {' or '.join(table.parts)} cannot be read" if table.parts else "of whose images none can be read"
+        problems[f"studies {lacks}"] = gone
+    return replace(table, frame=frame[whole].reset_index(drop=True), source=source, problems=problems)
+
+
+def say_blank(table: StudyTable, blank: Sequence[str]) -> None:
+    """Log which images of a table are of one value, if any is."""
+    if blank:
+        log.warning("%s: %d %s, trained on as they are: %s", table.name, len(blank), BLANK, listed(blank))
+
+
+class _Fault(NamedTuple):
+    """Why an image is missing from a shard; ``passing``: the system's fault rather than the file's, so try again."""
+
+    reason: str
+    passing: bool
+
+
+class _Shard:
+    """The images of one published split and group: what is looked for, and where."""
+
+    def __init__(
+        self, table: StudyTable, place: Path, split: str, group: str, references: list[str], size: int | None, rescale: bool,
+        resize: str,
+    ) -> None:  # fmt: skip
+        self.source, self.references = table.source, references
+        self.size, self.rescale, self.resize = size, rescale, resize
+        self.title = f"{split} {group}".strip()
+        self.colour = bool(getattr(self.source, "colour", False))
+        self.checksum, self.file_bytes = self.sum_of(references)
+        #: what shards of other content but the same purpose have in common
+        self.about = {
+            "dataset": table.name, "synthetic": table.synthetic, "root": _root(self.source), "split": split, "group": group,
+            "size": size, "rescale": rescale, "resize": resize, "colour": self.colour,
+        }  # fmt: skip
+        how = f"{'asis' if size is None else size}{'_rescaled' if rescale else ''}"
+        self.folder = place / f"{_safe(split)}_{_safe(group)}_{how}_{self.checksum[:16]}"
+        self.lock = self.folder.with_name(f"{self.folder.name}.lock")
+        self.partial = self.folder.with_name(f"{self.folder.name}.partial")
+
+    def sum_of(self, references: Iterable[str]) -> tuple[str, int]:
+        """SHA-256 of how images are made and of every file's place, bytes and times of change; and all their bytes."""
+        bits = getattr(self.source, "bits", None)
+        how = [FORMAT, type(self.source).__name__, _root(self.source), self.colour, bits, self.size, self.rescale, self.resize]
+        digest = hashlib.sha256(json.dumps(how).encode())
+
+        def stat(path: str) -> os.stat_result | None:
+            try:
+                return os.stat(path)
+            except OSError:
+                return None
+
+        references = sorted(references)
+        paths = [self._behind(reference) for reference in references]
+        files = list(dict.fromkeys(paths))  # a file may hold many references
+        with ThreadPoolExecutor(STATS) as pool:  # over a network, one by one takes minutes
+            stats = dict(zip(files, _mapped(pool, stat, files), strict=True))
+        for reference, path in zip(references, paths, strict=True):
+            if (found := stats[path]) is None:
+                digest.update(os.fsencode(f"\n{reference}\0missing"))
+            else:
+                when = f"{found.st_mtime_ns}\0{found.st_ctime_ns}"
+                digest.update(os.fsencode(f"\n{reference}\0{found.st_size}\0{when}"))
+        total = sum(found.st_size for found in stats.values() if found is not None)
+        return digest.hexdigest(), total
+
+    def _behind(self, reference: str) -> str:
+        path = self.source.path(reference)
+        if path is None:
+            raise ValueError(f"{reference}: there is no file behind it, so it cannot be told when it changes.")
+        return str(path)
+
+    def index(self) -> dict[str, Any] | None:
+        """What ``index.json`` says; None where the shard is not there, or not whole."""
+        index = _whole(self.folder)
+        return index if index is not None and index["checksum"] == self.checksum else None
+
+    def ready(self) -> bool:
+        """Whether the shard is whole, and nothing it lacks can be read by now."""
+        index = self.index()
+        return index is not None and not any(
+            passing and self.readable(name) for name, (_, passing) in index["unreadable"].items()
+        )
+
+    def readable(self, reference: str) -> bool:
+        """Whether a reference can be read."""
+        try:
+            return bool(self.prepared(reference).size)
+        except UserError:
+            return False
+
+    def prepared(self, reference: str) -> np.ndarray:
+        """uint8 (N,H,W[,3]) of one reference. Raises UserError: it cannot be read."""
+        images = self.source.read([reference])
+        arrays, ndim = (images, 2) if isinstance(images, list) else ([images], 3)
+        for array in arrays:
+            if array.dtype != np.uint8 or array.ndim != ndim + self.colour or array.size == 0:
+                raise UserError(f"{reference}: an array {array.dtype} {array.shape}, not one of images.")
+        return prepare(images, self.size, self.rescale, self.resize)
+
+    def measure(self, reference: str) -> tuple[int, int, int] | _Fault:
+        """(N,H,W) of one reference, prepared; or why there is none."""
+        try:
+            try:
+                count, height, width = self.source.shape(reference)
+            except Exception:  # what counts is whether the image can be read, not whether its header is understood
+                count, height, width = self.prepared(reference).shape[:3]
+            if count * height * width == 0:
+                raise UserError(f"{reference}: holds no image.")
+        except UserError as error:
+            return self.fault(reference, error)
+        return (count, height, width) if self.size is None else (count, self.size, self.size)
+
+    def fault(self, reference: str, error: UserError) -> _Fault:
+        """The reason of an error in a few words."""
+        words = str(error).splitlines()[0]
+        for prefix in (str(self.source.path(reference)), reference, str(getattr(self.source, "root", ""))):
+            words = words.removeprefix(f"{prefix}: ")
+        cause = error.__cause__
+        return _Fault(words.partition(". ")[0].rstrip("."), isinstance(cause, OSError) and cause.errno is not None)
+
+    def remove_stale(self) -> None:
+        """Delete shards, whole or not, that were made from this folder of files for the same purpose before files changed.
+
+        Those of other roots stay, and those of other studies of this root whose files are as they were.
+        """
+        for other in self.folder.parent.iterdir():
+            if other == self.folder:
+                continue
+            index = _json(other / "index.json") or _json(other / "plan.json")
+            if index is None or any(index.get(key) != value for key, value in self.about.items()):
+                continue
+            if self.sum_of([*index["images"], *index["unreadable"]])[0] == index["checksum"]:
+                continue
+            if other.suffix != ".partial":
+                shutil.rmtree(other, ignore_errors=True)
+                continue
+            with suppress(BlockingIOError), locked(other.with_suffix(".lock"), None):
+                shutil.rmtree(other, ignore_errors=True)
+
+
+class _Building:
+    """A shard being built, or built on: its plan, what of it is done, and the rest."""
+
+    def __init__(self, shard: _Shard, pool: ThreadPoolExecutor) -> None:
+        self.shard, self.stop = shard, Event()
+        if shard.folder.exists():
+            log.warning("%s is damaged, or was made when files could not be read, and is built again", shard.folder)
+            shutil.rmtree(shard.folder)
+        self.places: dict[str, tuple[int, int]] = {}
+        self.faults: dict[str, _Fault] = {}
+        self.blank: list[str] = []  # images of one value
+        self.sizes: set[tuple[int, int]] = set()
+        rows = 0
+        for reference, found in zip(shard.references, _mapped(pool, shard.measure, shard.references), strict=True):
+            if isinstance(found, _Fault):
+                self.faults[reference] = found
+            else:
+                self.places[reference] = (rows, found[0])
+                self.sizes.add(found[1:])
+                rows += found[0]
+        one = next(iter(self.sizes), (0, 0))  # where there are more, nothing is built
+        self.shape = (rows, *one, *([3] if shard.colour else []))
+        self.row_bytes = int(np.prod(self.shape[1:], dtype=np.int64))
+        self.chunks = self._cut()
+        self.done = self._done_before()
+
+    def _cut(self) -> list[list[str]]:
+        chunks: list[list[str]] = []
+        first = 0
+        for reference, (start, count) in self.places.items():
+            if not chunks or len(chunks[-1]) == CHUNK or (start + count - first) * self.row_bytes > CHUNK_BYTES:
+                chunks.append([])
+                first = start
+            chunks[-1].append(reference)
+        return chunks
+
+    def _plan(self) -> dict[str, Any]:
+        files = {"files": len(self.shard.references), "bytes": self.shard.file_bytes}
+        made = {"format": FORMAT, "version": metadata.version("xraylab"), "checksum": self.shard.checksum, "shape": self.shape}
+        return {**made, **self.shard.about, **files, "images": self.places, "unreadable": self.faults}
+
+    def _done_before(self) -> set[int]:
+        """Chunks that an interrupted build of the same plan has behind it; without one, none."""
+        partial = self.shard.partial
+        ours = json.loads(json.dumps({**self._plan(), "chunks": [len(chunk) for chunk in self.chunks]}))
+        plan = _json(partial / "plan.json") or {}
+        same = all(plan.get(key) == ours[key] for key in ("checksum", "shape", "images", "chunks"))
+        if not same or _array(partial / "images.npy", self.shape) is None:
+            shutil.rmtree(partial, ignore_errors=True)
+            return set()
+        done = set()
+        for line in (partial / "done.txt").read_text(encoding="utf-8").splitlines() if (partial / "done.txt").exists() else []:
+            with suppress(ValueError):  # an empty line, or one whose writing was cut short
+                number, faults, blank = json.loads(line)
+                done.add(int(number))
+                self.faults.update({name: _Fault(*fault) for name, fault in faults.items()})
+                self.blank += blank
+        return done
+
+    def images(self, numbers: Iterable[int]) -> int:
+        """How many images the chunks hold."""
+        return sum(self.places[reference][1] for number in numbers for reference in self.chunks[number])
+
+    def missing_bytes(self) -> int:
+        """What the disk has to take yet."""
+        there = self.shard.partial / "images.npy"
+        blocks = there.stat().st_blocks * 512 if there.exists() else 0
+        return max(self.shape[0] * self.row_bytes - blocks, 0)
+
+    def run(self, pool: ThreadPoolExecutor, progress: _Progress) -> None:
+        """Read what is not done yet, then give the shard its name."""
+        partial = self.shard.partial
+        if not partial.exists():
+            partial.mkdir()
+            np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, self.shape)
+            plan = {**self._plan(), "chunks": [len(chunk) for chunk in self.chunks]}
+            write_text(partial / "plan.json", json.dumps(plan))
+        chunks = {pool.submit(self._read, chunk): n for n, chunk in enumerate(self.chunks) if n not in self.done}
+        try:
+            with (partial / "done.txt").open("a", encoding="utf-8") as marks:
+                for future in as_completed(chunks):
+                    faults, blank = future.result()
+                    # on a line of its own, however the last one ended
+                    marks.write("\n" + json.dumps([chunks[future], faults, dict.fromkeys(blank)]))
+                    marks.flush()
+                    os.fsync(marks.fileno())
+                    self.faults.update(faults)
+                    self.blank += blank
+                    progress.add(self.images([chunks[future]]))
+        finally:
+            self.stop.set()
+            for future in chunks:
+                future.cancel()
+            wait(chunks)
+        self._finish()
+
+    def _read(self, references: list[str]) -> tuple[dict[str, _Fault], list[str]]:
+        """Read and write a chunk, which is then on the disk; the images that cannot be read, and those of one value."""
+        first = self.places[references[0]][0]
+        last, count = self.places[references[-1]]
+        rows = np.zeros((last + count - first, *self.shape[1:]), np.uint8)
+        faults, blank = {}, []
+        for reference in references:
+            if self.stop.is_set():
+                raise CancelledError
+            start, count = self.places[reference]
+            try:
+                images = self.shard.prepared(reference)
+                if images.shape != (count, *self.shape[1:]):
+                    raise UserError(f"{reference}: of shape {images.shape}, which is not what its header says.")
+                rows[start - first :][:count] = images
+                if of_one_value(images):
+                    blank.append(reference)
+            except UserError as error:
+                faults[reference] = self.shard.fault(reference, error)
+        # written, not mapped: a full disk is then an error and not the end of the process
+        with (self.shard.partial / "images.npy").open("r+b") as file:
+            file.seek(os.fstat(file.fileno()).st_size - (self.shape[0] - first) * self.row_bytes)
+            file.write(rows.data)
+            file.flush()
+            os.fsync(file.fileno())
+        return faults, blank
+
+    def _finish(self) -> None:
+        shard = self.shard
+        if shard.sum_of(shard.references)[0] != shard.checksum:
+            shutil.rmtree(shard.partial)
+            raise UserError(f"{_root(shard.source)}: files changed while they were packed. Start again when they are complete.")
+        images = {name: place for name, place in self.places.items() if name not in self.faults}
+        write_text(shard.partial / "index.json", json.dumps({**self._plan(), "images": images, "blank": sorted(self.blank)}))
+        os.rename(shard.partial, shard.folder)
+        for name in ("plan.json", "done.txt"):
+            (shard.folder / name).unlink(missing_ok=True)
+        shard.remove_stale()
+
+
+def _build(missing: list[_Shard], place: Path, workers: int) -> None:
+    """Build shards, or wait for the process that does.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        locks = {shard: stack.enter_context(ExitStack()) for shard in missing}
+        missing = []
+        for shard, held in locks.items():
+            held.enter_context(locked(shard.lock, f"packs {shard.about['dataset']}, {shard.title}"))
+            if shard.ready():  # another process has built it
+                held.close()
+            else:
+                missing.append(shard)
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        if missing:
+            log.info("looking at %s files to be packed", f"{sum(len(shard.references) for shard in missing):,}")
+        buildings = [_Building(shard, pool) for shard in missing]
+        _require_one_size({size for building in buildings for size in building.sizes})
+        _require_space(sum(b.missing_bytes() for b in buildings), place)
+        total = sum(b.shape[0] for b in buildings)
+        done = sum(b.images(b.done) for b in buildings)
+        if total:
+            size = missing[0].size
+            log.info(
+                "packing %s images of %s (%s) %s, %s, into %s%s",
+                f"{total:,}", missing[0].about["dataset"], listed((s.title for s in missing), 14),
+                "as they are" if size is None else f"at {size} pixels",
+                data_size(sum(b.shape[0] * b.row_bytes for b in buildings)), place,
+                f"; {done:,} of them are done" if done else "",
+            )  # fmt: skip
+        with _Progress(total, done) as progress:
+            for building in buildings:
+                building.run(pool, progress)
+                locks[building.shard].close()
+
+
+class _Progress:
+    """A bar on a terminal, else a line in the log every ten seconds: images done, images a second, time left."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total, self.done, self.before = total, done, done
+        self.start = self.said = time.monotonic()
+        self.bar = tqdm(total=total, initial=done, desc="packing", unit=" images", leave=False, dynamic_ncols=True,
+                        disable=not sys.stderr.isatty())  # fmt: skip
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.bar.close()
+        if kind is None and self.total:
+            log.info("packed in %s", clock(time.monotonic() - self.start))
+
+    def add(self, images: int) -> None:
+        """So many more are done."""
+        self.done += images
+        self.bar.update(images)
+        now = time.monotonic()
+        if self.bar.disable and now - self.said >= LOG_SECONDS:
+            self.said = now
+            rate = (self.done - self.before) / (now - self.start)
+            log.info("packing: %s of %s images, %.0f images/s, %s left",
+                     f"{self.done:,}", f"{self.total:,}", rate, clock((self.total - self.done) / rate))  # fmt: skip
+
+
+def _mapped(pool: ThreadPoolExecutor, function: Callable[[str], T], items: Sequence[str]) -> Iterator[T]:
+    """A function's results in order, a few thousand calls at a time: each that waits takes 2 kB."""
+    for start in range(0, len(items), 4096):
+        yield from pool.map(function, items[start : start + 4096])
+
+
+def _require_one_size(sizes: set[tuple[int, int]]) -> None:
+    if len(sizes) > 1:
+        found = listed([f"{height}x{width}" for height, width in sorted(sizes)], 6)
+        raise UserError(f"images of different sizes ({found}) cannot be packed: set image.size=<pixels>.")
+
+
+def _require_space(needed: int, place: Path) -> None:
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"{place}: the packed cache needs {data_size(needed)} ({needed} bytes), and {data_size(free)} ({free} bytes) are "
+            f"free. Make room, or set a smaller image.size. {ELSEWHERE}"
+        )
+
+
+def _root(source: ImageSource) -> str:
+    return str(Path(getattr(source, "root", "")).resolve())
+
+
+def _safe(name: str) -> str:
+    """A name for files; two names may become one, their checksums differ."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name)[:60].strip(".-") or "all"

@@ -1,0 +1,143 @@
+"""Where a dataset is found, and what every reader of one has in common."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from xraylab.data.published import Published
+from xraylab.data.study_table import StudyTable
+from xraylab.data.synthetic.mark import SAMPLE_VERSION
+from xraylab.errors import UserError
+from xraylab.system.paths import ENVIRONMENT, cache_dir, tree
+from xraylab.system.remote import local
+
+log = logging.getLogger(__name__)
+
+
+class Reader(ABC):
+    """Turns a downloaded tree into a study table. A dataset is one subclass, one YAML and one test.
+
+    Args:
+        root: the published folder or its parent, as a path or a URL of fsspec; ``sample`` for the embedded synthetic sample,
+            or None to look for it.
+        on_error: ``stop`` or ``skip`` studies that are wrong.
+        sample: arguments of :meth:`write_sample`.
+    """
+
+    #: settings that this data needs where they are not typed, e.g. the backbone's channels
+    settings: dict[str, Any]
+    published_name: str  # of the folder or file as published
+    other_names: tuple[str, ...] = ()  # of other releases that are read as well
+    expected: str  # the published tree, for messages
+    register: str  # where the data is to be had
+    heldout: str = "held-out"  # what the publication calls the held-out split
+
+    def __init__(self, root: str | None, on_error: str, sample: dict[str, Any] | None = None) -> None:
+        if on_error not in ("stop", "skip"):
+            raise UserError(f"dataset.on_error={on_error}: it is stop or skip.")
+        if root is not None and not isinstance(root, str):
+            raise UserError(f"dataset.root={root}: it is a path.")
+        self.root, self.on_error, self.sample = root, on_error, dict(sample or {})
+        self.settings = {}
+
+    @abstractmethod
+    def matches(self, path: Path) -> bool:
+        """Whether the path looks like the published folder or file."""
+
+    @abstractmethod
+    def read(self, path: Path) -> StudyTable:
+        """The studies of the dataset at a path that matches.
+
+        Raises:
+            UserError: files or rows are wrong and ``on_error`` is ``stop``.
+        """
+
+    @abstractmethod
+    def write_sample(self, parent: Path, **options: Any) -> Path:
+        """Write a synthetic dataset under ``parent`` in the published layout; returns its path."""
+
+    def whole(self, path: Path) -> list[Reader]:
+        """Readers that together read everything of the dataset at a path that matches, whatever the keys chose of it."""
+        return [self]
+
+    def published(self, table: StudyTable) -> list[Published]:
+        """What is published of the numbers of the dataset that was read."""
+        return []
+
+    def lists(self, path: Path) -> tuple[str, ...]:
+        """The files beside the images that belong to the dataset at a path that matches, relative to it."""
+        return ()
+
+    def find(self) -> Path | None:
+        """The dataset's path: ``root``, else under ``$XRAYLAB_DATA``, else under ``./data``; None: the embedded sample.
+
+        Raises:
+            UserError: ``root`` was given and is missing or does not match; or the dataset lies in one of the other places
+                and does not match.
+        """
+        if self.root == "sample":
+            return None
+        if self.root is not None:
+            given = local(self.root)
+            found = self._within(given)
+            if found is None:
+                raise UserError(self._no_match(given))
+            return found
+        for name, parent in ((f"${ENVIRONMENT}", os.environ.get(ENVIRONMENT)), ("./data", "data")):
+            if not parent:
+                continue
+            folder = Path(parent).expanduser()
+            if name != "./data" and not folder.is_dir():
+                raise UserError(f"{name}={parent}: there is no such folder. Mend or unset it.")
+            if (found := self._within(folder)) is not None:
+                return found
+            for half in (folder / name for name in (self.published_name, *self.other_names)):
+                if half.exists():  # half of the data must not become the sample
+                    raise UserError(self._no_match(half))
+        return None
+
+    def embedded(self, options: dict[str, Any]) -> Path:
+        """The embedded synthetic sample with these options, written on first use to the user's cache."""
+        parts = "_".join(f"{k}-{v}" for k, v in sorted(options.items())).replace(" ", "")
+        folder = cache_dir() / "samples" / f"{self.published_name}_v{SAMPLE_VERSION}_{parts}"
+        if (found := self._within(folder)) is not None:
+            return found
+        log.info("writing the synthetic sample to %s ...", folder)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+                self.write_sample(Path(partial) / "sample", **options)
+                with contextlib.suppress(FileExistsError, OSError):  # another process was faster
+                    (Path(partial) / "sample").rename(folder)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written: {error.strerror}. Name another cache by $XRAYLAB_CACHE.") from error
+        except TypeError as error:
+            raise UserError(f"dataset.sample: {error}") from error
+        found = self._within(folder)
+        if found is None:
+            raise UserError(f"{folder}: holds something else than the sample. Delete it.")
+        return found
+
+    def _within(self, path: Path) -> Path | None:
+        names = (self.published_name, *self.other_names)
+        nested = [p for name in names for p in sorted(path.glob(f"*/{name}"))] if path.is_dir() else []
+        for candidate in (path, *(path / name for name in names), *nested):
+            if candidate.exists() and self.matches(candidate):
+                return candidate
+        return None
+
+    def _no_match(self, given: Path) -> str:
+        found = tree(given) if given.exists() else "  (there is no such file or folder)"
+        asked = f"dataset.root={self.root}" if self.root is not None else str(given)
+        return (
+            f"{asked}: {self.published_name} is not there.\n"
+            f"expected:\n{self.expected.rstrip()}\nfound at {given.absolute()}:\n{found}\n"
+            f"The data: {self.register}\n"
+            "Without dataset.root, $XRAYLAB_DATA, then ./data, are searched, and else a synthetic sample is used."
+        )

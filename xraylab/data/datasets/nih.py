@@ -1,0 +1,164 @@
+"""NIH ChestX-ray14: chest X-rays labelled from their reports (Wang et al. 2017, arXiv:1705.02315).
+
+``images/00000001_000.png``, or ``images_001/images/…`` to ``images_012``. ``Data_Entry_2017_v2020.csv``, or without ``_v2020``,
+has a row an image with its findings joined by ``|``, which are positive; the others are negative. In some copies its header and
+its rows differ in length, for it has commas of its own. ``train_val_list.txt`` and ``test_list.txt`` name each split's images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xraylab.data.datasets.chest_xray import Problems, Radiographs, name_wrong, named, read_list, with_lines
+from xraylab.data.findings import NIH as FINDINGS
+from xraylab.data.findings import finding
+from xraylab.data.published import Published
+from xraylab.data.stratification import written
+from xraylab.data.study_table import ALL_LABELS, StudyTable
+from xraylab.errors import UserError
+
+ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+LISTS = {"train": "train_val_list.txt", "heldout": "test_list.txt"}
+NONE = "no_finding"
+IMAGE = r"\d+_\d+\.png"
+# published
+TOTALS = {None: {"images": 112120, "patients": 30805}, "train": {"images": 86524}, "heldout": {"images": 25596}}
+
+
+class NIH(Radiographs):
+    """Images of ChestX-ray14, each a study of its own; its group is its view, ap or pa."""
+
+    published_name = "ChestX-ray14"
+    other_names = ("CXR8", "NIH", "nih-chest-xrays")
+    expected = """
+  ChestX-ray14/
+    images/00000001_000.png     (or images_001/images/00000001_000.png ... images_012/)
+    Data_Entry_2017_v2020.csv   (or Data_Entry_2017.csv)
+    train_val_list.txt  test_list.txt"""
+    register = "free, https://nihcc.app.box.com/v/ChestXray-NIHCC"
+    heldout = "test"
+    known = FINDINGS
+    on_request = (NONE,)
+
+    def matches(self, path: Path) -> bool:
+        """A folder with the table and the lists of both splits."""
+        return _entries(path) is not None and all((path / name).is_file() for name in LISTS.values())
+
+    def read(self, path: Path) -> StudyTable:
+        """One row an image; the held-out split is the published test."""
+        problems: Problems = defaultdict(list)
+        file = path / str(_entries(path))
+        rows = read_list(file, ["Image Index", "Finding Labels", "Patient ID", "View Position"], problems, ragged=True)
+        names = rows["image_index"]
+        good = names.str.fullmatch(IMAGE).astype(bool)
+        name_wrong(names[~good], "an image", file.name, problems)
+        rows, names = rows[good], names[good]
+        twice = names.duplicated()
+        problems[f"images twice in {file.name}"] += with_lines(names[twice])
+        patient = rows["patient_id"].str.lstrip("0")
+        torn = (patient != names.str.partition("_")[0].str.lstrip("0")) & ~twice
+        problems[f"images of {file.name} whose name is not of their patient"] += with_lines(
+            names[torn] + " of Patient ID " + rows["patient_id"][torn]
+        )
+        keep = ~(twice | torn)
+        rows, names = rows[keep], names[keep]
+
+        splits = self._splits(path, names, problems)
+        values = self._values(rows["finding_labels"], names, file.name, problems)
+        folders = _folders(path)
+        views = rows["view_position"].str.lower()
+        images = pd.DataFrame(
+            {
+                "id": names,
+                "patient": rows["patient_id"],
+                "split": splits,
+                "view": views.where(views.isin(["ap", "pa"]), "other"),
+                "image": [f"{folders.get(name, 'images')}/{name}" for name in names],
+                **values,
+            }
+        )
+        usable = images["split"].notna() & ~np.isinf(values[list(self.findings)].to_numpy()).any(1)
+        return self.table(path, self.published_name, images[usable], problems)
+
+    def _splits(self, path: Path, names: pd.Series, problems: Problems) -> pd.Series:
+        """The split of each image; blank where it is in no list or in both."""
+        there = names.isin([])
+        both, wrong, splits = there, named(problems), names.where(there)
+        for split, file in LISTS.items():
+            listed = _names(path / file)
+            problems[f"images twice in {file}"] += listed[listed.duplicated()].tolist()
+            problems[f"images of {file} without a row"] += listed[~listed.isin(names) & ~listed.isin(wrong)].tolist()
+            here = names.isin(listed)
+            both, there = both | (there & here), there | here
+            splits[here] = split
+        problems[f"images in both {' and '.join(LISTS.values())}"] += names[both].tolist()
+        problems[f"images in neither {' nor '.join(LISTS.values())}"] += names[~there].tolist()
+        return splits.where(~both)
+
+    def _values(self, cells: pd.Series, names: pd.Series, name: str, problems: Problems) -> pd.DataFrame:
+        """Labels, float32, 1 or 0; infinite in rows whose cell is wrong, which are named; and ``ALL_LABELS``."""
+        codes, texts = pd.factorize(cells)
+        every = np.zeros((len(texts), len(FINDINGS)), np.float32)
+        table = np.full((len(texts), len(self.findings)), np.inf, np.float32)
+        kinds = (
+            "images of {} with a finding that is not known",
+            "images of {} with a finding and No Finding",
+            "images of {} without a label",
+        )
+        for k, text in enumerate(texts):
+            given = {finding(word) for word in text.split("|") if word.strip()}
+            faults = (given - {*FINDINGS, NONE}, NONE in given and len(given) > 1, not given)
+            for kind, fault in zip(kinds, faults, strict=True):
+                if fault:
+                    where = names[codes == k]
+                    problems[kind.format(name)] += [f"{image} ({text!r}, line {line})" for line, image in where.items()]
+            every[k] = [label in given for label in FINDINGS]
+            if not any(faults):
+                table[k] = [label in given for label in self.findings]
+        values = pd.DataFrame(table[codes], cells.index, list(self.findings))
+        return values.assign(**{ALL_LABELS: written(pd.DataFrame(every)).to_numpy(object)[codes]})
+
+    def published(self, table: StudyTable) -> list[Published]:
+        """Images and patients, and images by split."""
+        return [Published(unit, n, split) for split, of in TOTALS.items() for unit, n in of.items()]
+
+    def lists(self, path: Path) -> tuple[str, ...]:
+        """The table and the lists of both splits."""
+        return str(_entries(path)), *LISTS.values()
+
+    def write_sample(self, parent: Path, **options: Any) -> Path:
+        """See :func:`xraylab.data.synthetic.chest.write_nih`."""
+        from xraylab.data.synthetic.chest import write_nih
+
+        return write_nih(parent / self.published_name, **options)
+
+
+def _entries(path: Path) -> str | None:
+    return next((name for name in ENTRIES if (path / name).is_file()), None)
+
+
+def _folders(path: Path) -> dict[str, str]:
+    """The folder that each image lies in, relative to the dataset."""
+    with os.scandir(path) as entries:
+        tops = sorted(e.name for e in entries if e.name.startswith("images") and e.is_dir())
+    where: dict[str, str] = {}
+    for folder in [place for top in tops for place in (f"{top}/images", top)]:
+        if (path / folder).is_dir():
+            with os.scandir(path / folder) as entries:
+                where.update({e.name: folder for e in entries if e.name.endswith(".png") and e.name not in where})
+    return where
+
+
+def _names(path: Path) -> pd.Series:
+    """The names in a list, one a line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    return pd.Series([line.strip() for line in lines if line.strip()], dtype=object)
