@@ -19,10 +19,10 @@ from xraylab.data.study_table import StudyTable
 from xraylab.ensemble import Ensemble
 from xraylab.errors import Pruned, UserError
 from xraylab.journal import Journal, SweepJob
-from xraylab.losses import CrossEntropy, TwoSoftmax, WeightedBCE
+from xraylab.models.losses.cross_entropy import CrossEntropy, TwoSoftmax, WeightedBCE
+from xraylab.models.losses.focal import Focal
 from xraylab.pruning import MedianPruning
 from xraylab.system.paths import conf_dir
-from xraylab.uncertainty import Focal
 
 MACRO, LOSS = "valid/macro/auroc", "valid/loss"
 

@@ -18,8 +18,8 @@ from xraylab.config.settings import check_config
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.datasets.base import Reader
 from xraylab.errors import UserError
-from xraylab.losses import Loss
 from xraylab.models import Backbone, Pool
+from xraylab.models.losses.base import Loss
 from xraylab.system.paths import conf_dir
 from xraylab.system.processes import planned
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from xraylab.errors import UserError
-from xraylab.losses import CrossEntropy, TwoSoftmax, WeightedBCE
+from xraylab.models.losses.cross_entropy import CrossEntropy, TwoSoftmax, WeightedBCE
 
 NAN = float("nan")
 

@@ -13,12 +13,16 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.functional import cross_entropy
 
-from xraylab.adapting import derivatives
 from xraylab.data.images.source import ArraySource
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
-from xraylab.losses import BALANCES, WeightedBCE, spec
-from xraylab.uncertainty import Asymmetric, Focal, MultiClass, SelfTrained, Uncertainty
+from xraylab.models.losses.adaptive_weight import derivatives
+from xraylab.models.losses.base import BALANCES, spec
+from xraylab.models.losses.cross_entropy import WeightedBCE
+from xraylab.models.losses.focal import Asymmetric, Focal
+from xraylab.models.losses.multiclass import MultiClass
+from xraylab.models.losses.self_trained import SelfTrained
+from xraylab.models.losses.uncertain_labels import Uncertainty
 
 NAN = float("nan")
 NAMES = ["edema", "fracture", "atelectasis"]

@@ -39,10 +39,11 @@ from xraylab.evaluation import scored_labels
 from xraylab.exchange import trainer_options
 from xraylab.further import check_callbacks
 from xraylab.journal import objectives_of
-from xraylab.losses import Loss
 from xraylab.metrics import METRICS
 from xraylab.models import MaxProbability, StudyNet
-from xraylab.models.studynet import per_channel
+from xraylab.models.losses.base import Loss
+from xraylab.models.losses.self_trained import SelfTrained
+from xraylab.models.study_net import per_channel
 from xraylab.models.trial import lone_norms, require_features
 from xraylab.module import StudyModule, checkpoint_of, require_splits
 from xraylab.run import BEGUN, read_begun
@@ -51,7 +52,6 @@ from xraylab.system.paths import cache_dir
 from xraylab.system.processes import ALONE, Processes
 from xraylab.system.remote import is_url
 from xraylab.tables import read_table
-from xraylab.uncertainty import SelfTrained
 from xraylab.xla import device_options, on_tpu, precision_of_tpu, require_tpu, tpu_there
 
 log = logging.getLogger(__name__)
@@ -225,7 +225,7 @@ def fit_loss(loss: Loss, table: StudyTable, settings: Settings) -> tuple[StudyTa
     """Count a loss's balance on train; returns the table of what is trained on, the rows that were counted, and what they are.
 
     Raises:
-        UserError: see :meth:`xraylab.losses.Loss.fit`.
+        UserError: see :meth:`xraylab.models.losses.base.Loss.fit`.
     """
     groups = table.train_groups
     units = table.by_image() if settings.unit == "image" else table

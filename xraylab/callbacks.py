@@ -29,7 +29,7 @@ from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError
 from xraylab.exchange import abandon, gather, largest, rank, summed
 from xraylab.loggers import Wandb
-from xraylab.models.backbones import Backbone
+from xraylab.models.backbones.base import Backbone
 from xraylab.module import StudyModule
 from xraylab.system.files import write_text
 from xraylab.system.progress import clock

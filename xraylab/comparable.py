@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from xraylab.data.study_table import StudyTable
-    from xraylab.losses import Loss
+    from xraylab.models.losses.base import Loss
     from xraylab.space import Dimension
 
 WEIGHS = "its labels weigh otherwise (classes are balanced otherwise, or it is another loss)"

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from xraylab.adapting import derivatives
 from xraylab.calibration import scaled, sigmoid
 from xraylab.data.batching import Batch
 from xraylab.data.datamodule import StudyDataModule, batches_done
@@ -25,11 +24,12 @@ from xraylab.data.study_table import HELD_BACK
 from xraylab.errors import UserError, listed
 from xraylab.evaluation import quick_metrics, scored_labels
 from xraylab.exchange import from_first, gather, rank, summed, world
-from xraylab.losses import Loss, spec
-from xraylab.models.studynet import StudyNet
+from xraylab.models.losses.adaptive_weight import derivatives
+from xraylab.models.losses.base import Loss, spec
+from xraylab.models.losses.uncertain_labels import Uncertainty
+from xraylab.models.study_net import StudyNet
 from xraylab.operating import CHOSEN, read_chosen, temperatures_of
 from xraylab.run import refuse_foreign
-from xraylab.uncertainty import Uncertainty
 
 FORMAT = 2  # of the "xraylab" entry of a checkpoint
 

@@ -7,8 +7,8 @@ import torch
 
 from xraylab.errors import UserError
 from xraylab.models import CNN, AlexNet, MaxFeature, StudyNet, Timm
-from xraylab.models.backbones import LogSumExp
-from xraylab.models.weights import PROBE_SECONDS
+from xraylab.models.backbones.timm import LogSumExp
+from xraylab.models.backbones.weights import PROBE_SECONDS
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "densenet121", "vgg11"])

@@ -9,7 +9,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from xraylab.models.blank import WithoutBlank
+from xraylab.models.masked_batch_norm import WithoutBlank
 
 LAYERS = [nn.BatchNorm2d(3), nn.BatchNorm2d(3, affine=False, track_running_stats=False), BatchNormAct2d(3), nn.BatchNorm1d(3)]
 

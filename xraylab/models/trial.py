@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from xraylab.errors import UserError, listed
-from xraylab.models.backbones import Backbone, Timm
+from xraylab.models.backbones.base import Backbone
+from xraylab.models.backbones.timm import Timm
 
 
 def require_features(backbone: Backbone, height: int, width: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 if TYPE_CHECKING:
-    from xraylab.uncertainty import Uncertainty
+    from xraylab.models.losses.uncertain_labels import Uncertainty
 
 Logits = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # of batches: logits (B, outputs), raw labels (B,L)
 

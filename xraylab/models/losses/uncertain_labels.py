@@ -23,24 +23,23 @@ With p' held fixed, u minimises sum(KL(p' || u)), whose gradient in a is u - p':
 of EM for a shift of priors (Saerens et al. 2002, Neural Computation 14). The mean of m itself lies nearer to u, wherever that
 is, and to the share of certain labels; and the minimum of KL(u || m) is the sigmoid of a mean logit, which is no share.
 
-Adapting w: see :mod:`xraylab.adapting`.
+Adapting w: see :mod:`xraylab.models.losses.adaptive_weight`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from xraylab.data.findings import CHEXPERT, NIH, finding
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.losses import WeightedBCE
+from xraylab.models.losses.cross_entropy import WeightedBCE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -239,7 +238,7 @@ class Uncertainty(WeightedBCE):
 
     @torch.no_grad()
     def adapt(self, derivatives: Tensor) -> None:
-        """Move w; see :mod:`xraylab.adapting`.
+        """Move w; see :mod:`xraylab.models.losses.adaptive_weight`.
 
         Args:
             derivatives: (N,L), of each held-back study's loss along a step that lowers that of a finding's uncertain labels.
@@ -255,192 +254,6 @@ class Uncertainty(WeightedBCE):
         target, _ = self._plain(labels)
         positive, negative = self.curves(self.difference(logits))
         return torch.where(labels == -1, target * positive + (1 - target) * negative, 0)
-
-
-class Focal(Uncertainty):
-    """Focal loss (Lin et al. 2017, arXiv:1708.02002, eq. 5): l1 = alpha (1-p)^gamma * -log p, l0 = (1-alpha) p^gamma * -log(1-p).
-
-    Args:
-        gamma: at least 0; 0 is cross-entropy.
-        alpha: weight of positives, between 0 and 1; None: 1 for both classes.
-        options: of :class:`Uncertainty`.
-    """
-
-    def __init__(self, gamma: float = 2.0, alpha: float | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self.save_hyperparameters()
-        _refuse_learned(self, "focal")
-        if _number("loss.gamma", gamma) < 0:
-            raise UserError(f"loss.gamma={gamma}: it is at least 0.")
-        if alpha is not None and not 0 < _number("loss.alpha", alpha) < 1:
-            raise UserError(f"loss.alpha={alpha}: it is above 0 and below 1, or null.")
-        self.gamma = gamma
-        self.sides = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-
-    def curves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of logits (B,L) if their labels are positive, and if they are negative."""
-        x = _wide(x)
-        positive, negative = _focus(-x, self.gamma) * -logsigmoid(x), _focus(x, self.gamma) * -logsigmoid(-x)
-        return self.sides[0] * positive, self.sides[1] * negative
-
-
-class Asymmetric(Uncertainty):
-    """Asymmetric loss (Ridnik et al. 2021, arXiv:2009.14119, eq. 7).
-
-    l1 = (1-p)^gamma_pos * -log p; l0 = m^gamma_neg * -log(1-m) with m = max(p - margin, 0): negatives that are easy enough weigh
-    nothing.
-
-    Args:
-        gamma_pos, gamma_neg: at least 0.
-        margin: probability shift of negatives, at least 0 and below 1.
-        options: of :class:`Uncertainty`.
-    """
-
-    def __init__(self, gamma_pos: float = 0.0, gamma_neg: float = 4.0, margin: float = 0.05, **options: Any) -> None:
-        super().__init__(**options)
-        self.save_hyperparameters()
-        _refuse_learned(self, "asymmetric")
-        for name, value in (("gamma_pos", gamma_pos), ("gamma_neg", gamma_neg)):
-            if _number(f"loss.{name}", value) < 0:
-                raise UserError(f"loss.{name}={value}: it is at least 0.")
-        if not 0 <= _number("loss.margin", margin) < 1:
-            raise UserError(f"loss.margin={margin}: it is at least 0 and below 1.")
-        self.gamma_pos, self.gamma_neg, self.margin = gamma_pos, gamma_neg, margin
-
-    def curves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of logits (B,L) if their labels are positive, and if they are negative."""
-        x = _wide(x)
-        positive = _focus(-x, self.gamma_pos) * -logsigmoid(x)
-        if self.margin == 0:
-            return positive, _focus(x, self.gamma_neg) * -logsigmoid(-x)
-        shifted = torch.sigmoid(x) - self.margin
-        counts = shifted > torch.finfo(x.dtype).tiny
-        # the power of 0 has no finite gradient at exponents below 1
-        focus = torch.where(counts, shifted, 1) ** self.gamma_neg
-        # 1 - m as (1-p) + margin, which is above 0 where 1 - m is rounded to 0
-        rest = torch.where(counts, torch.sigmoid(-x) + self.margin, 1)
-        return positive, torch.where(counts, focus * -torch.log(rest), 0)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """float32 of halves, whose powers and logarithms would overflow; others as they are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _focus(x: Tensor, exponent: float) -> Tensor:
-    """sigmoid(x) ** exponent, at least 0; its gradient is finite where the sigmoid itself is rounded to 0."""
-    return torch.exp(exponent * logsigmoid(x))
-
-
-class SelfTrained(Uncertainty):
-    """Uncertain labels have the probabilities of a first model as targets (Irvin et al. 2019, section 3.1).
-
-    Args:
-        first: the first model's run, with ``predictions/train.csv``; None: it is trained first, ignoring uncertain labels, in
-            ``first/`` of the run.
-        options: of :class:`Uncertainty`, but u; the class balance counts uncertain labels as half positive.
-    """
-
-    def __init__(self, first: str | None = None, **options: Any) -> None:
-        if "u" in options or options.get("w") == ADAPTED:
-            raise UserError("loss=selftrained: the first model gives the targets u; loss.w is a number, or one by finding.")
-        super().__init__(**options)
-        self.save_hyperparameters()
-        self.hparams.pop("u")
-        self.first, self.given = first, "the first model's probability"
-
-    def _needs_rows(self) -> bool:
-        return True
-
-    def predictions(self) -> Path | None:
-        """The first model's table of the training studies.
-
-        Raises:
-            UserError: there is none.
-        """
-        if self.first is None:
-            return None
-        path = Path(self.first) / "predictions" / "train.csv"
-        if not path.is_file():
-            raise UserError(
-                f"loss.first={self.first}: there is no {path}. Train that run with save_train_predictions=true, or leave "
-                "loss.first=null, and it is trained first."
-            )
-        return path
-
-    def attach(self, units: StudyTable, predictions: pd.DataFrame | None = None) -> None:
-        """Take the first model's probabilities of the training studies.
-
-        Raises:
-            UserError: they are of other findings, or do not have every study with an uncertain label.
-        """
-        if predictions is None:
-            return
-        path, table = self.predictions(), predictions.set_index("id")
-        columns = [f"p_{label}" for label in units.labels]
-        if missing := [c for c in columns if c not in table]:
-            raise UserError(f"{path}: no column {listed(missing)}: the first model was trained for other findings.")
-        ids = units.frame["id"]
-        needed = (units.label_values() == -1).any(1) & (units.frame["split"] == "train").to_numpy() & ~ids.isin(table.index)
-        if needed.any():
-            raise UserError(
-                f"{path}: {int(needed.sum())} training studies with uncertain labels are not in it: {listed(ids[needed])}. "
-                "The first model must be trained on the same split."
-            )
-        self._rows = torch.from_numpy(table[columns].reindex(ids).to_numpy(np.float32, copy=True)).nan_to_num(0.5)
-
-
-class MultiClass(Uncertainty):
-    """Three softmax outputs a finding: negative, positive, uncertain; the last is dropped for the probability.
-
-    Irvin et al. 2019, section 3.1. The balance weighs negatives and positives; uncertain labels weigh w.
-
-    Args:
-        options: of :class:`Uncertainty`, but u.
-    """
-
-    def __init__(self, w: float | str | Mapping[str, Any] = 1.0, **options: Any) -> None:
-        if "u" in options or w == ADAPTED:
-            raise UserError("loss=multiclass: uncertain labels are a class, which has no target u and no adapted w.")
-        super().__init__(w=w, **options)
-        self.save_hyperparameters()
-        self.hparams.pop("u")
-
-    def outputs(self, num_labels: int) -> int:
-        """Three a finding."""
-        return 3 * num_labels
-
-    def softmax(self, num_labels: int) -> int:
-        """Three."""
-        return 3
-
-    def difference(self, logits: Tensor) -> Tensor:
-        """(B,L), positive minus negative of (B,3L): the logit of positive, given that it is certain."""
-        return logits[:, 1::3] - logits[:, 0::3]
-
-    def count(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Negatives and positives, unmentioned ones by their weight, float64 (L,)."""
-        negative, positive = WeightedBCE.count(self, labels)
-        return negative + self.blank_weight * np.isnan(labels).sum(0), positive
-
-    def total(
-        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
-        """sum(b * w * l), l the cross-entropy of three classes."""
-        uncertain = labels == -1
-        target, weight = self._plain(labels)
-        b = self.class_weights(group)
-        log_p = log_softmax(logits.unflatten(1, (-1, 3)), 2)
-        keep, move = 1 - self.label_smoothing / 2, self.label_smoothing / 2
-        t = keep * target + move * (1 - target)
-        certain = torch.where(target == 1, b[..., 1], b[..., 0]) * (t * log_p[..., 1] + (1 - t) * log_p[..., 0])
-        return -(weight * torch.where(uncertain, log_p[..., 2], certain)).sum()
-
-    def describe(self, names: Sequence[str], groups: Sequence[str] = ()) -> str:
-        """The policy and the balance in force, in words."""
-        w = _shown(names, [(v, v) for v in self.w.tolist()])
-        policy = f"uncertain labels: a class of their own, w={w}; unmentioned ones weigh {self.blank_weight:g} as negatives"
-        return policy if self.balance == "none" else f"{policy}; {WeightedBCE.describe(self, names, groups)}"
 
 
 def _refuse_learned(loss: Uncertainty, name: str) -> None:

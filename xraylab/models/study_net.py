@@ -13,8 +13,8 @@ from pytorch_lightning.core.mixins import HyperparametersMixin
 from torch import Tensor, nn
 
 from xraylab.errors import UserError
-from xraylab.models.backbones import Backbone
-from xraylab.models.blank import WithoutBlank
+from xraylab.models.backbones.base import Backbone
+from xraylab.models.masked_batch_norm import WithoutBlank
 from xraylab.models.pools import Pool
 
 

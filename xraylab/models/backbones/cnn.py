@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from xraylab.errors import UserError
-from xraylab.models import weights
-from xraylab.models.backbones import Backbone
+from xraylab.models.backbones import weights
+from xraylab.models.backbones.base import Backbone
 from xraylab.system.command_line import said
 
 POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}

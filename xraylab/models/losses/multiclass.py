@@ -1,0 +1,68 @@
+"""Uncertain as a class of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from xraylab.errors import UserError
+from xraylab.models.losses.cross_entropy import WeightedBCE
+from xraylab.models.losses.uncertain_labels import ADAPTED, Uncertainty, _shown
+
+
+class MultiClass(Uncertainty):
+    """Three softmax outputs a finding: negative, positive, uncertain; the last is dropped for the probability.
+
+    Irvin et al. 2019, section 3.1. The balance weighs negatives and positives; uncertain labels weigh w.
+
+    Args:
+        options: of :class:`Uncertainty`, but u.
+    """
+
+    def __init__(self, w: float | str | Mapping[str, Any] = 1.0, **options: Any) -> None:
+        if "u" in options or w == ADAPTED:
+            raise UserError("loss=multiclass: uncertain labels are a class, which has no target u and no adapted w.")
+        super().__init__(w=w, **options)
+        self.save_hyperparameters()
+        self.hparams.pop("u")
+
+    def outputs(self, num_labels: int) -> int:
+        """Three a finding."""
+        return 3 * num_labels
+
+    def softmax(self, num_labels: int) -> int:
+        """Three."""
+        return 3
+
+    def difference(self, logits: Tensor) -> Tensor:
+        """(B,L), positive minus negative of (B,3L): the logit of positive, given that it is certain."""
+        return logits[:, 1::3] - logits[:, 0::3]
+
+    def count(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Negatives and positives, unmentioned ones by their weight, float64 (L,)."""
+        negative, positive = WeightedBCE.count(self, labels)
+        return negative + self.blank_weight * np.isnan(labels).sum(0), positive
+
+    def total(
+        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
+        """sum(b * w * l), l the cross-entropy of three classes."""
+        uncertain = labels == -1
+        target, weight = self._plain(labels)
+        b = self.class_weights(group)
+        log_p = log_softmax(logits.unflatten(1, (-1, 3)), 2)
+        keep, move = 1 - self.label_smoothing / 2, self.label_smoothing / 2
+        t = keep * target + move * (1 - target)
+        certain = torch.where(target == 1, b[..., 1], b[..., 0]) * (t * log_p[..., 1] + (1 - t) * log_p[..., 0])
+        return -(weight * torch.where(uncertain, log_p[..., 2], certain)).sum()
+
+    def describe(self, names: Sequence[str], groups: Sequence[str] = ()) -> str:
+        """The policy and the balance in force, in words."""
+        w = _shown(names, [(v, v) for v in self.w.tolist()])
+        policy = f"uncertain labels: a class of their own, w={w}; unmentioned ones weigh {self.blank_weight:g} as negatives"
+        return policy if self.balance == "none" else f"{policy}; {WeightedBCE.describe(self, names, groups)}"
