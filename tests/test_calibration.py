@@ -9,7 +9,8 @@ import pytest
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import brier_score_loss, log_loss
 
-from xraylab.calibration import calibration, fit_temperature, logit, mean_logit, scaled
+from xraylab.evaluation.calibration import calibration, fit_temperature, scaled
+from xraylab.evaluation.probabilities import logit, mean_logit
 
 
 def made(seed, n=4000, sureness=1.0):

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from xraylab.card import BLANK, OWN, limits, write_card
-from xraylab.combination import IN_SAMPLE, Combination
-from xraylab.evaluation import evaluate_split, prediction_table
-from xraylab.metrics import number
-from xraylab.operating import judge
+from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination
+from xraylab.evaluation.evaluator import evaluate_split
+from xraylab.evaluation.metrics import number
+from xraylab.evaluation.operating_points import judge
+from xraylab.evaluation.predictions import prediction_table
 
 
 @pytest.fixture

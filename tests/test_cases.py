@@ -10,7 +10,7 @@ import pytest
 from xraylab.cases import ALL, KINDS, cases_section, choose_cases, listed_section, write_cases
 from xraylab.data.images.source import ImageSource
 from xraylab.data.study_table import StudyTable
-from xraylab.evaluation import prediction_table
+from xraylab.evaluation.predictions import prediction_table
 
 
 class Numbered(ImageSource):

@@ -15,18 +15,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from xraylab import combine, evaluate
-from xraylab.calibration import logit, sigmoid
 from xraylab.cases import choose_cases
-from xraylab.combination import IN_SAMPLE, Combination, read_combination, stack_of
 from xraylab.data.splits import in_parts
-from xraylab.ensemble import Ensemble, write_ensemble
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split, prediction_table
-from xraylab.joining import alike, mean_table, own_table, union_table, vote_table
+from xraylab.evaluation.ensembles.alignment import alike, mean_table, own_table, union_table, vote_table
+from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination, read_combination, stack_of
+from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
+from xraylab.evaluation.ensembles.stacking import fit_stack, stacked_table
+from xraylab.evaluation.evaluator import evaluate_split
+from xraylab.evaluation.predictions import prediction_table, read_table, scores, write_table
+from xraylab.evaluation.probabilities import logit, sigmoid
 from xraylab.page import write_report
-from xraylab.stacking import fit_stack, stacked_table
 from xraylab.system.paths import conf_dir
-from xraylab.tables import read_table, scores, write_table
 
 SCORED = {"blank": "ignore", "uncertain": "ignore"}
 

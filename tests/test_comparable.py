@@ -13,16 +13,18 @@ import yaml
 
 from xraylab import sweep_yaml
 from xraylab.assemble import to_be_measured
-from xraylab.comparable import deciding, measured, of_objective, said_of
 from xraylab.config.settings import sweep_of
 from xraylab.data.study_table import StudyTable
-from xraylab.ensemble import Ensemble
 from xraylab.errors import Pruned, UserError
+from xraylab.evaluation.ensembles.ensemble import Ensemble
+from xraylab.evaluation.objective import of_objective, said_of
 from xraylab.journal import Journal, SweepJob
 from xraylab.models.losses.cross_entropy import CrossEntropy, TwoSoftmax, WeightedBCE
 from xraylab.models.losses.focal import Focal
 from xraylab.pruning import MedianPruning
+from xraylab.sweeps.comparable import deciding
 from xraylab.system.paths import conf_dir
+from xraylab.training.measured import measured
 
 MACRO, LOSS = "valid/macro/auroc", "valid/loss"
 

@@ -19,11 +19,11 @@ from xraylab.cases import choose_cases
 from xraylab.curves import curve, scored
 from xraylab.data.splits import in_parts
 from xraylab.errors import UserError
-from xraylab.evaluation import clusters_of, evaluate_split, prediction_table, quick_metrics, scored_labels
-from xraylab.metrics import COUNTS, METRICS, number
+from xraylab.evaluation.evaluator import evaluate_split, quick_metrics
+from xraylab.evaluation.metrics import COUNTS, METRICS, number
+from xraylab.evaluation.paired_tests import compare
+from xraylab.evaluation.predictions import clusters_of, labels_of, prediction_table, read_table, scored_labels, write_table
 from xraylab.page import closing_table, macro_notes, tie_notes
-from xraylab.paired import compare
-from xraylab.tables import labels_of, read_table, write_table
 
 
 @pytest.fixture

@@ -7,9 +7,20 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from xraylab.intervals import LEAST, Clusters, Interval, average, binormal_variance, difference, exact, kappa, lacking, share
-from xraylab.metrics import METRICS, point
-from xraylab.statistics import delong
+from xraylab.evaluation.delong import delong
+from xraylab.evaluation.intervals import (
+    LEAST,
+    Clusters,
+    Interval,
+    average,
+    binormal_variance,
+    difference,
+    exact,
+    kappa,
+    lacking,
+    share,
+)
+from xraylab.evaluation.metrics import METRICS, point
 
 RATES = ("accuracy", "sensitivity", "specificity", "f1", "kappa")
 

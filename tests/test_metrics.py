@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from xraylab.intervals import Clusters, Interval, none
-from xraylab.metrics import METRICS, number, point, result, undefined, without_interval
+from xraylab.evaluation.intervals import Clusters, Interval, none
+from xraylab.evaluation.metrics import METRICS, number, point, result, undefined, without_interval
 
 REFERENCE = {
     "auroc": lambda y, p, w: sk.roc_auc_score(y, p, sample_weight=w),

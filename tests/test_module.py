@@ -19,7 +19,7 @@ from xraylab.data.datamodule import StudyDataModule
 from xraylab.data.datasets.mrnet import MRNet
 from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
-from xraylab.metrics import METRICS
+from xraylab.evaluation.metrics import METRICS
 from xraylab.models import Attention, MaxFeature, StudyNet, Timm
 from xraylab.models.losses.cross_entropy import WeightedBCE
 from xraylab.module import StudyModule

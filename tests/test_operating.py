@@ -10,10 +10,23 @@ import pytest
 from sklearn import metrics as sk
 
 from xraylab import card
-from xraylab.calibration import logit, scaled
-from xraylab.evaluation import evaluate_split, prediction_table
-from xraylab.intervals import Clusters
-from xraylab.operating import CELLS, FIXED, RATES, Rules, at_threshold, candidates, choose, judge, threshold_text, trivial
+from xraylab.evaluation.calibration import scaled
+from xraylab.evaluation.evaluator import evaluate_split
+from xraylab.evaluation.intervals import Clusters
+from xraylab.evaluation.operating_points import (
+    CELLS,
+    FIXED,
+    RATES,
+    Rules,
+    at_threshold,
+    candidates,
+    choose,
+    judge,
+    threshold_text,
+    trivial,
+)
+from xraylab.evaluation.predictions import prediction_table
+from xraylab.evaluation.probabilities import logit
 from xraylab.page import closing_table
 from xraylab.sections import operating_table
 

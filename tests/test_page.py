@@ -12,11 +12,11 @@ import pytest
 from conftest import TINY, train_run
 from PIL import Image
 
-from xraylab.evaluation import evaluate_split
-from xraylab.metrics import number
-from xraylab.operating import judge
+from xraylab.evaluation.evaluator import evaluate_split
+from xraylab.evaluation.metrics import number
+from xraylab.evaluation.operating_points import judge
+from xraylab.evaluation.predictions import write_table
 from xraylab.page import closing_table, write_report
-from xraylab.tables import write_table
 
 
 @pytest.fixture(scope="module")

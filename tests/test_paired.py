@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xraylab.evaluation import evaluate_split, prediction_table
-from xraylab.metrics import METRICS
-from xraylab.paired import compare, differences
-from xraylab.statistics import delong_p, mcnemar
+from xraylab.evaluation.delong import delong_p, mcnemar
+from xraylab.evaluation.evaluator import evaluate_split
+from xraylab.evaluation.metrics import METRICS
+from xraylab.evaluation.paired_tests import compare, differences
+from xraylab.evaluation.predictions import prediction_table
 
 
 def pair(seed=0, n=200, skill=(1.5, 1.0), per_patient=2):

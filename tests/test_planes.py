@@ -16,7 +16,7 @@ from torch import nn
 
 import xraylab
 from xraylab.assemble import assemble, resumed_config
-from xraylab.combine import combine, read_members
+from xraylab.combine import combine
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.batching import StudyDataset
 from xraylab.data.cache.build import pack_table
@@ -25,6 +25,7 @@ from xraylab.data.images.source import NpySource
 from xraylab.data.splits import assign_splits
 from xraylab.describe import describe
 from xraylab.errors import UserError
+from xraylab.evaluation.ensembles.members import read_members
 from xraylab.inference import Options, predict
 from xraylab.inference.inputs import LEFT_OUT, find_studies, with_parts
 from xraylab.models import CNN, Attention, MaxFeature, MaxProbability, MeanProbability, StudyNet

@@ -18,12 +18,12 @@ from sklearn.metrics import roc_auc_score
 
 import xraylab
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split
+from xraylab.evaluation.evaluator import evaluate_split
+from xraylab.evaluation.operating_points import decided, temperatures_of, thresholds_of
+from xraylab.evaluation.predictions import read_table, write_table
 from xraylab.inference import Options, chosen_of, predict, predict_all
 from xraylab.inference.inputs import FROM_THE_REST, LEFT_OUT, find_studies
-from xraylab.operating import decided, temperatures_of, thresholds_of
 from xraylab.submission import write_submission
-from xraylab.tables import read_table, write_table
 
 SMALL = [
     *TINY, "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small", "+backbone.kwargs.channels=[8,8,16,16]",
@@ -358,7 +358,7 @@ def test_calls_and_calibration_are_those_of_validation(here, mura, mura_root, tm
 
 def test_views_are_predicted_by_combinations_and_side_by_side(mura, mura_root, tmp_path, caplog):
     caplog.set_level("INFO", "xraylab")
-    from xraylab.combination import Combination, write_combination
+    from xraylab.evaluation.ensembles.combination import Combination, write_combination
 
     again = shutil.copytree(mura, tmp_path / "again")
     checkpoint = torch.load(again / "checkpoints" / "best.ckpt", weights_only=True)
@@ -387,7 +387,8 @@ def test_views_are_predicted_by_combinations_and_side_by_side(mura, mura_root, t
 @pytest.fixture(scope="module")
 def planes(tmp_path_factory, mrnet_root):
     """Runs on two planes of knees, and their stack."""
-    from xraylab.combine import combine, read_members
+    from xraylab.combine import combine
+    from xraylab.evaluation.ensembles.members import read_members
 
     home = tmp_path_factory.mktemp("planes")
     runs = [

@@ -11,9 +11,10 @@ from sklearn import metrics as sk
 
 from xraylab.curves import panels
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split, prediction_table
-from xraylab.metrics import number
-from xraylab.readers import judge_readers, read_readings
+from xraylab.evaluation.evaluator import evaluate_split
+from xraylab.evaluation.metrics import number
+from xraylab.evaluation.predictions import prediction_table
+from xraylab.evaluation.reader_study import judge_readers, read_readings
 from xraylab.sections import readers_table
 
 

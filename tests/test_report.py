@@ -17,12 +17,12 @@ from xraylab.comparison import write_comparison
 from xraylab.comparison_page import configurations
 from xraylab.curves import curve
 from xraylab.errors import UserError
-from xraylab.evaluation import by_unit, evaluate_split
-from xraylab.metrics import number
+from xraylab.evaluation.evaluator import by_unit, evaluate_split
+from xraylab.evaluation.metrics import number
+from xraylab.evaluation.paired_tests import compare
+from xraylab.evaluation.predictions import write_table
 from xraylab.page import closing_table
-from xraylab.paired import compare
 from xraylab.report import job, read_results
-from xraylab.tables import write_table
 
 
 def table(split, skill, seed, n=120):

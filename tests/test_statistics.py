@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from xraylab.statistics import delong, delong_p, mcnemar
+from xraylab.evaluation.delong import delong, delong_p, mcnemar
 
 # Albumin, total protein, K-G score and outcome of 43 patients: DeLong et al. (1988), as printed in the SAS/STAT User's
 # Guide, LOGISTIC Procedure, "Comparing Receiver Operating Characteristic Curves". Low albumin, low protein and a high

@@ -13,10 +13,10 @@ from sklearn.metrics import roc_auc_score
 
 from xraylab import evaluate
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split
-from xraylab.stacking import fit_stack
+from xraylab.evaluation.ensembles.stacking import fit_stack
+from xraylab.evaluation.evaluator import evaluate_split
+from xraylab.evaluation.predictions import labels_of, read_table, write_table
 from xraylab.system.paths import conf_dir
-from xraylab.tables import labels_of, read_table, write_table
 
 HEADER = "id,patient,group,split,p_acl,y_acl,p_tear,y_tear"
 ROWS = ["a,1,knee,test,0.9,1,0.2,0", "b,1,knee,test,0.1,0,0.3,-1", "c,2,knee,test,0.4,0,1e-3,"]

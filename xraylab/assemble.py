@@ -23,7 +23,6 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from xraylab.averaging import StochasticWeightAveraging
 from xraylab.callbacks import Unfreeze, early_stopping
-from xraylab.comparable import measured
 from xraylab.config.dataset import find_data, read
 from xraylab.config.instantiate import build, plain
 from xraylab.config.resume import existing_run
@@ -35,11 +34,11 @@ from xraylab.data.images.source import of_one_value
 from xraylab.data.splits import assign_splits, hold_back
 from xraylab.data.study_table import HELD_BACK, StudyTable
 from xraylab.errors import Stopped, UserError, did_you_mean, listed
-from xraylab.evaluation import scored_labels
+from xraylab.evaluation.metrics import METRICS
+from xraylab.evaluation.objective import objectives_of
+from xraylab.evaluation.predictions import read_table, scored_labels
 from xraylab.exchange import trainer_options
 from xraylab.further import check_callbacks
-from xraylab.journal import objectives_of
-from xraylab.metrics import METRICS
 from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.losses.base import Loss
 from xraylab.models.losses.self_trained import SelfTrained
@@ -51,7 +50,7 @@ from xraylab.system.command_line import said
 from xraylab.system.paths import cache_dir
 from xraylab.system.processes import ALONE, Processes
 from xraylab.system.remote import is_url
-from xraylab.tables import read_table
+from xraylab.training.measured import measured
 from xraylab.xla import device_options, on_tpu, precision_of_tpu, require_tpu, tpu_there
 
 log = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class Job:
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What it is judged on, see :mod:`xraylab.comparable`."""
+        """What it is judged on, see :mod:`xraylab.evaluation.objective`."""
         counts_as = self.settings.evaluate
         return measured(self.table, self.module.loss, counts_as.blank, counts_as.uncertain, self.settings.unit)
 
@@ -237,7 +236,7 @@ def fit_loss(loss: Loss, table: StudyTable, settings: Settings) -> tuple[StudyTa
 
 
 def to_be_measured(cfg: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
-    """What the run of a configuration would be judged on, see :mod:`xraylab.comparable`; nothing but its table is read.
+    """What the run of a configuration would be judged on, see :mod:`xraylab.evaluation.objective`; nothing but its table is read.
 
     Raises:
         UserError: something in the configuration or the data is wrong.

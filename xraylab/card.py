@@ -10,11 +10,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from xraylab.combination import IN_SAMPLE, Combination
 from xraylab.data.study_table import SYNTHETIC
-from xraylab.evaluation import choices, in_sample
-from xraylab.metrics import COUNTS, how_intervals, number, without_interval
-from xraylab.operating import threshold_text, trivial
+from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination
+from xraylab.evaluation.evaluator import choices, in_sample
+from xraylab.evaluation.metrics import COUNTS, how_intervals, number, without_interval
+from xraylab.evaluation.operating_points import threshold_text, trivial
 from xraylab.run import read_config
 from xraylab.system.files import write_text
 

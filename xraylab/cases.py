@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.study_table import StudyTable
-from xraylab.evaluation import THRESHOLD, scored_labels
+from xraylab.evaluation.predictions import THRESHOLD, labels_of, log_odds, scored_labels
 from xraylab.system.files import beside
-from xraylab.tables import labels_of, log_odds
 
 FOLDER = Path("figures") / "cases"
 EACH = 12  # cases of a finding where nobody says how many
@@ -35,7 +34,7 @@ def choose_cases(
     Args:
         table: by study.
         each: at most this many of a finding, and no more than 60 of all.
-        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.scored_labels`.
+        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.predictions.scored_labels`.
         threshold: a study is called positive at or above it.
 
     Returns:
@@ -135,7 +134,7 @@ def listed_section(table: pd.DataFrame, split: str, data: str, blank: str, uncer
     Args:
         table: by study.
         data: what the studies are of.
-        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.scored_labels`.
+        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.predictions.scored_labels`.
     """
     cases = choose_cases(table, EACH, blank, uncertain)
     if cases.empty:

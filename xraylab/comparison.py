@@ -13,10 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
-from xraylab.comparable import of_run
 from xraylab.comparison_page import beside, page
 from xraylab.errors import UserError, listed
-from xraylab.pairing import Result, own_words, paired
+from xraylab.evaluation.objective import of_run
+from xraylab.evaluation.paired_comparison import Result, own_words, paired
 from xraylab.system.files import write_json, write_text
 
 OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union", "stack"}
@@ -35,7 +35,8 @@ class Comparison(Callback):
     """Hydra's hook after a job, whether it failed or not, so that a sweep that is cut off is compared as far as it came.
 
     Args:
-        ensembles: name -> arguments of :class:`xraylab.ensemble.Ensemble`; each is made as soon as its members are there.
+        ensembles: name -> arguments of :class:`xraylab.evaluation.ensembles.ensemble.Ensemble`; each is made as soon as its
+            members are there.
         published: AUROCs to show beside those of runs, ``{"note": whose, "data": the beginning of the data's name, "n": studies,
             "rows": {overrides: {finding: value}}}``; a row belongs to the runs that have all these overrides, as ``loss=ignore``.
             Where data or n are others, they are shown below, and said to be of other data.
@@ -79,8 +80,8 @@ class Comparison(Callback):
 
 def _record_ensembles(folder: Path, ensembles: Mapping[str, Mapping[str, Any]]) -> None:
     """Log a multirun's ensembles where its runs were logged."""
-    from xraylab.combination import read_combination
     from xraylab.dashboards import record_made
+    from xraylab.evaluation.ensembles.combination import read_combination
 
     for name, options in ensembles.items():
         directory = folder / "ensembles" / name
@@ -110,7 +111,7 @@ def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def text_table(folder: Path) -> str:
     """The runs and ensembles of a comparison by study, on the test split if there is one, in a few lines of text."""
-    from xraylab.evaluation import all_selected_on, choices
+    from xraylab.evaluation.evaluator import all_selected_on, choices
 
     published = (
         check_published(json.loads((folder / GIVEN).read_text(encoding="utf-8"))["published"])
@@ -206,7 +207,7 @@ def write_comparison(
     """
     from xraylab.config.instantiate import plain
     from xraylab.data.study_table import SYNTHETIC
-    from xraylab.ensemble import Ensemble, write_ensemble
+    from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
     from xraylab.page import write_report
 
     runs, waiting = finished(folder)
@@ -285,8 +286,8 @@ def write_results(
         reference: the result with which others are compared; None: in each split the run of highest macro AUROC.
     """
     from xraylab.data.study_table import SYNTHETIC
-    from xraylab.evaluation import by_unit, in_sample
-    from xraylab.paired import differences
+    from xraylab.evaluation.evaluator import by_unit, in_sample
+    from xraylab.evaluation.paired_tests import differences
 
     synthetic = any(r.evaluation["data"] == SYNTHETIC for r in results)
     pairs, left_out = paired(results, reference) if ended else ({}, [])

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xraylab.evaluation.paired_comparison import Pair, Result, own_words
 from xraylab.overlay import overlaid, trainings
-from xraylab.pairing import Pair, Result, own_words
 from xraylab.system.command_line import command_line, word
 
 NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
@@ -29,7 +29,7 @@ def page(
         published: AUROCs to show beside, see :class:`xraylab.comparison.Comparison`.
         pairs: differences by job and split.
     """
-    from xraylab.evaluation import all_selected_on, by_unit, choices
+    from xraylab.evaluation.evaluator import all_selected_on, by_unit, choices
     from xraylab.page import STYLE
 
     jobs = [r for r in results if "members" not in r.evaluation]
@@ -71,7 +71,7 @@ def page(
 
 def _said(results: Sequence[Result]) -> str:
     """What results say of their scoring and making, each sentence once."""
-    from xraylab.evaluation import by_unit
+    from xraylab.evaluation.evaluator import by_unit
     from xraylab.page import scoring, tie_notes
 
     said: dict[str, list[str]] = {}
@@ -138,7 +138,7 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
-    from xraylab.metrics import METRICS, number, without_interval
+    from xraylab.evaluation.metrics import METRICS, number, without_interval
 
     rows = []
     for r, result in of:
@@ -154,7 +154,7 @@ def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
 
 def _joined(evaluation: dict[str, Any]) -> list[str]:
     """How an ensemble's members are joined, where that is not one way for every study and finding."""
-    from xraylab.combination import Combination
+    from xraylab.evaluation.ensembles.combination import Combination
 
     said = Combination.of_record(evaluation["combination"]).said() if "combination" in evaluation else []
     if chosen := evaluation.get("combination", {}).get("chosen"):
@@ -170,7 +170,7 @@ def _joined(evaluation: dict[str, Any]) -> list[str]:
 
 def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published: Mapping[str, Any], same: bool) -> str:
     """AUROC by run and finding, the best of each finding bold; nothing where there is one finding."""
-    from xraylab.metrics import number
+    from xraylab.evaluation.metrics import number
 
     labels = list(dict.fromkeys(label for _, x in of for label in x["labels"]))
     if len(labels) < 2:
@@ -209,7 +209,7 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
 
 def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pairs: Mapping[str, Pair]) -> str:
     """Each run minus the one it is compared with, paired: the macro AUROC, and by finding what is tested; empty of one run."""
-    from xraylab.metrics import how_intervals
+    from xraylab.evaluation.metrics import how_intervals
 
     if len(pairs) < 2:
         return ""
@@ -270,7 +270,7 @@ def _p(value: float | None) -> str:
 
 def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     """ECE and Brier score by run and finding."""
-    from xraylab.metrics import number
+    from xraylab.evaluation.metrics import number
 
     rows = []
     for r, result in of:
@@ -283,7 +283,7 @@ def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> s
 
 def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     """Mean and standard deviation over the runs that differ in their seed alone; nothing where none do."""
-    from xraylab.metrics import METRICS
+    from xraylab.evaluation.metrics import METRICS
 
     alike: dict[str, dict[str, dict[str, Any]]] = {}
     for r, result in of:
@@ -305,7 +305,7 @@ def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> st
 
 def _groups(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     """AUROC and kappa by group, where a result has several and one label."""
-    from xraylab.metrics import number
+    from xraylab.evaluation.metrics import number
 
     names = sorted({g for _, x in of for g in x["groups"]})
     shares = any(sum(g in x["groups"] for _, x in of) > 1 for g in names)

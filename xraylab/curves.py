@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.study_table import SYNTHETIC
-from xraylab.evaluation import likeliest, scored_labels
-from xraylab.metrics import number
-from xraylab.operating import scored_rows
+from xraylab.evaluation.evaluator import likeliest
+from xraylab.evaluation.metrics import number
+from xraylab.evaluation.predictions import labels_of, scored_labels, scored_rows, scores
 from xraylab.sections import COLUMNS, panel_grid, points_legend, roc_points, spaced
-from xraylab.tables import labels_of, scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +63,7 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
     Args:
         kind: ``roc`` or ``pr``.
         table: a prediction table.
-        result: its evaluation, see :func:`xraylab.evaluation.evaluate_split`.
+        result: its evaluation, see :func:`xraylab.evaluation.evaluator.evaluate_split`.
         where: what the title says of the data.
         blank, uncertain: as in the evaluation.
     """
@@ -165,7 +164,7 @@ def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, blank: st
 
 
 def scored(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
-    """Truth, 0/1, and what ranks the rows whose label is scored, (M,), see :func:`xraylab.tables.scores`."""
+    """Truth, 0/1, and what ranks the rows whose label is scored, (M,), see :func:`xraylab.evaluation.predictions.scores`."""
     truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
     rows = (truth == 0) | (truth == 1)
     return truth[rows].astype(int), scores(table, label)[rows]

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xraylab.comparable import said_of
 from xraylab.data.study_table import SYNTHETIC
-from xraylab.evaluation import THRESHOLD, by_unit, in_sample
-from xraylab.metrics import METRICS
+from xraylab.evaluation.evaluator import by_unit, in_sample
+from xraylab.evaluation.metrics import METRICS
+from xraylab.evaluation.objective import said_of
+from xraylab.evaluation.predictions import THRESHOLD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,8 +132,8 @@ def ranked_cases(directory: Path) -> pd.DataFrame | None:
     """
     import pandas as pd
 
-    from xraylab.calibration import logit
     from xraylab.cases import FOLDER
+    from xraylab.evaluation.probabilities import logit
 
     path = directory / FOLDER / "cases.csv"
     if not path.is_file():

@@ -264,9 +264,9 @@ def write(found: Description, directory: Path, path: Path, splits: str, command:
         splits: how they were assigned.
         command: that was typed.
     """
+    from xraylab.evaluation.predictions import write_table
     from xraylab.page import STYLE
     from xraylab.system.files import write_text
-    from xraylab.tables import write_table
 
     tables = {"counts": found.counts, "images_per_study": found.per_study, "image_sizes": found.sizes}
     if found.per_patient is not None:

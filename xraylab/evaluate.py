@@ -113,13 +113,13 @@ def evaluate_table(cfg: DictConfig) -> None:
     from xraylab.config.settings import rules_of, scoring_of, several
     from xraylab.data.splits import require_apart
     from xraylab.data.study_table import SYNTHETIC
-    from xraylab.operating import Rules
+    from xraylab.evaluation.operating_points import Rules
+    from xraylab.evaluation.predictions import SELECTED_ON, labels_of, read_table
+    from xraylab.evaluation.reader_study import read_readings
+    from xraylab.evaluation.results import evaluate_tables, write_records
     from xraylab.page import closing_table, write_report
-    from xraylab.readers import read_readings
-    from xraylab.results import evaluate_tables, write_records
     from xraylab.run import new_run_dir
     from xraylab.system.files import new_folder
-    from xraylab.tables import SELECTED_ON, labels_of, read_table
 
     started = time.monotonic()
     given = Path(cfg.table)
@@ -170,7 +170,7 @@ def evaluate_table(cfg: DictConfig) -> None:
 
 
 def _refuse_keys_of_tables(cfg: DictConfig) -> None:
-    from xraylab.tables import COLUMNS, SELECTED_ON
+    from xraylab.evaluation.predictions import COLUMNS, SELECTED_ON
 
     if cfg.output is not None:
         raise UserError(f"output={cfg.output}: it is for table=…; a run's evaluation is written into the run.")

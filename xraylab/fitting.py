@@ -19,7 +19,6 @@ from pytorch_lightning.loggers import Logger
 
 from xraylab.assemble import Job
 from xraylab.averaging import weights_in_words
-from xraylab.calibration import sigmoid
 from xraylab.callbacks import History, Interrupted, RunningLoss, StopOnInterrupt, StudyProgress, early_stopping
 from xraylab.cases import write_cases
 from xraylab.checkpoint_files import CheckpointFiles
@@ -27,17 +26,18 @@ from xraylab.config.instantiate import build
 from xraylab.config.settings import mode_of, parse_interval
 from xraylab.dashboards import group_of, tags_of
 from xraylab.errors import UserError
-from xraylab.evaluation import evaluate_split, prediction_table, raw_counts
+from xraylab.evaluation.evaluator import evaluate_split, raw_counts
+from xraylab.evaluation.operating_points import CHOSEN, Rules, judge
+from xraylab.evaluation.predictions import prediction_table, write_table
+from xraylab.evaluation.probabilities import sigmoid
+from xraylab.evaluation.reader_study import judge_readers
 from xraylab.exchange import gather, rank, trainer_options
 from xraylab.guards import FiniteLoss, make_profiler
 from xraylab.loggers import TensorBoard, Wandb
 from xraylab.module import checkpoint_of, read_checkpoint, require_finite, require_splits
-from xraylab.operating import CHOSEN, Rules, judge
-from xraylab.readers import judge_readers
 from xraylab.system.files import write_json
 from xraylab.system.remote import RunUpload
 from xraylab.system.signals import keep_from
-from xraylab.tables import write_table
 from xraylab.xla import XLACheckpointFiles, device_options, on_tpu
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xraylab.assemble import hardware, split_table
-from xraylab.calibration import sigmoid
-from xraylab.combination import Combination, read_combination
 from xraylab.config.dataset import find_data
 from xraylab.config.instantiate import build, plain
 from xraylab.config.settings import check_config
@@ -24,14 +22,15 @@ from xraylab.data.images.dicom import dicom_layouts, is_dicom
 from xraylab.data.images.source import AnyFileSource
 from xraylab.data.study_table import SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
-from xraylab.evaluation import prediction_table
+from xraylab.evaluation.ensembles.alignment import alike
+from xraylab.evaluation.ensembles.combination import Combination, read_combination
+from xraylab.evaluation.operating_points import CHOSEN, read_chosen
+from xraylab.evaluation.predictions import COLUMNS, PREFIXES, prediction_table, read_table
+from xraylab.evaluation.probabilities import sigmoid
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
-from xraylab.joining import alike
 from xraylab.module import StudyModule, checkpoint_of, load_module, read_checkpoint
-from xraylab.operating import CHOSEN, read_chosen
 from xraylab.reading import View, predict_rows
 from xraylab.run import short_names
-from xraylab.tables import COLUMNS, PREFIXES, read_table
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +155,8 @@ def run_labels(run: Path, checkpoint: str = "best") -> list[str]:
 
 
 def chosen_of(run: Path, checkpoint: str = "best") -> dict[str, Any]:
-    """The thresholds and temperatures that were chosen for a run's probabilities, see :mod:`xraylab.operating`; empty: unknown.
+    """The thresholds and temperatures that were chosen for a run's probabilities, see :mod:`xraylab.evaluation.operating_points`;
+    empty: unknown.
 
     Raises:
         UserError: there is no such checkpoint, or what was chosen cannot be read.

@@ -12,11 +12,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from xraylab.comparable import deciding, of_objective, reason
-from xraylab.config.settings import Sweep, mode_of
-from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.metrics import METRICS
+from xraylab.config.settings import mode_of
+from xraylab.errors import UserError, listed
+from xraylab.evaluation.objective import of_objective, reason
 from xraylab.run import how_it_went, read_record
+from xraylab.sweeps.comparable import deciding
 from xraylab.system.command_line import alone, command_line, flags, value_of, word
 from xraylab.system.files import write_json
 
@@ -34,7 +34,7 @@ class SweepJob:
     params: dict[str, Any] = field(default_factory=dict)  # as drawn; of a grid, none
     state: str = "waiting"  # running, finished, pruned, failed, stopped
     scores: list[float | None] = field(default_factory=list)  # of the objectives
-    measured: list[str | None] = field(default_factory=list)  # what each is measured on, see xraylab.comparable
+    measured: list[str | None] = field(default_factory=list)  # what each is measured on, see xraylab.evaluation.objective
     reason: str | None = None  # of a failure, or of a value that is not there
 
 
@@ -167,35 +167,6 @@ class Journal:
 
 def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))
-
-
-def objectives_of(sweep: Sweep, monitor: str) -> list[str]:
-    """What chooses the best job.
-
-    Raises:
-        UserError: there is no such metric, or it is of test and that was not allowed, or it cannot prune.
-    """
-    given = [sweep.objective] if isinstance(sweep.objective, str) else sweep.objective or [monitor]
-    key = "sweep.objective" if sweep.objective else "monitor"
-    for objective in given:
-        split, _, rest = objective.partition("/")
-        label, _, metric = rest.rpartition("/")
-        if objective != "valid/loss" and not (split in ("valid", "test") and label and metric in METRICS):
-            known = ["valid/loss", *(f"valid/macro/{m}" for m in METRICS)]
-            raise UserError(
-                f"{key}={objective}: there is no such metric.{did_you_mean(objective, known)} It is "
-                f"<split>/<label or macro>/<metric>, and metrics are {', '.join(METRICS)}; or valid/loss."
-            )
-        if split == "test" and not sweep.objective_on_test:
-            raise UserError(
-                f"{key}={objective}: a job that is chosen on test is not judged by it any more. "
-                f"Choose on valid (valid/{rest}), or say sweep.objective_on_test=true."
-            )
-    if len(set(given)) < len(given):
-        raise UserError(f"sweep.objective={given}: one is there twice.")
-    if sweep.prune and (len(given) > 1 or not given[0].startswith("valid/")):
-        raise UserError(f"sweep.prune: jobs are given up by one objective of valid, not by {' and '.join(given)}.")
-    return given
 
 
 def objective_of(run: Path, objective: str) -> tuple[float | None, str | None]:

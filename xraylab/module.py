@@ -15,20 +15,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from xraylab.calibration import scaled, sigmoid
 from xraylab.data.batching import Batch
 from xraylab.data.datamodule import StudyDataModule, batches_done
 from xraylab.data.images.source import Images
 from xraylab.data.preprocessing import EACH_AXIS, SHORTER_SIDE, pack, prepare
 from xraylab.data.study_table import HELD_BACK
 from xraylab.errors import UserError, listed
-from xraylab.evaluation import quick_metrics, scored_labels
+from xraylab.evaluation.calibration import scaled
+from xraylab.evaluation.evaluator import quick_metrics
+from xraylab.evaluation.operating_points import CHOSEN, read_chosen, temperatures_of
+from xraylab.evaluation.predictions import scored_labels
+from xraylab.evaluation.probabilities import sigmoid
 from xraylab.exchange import from_first, gather, rank, summed, world
 from xraylab.models.losses.adaptive_weight import derivatives
 from xraylab.models.losses.base import Loss, spec
 from xraylab.models.losses.uncertain_labels import Uncertainty
 from xraylab.models.study_net import StudyNet
-from xraylab.operating import CHOSEN, read_chosen, temperatures_of
 from xraylab.run import refuse_foreign
 
 FORMAT = 2  # of the "xraylab" entry of a checkpoint
@@ -51,7 +53,7 @@ class StudyModule(pl.LightningModule):
         groups: names of the groups that the loss's balance was counted by.
         unit: ``image`` scores ``valid/loss`` on single images, as such a model is trained; every metric is by study.
         split_digest: of the studies and their splits, for checkpoints.
-        blank, uncertain: what such labels count as in validation, see :func:`xraylab.evaluation.scored_labels`.
+        blank, uncertain: what such labels count as in validation, see :func:`xraylab.evaluation.predictions.scored_labels`.
         images: what images were like, beside ``preprocessing``: ``channels``, ``bits`` of 16-bit files, and ``views``, as in
             :class:`xraylab.data.study_table.StudyTable`; ``volumes``: False where slices of a volume were files, each prepared
             alone.

@@ -12,7 +12,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from xraylab.pairing import Result
+    from xraylab.evaluation.paired_comparison import Result
 
 LINES = 10  # at most, in a panel
 COLUMNS = 4  # of panels
@@ -29,9 +29,8 @@ def overlaid(
         shared: words that all have, which the legend leaves out.
     """
     from xraylab.curves import KINDS
-    from xraylab.evaluation import CERTAIN
+    from xraylab.evaluation.predictions import CERTAIN, read_table
     from xraylab.page import save_figure, svg
-    from xraylab.tables import read_table
 
     end = "_images" if of[0][1]["unit"] == "image" else ""
     there = [(r, x) for r, x in of if (r.directory / "predictions" / f"{split}{end}.csv").is_file()]
@@ -95,7 +94,7 @@ def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any],
 
 
 def _value(result: Mapping[str, Any], label: str, metric: str) -> str:
-    from xraylab.metrics import number
+    from xraylab.evaluation.metrics import number
 
     found = result["macro"] if label == "macro" else result["labels"].get(label)
     return f"{number(found[metric])}, n {found[metric]['n']}" if found else "-"
@@ -105,7 +104,7 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
     """Validation loss and macro AUROC by epoch of several runs, as HTML and ``figures/training.png``; empty of one."""
     from matplotlib.figure import Figure
 
-    from xraylab.comparable import of_run
+    from xraylab.evaluation.objective import of_run
     from xraylab.page import save_figure, svg
 
     histories = [(r, pd.read_csv(r.directory / "history.csv")) for r in runs if (r.directory / "history.csv").is_file()]
@@ -134,7 +133,7 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
 
 def _name(r: Result, shared: set[str]) -> str:
     """What a legend calls a result."""
-    from xraylab.pairing import own_words
+    from xraylab.evaluation.paired_comparison import own_words
 
     own = own_words(r.overrides, shared)
     return f"{r.job}: {own[:LONG]}{'…' * (len(own) > LONG)}" if own else r.job

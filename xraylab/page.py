@@ -15,16 +15,16 @@ import pandas as pd
 
 from xraylab.card import OF_LABELS, OF_SPLITS, data_rows, exclusive_note, last_split, write_card
 from xraylab.cases import cases_section, listed_section
-from xraylab.combination import IN_SAMPLE
 from xraylab.curves import KINDS, confusion, mark, panels, side_by_side
 from xraylab.data.study_table import SYNTHETIC
-from xraylab.evaluation import CERTAIN, by_unit, choices, in_sample
-from xraylab.metrics import COUNTS, METRICS, how_intervals, number, without_interval
-from xraylab.operating import trivial
+from xraylab.evaluation.ensembles.combination import IN_SAMPLE
+from xraylab.evaluation.evaluator import by_unit, choices, in_sample
+from xraylab.evaluation.metrics import COUNTS, METRICS, how_intervals, number, without_interval
+from xraylab.evaluation.operating_points import trivial
+from xraylab.evaluation.predictions import CERTAIN, read_table
 from xraylab.run import read_record
 from xraylab.sections import calibration_table, operating_table, readers_table, reliability, spaced
 from xraylab.system.files import beside, write_text
-from xraylab.tables import read_table
 
 NONE = {"value": 0}
 OVERLAID = 3  # findings whose curves share one picture in the report
@@ -196,7 +196,7 @@ def write_report(directory: Path) -> Path:
 
 def _combination(evaluation: dict[str, Any]) -> list[str]:
     """How a combination was made, and the coefficients of a stack."""
-    from xraylab.combination import Combination
+    from xraylab.evaluation.ensembles.combination import Combination
 
     combination = Combination.of_record(evaluation["combination"])
     style = " class=sample" if combination.in_sample else ""

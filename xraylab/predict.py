@@ -49,12 +49,12 @@ def job(cfg: DictConfig) -> None:
 
     with importing():
         from xraylab.data.images.source import check_bits
+        from xraylab.evaluation.operating_points import decided, temperatures_of, threshold_text, thresholds_of
+        from xraylab.evaluation.predictions import write_table
         from xraylab.fitting import quiet
         from xraylab.inference import SPLITS, Options, chosen_of, predict_all, run_labels
         from xraylab.inference.inputs import LEFT_OUT, find_studies
-        from xraylab.operating import decided, temperatures_of, threshold_text, thresholds_of
         from xraylab.submission import check_format, write_submission
-        from xraylab.tables import write_table
 
     check_format(cfg.format)
     if cfg.format != "table":

@@ -13,10 +13,10 @@ import pytorch_lightning as pl
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 
-from xraylab.comparable import of_run
 from xraylab.config.settings import mode_of, sweep_of
 from xraylab.errors import Pruned
-from xraylab.journal import history_of, objectives_of
+from xraylab.evaluation.objective import objectives_of, of_run
+from xraylab.journal import history_of
 
 
 def worse_than_median(own: Sequence[float], others: Sequence[float], mode: str) -> bool:
@@ -42,7 +42,7 @@ class MedianPruning(Callback):
     Args:
         directory: of this job's run, beside those of the others.
         objective: a column of history.csv.
-        jobs: so many must have finished whose objective is measured on the same, see :mod:`xraylab.comparable`.
+        jobs: so many must have finished whose objective is measured on the same, see :mod:`xraylab.evaluation.objective`.
         epochs: none is given up within so many first epochs.
     """
 

@@ -16,7 +16,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.system.command_line import command_line, word
 
 if TYPE_CHECKING:
-    from xraylab.pairing import Result
+    from xraylab.evaluation.paired_comparison import Result
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from xraylab.calibration import BINS
-from xraylab.metrics import number
-from xraylab.operating import CELLS, FIXED, RATES, threshold_text, trivial
+from xraylab.evaluation.calibration import BINS
+from xraylab.evaluation.metrics import number
+from xraylab.evaluation.operating_points import CELLS, FIXED, RATES, threshold_text, trivial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

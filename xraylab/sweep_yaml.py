@@ -16,12 +16,12 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from xraylab.comparable import over
 from xraylab.config.messages import choices, in_words
 from xraylab.config.settings import mode_of, sweep_of
 from xraylab.errors import EXIT_USER, UserError
-from xraylab.journal import objectives_of
+from xraylab.evaluation.objective import objectives_of
 from xraylab.space import corners, grid, search_space, varied, wandb_parameters, words_of
+from xraylab.sweeps.comparable import over
 from xraylab.system.command_line import checked, value_of
 from xraylab.system.files import write_text
 from xraylab.system.paths import conf_dir

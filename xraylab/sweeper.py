@@ -72,7 +72,8 @@ class JobSweeper(Sweeper):
             SystemExit: a job failed.
         """
         from xraylab.config.settings import sweep_of
-        from xraylab.journal import SETTLED, Journal, objectives_of, words_of_command
+        from xraylab.evaluation.objective import objectives_of
+        from xraylab.journal import SETTLED, Journal, words_of_command
         from xraylab.run import claimed, holder_of
         from xraylab.space import corners, search_space, varied
 
@@ -167,7 +168,7 @@ class JobSweeper(Sweeper):
         Raises:
             UserError: it is not measured alike, and ``tpe`` would follow it.
         """
-        from xraylab.comparable import over
+        from xraylab.sweeps.comparable import over
 
         if str(self.config.hydra.launcher._target_).endswith(("SlurmLauncher", "RayLauncher", "RayAWSLauncher")):
             return

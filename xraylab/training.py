@@ -21,13 +21,13 @@ from xraylab.assemble import Job, assemble, check_batches, resumed_config
 from xraylab.config.settings import check_config
 from xraylab.dashboards import send_results
 from xraylab.errors import Pruned, Stopped, UserError, listed
+from xraylab.evaluation.reader_study import read_readings
 from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words
 from xraylab.fitting import evaluate_run, fit, introduce, make_loggers, quiet
 from xraylab.guards import Diverged, memory_in_words
 from xraylab.loggers import finish
 from xraylab.module import read_checkpoint, require_splits
 from xraylab.page import closing_table, write_report
-from xraylab.readers import read_readings
 from xraylab.run import BEGUN, claimed, how_it_went, read_begun, write_begun
 from xraylab.system.command_line import command_line, shown, word
 from xraylab.system.environment import environment

@@ -1,7 +1,7 @@
 """How often intervals hold the true value, and how wide they are: ``python experiments/intervals/coverage.py``.
 
 Scores of positives and negatives are normal unless a cell says otherwise, so the true value of every metric has a formula or an
-integral. Each default of :mod:`xraylab.intervals` stands beside simpler methods of the same metric.
+integral. Each default of :mod:`xraylab.evaluation.intervals` stands beside simpler methods of the same metric.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from xraylab.intervals import LEAST, Clusters, Interval, average, difference
-from xraylab.metrics import METRICS, rates
+from xraylab.evaluation.intervals import LEAST, Clusters, Interval, average, difference
+from xraylab.evaluation.metrics import METRICS, rates
 
 Z = norm.ppf(0.975)
 HERE = Path(__file__).parent

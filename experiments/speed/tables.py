@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from xraylab.evaluation import evaluate_split
-from xraylab.tables import labels_of, read_table
+from xraylab.evaluation.evaluator import evaluate_split
+from xraylab.evaluation.predictions import labels_of, read_table
 
 PLAIN = 60.0  # seconds without intervals at most
 BOOTSTRAPPED = 600.0  # seconds with intervals at most

@@ -58,7 +58,7 @@ class Evaluate(_Strict):
 
 
 class Operating(_Strict):
-    """Which thresholds are chosen on validation, see :class:`xraylab.operating.Rules`."""
+    """Which thresholds are chosen on validation, see :class:`xraylab.evaluation.operating_points.Rules`."""
 
     youden: bool = True
     sensitivity: float | None = Field(default=0.9, gt=0, le=1)

@@ -18,17 +18,16 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from xraylab.combination import Combination, stack_of, write_combination
-from xraylab.comparable import require_alike
 from xraylab.config.instantiate import plain
 from xraylab.config.settings import rules_of
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, listed
-from xraylab.evaluation import CERTAIN
-from xraylab.joining import require_one_split
-from xraylab.operating import Rules
-from xraylab.results import evaluate_tables, write_records
-from xraylab.tables import read_table
+from xraylab.evaluation.ensembles.alignment import require_one_split
+from xraylab.evaluation.ensembles.combination import Combination, stack_of, write_combination
+from xraylab.evaluation.objective import require_alike
+from xraylab.evaluation.operating_points import Rules
+from xraylab.evaluation.predictions import CERTAIN, read_table
+from xraylab.evaluation.results import evaluate_tables, write_records
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.calibration import sigmoid
 from xraylab.data.splits import in_parts
 from xraylab.data.study_table import patients_of
 from xraylab.errors import UserError
-from xraylab.evaluation import scored_labels
-from xraylab.joining import alike, mean_of
-from xraylab.tables import labels_of, log_odds, with_logits
+from xraylab.evaluation.ensembles.alignment import alike, mean_of
+from xraylab.evaluation.predictions import labels_of, log_odds, scored_labels, with_logits
+from xraylab.evaluation.probabilities import sigmoid
 
 PENALTY = 1.0  # scikit-learn's C, its default
 FOLDS = 5
@@ -34,7 +33,7 @@ def fit_stack(
 
     Args:
         tables: of the same studies, one a member.
-        scored: what blank and uncertain labels count as, see :func:`xraylab.evaluation.scored_labels`.
+        scored: what blank and uncertain labels count as, see :func:`xraylab.evaluation.predictions.scored_labels`.
         seed: of the folds, which are parts by patient, or by study where patients are not known, of like labels.
         folds: parts, no more than there are patients.
 

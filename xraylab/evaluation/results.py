@@ -10,12 +10,12 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from xraylab.data.study_table import SYNTHETIC
-from xraylab.evaluation import evaluate_split
-from xraylab.operating import CHOSEN, STANDARD, Rules, judge
-from xraylab.readers import judge_readers
+from xraylab.evaluation.evaluator import evaluate_split
+from xraylab.evaluation.operating_points import CHOSEN, STANDARD, Rules, judge
+from xraylab.evaluation.predictions import COLUMNS, PREFIXES, write_table
+from xraylab.evaluation.reader_study import judge_readers
 from xraylab.system.environment import environment
 from xraylab.system.files import write_json, write_text
-from xraylab.tables import COLUMNS, PREFIXES, write_table
 
 
 def evaluate_tables(
@@ -30,7 +30,7 @@ def evaluate_tables(
             ``exclusive`` where labels are; as the splits of another evaluation have it.
         scored: what blank and uncertain labels count as.
         rules: of the operating points.
-        readers: people's readings, see :func:`xraylab.readers.read_readings`.
+        readers: people's readings, see :func:`xraylab.evaluation.reader_study.read_readings`.
 
     Returns:
         ``splits`` of an ``evaluation.json``.

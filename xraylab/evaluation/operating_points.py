@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.calibration import BINS, calibration, fit_temperature, scaled
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.evaluation import clusters_of, scored_labels
-from xraylab.intervals import Clusters
-from xraylab.metrics import rates, result, undefined
+from xraylab.evaluation.calibration import BINS, calibration, fit_temperature, scaled
+from xraylab.evaluation.intervals import Clusters
+from xraylab.evaluation.metrics import rates, result, undefined
+from xraylab.evaluation.predictions import clusters_of, labels_of, log_odds, scored_rows
 from xraylab.system.command_line import command_line, word
-from xraylab.tables import labels_of, log_odds
 
 VALID = "valid"  # the split that chooses
 CHOSEN = "operating_points.json"
@@ -204,10 +203,11 @@ def judge(
 
     Adds two blocks to the result of each split: ``operating_points``: ``{name: {"rule", "chosen_on", "labels": {label: ...}}}``,
     the fixed 0.5 first, see :func:`at_threshold`; and ``calibration``: ``{"bins": 15, "chosen_on", "labels": {label: {...,
-    "temperature", "after"}}}``, see :func:`xraylab.calibration.calibration`, ``after`` being the same with the temperature.
+    "temperature", "after"}}}``, see :func:`xraylab.evaluation.calibration.calibration`, ``after`` being the same with the
+    temperature.
 
     Args:
-        splits: results of :func:`xraylab.evaluation.evaluate_split`, by study.
+        splits: results of :func:`xraylab.evaluation.evaluator.evaluate_split`, by study.
         tables: the prediction tables that they are of.
         rules: what is chosen.
         blank, uncertain: what such labels count as, as in the results.
@@ -333,10 +333,3 @@ def threshold_text(threshold: float | None) -> str:
         return "-"
     near_1 = 0.9995 < threshold < 1
     return f"1 - {1 - threshold:.2g}" if near_1 else f"{threshold:.4f}" if threshold >= 0.0005 else f"{threshold:.2g}"
-
-
-def scored_rows(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Truth 0/1, probability and place of the rows whose label is scored, (M,)."""
-    truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
-    rows = np.flatnonzero((truth == 0) | (truth == 1))
-    return truth[rows].astype(int), table[f"p_{label}"].to_numpy()[rows], rows

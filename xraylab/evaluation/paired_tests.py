@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.evaluation import THRESHOLD, clusters_of, ranked
-from xraylab.intervals import Clusters, Interval, average, difference, none
-from xraylab.metrics import METRICS, RANKED, THRESHOLDED, point, result, undefined
-from xraylab.operating import scored_rows
-from xraylab.statistics import delong_p, mcnemar
-from xraylab.tables import labels_of
+from xraylab.evaluation.delong import delong_p, mcnemar
+from xraylab.evaluation.intervals import Clusters, Interval, average, difference, none
+from xraylab.evaluation.metrics import METRICS, RANKED, THRESHOLDED, point, result, undefined
+from xraylab.evaluation.predictions import THRESHOLD, clusters_of, labels_of, ranked, scored_rows
 
 SAME = "both give every study the same"
 
@@ -24,16 +22,16 @@ def compare(
 ) -> dict[str, Any]:  # fmt: skip
     """What ``first`` is better at than ``second``, finding by finding.
 
-    Intervals are by patient, or by study where patients are not known, see :func:`xraylab.intervals.difference`: what both find
-    hard cancels. The AUROC has ``delong`` besides: the same bounds, and the p of DeLong's test, by patient too. That test and
-    the interval are of two methods, so one may find a difference of 0 just possible where the other does not. ``mcnemar``
-    takes studies as independent, so where patients have several, rather look at the interval of kappa or accuracy.
+    Intervals are by patient, or by study where patients are not known, see :func:`xraylab.evaluation.intervals.difference`: what
+    both find hard cancels. The AUROC has ``delong`` besides: the same bounds, and the p of DeLong's test, by patient too. That
+    test and the interval are of two methods, so one may find a difference of 0 just possible where the other does not.
+    ``mcnemar`` takes studies as independent, so where patients have several, rather look at the interval of kappa or accuracy.
 
     Args:
         first, second: prediction tables of the same studies and raw labels, row by row, as
-            :func:`xraylab.joining.aligned` makes them.
+            :func:`xraylab.evaluation.ensembles.alignment.aligned` makes them.
         resamples: 0: no intervals.
-        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.scored_labels`.
+        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.predictions.scored_labels`.
         thresholds: label to the thresholds of both; 0.5 where not given.
 
     Returns:

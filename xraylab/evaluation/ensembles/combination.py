@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from xraylab.errors import UserError
-from xraylab.joining import best_table, mean_table, own_table, union_table, vote_table
-from xraylab.stacking import FOLDS, PENALTY, fit_stack, stacked_table
+from xraylab.evaluation.ensembles.alignment import best_table, mean_table, own_table, union_table, vote_table
+from xraylab.evaluation.ensembles.stacking import FOLDS, PENALTY, fit_stack, stacked_table
 from xraylab.system.files import write_json
 
 INPUTS = "logits, as tables have them; of tables without, those of probabilities"
@@ -35,7 +35,7 @@ class Combination:
         chosen: of ``best``: label to ``{"member", "auroc"}``.
         fit_on: of ``stack``: the split that its coefficients are of.
         folds: of ``stack``: parts in which the studies of that split are judged.
-        labels: of ``stack``: what :func:`xraylab.stacking.fit_stack` returns.
+        labels: of ``stack``: what :func:`xraylab.evaluation.ensembles.stacking.fit_stack` returns.
         inputs: of ``stack``: what its coefficients are of, in words.
         out_of_fold: of ``stack``: its table of the split that it was fitted on; not in the record.
     """
@@ -131,7 +131,7 @@ def stack_of(
     """A stack, fitted on the members' tables of the split ``fit_on``.
 
     Raises:
-        UserError: see :func:`xraylab.stacking.fit_stack`.
+        UserError: see :func:`xraylab.evaluation.ensembles.stacking.fit_stack`.
     """
     labels, out_of_fold = fit_stack(tables, names, scored, seed, folds)
     kept = None if fit_on == "train" else out_of_fold

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from xraylab.intervals import Clusters
-from xraylab.metrics import result
+from xraylab.evaluation.intervals import Clusters
+from xraylab.evaluation.metrics import result
+from xraylab.evaluation.probabilities import sigmoid
 
 BINS = 15  # of equal width, as Guo et al. (2017)
 LEAST, MOST = 0.01, 100.0  # temperatures
-FAR = 25 * float(np.log(2))  # the least logit whose sigmoid is 1 in 32 bits
 
 
 def calibration(
@@ -91,39 +91,6 @@ def fit_temperature(truth: np.ndarray, z: np.ndarray) -> dict[str, Any]:
 def scaled(z: np.ndarray, temperature: float) -> np.ndarray:
     """sigmoid(z / T) of logits of any shape. Guo et al. (2017)."""
     return sigmoid(z / temperature)
-
-
-def logit(probability: np.ndarray) -> np.ndarray:
-    """log(p / (1-p)) of (N,) or (N,M), finite: 0 and 1 count as the farthest of their column, and at least as -17.3 and 17.3."""
-    p = np.asarray(probability, np.float64)
-    with np.errstate(divide="ignore"):
-        z = np.log(p) - np.log1p(-p)
-    known = np.where(np.isfinite(z), z, 0.0)
-    return np.clip(z, known.min(0, initial=-FAR), known.max(0, initial=FAR))
-
-
-def mean_logit(z: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """The logits of mean probabilities, (K,): logmeanexp(logsigmoid z) - logmeanexp(logsigmoid -z), finite where means round.
-
-    Args:
-        z: (N,), the logits.
-        of: (N,) int, which of the K means each is in; every mean has one.
-    """
-    from scipy.special import log_expit
-
-    def logmeanexp(x: np.ndarray) -> np.ndarray:
-        top = np.full(int(of.max(initial=-1)) + 1, -np.inf)
-        np.maximum.at(top, of, x)
-        return np.log(np.bincount(of, np.exp(x - top[of])) / np.bincount(of)) + top
-
-    return logmeanexp(log_expit(z)) - logmeanexp(log_expit(-z))
-
-
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-z)), without overflow."""
-    from scipy.special import expit
-
-    return np.asarray(expit(z))
 
 
 def _parts(truth: np.ndarray, probability: np.ndarray) -> dict[str, float]:

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from xraylab.calibration import mean_logit
 from xraylab.errors import UserError, listed
-from xraylab.tables import COLUMNS, UNKNOWN, logit_columns, with_logits
+from xraylab.evaluation.predictions import COLUMNS, UNKNOWN, logit_columns, with_logits
+from xraylab.evaluation.probabilities import mean_logit
 
 VOTES_AT = 0.5  # a member votes for a finding from this probability on
 

@@ -11,16 +11,20 @@ from __future__ import annotations
 import csv
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from xraylab.calibration import logit
-from xraylab.data.study_table import SYNTHETIC
+from xraylab.data.study_table import SYNTHETIC, patients_of
 from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.evaluation.probabilities import logit
 from xraylab.system.files import beside
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEYS = ["id", "patient", "group", "split"]
 # what columns are called, unless told
@@ -231,3 +235,63 @@ def _check(
 
 def _text(value: object) -> str:
     return "blank" if value == "" or pd.isna(value) else str(value)  # type: ignore[call-overload]
+
+
+THRESHOLD = 0.5
+CERTAIN = {"blank": "ignore", "uncertain": "ignore"}  # what is scored unless told: certain labels
+COUNTS_AS = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
+Labels = TypeVar("Labels", np.ndarray, "Tensor")
+
+
+def prediction_table(
+    frame: pd.DataFrame, labels: Sequence[str], split: str, rows: np.ndarray, probabilities: np.ndarray,
+    logits: np.ndarray | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """The prediction table of some rows of a study table, or of one by image.
+
+    Args:
+        rows: (N,) index into ``frame``; in one by image, an image's view, where it is known, is its group.
+        probabilities: (N,L).
+        logits: (N,L), of these probabilities; None: not known.
+    """
+    part = frame.loc[rows, ["id", "patient", "group"]].assign(split=split).reset_index(drop=True)
+    if "view" in frame:
+        part["group"] = frame.loc[rows, "view"].to_numpy()
+    if "image" in frame:
+        part["image"] = [images[0] for images in frame.loc[rows, "images"]]
+    for i, label in enumerate(labels):
+        part[f"p_{label}"] = probabilities[:, i].astype(np.float64)
+    for label in labels:
+        part[f"y_{label}"] = frame.loc[rows, label].to_numpy(np.float64)
+    return part if logits is None else with_logits(part, dict(zip(labels, logits.T, strict=True)))
+
+
+def scored_labels(raw: Labels, blank: str = "ignore", uncertain: str = "ignore") -> Labels:
+    """What labels count as in an evaluation: 1, 0, or NaN where not scored.
+
+    Args:
+        raw: floating, of any shape: 1, 0, -1 uncertain, NaN not mentioned.
+        blank, uncertain: what such labels count as: ``ignore``, ``negative``, or ``positive``.
+    """
+    if isinstance(raw, np.ndarray):
+        return np.where(raw == -1, COUNTS_AS[uncertain], np.where(np.isnan(raw), COUNTS_AS[blank], raw)).astype(raw.dtype)
+    return raw.masked_fill(raw != raw, COUNTS_AS[blank]).masked_fill(raw == -1, COUNTS_AS[uncertain])
+
+
+def ranked(table: pd.DataFrame, label: str, threshold: float = THRESHOLD) -> tuple[np.ndarray, float]:
+    """What ranks the rows for a label (N,), and the value from which on these are the rows with a probability from ``threshold``
+    on: logits where the table has them, for their order survives where probabilities round to 0 or 1."""
+    score = scores(table, label)
+    return score, float(score[table[f"p_{label}"].to_numpy() >= threshold].min(initial=np.inf))
+
+
+def clusters_of(table: pd.DataFrame) -> np.ndarray:
+    """The number of each row's patient, int64 (N,); a study whose patient is not known is a patient of its own."""
+    return pd.factorize(patients_of(table))[0]
+
+
+def scored_rows(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth 0/1, probability and place of the rows whose label is scored, (M,)."""
+    truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
+    rows = np.flatnonzero((truth == 0) | (truth == 1))
+    return truth[rows].astype(int), table[f"p_{label}"].to_numpy()[rows], rows

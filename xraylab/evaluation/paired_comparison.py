@@ -26,8 +26,8 @@ class Result(NamedTuple):
 class Pair(NamedTuple):
     """A result against another of the same n studies, which was ``picked`` for its score, or named.
 
-    ``found`` is of :func:`xraylab.paired.compare`, None of the other itself; ``chosen`` the name of a rule, and the same at
-    the thresholds that both chose by it.
+    ``found`` is of :func:`xraylab.evaluation.paired_tests.compare`, None of the other itself; ``chosen`` the name of a rule, and
+    the same at the thresholds that both chose by it.
     """
 
     reference: str
@@ -57,9 +57,8 @@ def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dic
     Results are paired where their prediction tables by study hold the same studies, labels and scoring. The other is the
     reference where one is named, else the run of highest macro AUROC; a combination is that only where no run is.
     """
-    from xraylab.evaluation import CERTAIN
-    from xraylab.joining import aligned
-    from xraylab.tables import read_table
+    from xraylab.evaluation.ensembles.alignment import aligned
+    from xraylab.evaluation.predictions import CERTAIN, read_table
 
     out: dict[tuple[str, str], Pair] = {}
     left_out = []
@@ -103,7 +102,7 @@ def _compare(
     r: Result, other: Result, split: str, table: pd.DataFrame, theirs: pd.DataFrame, scored: dict[str, str]
 ) -> tuple[dict[str, Any], tuple[str, dict[str, Any]] | None]:  # fmt: skip
     """What a result is better at than another, at 0.5; and at the thresholds that each chose by one rule, with its name."""
-    from xraylab.paired import compare
+    from xraylab.evaluation.paired_tests import compare
 
     b = other.evaluation["splits"][split]["bootstrap"]
     counts_as = (scored["blank"], scored["uncertain"])

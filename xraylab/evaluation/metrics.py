@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xraylab.errors import listed
-from xraylab.intervals import HOW, NO_INTERVAL, Interval
+from xraylab.evaluation.intervals import HOW, NO_INTERVAL, Interval
 
 RANKED = ("auroc", "average_precision")
 THRESHOLDED = ("accuracy", "f1", "kappa", "sensitivity", "specificity")

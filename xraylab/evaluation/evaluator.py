@@ -8,68 +8,14 @@ studies are ranked. One by image has a further key, ``image``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from xraylab.data.study_table import patients_of
-from xraylab.intervals import HOW, LEAST, LEVEL, Clusters, Interval, average
-from xraylab.metrics import COUNTS, METRICS, point, result, undefined
-from xraylab.tables import KEYS as KEYS
-from xraylab.tables import labels_of, scores, with_logits
-from xraylab.tables import read_table as read_table
-from xraylab.tables import write_table as write_table
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-THRESHOLD = 0.5
-CERTAIN = {"blank": "ignore", "uncertain": "ignore"}  # what is scored unless told: certain labels
-COUNTS_AS = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
-Labels = TypeVar("Labels", np.ndarray, "Tensor")
-
-
-def prediction_table(
-    frame: pd.DataFrame, labels: Sequence[str], split: str, rows: np.ndarray, probabilities: np.ndarray,
-    logits: np.ndarray | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """The prediction table of some rows of a study table, or of one by image.
-
-    Args:
-        rows: (N,) index into ``frame``; in one by image, an image's view, where it is known, is its group.
-        probabilities: (N,L).
-        logits: (N,L), of these probabilities; None: not known.
-    """
-    part = frame.loc[rows, ["id", "patient", "group"]].assign(split=split).reset_index(drop=True)
-    if "view" in frame:
-        part["group"] = frame.loc[rows, "view"].to_numpy()
-    if "image" in frame:
-        part["image"] = [images[0] for images in frame.loc[rows, "images"]]
-    for i, label in enumerate(labels):
-        part[f"p_{label}"] = probabilities[:, i].astype(np.float64)
-    for label in labels:
-        part[f"y_{label}"] = frame.loc[rows, label].to_numpy(np.float64)
-    return part if logits is None else with_logits(part, dict(zip(labels, logits.T, strict=True)))
-
-
-def scored_labels(raw: Labels, blank: str = "ignore", uncertain: str = "ignore") -> Labels:
-    """What labels count as in an evaluation: 1, 0, or NaN where not scored.
-
-    Args:
-        raw: floating, of any shape: 1, 0, -1 uncertain, NaN not mentioned.
-        blank, uncertain: what such labels count as: ``ignore``, ``negative``, or ``positive``.
-    """
-    if isinstance(raw, np.ndarray):
-        return np.where(raw == -1, COUNTS_AS[uncertain], np.where(np.isnan(raw), COUNTS_AS[blank], raw)).astype(raw.dtype)
-    return raw.masked_fill(raw != raw, COUNTS_AS[blank]).masked_fill(raw == -1, COUNTS_AS[uncertain])
-
-
-def ranked(table: pd.DataFrame, label: str, threshold: float = THRESHOLD) -> tuple[np.ndarray, float]:
-    """What ranks the rows for a label (N,), and the value from which on these are the rows with a probability from ``threshold``
-    on: logits where the table has them, for their order survives where probabilities round to 0 or 1."""
-    score = scores(table, label)
-    return score, float(score[table[f"p_{label}"].to_numpy() >= threshold].min(initial=np.inf))
+from xraylab.evaluation.intervals import HOW, LEAST, LEVEL, Clusters, Interval, average
+from xraylab.evaluation.metrics import COUNTS, METRICS, point, result, undefined
+from xraylab.evaluation.predictions import THRESHOLD, clusters_of, labels_of, ranked, scored_labels
 
 
 def ties(table: pd.DataFrame, label: str, truth: np.ndarray, auroc: float | None) -> dict[str, Any] | None:
@@ -173,11 +119,6 @@ def _over(table: pd.DataFrame) -> str:
     return "patients" + f" (unknown for {nameless}: each such study counts as one)" * bool(nameless)
 
 
-def clusters_of(table: pd.DataFrame) -> np.ndarray:
-    """The number of each row's patient, int64 (N,); a study whose patient is not known is a patient of its own."""
-    return pd.factorize(patients_of(table))[0]
-
-
 def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, clusters: Clusters) -> dict[str, Any]:
     labels: dict[str, Any] = {}
     intervals: dict[str, dict[str, Interval]] = {m: {} for m in METRICS}
@@ -227,7 +168,7 @@ def likeliest(table: pd.DataFrame) -> np.ndarray:
 
 
 def raw_counts(raw: np.ndarray) -> dict[str, int]:
-    """How many of the raw labels (N,) are of each of :data:`xraylab.metrics.COUNTS`."""
+    """How many of the raw labels (N,) are of each of :data:`xraylab.evaluation.metrics.COUNTS`."""
     kinds = (raw == 1, raw == 0, raw == -1, np.isnan(raw))
     return {kind: int(found.sum()) for kind, found in zip(COUNTS, kinds, strict=True)}
 

@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.evaluation import clusters_of
-from xraylab.intervals import Clusters
-from xraylab.operating import at_threshold, scored_rows
-from xraylab.tables import labels_of
+from xraylab.evaluation.intervals import Clusters
+from xraylab.evaluation.operating_points import at_threshold
+from xraylab.evaluation.predictions import clusters_of, labels_of, scored_rows
 
 CALL: dict[str, Any] = {"value": 0.5, "reason": None}  # a reading is 0 or 1
 
@@ -72,10 +71,10 @@ def judge_readers(
     """Add ``readers`` to the result of each split that was read.
 
     ``{"file", "readers": {reader: {"n", "labels": {label: ...}}}}``; a label's block is that of
-    :func:`xraylab.operating.at_threshold`, over the studies that the reader read.
+    :func:`xraylab.evaluation.operating_points.at_threshold`, over the studies that the reader read.
 
     Args:
-        splits, tables: results and prediction tables by study, as :func:`xraylab.operating.judge` takes them.
+        splits, tables: results and prediction tables by study, as :func:`xraylab.evaluation.operating_points.judge` takes them.
         path: see :func:`read_readings`.
         blank, uncertain: what such labels of the truth count as, as in the results.
 

@@ -1,0 +1,199 @@
+"""Members of an ensemble: runs and prediction tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from xraylab.errors import UserError, did_you_mean, listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xraylab.evaluation.operating_points import Rules
+
+log = logging.getLogger(__name__)
+
+METHODS = ("stack", "mean", "vote", "own")
+SPLITS = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run, or a table of predictions."""
+
+    name: str
+    path: Path
+    tables: dict[str, pd.DataFrame]  # by file name, as in a run's predictions
+    evaluation: dict[str, Any]  # empty of a table
+    config: DictConfig | None  # None of a table
+    synthetic: bool = False
+
+
+def operating_rules(members: Sequence[Member], given: Mapping[str, float] | None = None) -> Rules:
+    """See :func:`xraylab.evaluation.ensembles.ensemble.same_rules`; tables have none."""
+    from xraylab.config.instantiate import plain
+    from xraylab.evaluation.ensembles.ensemble import rules_asked, same_rules
+
+    runs = [(m, OmegaConf.select(m.config, "operating")) for m in members if m.config is not None]
+    return same_rules([rules_asked(plain(of) if of is not None else None, m.evaluation) for m, of in runs], given or {})
+
+
+def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Member]:
+    """The runs and tables of these paths.
+
+    Raises:
+        UserError: there are fewer than two, one is there twice, or cannot be read.
+    """
+    from xraylab.run import run_of, short_names
+
+    if len(paths) < 2:
+        raise UserError(f"runs={listed(paths)}: a combination has two members or more: runs=[<a>,<b>].")
+    places = [Path(p) if str(p).lower().endswith(".csv") else run_of(p) for p in paths]
+    twice = sorted({str(p) for p in places if [q.resolve() for q in places].count(p.resolve()) > 1})
+    if twice:
+        raise UserError(f"runs: {listed(twice)} is there twice. Name each member once.")
+    return [
+        (_of_table if path.suffix.lower() == ".csv" else _of_run)(path, name, columns)
+        for path, name in zip(places, short_names(places), strict=True)
+    ]
+
+
+def _of_run(path: Path, name: str, columns: Mapping[str, str]) -> Member:
+    from xraylab.data.study_table import SYNTHETIC
+    from xraylab.evaluation.predictions import read_table
+    from xraylab.run import read_config, read_record
+
+    evaluation = read_record(path / "evaluation.json", "data", "selection", "splits")
+    splits = dict.fromkeys(("train", *SPLITS, *evaluation["splits"]))
+    known = [f"{split}{unit}.csv" for split in splits for unit in ("", "_images")]
+    files = [path / "predictions" / file for file in known if (path / "predictions" / file).is_file()]
+    config = read_config(path)
+    tables = {f.name: read_table(f).drop(columns="data", errors="ignore") for f in files}
+    return Member(name, path, tables, evaluation, config, evaluation["data"] == SYNTHETIC)
+
+
+def _of_table(path: Path, name: str, columns: Mapping[str, str]) -> Member:
+    from xraylab.evaluation.predictions import read_table
+
+    table = read_table(path, columns)
+    end = "_images.csv" if "image" in table else ".csv"
+    synthetic, table = "data" in table, table.drop(columns="data", errors="ignore")
+    parts = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}
+    return Member(name, path, parts, {}, None, synthetic)
+
+
+def _scoring(runs: Sequence[Member], given: Mapping[str, str]) -> dict[str, str]:
+    """What labels count as: as given, else as in all runs; where a run was scored otherwise, that is said.
+
+    Raises:
+        UserError: runs were scored otherwise than each other in what is not given.
+    """
+    from xraylab.evaluation.ensembles.ensemble import same_scoring
+
+    try:
+        scored = same_scoring([{"scored": {**m.evaluation.get("scored", {}), **given}} for m in runs], [m.name for m in runs])
+    except UserError as error:
+        raise UserError(f"{error}. Say what counts: blank=ignore|negative uncertain=ignore|negative|positive") from None
+    scored |= given
+    if other := [m.name for m in runs if same_scoring([m.evaluation], [m.name]) != scored]:
+        how = ", ".join(f"{k} {v}" for k, v in scored.items())
+        log.warning("scored with %s, and %s otherwise: their own numbers are of other labels.", how, listed(other))
+    return scored
+
+
+def _files(members: Sequence[Member], splits: Sequence[str], asked: bool) -> list[str]:
+    """The tables to combine: those of these splits that all members have.
+
+    Raises:
+        UserError: a member has a split and another has not, or there is none.
+    """
+    out = []
+    for split in splits:
+        file = f"{split}.csv"
+        lacking = [m.name for m in members if file not in m.tables]
+        if lacking and (asked or len(lacking) < len(members)):
+            having = [m.name for m in members if file in m.tables]
+            other = f", as {listed(having)} have" if having else ""
+            shared = [f[:-4] for f in members[0].tables if f[:-4] in SPLITS and all(f in m.tables for m in members)]
+            more = f" What all have is splits=[{','.join(shared)}]." if shared else " They share no split."
+            raise UserError(f"there are no predictions of {split} of {listed(lacking)}{other}.{more}")
+        out += [f for f in (file, f"{split}_images.csv") if all(f in m.tables for m in members)]
+    if not out:
+        raise UserError(f"members have no predictions of {' or '.join(splits)}. There are: {listed(members[0].tables)}.")
+    return out
+
+
+def _other_splits(files: Sequence[str]) -> str:
+    more = [f.removesuffix(".csv") for f in files if not f.endswith("_images.csv")]
+    return f" Where members share one split only, name it, as splits=[{more[-1]}]." if len(more) > 1 else ""
+
+
+def _like(members: Sequence[Member], splits: set[str], bootstrap: int | None, seed: int | None) -> dict[str, dict[str, Any]]:
+    """How each split is evaluated, see :func:`xraylab.evaluation.results.evaluate_tables`."""
+    from xraylab.evaluation.evaluator import all_selected_on
+    from xraylab.evaluation.predictions import SELECTED_ON
+
+    out: dict[str, dict[str, Any]] = {}
+    for split in sorted(splits):
+        found = [r for m in members if (r := m.evaluation.get("splits", {}).get(split)) is not None]
+        b = found[0]["bootstrap"] if found else {"resamples": 1000, "seed": 0}
+        chosen = {"resamples": b["resamples"] if bootstrap is None else bootstrap, "seed": b["seed"] if seed is None else seed}
+        told = [*(r["selected_on"] for r in found), *[None] * (len(found) < len(members)), *[True] * (split in SELECTED_ON)]
+        out[split] = {"selected_on": all_selected_on(told), "bootstrap": chosen}
+        if any("exclusive" in r for r in found):
+            out[split]["exclusive"] = True
+    return out
+
+
+def _group(member: Member, own: str | None) -> str:
+    if not own:
+        raise UserError("own must be given: the key of the members' settings that names the group of each, as own=body_part.")
+    if member.config is None:
+        raise UserError(f"method=own: {member.path} is a table, whose settings are not known. Combine runs.")
+    value = OmegaConf.select(member.config, own)
+    if value is None:
+        known = [str(k) for k in member.config]
+        raise UserError(f"own={own}: {member.path} has no such setting.{did_you_mean(own, known)}")
+    return str(value)
+
+
+def _data(members: Sequence[Member]) -> str:
+    """What the members' studies are of; the names of tables where no run says it.
+
+    Raises:
+        UserError: runs are of other data.
+    """
+    from xraylab.data.study_table import SYNTHETIC
+
+    said = {m.name: m.evaluation["data"] for m in members if m.evaluation}
+    if len(set(said.values())) > 1:
+        raise UserError(f"runs are of other data: {', '.join(f'{name}: {data}' for name, data in said.items())}.")
+    if any(m.synthetic for m in members):
+        return SYNTHETIC
+    return next(iter(said.values()), ", ".join(m.path.name for m in members))
+
+
+def _described(members: Sequence[Member], scored: Mapping[str, str]) -> list[str]:
+    """Members' names, with those of their settings, as typed, that not all have, and how they were scored if otherwise."""
+    from xraylab.evaluation.ensembles.ensemble import same_scoring
+    from xraylab.run import read_record
+
+    typed = []
+    for member in members:
+        path = member.path / "environment.json"
+        environment = read_record(path) if member.evaluation and path.is_file() else {}
+        if not environment.get("finished", True):
+            log.warning("%s was stopped before its end; it is combined as it is.", member.path)
+        first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
+        typed.append([w for w in first.get("overrides", []) if not w.startswith("hydra.")])
+        own = same_scoring([member.evaluation], [member.name])
+        typed[-1] += [f"scored there with {k} {v}" for k, v in own.items() if member.evaluation and v != scored[k]]
+    shared = set(typed[0]).intersection(*typed)
+    words = [" ".join(w for w in of if w not in shared) for of in typed]
+    return [f"{m.name} ({w})" if w else m.name for m, w in zip(members, words, strict=True)]

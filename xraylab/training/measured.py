@@ -1,0 +1,56 @@
+"""What validation and test of a run are about, as digests."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from xraylab.data.study_table import StudyTable
+    from xraylab.models.losses.base import Loss
+
+
+def measured(table: StudyTable, loss: Loss, blank: str, uncertain: str, unit: str) -> dict[str, Any]:
+    """What validation and test of a run are about, see the head of this module.
+
+    Args:
+        loss: with its balance counted.
+        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.predictions.scored_labels`.
+        unit: what ``valid/loss`` is by, study or image.
+    """
+
+    import torch
+
+    from xraylab.evaluation.predictions import scored_labels
+
+    def truth_of(of: StudyTable, rows: np.ndarray) -> np.ndarray:
+        truth = scored_labels(of.label_values()[rows], blank, uncertain)
+        return np.where((truth == 0) | (truth == 1), truth, -1).astype(np.int8)
+
+    out: dict[str, Any] = {}
+    for split in ("valid", "test"):
+        rows = np.flatnonzero((table.frame["split"] == split).to_numpy())
+        ids, truth = table.frame["id"].to_numpy(str)[rows], truth_of(table, rows)
+        known = truth >= 0
+        if len(rows):
+            out[split] = {la: _digest(ids[known[:, i]], truth[known[:, i], i]) for i, la in enumerate(table.labels)}
+    units = table.by_image() if unit == "image" else table
+    rows = np.flatnonzero((units.frame["split"] == "valid").to_numpy())
+    truth = truth_of(units, rows)
+    groups = None if loss.exclusive else torch.from_numpy(units.group_numbers()[rows])
+    both = np.broadcast_to(loss.class_weights(groups).numpy(), (*truth.shape, 2))
+    weight = np.where(truth < 0, 0, np.where(truth == 1, both[..., 1], both[..., 0])).astype(np.float32)
+    kind = "softmax" if loss.exclusive else "sigmoid"
+    out["loss"] = _digest(units.frame["id"].to_numpy(str)[rows], truth, weight, f"{unit} {kind} {' '.join(table.labels)}")
+    return out
+
+
+def _digest(ids: np.ndarray, *values: np.ndarray | str) -> str:
+    """12 hexadecimal digits of ids (N,) and what is known of each (N,...), in any order of rows."""
+    order = np.argsort(ids, kind="stable")
+    found = hashlib.sha256("\n".join(ids[order]).encode())
+    for value in values:
+        found.update(value.encode() if isinstance(value, str) else np.ascontiguousarray(value[order]).tobytes())
+    return found.hexdigest()[:12]
