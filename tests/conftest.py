@@ -111,7 +111,7 @@ def train_run(directory: Path, *overrides: str, report: bool = False) -> Path:
 
     Without its report unless a test reads it: drawing that takes longer than all else of a tiny run.
     """
-    from xraylab.training import train
+    from xraylab.training.session import train
 
     directory.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
-from xraylab.averaging import ExponentialAveraging, StochasticWeightAveraging
 from xraylab.errors import UserError
+from xraylab.training.callbacks.weight_averaging import ExponentialAveraging, StochasticWeightAveraging
 
 
 class Net(pl.LightningModule):

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from xraylab import sweep_yaml
-from xraylab.assemble import to_be_measured
 from xraylab.config.settings import sweep_of
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import Pruned, UserError
@@ -24,6 +23,7 @@ from xraylab.models.losses.focal import Focal
 from xraylab.pruning import MedianPruning
 from xraylab.sweeps.comparable import deciding
 from xraylab.system.paths import conf_dir
+from xraylab.training.experiment import to_be_measured
 from xraylab.training.measured import measured
 
 MACRO, LOSS = "valid/macro/auroc", "valid/loss"

@@ -11,7 +11,6 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from xraylab.assemble import assemble, hardware
 from xraylab.config.instantiate import build
 from xraylab.config.messages import every_key
 from xraylab.config.settings import check_config
@@ -22,6 +21,8 @@ from xraylab.models import Backbone, Pool
 from xraylab.models.losses.base import Loss
 from xraylab.system.paths import conf_dir
 from xraylab.system.processes import planned
+from xraylab.training.devices import hardware
+from xraylab.training.experiment import assemble
 
 CHOICES = sorted((p.parent.name, p.stem) for p in conf_dir().glob("*/*.yaml"))
 KINDS = {"backbone": Backbone, "pool": Pool, "loss": Loss, "augmentation": Augmentation}
@@ -143,7 +144,7 @@ def test_no_value_of_any_key_ends_in_a_traceback(compose, tmp_path, mrnet_root, 
     def stop(*_):
         raise Reached
 
-    monkeypatch.setattr("xraylab.assemble.split_table", stop)
+    monkeypatch.setattr("xraylab.training.experiment.split_table", stop)
     overrides = [f"dataset.root={mrnet_root}", "backbone=cnn", "backbone.layers=1", "backbone.filters=2", "image.size=32"]
     cfg = compose(*overrides, "accelerator=cpu", "precision=32", "augmentation=mrnet", "callbacks=ema")
     keys = [k for k, _ in every_key(OmegaConf.to_container(cfg)) if not k.startswith(("sweep", "dataset.embedded", "_"))]

@@ -20,8 +20,8 @@ from xraylab.data.synthetic.pictures import draw_picture
 from xraylab.errors import UserError
 from xraylab.inference import Options, predict
 from xraylab.inference.inputs import find_studies
-from xraylab.module import load_module
 from xraylab.predict import main as predict_main
+from xraylab.training.study_module import load_module
 
 SMALL = [
     *TINY, "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small", "+backbone.kwargs.channels=[8,8,16,16]",

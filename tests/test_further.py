@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pytorch_lightning import callbacks as of_lightning
 
-from xraylab.assemble import assemble
 from xraylab.errors import UserError
+from xraylab.training.experiment import assemble
 
 L = "pytorch_lightning.callbacks."
 TINY = ["backbone=cnn", "backbone.layers=1", "backbone.filters=2", "image.size=16", "early_stopping=null", "bootstrap=0",

@@ -20,12 +20,12 @@ from conftest import compose_config, run_job
 from matplotlib.image import imread
 from omegaconf import OmegaConf
 
-from xraylab import loggers
-from xraylab.assemble import resumed_config
 from xraylab.comparison import Comparison
+from xraylab.config.resume import resumed_config
 from xraylab.errors import UserError
-from xraylab.loggers import Wandb, epoch_ends, finish, is_whole
-from xraylab.training import train
+from xraylab.training.loggers import wandb as loggers
+from xraylab.training.loggers.wandb import Wandb, epoch_ends, finish, is_whole
+from xraylab.training.session import train
 
 QUICK = [
     "backbone=resnet18", "backbone.pretrained=false", "+backbone.kwargs.channels=[8,8,16,16]", "image.size=32", "bootstrap=0",
@@ -363,7 +363,7 @@ def test_a_failing_tensorboard_does_not_stop_a_run(train_here, tmp_path, mrnet_r
 def test_a_run_that_fails_is_finished_as_failed(train_here, tmp_path, mrnet_root, monkeypatch):
     import wandb
 
-    from xraylab import training
+    from xraylab.training import session as training
 
     def fail(*_, **__):
         raise RuntimeError("no more")

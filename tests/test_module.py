@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 import xraylab
-from xraylab.assemble import assemble, resumed_config
+from xraylab.config.resume import resumed_config
 from xraylab.data.datamodule import StudyDataModule
 from xraylab.data.datasets.mrnet import MRNet
 from xraylab.data.splits import assign_splits
@@ -22,7 +22,8 @@ from xraylab.errors import UserError
 from xraylab.evaluation.metrics import METRICS
 from xraylab.models import Attention, MaxFeature, StudyNet, Timm
 from xraylab.models.losses.cross_entropy import WeightedBCE
-from xraylab.module import StudyModule
+from xraylab.training.experiment import assemble
+from xraylab.training.study_module import StudyModule
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from conftest import TINY, compose_config
 from torch import nn
 
 import xraylab
-from xraylab.assemble import assemble, resumed_config
 from xraylab.combine import combine
+from xraylab.config.resume import resumed_config
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.batching import StudyDataset
 from xraylab.data.cache.build import pack_table
@@ -29,7 +29,8 @@ from xraylab.evaluation.ensembles.members import read_members
 from xraylab.inference import Options, predict
 from xraylab.inference.inputs import LEFT_OUT, find_studies, with_parts
 from xraylab.models import CNN, Attention, MaxFeature, MaxProbability, MeanProbability, StudyNet
-from xraylab.training import train
+from xraylab.training.experiment import assemble
+from xraylab.training.session import train
 
 CPU = Options(workers=0)
 GROUP = "axial+coronal+sagittal"

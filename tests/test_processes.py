@@ -20,17 +20,19 @@ import torch
 from conftest import REPOSITORY, TINY, compose_config
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
-from xraylab import assemble
-from xraylab.assemble import resumed_config
-from xraylab.callbacks import History, StopOnInterrupt
+from xraylab.config.resume import resumed_config
 from xraylab.data.batching import StepSampler, StudyDataset
 from xraylab.errors import Lost, Stopped, UserError
-from xraylab.exchange import agree, in_turn, is_lost, joined, largest, rank
-from xraylab.guards import Diverged, FiniteLoss
 from xraylab.journal import Journal
-from xraylab.module import StudyModule
 from xraylab.system.processes import ALONE, Processes, first_host, launched, planned, shared_gpus
-from xraylab.training import train
+from xraylab.training import experiment as assemble
+from xraylab.training.callbacks.finite_loss import Diverged, FiniteLoss
+from xraylab.training.callbacks.history import History
+from xraylab.training.callbacks.interrupt import StopOnInterrupt
+from xraylab.training.distributed.collectives import agree, in_turn, is_lost, largest, rank
+from xraylab.training.distributed.launch import joined
+from xraylab.training.session import train
+from xraylab.training.study_module import StudyModule
 
 # ragged exams, augmentation, class balance, a short last step, and a last batch of one study
 SMALL = [
@@ -218,7 +220,7 @@ def test_unfrozen_layers_average_their_gradients_too(train_here, train_together,
     """And stochastic weight averaging is the mean of the same steps."""
     options = [*SMALL, f"dataset.root={mrnet_root}", "backbone.trainable_from=head", "callbacks=unfreeze",
                "callbacks.unfreeze.at={2: null}", "optimizer.lr=1e-2", "+callbacks.swa.start=2",
-               "+callbacks.swa._target_=xraylab.averaging.StochasticWeightAveraging"]  # fmt: skip
+               "+callbacks.swa._target_=xraylab.training.callbacks.weight_averaging.StochasticWeightAveraging"]  # fmt: skip
     one = train_here(tmp_path / "one", *options)
     two, raised = train_together("two", *options)
     assert raised == {0: None, 1: None}
@@ -304,7 +306,7 @@ def test_a_process_that_dies_ends_the_run_and_it_can_go_on(train_together, mrnet
             os._exit(9)
 
     monkeypatch.setattr(History, "on_train_batch_end", die)
-    monkeypatch.setattr("xraylab.exchange.GRACE", 1.0)
+    monkeypatch.setattr("xraylab.training.distributed.launch.GRACE", 1.0)
     run, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
     assert list(raised) == [0]
     assert isinstance(raised[0], Stopped)
@@ -368,7 +370,7 @@ def test_what_torch_says_of_others_is_told_from_what_it_says_of_mistakes(monkeyp
         "NCCL error in: NCCLUtils.hpp:121, invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.27.5",
         "ProcessGroupGloo::allreduce: invalid tensor type at index 0",
     ]
-    monkeypatch.setattr("xraylab.exchange.world", lambda: 2)
+    monkeypatch.setattr("xraylab.training.distributed.collectives.world", lambda: 2)
     assert [is_lost(RuntimeError(text)) for text in (*gone, *ours)] == [True] * 3 + [False] * 3
 
 
@@ -386,7 +388,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_same_words(
         return step(self, batch, batch_idx) * float("nan" if (rank(), done) in ((1, 9), (0, 11)) else 1)
 
     monkeypatch.setattr(StudyModule, "training_step", spoiled)
-    monkeypatch.setattr("xraylab.guards.FiniteLoss", lambda _: FiniteLoss(every))
+    monkeypatch.setattr("xraylab.training.callbacks.finite_loss.FiniteLoss", lambda _: FiniteLoss(every))
     run, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
     assert {type(error) for error in raised.values()} == {Diverged}
     told = f"the loss is not a finite number at step 5, in epoch 1, of the studies {(tmp_path / 'ids').read_text()}:"

@@ -19,8 +19,8 @@ from conftest import REPOSITORY, end_workers
 from omegaconf import OmegaConf
 
 from xraylab import pruning, sweep_yaml
-from xraylab.callbacks import StopOnInterrupt
 from xraylab.journal import Journal
+from xraylab.training.callbacks.interrupt import StopOnInterrupt
 
 QUICK = ["bootstrap=0", "cases=0", "num_workers=0", "precision=32", "cache=off", "early_stopping=null"]
 TINY = [*QUICK, "backbone=cnn", "backbone.layers=2", "backbone.filters=4", "image.size=16", "max_epochs=1"]

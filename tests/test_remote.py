@@ -19,7 +19,7 @@ from conftest import TINY
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from xraylab.assemble import resumed_config
+from xraylab.config.resume import resumed_config
 from xraylab.data.datasets.csv_table import CsvTable
 from xraylab.data.datasets.medmnist import MedMNIST
 from xraylab.data.datasets.mimic_tutorial import MimicTutorial
@@ -30,7 +30,7 @@ from xraylab.evaluate import job as evaluate
 from xraylab.run import new_run_dir
 from xraylab.system.paths import cache_dir, conf_dir
 from xraylab.system.remote import RunUpload, fetch_run, is_url, mirror
-from xraylab.training import train
+from xraylab.training.session import train
 
 SMALL = [
     *TINY, "backbone=cnn", "backbone.layers=2", "backbone.filters=4", "findings=[edema,pleural_effusion]", "image.size=32",

@@ -19,16 +19,19 @@ import torch
 from conftest import REPOSITORY
 from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 
-from xraylab import fitting, training
-from xraylab.assemble import resumed_config
-from xraylab.callbacks import StopOnInterrupt
+from xraylab.config.resume import resumed_config
 from xraylab.config.settings import check_config
 from xraylab.errors import Stopped, UserError
-from xraylab.guards import FiniteLoss, memory_in_words
-from xraylab.module import StudyModule, read_checkpoint
 from xraylab.run import claimed, holder_of, new_run_dir
 from xraylab.system.files import beside, write_json
-from xraylab.training import train
+from xraylab.training import fit as fitting
+from xraylab.training import session as training
+from xraylab.training.callbacks.finite_loss import FiniteLoss
+from xraylab.training.callbacks.interrupt import StopOnInterrupt
+from xraylab.training.checkpoints import read_checkpoint
+from xraylab.training.devices import memory_in_words
+from xraylab.training.session import train
+from xraylab.training.study_module import StudyModule
 
 SMALL = [
     "dataset=mrnet", "backbone=cnn", "backbone.layers=3", "image.size=16", "bootstrap=0", "num_workers=0", "precision=32",
@@ -112,7 +115,10 @@ def test_a_signal_to_one_of_two_processes_saves_and_ends_both(to, tmp_path, mrne
     while not (run / "history.csv").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     found = subprocess.run(
-        ["pgrep", "-P", str(process.pid), "-f", "xraylab.exchange"], capture_output=True, text=True, check=False
+        ["pgrep", "-P", str(process.pid), "-f", "xraylab.training.distributed.launch"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     os.kill(process.pid if to == "first" else int(found.stdout.split()[0]), signal.SIGTERM)
     out, err = process.communicate(timeout=60)

@@ -62,7 +62,7 @@ def drawn(here, monkeypatch):
 
     It gives the exit code, what was printed, and the last sweep's folder.
     """
-    monkeypatch.setattr("xraylab.assemble.assemble", lambda *_, **__: None)  # no job has data
+    monkeypatch.setattr("xraylab.training.experiment.assemble", lambda *_, **__: None)  # no job has data
 
     def run(job, *words):
         def entry():
@@ -348,11 +348,11 @@ def test_a_mistake_of_all_jobs_is_said_once(here, words, said, mrnet_root):
 
 def test_packing_before_the_first_job_is_seen_and_can_be_stopped(drawn, monkeypatch):
     def packs(*_, **__):
-        logging.getLogger("xraylab.assemble").warning("what the job says itself")
+        logging.getLogger("xraylab.training.experiment").warning("what the job says itself")
         logging.getLogger("xraylab.data.cache.build").info("packing: 10 of 99 images")
         raise Stopped("stopped; what is packed so far is kept")
 
-    monkeypatch.setattr("xraylab.assemble.assemble", packs)
+    monkeypatch.setattr("xraylab.training.experiment.assemble", packs)
     code, said, folder = drawn(lambda *_: 0.5, "-m", "seed=0,1")
     assert (code, folder) == (75, None), said
     assert "packing: 10 of 99" in said

@@ -132,7 +132,7 @@ def test_every_command_that_is_printed_runs_as_it_stands(typed_in, by_shell, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("xraylab.fitting.fit", stop)
+        stopped.setattr("xraylab.training.fit.fit", stop)
         code, said = start(*data, *TINY, "name=t")
     assert code == 75
     (begin_again,) = printed(said)
@@ -182,7 +182,7 @@ def test_every_command_of_a_sweep_runs_as_it_stands(typed_in, by_shell, monkeypa
         if len(begun) == 2:
             raise UserError("what fails once")
 
-    monkeypatch.setattr("xraylab.assemble.assemble", lambda *_, **__: None)
+    monkeypatch.setattr("xraylab.training.experiment.assemble", lambda *_, **__: None)
     monkeypatch.setattr("xraylab.train._job", job)
     start, type_in = typed_in
     folder = Path.cwd() / "s=1"

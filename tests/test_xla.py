@@ -21,13 +21,14 @@ from pytorch_lightning.callbacks import Callback
 from torch_xla.debug import metrics
 
 import xraylab
-from xraylab.assemble import assemble, hardware
 from xraylab.data.synthetic.knee import write_mrnet
 from xraylab.errors import UserError
-from xraylab.fitting import fit
 from xraylab.models import Attention, MaxFeature, MaxProbability, MeanProbability
 from xraylab.system.processes import Processes
-from xraylab.xla import XLAStep, device_options
+from xraylab.training.devices import hardware
+from xraylab.training.experiment import assemble
+from xraylab.training.fit import fit
+from xraylab.training.xla import XLAStep, device_options
 
 torch_xla.device()  # before torch's first backward pass, which counts the kinds of devices once and for all
 pytestmark = pytest.mark.timeout(1800)  # compiling takes long where others compute too
@@ -131,8 +132,8 @@ def test_the_loss_curve_is_that_of_the_cpu(precision, rtol, train_here, tmp_path
 
 
 def test_a_resumed_run_is_that_which_was_not_stopped(compose, train_here, tmp_path, ragged):
-    from xraylab.assemble import resumed_config
-    from xraylab.training import train
+    from xraylab.config.resume import resumed_config
+    from xraylab.training.session import train
 
     options = [*SMALL, f"dataset.root={ragged}", "accelerator=tpu", "head.dropout=0.5"]
     whole = train_here(tmp_path / "whole", *options, "max_epochs=3")

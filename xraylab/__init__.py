@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xraylab.module import StudyModule
+    from xraylab.training.study_module import StudyModule
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -29,6 +29,6 @@ def load(path: str | Path, device: str = "cpu") -> StudyModule:
     Raises:
         xraylab.errors.UserError: no checkpoint there, or the file is not a whole checkpoint of xraylab.
     """
-    from xraylab.module import load_module
+    from xraylab.training.study_module import load_module
 
     return load_module(path, device)

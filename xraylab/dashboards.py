@@ -1,4 +1,4 @@
-"""What dashboards get of a run at its end, and of what is made of runs' tables; see :mod:`xraylab.loggers`.
+"""What dashboards get of a run at its end, and of what is made of runs' tables; see :mod:`xraylab.training.loggers.wandb`.
 
 ``wandb.json`` in a run directory says which W&B run it is: ``id, project, entity, group, offline``.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pytorch_lightning.loggers import Logger
 
-    from xraylab.loggers import Wandb
+    from xraylab.training.loggers.wandb import Wandb
 
 RECORD = "wandb.json"
 COLUMNS = ("picture", "id", "finding", "prediction", "probability", "truth", "right", "confidence", "what")
@@ -63,7 +63,8 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
     """
     from pytorch_lightning.loggers import TensorBoardLogger
 
-    from xraylab.loggers import Unfailing, Wandb
+    from xraylab.training.loggers.base import Unfailing
+    from xraylab.training.loggers.wandb import Wandb
 
     checkpoint = evaluation.get("checkpoint", {"step": 0})
     step = int(checkpoint["step"])
@@ -215,7 +216,7 @@ def record_evaluation(directory: Path, evaluation: Mapping[str, Any], config: Ma
 
 
 def _logger_like(record: Mapping[str, Any], directory: Path) -> Wandb:
-    from xraylab.loggers import Wandb
+    from xraylab.training.loggers.wandb import Wandb
 
     return Wandb(str(directory), record["offline"], project=record["project"], entity=record["entity"])
 
@@ -223,7 +224,7 @@ def _logger_like(record: Mapping[str, Any], directory: Path) -> Wandb:
 def _record(
     logger: Wandb, evaluation: Mapping[str, Any], config: Mapping[str, Any], directory: Path, used: Sequence[Any]
 ) -> None:  # fmt: skip
-    from xraylab.loggers import finish
+    from xraylab.training.loggers.wandb import finish
 
     try:
         logger.log_hyperparams({"data": evaluation["data"], **config})

@@ -54,12 +54,13 @@ def job(cfg: DictConfig) -> None:
             f"run={run}: made of tables, it has no model of its own. Combine anew, or evaluate its {shown('table', table)}."
         )
     with importing():
-        from xraylab.assemble import assemble
         from xraylab.config.instantiate import plain
         from xraylab.dashboards import record_evaluation
-        from xraylab.fitting import evaluate_run, quiet
-        from xraylab.module import checkpoint_of
+        from xraylab.inference.evaluate import evaluate_run
         from xraylab.page import closing_table, write_report
+        from xraylab.training.checkpoints import checkpoint_of
+        from xraylab.training.experiment import assemble
+        from xraylab.training.fit import quiet
 
     quiet()
     checkpoint = checkpoint_of(run)

@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xraylab.assemble import hardware, split_table
 from xraylab.config.dataset import find_data
 from xraylab.config.instantiate import build, plain
 from xraylab.config.settings import check_config
@@ -28,9 +27,12 @@ from xraylab.evaluation.operating_points import CHOSEN, read_chosen
 from xraylab.evaluation.predictions import COLUMNS, PREFIXES, prediction_table, read_table
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
-from xraylab.module import StudyModule, checkpoint_of, load_module, read_checkpoint
 from xraylab.reading import View, predict_rows
 from xraylab.run import short_names
+from xraylab.training.checkpoints import checkpoint_of, read_checkpoint
+from xraylab.training.devices import hardware
+from xraylab.training.experiment import split_table
+from xraylab.training.study_module import StudyModule, load_module
 
 log = logging.getLogger(__name__)
 

@@ -51,10 +51,10 @@ def job(cfg: DictConfig) -> None:
         from xraylab.data.images.source import check_bits
         from xraylab.evaluation.operating_points import decided, temperatures_of, threshold_text, thresholds_of
         from xraylab.evaluation.predictions import write_table
-        from xraylab.fitting import quiet
         from xraylab.inference import SPLITS, Options, chosen_of, predict_all, run_labels
         from xraylab.inference.inputs import LEFT_OUT, find_studies
         from xraylab.submission import check_format, write_submission
+        from xraylab.training.fit import quiet
 
     check_format(cfg.format)
     if cfg.format != "table":
@@ -119,7 +119,7 @@ def _run(given: str) -> Path:
 
     path = Path(given).expanduser()
     if not is_url(given) and path.suffix and not path.is_dir():
-        from xraylab.module import checkpoint_of
+        from xraylab.training.checkpoints import checkpoint_of
 
         return checkpoint_of(path)
     return run_of(given)

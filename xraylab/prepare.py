@@ -32,8 +32,8 @@ def job(cfg: DictConfig) -> None:
     if check_config(cfg).cache == "off":
         raise UserError("cache=off: leave it out to build the cache, or name its folder.")
 
-    from xraylab.assemble import with_cache
     from xraylab.config.dataset import find_data, read
+    from xraylab.data.cache.build import with_cache
 
     OmegaConf.set_struct(cfg, False)
     reader, path, embedded = find_data(cfg, list(HydraConfig.get().overrides.task), fresh=True)

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from xraylab.callbacks import RunningLoss, StudyProgress
 from xraylab.data.batching import Batch, Draw, StepSampler, StudyDataset
 from xraylab.data.datamodule import as_is, reading_context, worker_count
 from xraylab.data.preprocessing import prepare
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
 from xraylab.inference.inputs import FROM_THE_REST, LEFT_OUT, Skipped
-from xraylab.module import StudyModule, require_finite
 from xraylab.system.progress import clock
 from xraylab.system.signals import keep_from
-from xraylab.xla import device_options
+from xraylab.training.callbacks.progress_bar import RunningLoss, StudyProgress
+from xraylab.training.study_module import StudyModule, require_finite
+from xraylab.training.xla import device_options
 
 log = logging.getLogger(__name__)
 

@@ -216,7 +216,7 @@ class JobSweeper(Sweeper):
                 "take hydra/launcher=joblib."
             )
         if launcher == "BasicLauncher":
-            from xraylab.assemble import assemble
+            from xraylab.training.experiment import assemble
 
             assemble(config, typed, processes=processes)
         elif launcher in ("SlurmLauncher", "RayLauncher", "RayAWSLauncher"):
@@ -236,7 +236,7 @@ class JobSweeper(Sweeper):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         options = self.config.hydra.launcher
         if kind != "auto" and not count:
-            from xraylab.assemble import no_gpu
+            from xraylab.training.devices import no_gpu
 
             raise no_gpu(kind)
         if "gpus_per_node" in options:

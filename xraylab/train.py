@@ -78,8 +78,9 @@ def _job(cfg: DictConfig) -> None:
         hush()
 
     with importing():
-        from xraylab.exchange import agree, gather, joined
-        from xraylab.training import train
+        from xraylab.training.distributed.collectives import agree, gather
+        from xraylab.training.distributed.launch import joined
+        from xraylab.training.session import train
 
     if processes.launcher and processes.world > 1:
         with joined(processes):
@@ -111,7 +112,7 @@ def resolved(cfg: DictConfig, directory: Path, typed: list[str]) -> DictConfig |
     Raises:
         UserError: there is nothing to go on with, or not in this way.
     """
-    from xraylab.assemble import resumed_config
+    from xraylab.config.resume import resumed_config
     from xraylab.run import run_of
 
     if cfg.resume == "auto":
@@ -140,8 +141,8 @@ def other(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], pr
 
     hush()
     say_all()
-    from xraylab.exchange import joined
-    from xraylab.training import train
+    from xraylab.training.distributed.launch import joined
+    from xraylab.training.session import train
 
     HydraConfig.instance().cfg = hydra_cfg
     try:
@@ -159,7 +160,7 @@ def auto(cfg: DictConfig, directory: Path) -> DictConfig | None:
     Raises:
         UserError: the directory holds a run of another configuration.
     """
-    from xraylab.assemble import resumed_config
+    from xraylab.config.resume import resumed_config
     from xraylab.run import differing, is_finished, read_begun
 
     if not (directory / BEGUN).is_file():

@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-import xraylab.training  # noqa: F401  for the sessions
+import xraylab.training.session  # noqa: F401  for the sessions
 from xraylab.data.synthetic.knee import write_mrnet
 from xraylab.train import main as train
 

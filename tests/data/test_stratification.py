@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from xraylab.assemble import split_table
 from xraylab.config.settings import check_config
 from xraylab.data.datasets.chexpert import CheXpert
 from xraylab.data.datasets.csv_table import CsvTable
@@ -21,6 +20,7 @@ from xraylab.data.study_table import patients_of
 from xraylab.data.synthetic.chest import write_nih
 from xraylab.journal import Journal, resumed_words
 from xraylab.run import differing
+from xraylab.training.experiment import split_table
 
 FIVE, HOLDOUT = [0.2] * 5, [0.8, 0.2]
 DIGEST = "7859e4c110889187"  # of the parts of one seed

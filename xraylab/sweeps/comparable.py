@@ -36,9 +36,9 @@ def over(
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
-    from xraylab.assemble import to_be_measured
     from xraylab.config.launch import settled
     from xraylab.space import around
+    from xraylab.training.experiment import to_be_measured
 
     said = []
     for key, points in around(space).items():

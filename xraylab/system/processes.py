@@ -1,8 +1,8 @@
 """The processes of a run: one a device, each of which trains on its share of every batch.
 
-They are started by torchrun, by srun, or by the first of them (:mod:`xraylab.exchange`); from there on nothing differs. All
-have the same settings and the same table; the first writes, prints and speaks for all. Nothing here imports torch, but to count
-GPUs where all are asked for.
+They are started by torchrun, by srun, or by the first of them (:mod:`xraylab.training.distributed.launch`); from there on nothing
+differs. All have the same settings and the same table; the first writes, prints and speaks for all. Nothing here imports torch,
+but to count GPUs where all are asked for.
 """
 
 from __future__ import annotations

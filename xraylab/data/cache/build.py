@@ -30,14 +30,51 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from xraylab.config.settings import Settings
 from xraylab.data.cache.source import FORMAT, PackedSource, _array, _json, _whole
 from xraylab.data.images.source import ImageSource, of_one_value
 from xraylab.data.preprocessing import EACH_AXIS, prepare
 from xraylab.data.study_table import BLANK, UNREADABLE, StudyTable, stop_or_skip
-from xraylab.errors import UserError, listed
+from xraylab.errors import Stopped, UserError, listed
 from xraylab.system.files import locked, write_text
+from xraylab.system.paths import cache_dir
 from xraylab.system.processes import cores
 from xraylab.system.progress import clock, data_size
+
+
+def _slices(table: StudyTable) -> dict[str, bool]:
+    """What a checkpoint says beside of a table whose volumes are files of one slice each: those are prepared one by one."""
+    return {"volumes": False} if not table.views and not table.parts and (table.frame["images"].map(len) > 1).any() else {}
+
+
+def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[StudyTable, bool]:
+    """The table, read from packed images where ``cache`` says so, and whether it is.
+
+    Raises:
+        UserError: images cannot be read, or the cache cannot be written.
+    """
+    size, rescale = settings.image.size, settings.image.rescale
+    files = table.source.path(table.frame["images"].iloc[0][0]) is not None
+    slow = table.source.costly(size is not None or rescale)
+    if settings.cache == "off" and files and table.source.costly(False):
+        more = "; one that cannot be read will stop it, not be skipped" if on_error == "skip" else ""
+        log.warning("cache=off: no image is looked into before training, nor found to be of one value%s.", more)
+    from xraylab.data.cache.build import pack_table, say_blank
+
+    if not files:
+        images = [image for study in table.frame["images"] for image in study]
+        say_blank(table, [image for image in images if of_one_value(table.source.read([image]))])
+    if settings.cache == "off" or not files or (settings.cache == "auto" and not slow):
+        return table, False
+    folder = cache_dir() / "packed" if settings.cache == "auto" else Path(settings.cache).expanduser()
+    try:
+        table = pack_table(table, folder, size, rescale, on_error, resize=settings.image.resize)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; what is packed so far is kept, and the same command goes on from there.") from None
+    if table.frame.empty:
+        raise UserError(f"{table.name}: not one image can be read. python -m xraylab.check tells more.")
+    return table, True
+
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

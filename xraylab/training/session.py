@@ -17,16 +17,12 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.assemble import Job, assemble, check_batches, resumed_config
+from xraylab.config.resume import resumed_config
 from xraylab.config.settings import check_config
 from xraylab.dashboards import send_results
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.evaluation.reader_study import read_readings
-from xraylab.exchange import agree, gather, in_turn, is_lost, lost_words
-from xraylab.fitting import evaluate_run, fit, introduce, make_loggers, quiet
-from xraylab.guards import Diverged, memory_in_words
-from xraylab.loggers import finish
-from xraylab.module import read_checkpoint, require_splits
+from xraylab.inference.evaluate import evaluate_run
 from xraylab.page import closing_table, write_report
 from xraylab.run import BEGUN, claimed, how_it_went, read_begun, write_begun
 from xraylab.system.command_line import command_line, shown, word
@@ -37,7 +33,16 @@ from xraylab.system.processes import ALONE, Processes
 from xraylab.system.progress import clock
 from xraylab.system.remote import RunUpload
 from xraylab.system.signals import ENDING, ending
-from xraylab.xla import log_compiled, on_tpu
+from xraylab.training.callbacks.finite_loss import Diverged
+from xraylab.training.checkpoints import read_checkpoint, require_splits
+from xraylab.training.devices import memory_in_words
+from xraylab.training.distributed.collectives import agree, gather, in_turn, is_lost
+from xraylab.training.distributed.launch import lost_words
+from xraylab.training.experiment import Job, assemble, check_batches
+from xraylab.training.fit import fit, quiet
+from xraylab.training.loggers.setup import introduce, make_loggers
+from xraylab.training.loggers.wandb import finish
+from xraylab.training.xla import log_compiled, on_tpu
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +53,7 @@ def train(
     """One run, from a composed configuration to a finished run directory.
 
     Args:
-        processes: that have met, see :func:`xraylab.exchange.joined`; only the first writes.
+        processes: that have met, see :func:`xraylab.training.distributed.launch.joined`; only the first writes.
         callbacks: beside those of the configuration.
 
     Raises:

@@ -15,47 +15,43 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from xraylab.averaging import StochasticWeightAveraging
-from xraylab.callbacks import Unfreeze, early_stopping
 from xraylab.config.dataset import find_data, read
 from xraylab.config.instantiate import build, plain
-from xraylab.config.resume import existing_run
 from xraylab.config.settings import Evaluate, Settings, check_config, mode_of, sweep_of
 from xraylab.data.augmentation import Augmentation
+from xraylab.data.cache.build import _slices, with_cache
 from xraylab.data.datamodule import ADAPT, StudyDataModule, worker_count
 from xraylab.data.datasets.base import Reader
-from xraylab.data.images.source import of_one_value
 from xraylab.data.splits import assign_splits, hold_back
 from xraylab.data.study_table import HELD_BACK, StudyTable
-from xraylab.errors import Stopped, UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.metrics import METRICS
 from xraylab.evaluation.objective import objectives_of
 from xraylab.evaluation.predictions import read_table, scored_labels
-from xraylab.exchange import trainer_options
-from xraylab.further import check_callbacks
 from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.losses.base import Loss
 from xraylab.models.losses.self_trained import SelfTrained
 from xraylab.models.study_net import per_channel
 from xraylab.models.trial import lone_norms, require_features
-from xraylab.module import StudyModule, checkpoint_of, require_splits
-from xraylab.run import BEGUN, read_begun
 from xraylab.system.command_line import said
-from xraylab.system.paths import cache_dir
 from xraylab.system.processes import ALONE, Processes
 from xraylab.system.remote import is_url
+from xraylab.training.callbacks.stopping import early_stopping
+from xraylab.training.callbacks.unfreeze import Unfreeze
+from xraylab.training.callbacks.user_callbacks import check_callbacks
+from xraylab.training.callbacks.weight_averaging import StochasticWeightAveraging
+from xraylab.training.checkpoints import checkpoint_of, require_splits
+from xraylab.training.devices import hardware
+from xraylab.training.distributed.strategy import trainer_options
 from xraylab.training.measured import measured
-from xraylab.xla import device_options, on_tpu, precision_of_tpu, require_tpu, tpu_there
+from xraylab.training.study_module import StudyModule
+from xraylab.training.xla import device_options, on_tpu
 
 log = logging.getLogger(__name__)
-RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload",
-             "checkpoint_every", "profiler", "accelerator")  # fmt: skip
 
 
 @dataclass
@@ -265,40 +261,6 @@ def split_table(reader: Reader, path: Path, settings: Settings, held_back: float
     return hold_back(table, held_back, ADAPT, seed, settings.split_version) if held_back else table
 
 
-def _slices(table: StudyTable) -> dict[str, bool]:
-    """What a checkpoint says beside of a table whose volumes are files of one slice each: those are prepared one by one."""
-    return {"volumes": False} if not table.views and not table.parts and (table.frame["images"].map(len) > 1).any() else {}
-
-
-def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[StudyTable, bool]:
-    """The table, read from packed images where ``cache`` says so, and whether it is.
-
-    Raises:
-        UserError: images cannot be read, or the cache cannot be written.
-    """
-    size, rescale = settings.image.size, settings.image.rescale
-    files = table.source.path(table.frame["images"].iloc[0][0]) is not None
-    slow = table.source.costly(size is not None or rescale)
-    if settings.cache == "off" and files and table.source.costly(False):
-        more = "; one that cannot be read will stop it, not be skipped" if on_error == "skip" else ""
-        log.warning("cache=off: no image is looked into before training, nor found to be of one value%s.", more)
-    from xraylab.data.cache.build import pack_table, say_blank
-
-    if not files:
-        images = [image for study in table.frame["images"] for image in study]
-        say_blank(table, [image for image in images if of_one_value(table.source.read([image]))])
-    if settings.cache == "off" or not files or (settings.cache == "auto" and not slow):
-        return table, False
-    folder = cache_dir() / "packed" if settings.cache == "auto" else Path(settings.cache).expanduser()
-    try:
-        table = pack_table(table, folder, size, rescale, on_error, resize=settings.image.resize)
-    except KeyboardInterrupt:
-        raise Stopped("stopped; what is packed so far is kept, and the same command goes on from there.") from None
-    if table.frame.empty:
-        raise UserError(f"{table.name}: not one image can be read. python -m xraylab.check tells more.")
-    return table, True
-
-
 def check_batches(job: Job, fresh: bool) -> None:
     """Refuse batches that batch norm would stop at, in some epoch: one image, of whose channels a layer sees one value.
 
@@ -349,112 +311,6 @@ def _stored_size(table: StudyTable) -> tuple[int, int]:
         except UserError as error:
             failure = error
     raise failure
-
-
-def no_gpu(asked: str) -> UserError:
-    """The error where a GPU is asked for and none is there."""
-    return UserError(
-        f"accelerator={asked}: there is no GPU that torch {torch.__version__} can use here; there is the CPU (accelerator=cpu)."
-    )
-
-
-def hardware(accelerator: dict[str, Any], precision: str, processes: Processes = ALONE) -> tuple[dict[str, Any], str]:
-    """Arguments of the Trainer for the device that is there, and its precision; both are logged.
-
-    Raises:
-        UserError: the device asked for is not there, or does not have that precision.
-    """
-    # those are what the processes were planned by
-    accelerator = {k: v for k, v in accelerator.items() if k != "timeout"}
-    accelerator |= {"devices": processes.local_world, "num_nodes": processes.machines}
-    gpu = torch.cuda.is_available()
-    asked = accelerator.get("accelerator", "auto")
-    accelerator["accelerator"] = kind = "gpu" if asked in ("gpus", "cuda") else asked
-    if kind == "gpu" and not gpu:
-        raise no_gpu(asked)
-    if kind == "auto":
-        accelerator["accelerator"] = kind = "gpu" if gpu else "tpu" if tpu_there() else "cpu"
-    if kind == "tpu":
-        require_tpu(processes.world, "the GPU (accelerator=gpu)" if gpu else "the CPU (accelerator=cpu)")
-        chosen = precision_of_tpu(precision)
-        accelerator = {"static_shapes": True, **accelerator}
-        log.info("device: TPU; precision %s, shapes %s", chosen, "static" if accelerator["static_shapes"] else "as they come")
-        return accelerator, chosen
-    on_gpu = kind == "gpu"
-    can = getattr(torch.cpu, "get_capabilities", dict[str, Any])()  # torch 2.9, which torch_xla needs, cannot tell
-    has_bf16 = (
-        torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bool(can.get("avx512_bf16") or can.get("amx_bf16"))
-    )
-    if accelerator.get("sync_batchnorm"):
-        raise UserError(
-            "accelerator.sync_batchnorm: torch puts plain norms in the place of timm's, whose activations are lost. Leave "
-            "it out: one process has the statistics of whole batches."
-        )
-    if precision == "16" and not on_gpu:
-        raise UserError("precision=16 needs a GPU; on a CPU it is bf16 or 32.")
-    chosen = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(precision) or ("bf16-mixed" if has_bf16 else "32-true")
-    count = torch.cuda.device_count() if on_gpu else 0
-    if on_gpu and processes.local_world > count:
-        raise UserError(
-            f"accelerator={asked}: {processes.local_world} processes on a machine where torch sees {count} "
-            f"GPU{'s' * (count > 1)}, and each takes one. "
-            "Start fewer, or accelerator=cpu; on SLURM let every process see all (--gpus-per-node)."
-        )
-    device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    if processes.world > 1:
-        machines = f" on {processes.machines} machines" if processes.machines > 1 else ""
-        device = f"{processes.world} processes{machines}, ddp, each {device}"
-    elif count > 1:
-        device += f", one of {count} (accelerator=gpus takes all)"
-    hint = " (precision=32 for plain float32)" if chosen != "32-true" else ""
-    log.info("device: %s; precision %s, channels_last%s", device, chosen, hint)
-    return accelerator, chosen
-
-
-def resumed_config(resume: str, typed: Sequence[str], accelerator: Any = None) -> DictConfig:
-    """The configuration of the run to resume, with the values typed now.
-
-    Only what leaves the course of the run as it was can change: its length, how it is watched and read, and where it runs.
-    What was typed when it was begun, and what it has anyway, may be typed again.
-
-    Args:
-        accelerator: the composed group, which is taken where it was typed.
-
-    Raises:
-        UserError: no such run, or something else was typed.
-    """
-    run, checkpoint = existing_run(resume)
-    saved = OmegaConf.load(run / "config.yaml") if checkpoint else OmegaConf.create(read_begun(run)["config"])
-    assert isinstance(saved, DictConfig)
-    laid_out = {"total_steps", "T_max"} & set(saved.scheduler)
-    before = read_begun(run)["typed"] if (run / BEGUN).is_file() else []
-    for override in OverridesParser.create().parse_overrides(list(typed)):
-        key = override.key_or_group
-        if key == "resume":
-            continue
-        if key.split(".")[0] == "accelerator" and accelerator is not None:
-            saved.accelerator = accelerator
-            continue
-        if key == "max_epochs" and laid_out:
-            raise UserError(
-                f"resume={resume}: its learning rate is laid out for {saved.max_epochs} epochs; max_epochs cannot change."
-            )
-        if key not in RESUMABLE and (override.input_line in before or _has(saved, override)):
-            continue
-        if key not in RESUMABLE:
-            raise UserError(
-                f"resume={resume}: {key} cannot change in a run that goes on.{did_you_mean(key, RESUMABLE)} "
-                f"What can: {', '.join(RESUMABLE)}. Start a new run for the rest."
-            )
-        OmegaConf.update(saved, key, override.value())
-    saved.resume = str(checkpoint or run)
-    return saved
-
-
-def _has(saved: DictConfig, override: Override) -> bool:
-    """Whether a run has that value already."""
-    value = OmegaConf.select(saved, override.key_or_group)
-    return not OmegaConf.is_config(value) and value is not None and bool(value == override.value())
 
 
 def _announce(table: StudyTable, settings: Settings) -> None:

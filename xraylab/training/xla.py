@@ -19,8 +19,8 @@ from pytorch_lightning.accelerators import XLAAccelerator
 from pytorch_lightning.plugins import XLAPrecision
 from pytorch_lightning.plugins.io import XLACheckpointIO
 
-from xraylab.checkpoint_files import CheckpointFiles
 from xraylab.errors import UserError
+from xraylab.training.checkpoints import CheckpointFiles
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -26,14 +26,12 @@ from xraylab.evaluation.evaluator import quick_metrics
 from xraylab.evaluation.operating_points import CHOSEN, read_chosen, temperatures_of
 from xraylab.evaluation.predictions import scored_labels
 from xraylab.evaluation.probabilities import sigmoid
-from xraylab.exchange import from_first, gather, rank, summed, world
 from xraylab.models.losses.adaptive_weight import derivatives
 from xraylab.models.losses.base import Loss, spec
 from xraylab.models.losses.uncertain_labels import Uncertainty
 from xraylab.models.study_net import StudyNet
-from xraylab.run import refuse_foreign
-
-FORMAT = 2  # of the "xraylab" entry of a checkpoint
+from xraylab.training.checkpoints import FORMAT, checkpoint_of, read_checkpoint
+from xraylab.training.distributed.collectives import from_first, gather, rank, summed, world
 
 
 class StudyModule(pl.LightningModule):
@@ -387,56 +385,6 @@ def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
     module.load_state_dict(checkpoint["state_dict"])
     module.operating = read_chosen(file.parent.parent / CHOSEN, checkpoint["global_step"])
     return module.to(device).eval()
-
-
-def checkpoint_of(path: str | Path) -> Path:
-    """The checkpoint file that a path names: itself, or a run's best, else its last.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(path)
-    refuse_foreign(path)
-    if path.is_file():
-        return path
-    for name in ("best.ckpt", "last.ckpt"):
-        if (path / "checkpoints" / name).is_file():
-            return path / "checkpoints" / name
-    raise UserError(f"{path}: neither a checkpoint file nor a run directory with checkpoints/best.ckpt or last.ckpt.")
-
-
-def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """A checkpoint, read without executing anything in it.
-
-    Raises:
-        UserError: it is not a whole checkpoint of xraylab.
-    """
-    try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
-        words = str(error).splitlines() or ["it ends too early"]
-        raise UserError(f"{path}: not a whole checkpoint: {words[0].split('. ')[0][:200]}.") from error
-    if not isinstance(checkpoint, dict) or checkpoint.get("xraylab", {}).get("format") != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of this version of xraylab (format {FORMAT}).")
-    return checkpoint
-
-
-def require_splits(digest: str, checkpoint: Path, called: str = "") -> None:
-    """Refuse a checkpoint of a model that was trained on other studies, or other splits.
-
-    Args:
-        digest: of the studies and splits now, see :meth:`xraylab.data.study_table.StudyTable.split_digest`.
-        called: the checkpoint, in words.
-
-    Raises:
-        UserError: studies came, went, or are in another split: some of those scored could have been trained on.
-    """
-    if read_checkpoint(checkpoint)["xraylab"]["splits"] != digest:
-        raise UserError(
-            f"{called or checkpoint}: the data has other studies, or other splits, than when it was trained, so what is scored "
-            "could have been trained on. Give the data and the splits of then, with the same files missing (split_version=1 "
-            "splits as runs of before that key), or train anew."
-        )
 
 
 def _rebuild(saved: Mapping[str, Any], **changes: Any) -> Any:

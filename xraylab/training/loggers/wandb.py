@@ -9,88 +9,26 @@ import shlex
 import signal
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from xraylab.config.settings import mode_of
 from xraylab.dashboards import RECORD, read_record
 from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Pruned, Stopped, UserError
 from xraylab.system.files import write_json
+from xraylab.training.loggers.base import Unfailing, _in_a_line
 
 log = logging.getLogger(__name__)
 os.environ.setdefault("WANDB_SILENT", "true")
-
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger  # noqa: E402
-from pytorch_lightning.loggers.logger import DummyLogger  # noqa: E402
-from pytorch_lightning.utilities.rank_zero import rank_zero_only  # noqa: E402
 
 STEP = "trainer/global_step"  # Lightning's name of the axis
 IDENTITY = ("id", "project", "entity", "group")
 BLOCK, HEADER, WHOLE, FIRST, LAST = 2**15, 7, 1, 2, 4  # of W&B's records: bytes of a block, of a header; kinds of chunks
 PATIENCE = 600.0  # seconds that the end of a run waits for an upload
 LATEST = 5.0  # and for its record on disk
-
-
-class Unfailing(Logger):
-    """Turns a logger of Lightning off on its first failure, with one warning. The first of a class's bases."""
-
-    called = "the logger"
-    _broken = _said = False
-
-    @property
-    def experiment(self) -> Any:
-        """What the logger writes to, or a stand-in that takes every call once it has failed."""
-        found: list[Any] = []
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            self.safely(lambda: found.append(self._opened()))
-        return found[0] if found else DummyLogger().experiment
-
-    def _opened(self) -> Any:
-        return super().experiment  # type: ignore[misc]
-
-    def safely(self, call: Callable[[], Any]) -> None:
-        """Do something; where it fails, warn and do nothing from then on."""
-        if self._broken:
-            return
-        try:
-            call()
-        except Exception as error:  # whatever a dashboard raises, training goes on
-            self._broken = True
-            if not self._said:  # by what was called inside, or before the end
-                self._said = True
-                reason = f"{self.called} is off for the rest of this run: {_in_a_line(error)}"
-                log.warning("%s. Training goes on; history.csv is complete.", reason)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """As in Lightning."""
-        self.safely(lambda: super(Unfailing, self).log_metrics(dict(metrics), step))  # type: ignore[safe-super]
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """As in Lightning."""
-        self.safely(lambda: super(Unfailing, self).log_hyperparams(params, *args, **kwargs))  # type: ignore[safe-super]
-
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """As in Lightning."""
-        self.safely(lambda: super(Unfailing, self).after_save_checkpoint(checkpoint_callback))
-
-    def save(self) -> None:
-        """As in Lightning."""
-        self.safely(lambda: super(Unfailing, self).save())
-
-    def finalize(self, status: str) -> None:
-        """As in Lightning."""
-        self.safely(lambda: super(Unfailing, self).finalize(status))
-
-
-class TensorBoard(Unfailing, TensorBoardLogger):
-    """Lightning's TensorBoard logger, which never stops a run."""
-
-    called = "TensorBoard"
-
-    def go_on_from(self, step: int) -> None:
-        """Hide what an earlier session wrote behind optimiser step ``step``, of the checkpoint. Before anything is logged."""
-        self._kwargs["purge_step"] = step + 1  # the first that is hidden
 
 
 class Wandb(Unfailing, WandbLogger):
@@ -335,11 +273,6 @@ def _becomes_whole(record: Path) -> bool:
             return False
         time.sleep(0.05)
     return True
-
-
-def _in_a_line(error: BaseException) -> str:
-    error = error.__cause__ or error  # of what Lightning's TensorBoard logger makes of it
-    return " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")
 
 
 def finish(loggers: Sequence[Logger], error: BaseException | None = None, stopped: int = 0) -> None:

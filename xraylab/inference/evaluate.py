@@ -1,0 +1,105 @@
+"""A finished run predicted on its own splits, and evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from xraylab.cases import write_cases
+from xraylab.errors import UserError
+from xraylab.evaluation.evaluator import evaluate_split, raw_counts
+from xraylab.evaluation.operating_points import CHOSEN, Rules, judge
+from xraylab.evaluation.predictions import prediction_table, write_table
+from xraylab.evaluation.probabilities import sigmoid
+from xraylab.evaluation.reader_study import judge_readers
+from xraylab.system.files import write_json
+from xraylab.training.callbacks.progress_bar import RunningLoss, StudyProgress
+from xraylab.training.callbacks.weight_averaging import weights_in_words
+from xraylab.training.checkpoints import checkpoint_of, read_checkpoint, require_splits
+from xraylab.training.distributed.collectives import gather, rank
+from xraylab.training.experiment import Job
+from xraylab.training.fit import make_trainer
+from xraylab.training.study_module import require_finite
+
+
+def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the table (N,), logits (N,L), and those of single images (I,L), of a split in table order."""
+    trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
+    outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
+    kept = [(rows, by_study, by_image[:real]) for rows, _, _, real, by_study, by_image in outputs]
+    parts = gather([torch.cat([o[i] for o in kept]).cpu() for i in range(3)])  # in the order of processes, as the table is
+    rows, by_study, by_image = (torch.cat(of) for of in zip(*parts, strict=True))
+    logits = job.module.log_odds(by_study)
+    require_finite(logits, split)
+    return rows.numpy(), logits, job.module.log_odds(by_image)
+
+
+def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
+    """Predict with a checkpoint, write the prediction tables, evaluate them, and write what was chosen on validation.
+
+    Args:
+        checkpoint: a file, or the run, whose best it is.
+
+    Returns:
+        The content of ``evaluation.json``; empty in a process that is not the first.
+    """
+    if rank() == 0:  # the others get its weights
+        checkpoint = checkpoint_of(checkpoint)
+        saved = read_checkpoint(checkpoint)
+        require_splits(job.digest, checkpoint)
+        try:
+            job.module.load_state_dict(saved["state_dict"])
+        except RuntimeError as error:
+            raise UserError(
+                f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
+            ) from error
+    table, s = job.table, job.settings
+    splits: dict[str, Any] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    wanted = [split for split in ["valid", "test"] + ["train"] * s.save_train_predictions if len(table.part(split))]
+    predicted = {split: predict_split(job, split) for split in wanted}
+    if rank() != 0:
+        return {}
+    for split, (rows, logits, by_image) in predicted.items():
+        predictions = prediction_table(table.frame, table.labels, split, rows, sigmoid(logits), logits)
+        write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
+        options = (split == "valid", s.bootstrap, s.seed, table.exclusive, s.evaluate.blank, s.evaluate.uncertain)
+        if split != "train":
+            splits[split], tables[split] = evaluate_split(predictions, *options), predictions
+            shown = (predictions, rows)
+        if table.many_views:
+            images = table.by_image()
+            rows = images.part(split).index.to_numpy()
+            predictions = prediction_table(images.frame, table.labels, split, rows, sigmoid(by_image), by_image)
+            write_table(predictions, directory / "predictions" / f"{split}_images.csv", table.synthetic)
+            if split != "train":
+                splits[split]["images"] = evaluate_split(predictions, *options)
+    counts_as = s.evaluate.model_dump()
+    write_cases(directory, table, *shown, s.cases, **counts_as)  # of test, or of valid where there is no test
+    train = table.part("train")
+    of = {
+        "file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor,
+        "weights": weights_in_words(saved, dict(zip(job.config.callbacks, job.callbacks, strict=True))),
+    }  # fmt: skip
+    chosen = judge(splits, tables, Rules(**s.operating.model_dump()), **counts_as)
+    if s.readers is not None:
+        judge_readers(splits, tables, Path(s.readers), **counts_as)
+    write_json(directory / CHOSEN, {"data": table.data, "checkpoint": of, "scored": counts_as, **chosen})
+    return {
+        "data": table.data,
+        "selection": s.selection if s.fold is None else f"fold {s.fold}",
+        "checkpoint": of,
+        "loss": {"policy": job.module.loss.describe(table.labels, job.module.groups), **job.module.loss.state(table.labels)},
+        "skipped": table.problems,
+        "trained_on": {
+            "n": len(train),
+            "patients": int(train["patient"].nunique()) if table.patients_known else None,
+            "labels": {label: raw_counts(train[label].to_numpy(float)) for label in table.labels},
+        },
+        "scored": counts_as,
+        "splits": splits,
+    }
