@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xraylab.cases import ALL, KINDS, cases_section, choose_cases, listed_section, write_cases
 from xraylab.data.images.source import ImageSource
 from xraylab.data.study_table import StudyTable
 from xraylab.evaluation.predictions import prediction_table
+from xraylab.inference.cases import ALL, KINDS, choose_cases, write_cases
+from xraylab.reporting.cases import cases_section, listed_section
 
 
 class Numbered(ImageSource):

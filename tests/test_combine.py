@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from xraylab import combine, evaluate
-from xraylab.cases import choose_cases
 from xraylab.data.splits import in_parts
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.alignment import alike, mean_table, own_table, union_table, vote_table
@@ -25,6 +24,7 @@ from xraylab.evaluation.ensembles.stacking import fit_stack, stacked_table
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.predictions import prediction_table, read_table, scores, write_table
 from xraylab.evaluation.probabilities import logit, sigmoid
+from xraylab.inference.cases import choose_cases
 from xraylab.page import write_report
 from xraylab.system.paths import conf_dir
 

@@ -26,8 +26,8 @@ from xraylab.data.splits import assign_splits
 from xraylab.describe import describe
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.members import read_members
-from xraylab.inference import Options, predict
 from xraylab.inference.inputs import LEFT_OUT, find_studies, with_parts
+from xraylab.inference.predictor import Options, predict
 from xraylab.models import CNN, Attention, MaxFeature, MaxProbability, MeanProbability, StudyNet
 from xraylab.training.experiment import assemble
 from xraylab.training.session import train

@@ -21,9 +21,9 @@ from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.operating_points import decided, temperatures_of, thresholds_of
 from xraylab.evaluation.predictions import read_table, write_table
-from xraylab.inference import Options, chosen_of, predict, predict_all
 from xraylab.inference.inputs import FROM_THE_REST, LEFT_OUT, find_studies
-from xraylab.submission import write_submission
+from xraylab.inference.predictor import Options, chosen_of, predict, predict_all
+from xraylab.inference.submission import write_submission
 
 SMALL = [
     *TINY, "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small", "+backbone.kwargs.channels=[8,8,16,16]",

@@ -133,8 +133,8 @@ def ranked_cases(directory: Path) -> pd.DataFrame | None:
     """
     import pandas as pd
 
-    from xraylab.cases import FOLDER
     from xraylab.evaluation.probabilities import logit
+    from xraylab.inference.cases import FOLDER
 
     path = directory / FOLDER / "cases.csv"
     if not path.is_file():

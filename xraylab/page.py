@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from xraylab.card import OF_LABELS, OF_SPLITS, data_rows, exclusive_note, last_split, write_card
-from xraylab.cases import cases_section, listed_section
 from xraylab.curves import KINDS, confusion, mark, panels, side_by_side
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.ensembles.combination import IN_SAMPLE
@@ -22,6 +21,7 @@ from xraylab.evaluation.evaluator import by_unit, choices, in_sample
 from xraylab.evaluation.metrics import COUNTS, METRICS, how_intervals, number, without_interval
 from xraylab.evaluation.operating_points import trivial
 from xraylab.evaluation.predictions import CERTAIN, read_table
+from xraylab.reporting.cases import cases_section, listed_section
 from xraylab.run import read_record
 from xraylab.sections import calibration_table, operating_table, readers_table, reliability, spaced
 from xraylab.system.files import beside, write_text

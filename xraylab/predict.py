@@ -51,9 +51,9 @@ def job(cfg: DictConfig) -> None:
         from xraylab.data.images.source import check_bits
         from xraylab.evaluation.operating_points import decided, temperatures_of, threshold_text, thresholds_of
         from xraylab.evaluation.predictions import write_table
-        from xraylab.inference import SPLITS, Options, chosen_of, predict_all, run_labels
         from xraylab.inference.inputs import LEFT_OUT, find_studies
-        from xraylab.submission import check_format, write_submission
+        from xraylab.inference.predictor import SPLITS, Options, chosen_of, predict_all, run_labels
+        from xraylab.inference.submission import check_format, write_submission
         from xraylab.training.fit import quiet
 
     check_format(cfg.format)

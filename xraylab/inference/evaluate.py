@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from xraylab.cases import write_cases
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split, raw_counts
 from xraylab.evaluation.operating_points import CHOSEN, Rules, judge
 from xraylab.evaluation.predictions import prediction_table, write_table
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.reader_study import judge_readers
+from xraylab.inference.cases import write_cases
 from xraylab.system.files import write_json
 from xraylab.training.callbacks.progress_bar import RunningLoss, StudyProgress
 from xraylab.training.callbacks.weight_averaging import weights_in_words

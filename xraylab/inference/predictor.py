@@ -27,7 +27,7 @@ from xraylab.evaluation.operating_points import CHOSEN, read_chosen
 from xraylab.evaluation.predictions import COLUMNS, PREFIXES, prediction_table, read_table
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
-from xraylab.reading import View, predict_rows
+from xraylab.inference.tolerant_loader import View, predict_rows
 from xraylab.run import short_names
 from xraylab.training.checkpoints import checkpoint_of, read_checkpoint
 from xraylab.training.devices import hardware

@@ -6,8 +6,6 @@ first.
 
 from __future__ import annotations
 
-import base64
-import html
 import shutil
 from pathlib import Path
 
@@ -98,57 +96,6 @@ def write_cases(
     out = pd.concat([cases.drop(columns="row"), pictures], axis=1).assign(split=predictions["split"].iloc[0], data=table.data)
     with beside(folder / "cases.csv") as partial:
         out.to_csv(partial, index=False)
-
-
-def cases_section(directory: Path) -> str:
-    """The part of a report that shows a run's cases, pictures embedded; empty where it has none."""
-    path = directory / FOLDER / "cases.csv"
-    if not path.is_file():
-        return ""
-    cases = pd.read_csv(path, dtype=str, keep_default_na=False)
-    note = (
-        f"{cases['split'].iloc[0]}: of each finding the most confident mistakes at {THRESHOLD}, then confident right calls. "
-        "The first view or the middle slice of each study."
-    )
-    parts = [f"<h2>Cases <small>{html.escape(cases['data'].iloc[0])}</small></h2><p class=n>{html.escape(note)}</p>"]
-    for label, of_label in cases.groupby("label", sort=False):
-        parts.append(f"<h3>{html.escape(str(label))}</h3>")
-        for kind, of_kind in of_label.groupby("kind", sort=False):
-            figures = []
-            for case in of_kind.to_dict("records"):
-                picture = directory / FOLDER / case["picture"]
-                if picture.is_file():
-                    words = f"{case['id']}: p {float(case['p']):.3f}" + (f", {case['what']}" if case["what"] else "")
-                    source = base64.b64encode(picture.read_bytes()).decode()
-                    figures.append(
-                        f'<figure class=case><img alt="{html.escape(words)}" src="data:image/png;base64,{source}">'
-                        f"<figcaption>{html.escape(words)}</figcaption></figure>"
-                    )
-            parts.append(f"<p>{html.escape(str(kind))}</p>{''.join(figures)}")
-    return "".join(parts)
-
-
-def listed_section(table: pd.DataFrame, split: str, data: str, blank: str, uncertain: str) -> str:
-    """The part of a report that names the cases of a prediction table whose images are not at hand.
-
-    Args:
-        table: by study.
-        data: what the studies are of.
-        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.predictions.scored_labels`.
-    """
-    cases = choose_cases(table, EACH, blank, uncertain)
-    if cases.empty:
-        return ""
-    note = (
-        f"{split}: of each finding the most confident mistakes at {THRESHOLD}, then confident right calls: each study's id and "
-        "probability. The images are not at hand here."
-    )
-    rows = []
-    for (label, kind), of in cases.groupby(["label", "kind"], sort=False):
-        named = ", ".join(f"{case['id']} {case['p']:.3f}" for case in of.to_dict("records"))
-        rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in (label, kind, named)) + "</tr>")
-    head = f"<h2>Cases <small>{html.escape(data)}</small></h2><p class=n>{html.escape(note)}</p>"
-    return f"{head}<div class=settings><table>{''.join(rows)}</table></div>"
 
 
 def _write_png(path: Path, image: np.ndarray, data: str) -> None:
