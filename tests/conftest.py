@@ -116,7 +116,7 @@ def train_run(directory: Path, *overrides: str, report: bool = False) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         if not report:
-            patch.setattr("xraylab.page.write_report", lambda _: None)
+            patch.setattr("xraylab.reporting.run_report.write_report", lambda _: None)
         train(compose_config(*overrides), directory, list(overrides))
     return directory
 

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xraylab.card import BLANK, OWN, limits, write_card
 from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.operating_points import judge
 from xraylab.evaluation.predictions import prediction_table
+from xraylab.reporting.model_card import BLANK, OWN, limits, write_card
 
 
 @pytest.fixture

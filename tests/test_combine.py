@@ -25,7 +25,7 @@ from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.predictions import prediction_table, read_table, scores, write_table
 from xraylab.evaluation.probabilities import logit, sigmoid
 from xraylab.inference.cases import choose_cases
-from xraylab.page import write_report
+from xraylab.reporting.run_report import write_report
 from xraylab.system.paths import conf_dir
 
 SCORED = {"blank": "ignore", "uncertain": "ignore"}

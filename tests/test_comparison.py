@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xraylab.comparison import Comparison, text_table, write_comparison
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.paired_tests import compare
 from xraylab.evaluation.predictions import write_table
+from xraylab.reporting.comparison import text_table
+from xraylab.sweeps.comparison import Comparison, write_comparison
 
 FINDINGS = ("edema", "mass", "rare")
 SKILL = {"0": (0.4, 0.0, 0.2), "1": (0.1, 0.5, 0.2), "2": (0.3, 0.4, 0.2)}  # of each run at each finding

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from xraylab.curves import POINTS, confusion, curve, mark, panels, side_by_side, thinned
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.operating_points import judge
+from xraylab.reporting.figures.curves import POINTS, confusion, curve, mark, panels, side_by_side, thinned
 
 FINDINGS = ("edema", "mass", "never", "empty")
 

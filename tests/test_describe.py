@@ -23,8 +23,8 @@ from xraylab.data.datasets.mura import MURA
 from xraylab.data.splits import assign_splits
 from xraylab.data.study_table import UNREADABLE
 from xraylab.data.synthetic.medmnist import write_medmnist
-from xraylab.describe import Description, describe, write
 from xraylab.errors import UserError
+from xraylab.reporting.dataset_report import Description, describe, write
 from xraylab.system.paths import conf_dir
 
 

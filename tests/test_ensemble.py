@@ -10,12 +10,12 @@ import pytest
 from omegaconf import OmegaConf
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from xraylab.comparison import Comparison, write_comparison
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.alignment import mean_table, own_table, union_table
 from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.predictions import read_table, write_table
+from xraylab.sweeps.comparison import Comparison, write_comparison
 
 PARTS = ("elbow", "hand", "wrist")
 

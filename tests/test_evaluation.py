@@ -14,8 +14,6 @@ import torch
 from conftest import TINY, run_job, train_run
 from sklearn.metrics import accuracy_score, average_precision_score, cohen_kappa_score, log_loss, roc_auc_score
 
-from xraylab.card import exclusive_note
-from xraylab.curves import curve, scored
 from xraylab.data.splits import in_parts
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split, quick_metrics
@@ -23,7 +21,9 @@ from xraylab.evaluation.metrics import COUNTS, METRICS, number
 from xraylab.evaluation.paired_tests import compare
 from xraylab.evaluation.predictions import clusters_of, labels_of, prediction_table, read_table, scored_labels, write_table
 from xraylab.inference.cases import choose_cases
-from xraylab.page import closing_table, macro_notes, tie_notes
+from xraylab.reporting.figures.curves import curve, scored
+from xraylab.reporting.model_card import exclusive_note
+from xraylab.reporting.summary import closing_table, macro_notes, tie_notes
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from conftest import compose_config, run_job
 from matplotlib.image import imread
 from omegaconf import OmegaConf
 
-from xraylab.comparison import Comparison
 from xraylab.config.resume import resumed_config
 from xraylab.errors import UserError
+from xraylab.sweeps.comparison import Comparison
 from xraylab.training.loggers import wandb as loggers
 from xraylab.training.loggers.wandb import Wandb, epoch_ends, finish, is_whole
 from xraylab.training.session import train
@@ -327,7 +327,7 @@ def test_what_is_made_of_runs_is_a_run_that_uses_theirs(sweep, tmp_path, command
 
 
 def test_what_was_not_logged_is_not_logged_when_combined(sweep, tmp_path):
-    from xraylab.dashboards import record_made
+    from xraylab.reporting.log_results import record_made
 
     other = shutil.copytree(sweep / "1", tmp_path / "other", ignore=shutil.ignore_patterns("wandb*"))
     record_made(tmp_path / "made", {"data": "x", "splits": {}}, {}, [sweep / "0", other], "combine")

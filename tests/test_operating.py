@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from xraylab import card
 from xraylab.evaluation.calibration import scaled
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.intervals import Clusters
@@ -27,8 +26,9 @@ from xraylab.evaluation.operating_points import (
 )
 from xraylab.evaluation.predictions import prediction_table
 from xraylab.evaluation.probabilities import logit
-from xraylab.page import closing_table
-from xraylab.sections import operating_table
+from xraylab.reporting import model_card as card
+from xraylab.reporting.sections import operating_table
+from xraylab.reporting.summary import closing_table
 
 
 def made(seed, n=120, digits=2):

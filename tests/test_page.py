@@ -16,7 +16,8 @@ from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.operating_points import judge
 from xraylab.evaluation.predictions import write_table
-from xraylab.page import closing_table, write_report
+from xraylab.reporting.run_report import write_report
+from xraylab.reporting.summary import closing_table
 
 
 @pytest.fixture(scope="module")

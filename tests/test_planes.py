@@ -23,12 +23,12 @@ from xraylab.data.cache.build import pack_table
 from xraylab.data.datasets.mrnet import PLANES, MRNet
 from xraylab.data.images.source import NpySource
 from xraylab.data.splits import assign_splits
-from xraylab.describe import describe
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.members import read_members
 from xraylab.inference.inputs import LEFT_OUT, find_studies, with_parts
 from xraylab.inference.predictor import Options, predict
 from xraylab.models import CNN, Attention, MaxFeature, MaxProbability, MeanProbability, StudyNet
+from xraylab.reporting.dataset_report import describe
 from xraylab.training.experiment import assemble
 from xraylab.training.session import train
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from xraylab.curves import panels
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.predictions import prediction_table
 from xraylab.evaluation.reader_study import judge_readers, read_readings
-from xraylab.sections import readers_table
+from xraylab.reporting.figures.curves import panels
+from xraylab.reporting.sections import readers_table
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ from conftest import TINY
 from omegaconf import OmegaConf
 from sklearn.metrics import auc, roc_auc_score
 
-from xraylab.comparison import write_comparison
-from xraylab.comparison_page import configurations
-from xraylab.curves import curve
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import by_unit, evaluate_split
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.paired_tests import compare
 from xraylab.evaluation.predictions import write_table
-from xraylab.page import closing_table
 from xraylab.report import job, read_results
+from xraylab.reporting.comparison_page import configurations
+from xraylab.reporting.figures.curves import curve
+from xraylab.reporting.summary import closing_table
+from xraylab.sweeps.comparison import write_comparison
 
 
 def table(split, skill, seed, n=120):
@@ -134,11 +134,13 @@ def test_several_runs_are_one_page_with_what_differs_and_their_differences(runs,
 
 def test_the_curves_that_are_laid_over_each_other_are_the_runs_own(runs, tmp_path, monkeypatch):
     """The area under each drawn line is the AUROC beside it."""
-    import xraylab.page
+    import xraylab.reporting.run_report
 
     figures = []
-    saved = xraylab.page.save_figure
-    monkeypatch.setattr("xraylab.page.save_figure", lambda f, path, s: (figures.append((path.name, f)), saved(f, path, s)))
+    saved = xraylab.reporting.run_report.save_figure
+    monkeypatch.setattr(
+        "xraylab.reporting.run_report.save_figure", lambda f, path, s: (figures.append((path.name, f)), saved(f, path, s))
+    )
     report(*runs, output=tmp_path / "out")
     figure = dict(figures)["test_roc.png"]
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 2]

@@ -215,7 +215,9 @@ def test_a_table_is_evaluated_on_its_own(command, tmp_path):
 
 
 def test_what_is_said_of_a_table_is_claimed_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr("xraylab.page.write_report", lambda directory: directory)  # which takes longer than all else
+    monkeypatch.setattr(
+        "xraylab.reporting.run_report.write_report", lambda directory: directory
+    )  # which takes longer than all else
     frame = pd.DataFrame(
         {"id": list("abcdefgh"), "patient": list("ppqqrrss"), "group": "g", "split": ["valid"] * 4 + ["test"] * 4}
     )

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 
 from xraylab.config.launch import say_all
 from xraylab.errors import UserError
-from xraylab.page import write_report
+from xraylab.reporting.run_report import write_report
 from xraylab.system.command_line import checked, command_line, shown, value_of, word
 from xraylab.system.paths import cache_dir, conf_dir
 
@@ -92,8 +92,8 @@ def typed_in(here, by_shell, tmp_path, monkeypatch):
     folder = tmp_path / NASTY
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("xraylab.page.save_figure", lambda *_: None)  # drawing takes longer than all else
-    monkeypatch.setattr("xraylab.page.svg", lambda *_: "")
+    monkeypatch.setattr("xraylab.reporting.run_report.save_figure", lambda *_: None)  # drawing takes longer than all else
+    monkeypatch.setattr("xraylab.reporting.run_report.svg", lambda *_: "")
     for place in ("training", "page", "comparison"):
         monkeypatch.setattr(f"xraylab.{place}.write_report", lambda _: None, raising=False)  # unless it is read
     entries = {"train": train.main, "evaluate": evaluate.main, "report": report.main, "describe": describe.main}

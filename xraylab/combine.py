@@ -134,9 +134,10 @@ def job(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from xraylab.config.settings import rules_of, scoring_of, several
-    from xraylab.dashboards import record_made
     from xraylab.evaluation.results import write_records
-    from xraylab.page import closing_table, write_report
+    from xraylab.reporting.log_results import record_made
+    from xraylab.reporting.run_report import write_report
+    from xraylab.reporting.summary import closing_table
 
     started = time.monotonic()
     for key in ("runs", "method"):

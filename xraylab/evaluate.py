@@ -55,9 +55,10 @@ def job(cfg: DictConfig) -> None:
         )
     with importing():
         from xraylab.config.instantiate import plain
-        from xraylab.dashboards import record_evaluation
         from xraylab.inference.evaluate import evaluate_run
-        from xraylab.page import closing_table, write_report
+        from xraylab.reporting.log_results import record_evaluation
+        from xraylab.reporting.run_report import write_report
+        from xraylab.reporting.summary import closing_table
         from xraylab.training.checkpoints import checkpoint_of
         from xraylab.training.experiment import assemble
         from xraylab.training.fit import quiet
@@ -118,7 +119,8 @@ def evaluate_table(cfg: DictConfig) -> None:
     from xraylab.evaluation.predictions import SELECTED_ON, labels_of, read_table
     from xraylab.evaluation.reader_study import read_readings
     from xraylab.evaluation.results import evaluate_tables, write_records
-    from xraylab.page import closing_table, write_report
+    from xraylab.reporting.run_report import write_report
+    from xraylab.reporting.summary import closing_table
     from xraylab.run import new_run_dir
     from xraylab.system.files import new_folder
 

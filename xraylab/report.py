@@ -36,7 +36,7 @@ python -m xraylab.evaluate table=….
 
 def job(cfg: DictConfig) -> None:
     """Report."""
-    from xraylab.comparison import NOTHING, text_table, write_results
+    from xraylab.reporting.comparison import NOTHING, text_table, write_results
     from xraylab.run import new_run_dir
     from xraylab.system.files import new_folder
 
@@ -76,7 +76,7 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     Raises:
         UserError: one is neither, has no evaluation, or is there twice.
     """
-    from xraylab.comparison import finished, read_result
+    from xraylab.reporting.comparison import finished, read_result
     from xraylab.run import run_of, short_names
 
     places: list[Path] = []
@@ -109,7 +109,7 @@ def _holds_runs(path: Path) -> bool:
 
 
 def _is_multirun(path: Path) -> bool:
-    from xraylab.comparison import GIVEN
+    from xraylab.reporting.comparison import GIVEN
 
     return any((path / name).is_file() for name in (GIVEN, "multirun.yaml", "sweep.json"))
 
@@ -135,7 +135,7 @@ def _reference(asked: str, results: Sequence[Result]) -> str:
 
 def _of_one(given: str) -> None:
     """Write a run's report anew."""
-    from xraylab.page import write_report
+    from xraylab.reporting.run_report import write_report
     from xraylab.run import run_of
 
     run = run_of(given)
@@ -147,8 +147,9 @@ def _of_multirun(
     folder: Path, results: Sequence[Result], waiting: list[str]
 ) -> tuple[Path, tuple[str, str], dict[str, Any]]:  # fmt: skip
     """Where a multirun's comparison is, its title and published numbers, as its end would have them."""
-    from xraylab.comparison import GIVEN, check_published, not_comparable
-    from xraylab.page import write_report
+    from xraylab.reporting.comparison import GIVEN, check_published
+    from xraylab.reporting.run_report import write_report
+    from xraylab.sweeps.comparison import not_comparable
 
     given = json.loads((folder / GIVEN).read_text(encoding="utf-8")) if (folder / GIVEN).is_file() else {}
     made = {r.job for r in results}

@@ -19,11 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.config.resume import resumed_config
 from xraylab.config.settings import check_config
-from xraylab.dashboards import send_results
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.evaluation.reader_study import read_readings
 from xraylab.inference.evaluate import evaluate_run
-from xraylab.page import closing_table, write_report
+from xraylab.reporting.log_results import send_results
+from xraylab.reporting.run_report import write_report
+from xraylab.reporting.summary import closing_table
 from xraylab.run import BEGUN, claimed, how_it_went, read_begun, write_begun
 from xraylab.system.command_line import command_line, shown, word
 from xraylab.system.environment import environment

@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
 from xraylab.config.instantiate import build
-from xraylab.dashboards import group_of, tags_of
 from xraylab.training.checkpoints import read_checkpoint
 from xraylab.training.experiment import Job
+from xraylab.training.loggers.record import group_of, tags_of
 from xraylab.training.loggers.tensorboard import TensorBoard
 from xraylab.training.loggers.wandb import Wandb
 

@@ -1,4 +1,4 @@
-"""Loggers of Lightning that can never stop a run; what they are sent at its end is in :mod:`xraylab.dashboards`."""
+"""Loggers of Lightning that can never stop a run; what they are sent at its end is in :mod:`xraylab.reporting.log_results`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from xraylab.config.settings import mode_of
-from xraylab.dashboards import RECORD, read_record
 from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Pruned, Stopped, UserError
 from xraylab.system.files import write_json
 from xraylab.training.loggers.base import Unfailing, _in_a_line
+from xraylab.training.loggers.record import RECORD, read_record
 
 log = logging.getLogger(__name__)
 os.environ.setdefault("WANDB_SILENT", "true")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from xraylab.evaluation.evaluator import by_unit, in_sample
 from xraylab.evaluation.metrics import METRICS
 from xraylab.evaluation.objective import said_of
 from xraylab.evaluation.predictions import THRESHOLD
+from xraylab.training.loggers.record import read_record, tags_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,28 +23,8 @@ if TYPE_CHECKING:
 
     from xraylab.training.loggers.wandb import Wandb
 
-RECORD = "wandb.json"
 COLUMNS = ("picture", "id", "finding", "prediction", "probability", "truth", "right", "confidence", "what")
 ACROSS = 6  # pictures in a row of a sheet
-
-
-def read_record(directory: Path) -> dict[str, Any] | None:
-    """Which W&B run a run directory is; None where it was not logged, or that cannot be read."""
-    try:
-        return dict(json.loads((directory / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
-
-
-def group_of(directory: Path) -> str | None:
-    """The name of the multirun that a run directory belongs to; None where it belongs to none."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        return Path(HydraConfig.get().sweep.dir).name
-    directory = directory.absolute()
-    return directory.parent.name if directory.parents[1].name == "multirun" else None
 
 
 def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], directory: Path) -> None:
@@ -166,7 +146,7 @@ def sheet(cases: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.image import imread
 
-    from xraylab.sections import spaced
+    from xraylab.reporting.sections import spaced
 
     rows = -(-len(cases) // ACROSS)
     figure = Figure(figsize=(2.0 * ACROSS, 2.5 * rows + 0.4))
@@ -235,11 +215,6 @@ def _record(
         finish([logger], error)
         raise
     finish([logger])
-
-
-def tags_of(data: str, *words: str) -> list[str]:
-    """Tags of a W&B run: what is given, and that the data are synthetic where they are."""
-    return [*words, *(["synthetic"] if data == SYNTHETIC else [])]
 
 
 def _log_artifacts(logger: Wandb, evaluation: Mapping[str, Any], directory: Path) -> None:

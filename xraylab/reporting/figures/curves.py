@@ -15,7 +15,7 @@ from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.evaluator import likeliest
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.predictions import labels_of, scored_labels, scored_rows, scores
-from xraylab.sections import COLUMNS, panel_grid, points_legend, roc_points, spaced
+from xraylab.reporting.sections import COLUMNS, panel_grid, points_legend, roc_points, spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,17 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
-from hydra.types import RunMode
-
-from xraylab.comparison_page import beside, page
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.objective import of_run
 from xraylab.evaluation.paired_comparison import Result, own_words, paired
-from xraylab.system.files import write_json, write_text
+from xraylab.reporting.comparison_page import beside, page
+from xraylab.system.files import write_text
 
-OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union", "stack"}
 NOTHING: dict[str, Any] = {"note": "", "rows": {}, "data": "", "n": None}  # published
 GIVEN = "comparison.json"  # what a sweep said of its comparison, for it to be repeated
 DIFFERENCE = "auroc_minus_reference"  # of the macro, paired
@@ -29,65 +24,6 @@ BOUNDS = ("value", "low", "high")
 COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n"]
 COLUMNS += ["selected_on", "in_sample", "measured", "reason"]
 SAID = {True: "true", False: "false", None: "not known"}
-
-
-class Comparison(Callback):
-    """Hydra's hook after a job, whether it failed or not, so that a sweep that is cut off is compared as far as it came.
-
-    Args:
-        ensembles: name -> arguments of :class:`xraylab.evaluation.ensembles.ensemble.Ensemble`; each is made as soon as its
-            members are there.
-        published: AUROCs to show beside those of runs, ``{"note": whose, "data": the beginning of the data's name, "n": studies,
-            "rows": {overrides: {finding: value}}}``; a row belongs to the runs that have all these overrides, as ``loss=ignore``.
-            Where data or n are others, they are shown below, and said to be of other data.
-    """
-
-    def __init__(
-        self, ensembles: Mapping[str, Mapping[str, Any]] | None = None, published: Mapping[str, Any] | None = None
-    ) -> None:  # fmt: skip
-        self.ensembles = dict(ensembles or {})
-        self.published = dict(published or {})
-        check_published(published)
-        for name, options in self.ensembles.items():
-            if wrong := set(options) - OPTIONS:
-                raise UserError(f"ensembles.{name}.{min(wrong)}: there is no such key. There are: {', '.join(sorted(OPTIONS))}.")
-            joins = [key for key in ("own", "best_by", "union", "stack") if options.get(key)]
-            if len(joins) > 1:
-                raise UserError(f"ensembles.{name}: {' and '.join(joins)} are two ways to join members. Give one.")
-            if options.get("best_by") not in (None, "label"):
-                raise UserError(f"ensembles.{name}.best_by={options['best_by']}: it is label, or null.")
-            if "members" not in options:
-                raise UserError(f"ensembles.{name}.members: it must say how many runs it takes.")
-
-    def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
-        """Compare the jobs so far, in a multirun."""
-        hydra = HydraConfig.get()
-        if hydra.mode == RunMode.MULTIRUN:
-            write_comparison(Path(hydra.sweep.dir), self.ensembles, self.published, ended=False)
-
-    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        """Write the whole comparison, and print it; then the best job, and what did not come to an end."""
-        from xraylab.journal import JOURNAL, Journal
-
-        folder = Path(config.hydra.sweep.dir)
-        write_comparison(folder, self.ensembles, self.published)
-        if (folder / "comparison.csv").is_file():
-            _record_ensembles(folder, self.ensembles)
-            print(f"\n{text_table(folder)}\n  everything is in {folder}\n  read {folder / 'report.html'}")
-        if (folder / JOURNAL).is_file():
-            print(f"\n{Journal.read(folder).closing()}")
-
-
-def _record_ensembles(folder: Path, ensembles: Mapping[str, Mapping[str, Any]]) -> None:
-    """Log a multirun's ensembles where its runs were logged."""
-    from xraylab.dashboards import record_made
-    from xraylab.evaluation.ensembles.combination import read_combination
-
-    for name, options in ensembles.items():
-        directory = folder / "ensembles" / name
-        if (made := read_combination(directory)) is not None:
-            evaluation = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
-            record_made(directory, evaluation, {"ensemble": dict(options)}, made[1], "ensemble")
 
 
 def _either(*said: str) -> str:
@@ -193,55 +129,6 @@ def _text_pivot(
             lines.append(("  " + "  ".join([line[0].ljust(widths[0]), *cells])).rstrip())
         start = stop
     return lines
-
-
-def write_comparison(
-    folder: Path, ensembles: Mapping[str, Mapping[str, Any]] | None = None, published: Mapping[str, Any] | None = None,
-    ended: bool = True, reference: str | None = None,
-) -> None:  # fmt: skip
-    """Write the comparison of the finished runs that lie in a folder, and of their ensembles; nothing where there is none.
-
-    Args:
-        ensembles, published: as of :class:`Comparison`.
-        ended, reference: as of :func:`write_results`.
-    """
-    from xraylab.config.instantiate import plain
-    from xraylab.data.study_table import SYNTHETIC
-    from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
-    from xraylab.page import write_report
-
-    runs, waiting = finished(folder)
-    if not runs:
-        return
-    results = [read_result(run, run.name) for run in runs]
-    for name, options in (ensembles or {}).items():
-        ensemble = Ensemble(**options)
-        try:
-            made = write_ensemble(ensemble, name, runs, folder)
-        except UserError as error:
-            waiting.append(f"{name.replace('_', ' ')} is not made: {error}")
-            continue
-        if made is None:
-            waiting.append(
-                f"{name.replace('_', ' ')} is not made: {len(ensemble.eligible(runs))} of {ensemble.members} runs are there"
-            )
-        else:
-            results.append(Result(name.replace("_", " "), joined_words(made[1]), made[1], folder / "ensembles" / name))
-            if ended and made[1]["splits"]:
-                write_report(folder / "ensembles" / name)
-    waiting += not_comparable(folder)
-    data = SYNTHETIC if any(r.evaluation["data"] == SYNTHETIC for r in results) else results[0].evaluation["data"]
-    write_json(folder / GIVEN, {"data": data, "ensembles": plain(ensembles or {}), "published": plain(published or {})})
-    title = (folder.absolute().parents[1].name, folder.name)
-    write_results(folder, title, results, waiting, check_published(published), ended, reference)
-
-
-def not_comparable(folder: Path) -> list[str]:
-    """What is said where the objective of a sweep cannot choose among its jobs."""
-    from xraylab.journal import JOURNAL, Journal
-
-    why = Journal.read(folder).incomparable() if (folder / JOURNAL).is_file() else None
-    return [f"no job is the best of all: {why}"] if why else []
 
 
 def finished(folder: Path) -> tuple[list[Path], list[str]]:

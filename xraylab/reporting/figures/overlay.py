@@ -28,9 +28,9 @@ def overlaid(
         of: results, and what each evaluated in this split and unit.
         shared: words that all have, which the legend leaves out.
     """
-    from xraylab.curves import KINDS
     from xraylab.evaluation.predictions import CERTAIN, read_table
-    from xraylab.page import save_figure, svg
+    from xraylab.reporting.figures.curves import KINDS
+    from xraylab.reporting.run_report import save_figure, svg
 
     end = "_images" if of[0][1]["unit"] == "image" else ""
     there = [(r, x) for r, x in of if (r.directory / "predictions" / f"{split}{end}.csv").is_file()]
@@ -57,7 +57,7 @@ def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any],
     """A panel a finding, with the curve of every result that has it."""
     from matplotlib.figure import Figure
 
-    from xraylab.curves import KINDS, curve, scored
+    from xraylab.reporting.figures.curves import KINDS, curve, scored
 
     labels = list(dict.fromkeys(label for _, _, result, _ in curves for label in result["labels"]))
     metric, name, value = KINDS[kind]
@@ -105,7 +105,7 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
     from matplotlib.figure import Figure
 
     from xraylab.evaluation.objective import of_run
-    from xraylab.page import save_figure, svg
+    from xraylab.reporting.run_report import save_figure, svg
 
     histories = [(r, pd.read_csv(r.directory / "history.csv")) for r in runs if (r.directory / "history.csv").is_file()]
     histories = [(r, h) for r, h in histories if len(h)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xraylab.evaluation.paired_comparison import Pair, Result, own_words
-from xraylab.overlay import overlaid, trainings
+from xraylab.reporting.figures.overlay import overlaid, trainings
 from xraylab.system.command_line import command_line, word
 
 NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
@@ -26,11 +26,11 @@ def page(
     Args:
         title: the heading, and what is smaller beside it.
         said: sentences of what is not there.
-        published: AUROCs to show beside, see :class:`xraylab.comparison.Comparison`.
+        published: AUROCs to show beside, see :class:`xraylab.sweeps.comparison.Comparison`.
         pairs: differences by job and split.
     """
     from xraylab.evaluation.evaluator import all_selected_on, by_unit, choices
-    from xraylab.page import STYLE
+    from xraylab.reporting.run_report import STYLE
 
     jobs = [r for r in results if "members" not in r.evaluation]
     shared = set.intersection(*({*r.overrides.split(" ")} for r in jobs)) if len(jobs) > 1 else set()
@@ -72,7 +72,7 @@ def page(
 def _said(results: Sequence[Result]) -> str:
     """What results say of their scoring and making, each sentence once."""
     from xraylab.evaluation.evaluator import by_unit
-    from xraylab.page import scoring, tie_notes
+    from xraylab.reporting.summary import scoring, tie_notes
 
     said: dict[str, list[str]] = {}
     for r in results:

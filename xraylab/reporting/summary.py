@@ -1,0 +1,117 @@
+"""A finished evaluation as text, for a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xraylab.evaluation.ensembles.combination import IN_SAMPLE
+from xraylab.evaluation.evaluator import by_unit, choices, in_sample
+from xraylab.evaluation.metrics import METRICS, number, without_interval
+from xraylab.evaluation.operating_points import trivial
+from xraylab.evaluation.predictions import CERTAIN
+
+
+def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str:
+    """The result in a few lines of text, and where everything lies."""
+    lines = ["", f"{evaluation['data']}: {_of_what(evaluation)}"]
+    lines += [f"  {line}" for line in (*scoring(evaluation), *moved(evaluation))]
+    lines += [f"  {IN_SAMPLE}"] if in_sample(evaluation) else []
+    for split, result in by_unit(evaluation):
+        over = result["bootstrap"]["over"]
+        intervals = f"; 95% intervals over {over}" if result["bootstrap"]["resamples"] else ""
+        note = {True: "selected on", False: "held out", None: choices(None)}[result["selected_on"]]
+        lines.append(f"  {split} ({note}), by {result['unit']}: {result['n']} {units(result)}{intervals}")
+        if len(result["labels"]) > 3 and result["unit"] == "image":
+            lines[-1] += f": macro AUROC {number(result['macro']['auroc'])}; more in report.html"
+            continue
+        if "exclusive" in result:
+            found = " and ".join(f"{name} {number(m)}" for name, m in result["exclusive"].items())
+            lines.append(f"    {found} of the likeliest class; by class, one against the rest:")
+        rows: list[tuple[str, ...]] = [
+            ("", "AUROC", "average precision", "accuracy", "F1", "kappa", "sensitivity", "specificity")
+        ]
+        shown = ("auroc", "average_precision", "accuracy", "f1", "kappa", "sensitivity", "specificity")
+        labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
+        for name, metrics in labels.items():
+            rows.append((name, *(number(metrics[m]) for m in shown)))
+        if len(result["groups"]) > 1 and len(result["labels"]) == 1 and result["unit"] == "study":
+            for group, part in result["groups"].items():
+                (metrics,) = part["labels"].values()
+                rows.append((f"  {group} (n {part['n']})", *(number(metrics[m]) for m in shown)))
+        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+        lines += [
+            "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+            for r in rows
+        ]
+        notes = (*macro_notes(result), *trivial(result), *tie_notes(result), *without_interval(labels))
+        lines += [f"    {line}" for line in notes]
+    skipped = sum(map(len, evaluation.get("skipped", {}).values()))
+    if skipped:
+        lines.append(f"  skipped: {skipped} faults, named in evaluation.json")
+    lines += [f"  in {took}; everything is in {directory}", f"  read {directory / 'report.html'}"]
+    return "\n".join(lines)
+
+
+def _of_what(evaluation: dict[str, Any]) -> str:
+    """What predicted: a checkpoint, a combination of models, or a table that says no more."""
+    if "checkpoint" in evaluation:
+        of = evaluation["checkpoint"]
+        averaged = f", weights {of['weights']}" if "averaged" in of.get("weights", "") else ""
+        return f"{of['file']}, epoch {of['epoch'] + 1}{averaged}"
+    if "combination" in evaluation:
+        return f"{evaluation['combination']['method']} of {', '.join(evaluation['members'])}"
+    return evaluation["table"]
+
+
+def moved(evaluation: dict[str, Any]) -> list[str]:
+    """What the loss learned or adapted by the evaluated checkpoint."""
+    values = {key: value for key, value in evaluation.get("loss", {}).items() if key != "policy"}
+    said = []
+    for name, how in (("u", "learned"), ("w", "adapted")):
+        found = [f"{key.partition('/')[2]} {v:.3f}" for key, v in values.items() if key.startswith(f"{name}/")]
+        said += [f"{name} of uncertain labels, {how}: {', '.join(found)}"] if found else []
+    return said
+
+
+def units(result: dict[str, Any]) -> str:
+    """What a result counts: studies or images."""
+    return "images" if result["unit"] == "image" else "studies"
+
+
+def scoring(evaluation: dict[str, Any]) -> list[str]:
+    """What labels that are not certain count as, in words; nothing where they are ignored."""
+    words = {"blank": "labels that are not mentioned", "uncertain": "uncertain labels"}
+    scored = {**CERTAIN, **evaluation.get("scored", {})}
+    said = [f"{words[kind]} are scored as {value}" for kind, value in scored.items() if value != CERTAIN[kind]]
+    return [" and ".join(said)] if said else []
+
+
+def macro_notes(result: dict[str, Any]) -> list[str]:
+    """Which findings each mean is over, and why others are not; nothing of a single one."""
+    labels, macro = result["labels"], result["macro"]
+    if len(labels) == 1:
+        return []
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for metric in METRICS:
+        alike.setdefault(tuple(macro[metric]["labels"]), []).append(metric)
+    notes = []
+    for kept, metrics in alike.items():
+        which = "" if len(alike) == 1 else f" of {', '.join(m.replace('_', ' ') for m in metrics)}"
+        out = [f"{name} ({labels[name][metrics[0]]['reason']})" for name in labels if name not in kept]
+        notes.append(f"macro{which} over {len(kept)} of {len(labels)} findings" + f", without {', '.join(out)}" * bool(out))
+    return notes
+
+
+def tie_notes(result: dict[str, Any]) -> list[str]:
+    """Where studies of both classes have a probability of exactly 0 or 1, whose order is lost: what that may do to a number."""
+    notes = []
+    for label, tied in result.get("ties", {}).items():
+        found = [f"{tied[v][0]} positive and {tied[v][1]} negative {units(result)} are exactly {v}" for v in "01" if all(tied[v])]
+        low, high = tied["auroc"]
+        notes.append(
+            f"ties: probabilities of {label} of {' and '.join(found)}, and there is no logit_{label}: they rank as equal. AUROC "
+            f"{number(result['labels'][label]['auroc'])} would lie from {low:.3f} to {high:.3f} were their order known, and "
+            "average precision depends on it too"
+        )
+    return notes

@@ -1,0 +1,35 @@
+"""Which Weights & Biases run belongs to a run's directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from xraylab.data.study_table import SYNTHETIC
+
+RECORD = "wandb.json"
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """Which W&B run a run directory is; None where it was not logged, or that cannot be read."""
+    try:
+        return dict(json.loads((directory / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def group_of(directory: Path) -> str | None:
+    """The name of the multirun that a run directory belongs to; None where it belongs to none."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return Path(HydraConfig.get().sweep.dir).name
+    directory = directory.absolute()
+    return directory.parent.name if directory.parents[1].name == "multirun" else None
+
+
+def tags_of(data: str, *words: str) -> list[str]:
+    """Tags of a W&B run: what is given, and that the data are synthetic where they are."""
+    return [*words, *(["synthetic"] if data == SYNTHETIC else [])]
