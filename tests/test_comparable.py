@@ -17,11 +17,11 @@ from xraylab.data.study_table import StudyTable
 from xraylab.errors import Pruned, UserError
 from xraylab.evaluation.ensembles.ensemble import Ensemble
 from xraylab.evaluation.objective import of_objective, said_of
-from xraylab.journal import Journal, SweepJob
 from xraylab.models.losses.cross_entropy import CrossEntropy, TwoSoftmax, WeightedBCE
 from xraylab.models.losses.focal import Focal
-from xraylab.pruning import MedianPruning
 from xraylab.sweeps.comparable import deciding
+from xraylab.sweeps.median_pruning import MedianPruning
+from xraylab.sweeps.record import Journal, SweepJob
 from xraylab.system.paths import conf_dir
 from xraylab.training.experiment import to_be_measured
 from xraylab.training.measured import measured

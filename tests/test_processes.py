@@ -23,7 +23,7 @@ from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from xraylab.config.resume import resumed_config
 from xraylab.data.batching import StepSampler, StudyDataset
 from xraylab.errors import Lost, Stopped, UserError
-from xraylab.journal import Journal
+from xraylab.sweeps.record import Journal
 from xraylab.system.processes import ALONE, Processes, first_host, launched, planned, shared_gpus
 from xraylab.training import experiment as assemble
 from xraylab.training.callbacks.finite_loss import Diverged, FiniteLoss

@@ -18,8 +18,9 @@ import yaml
 from conftest import REPOSITORY, end_workers
 from omegaconf import OmegaConf
 
-from xraylab import pruning, sweep_yaml
-from xraylab.journal import Journal
+from xraylab import sweep_yaml
+from xraylab.sweeps import median_pruning as pruning
+from xraylab.sweeps.record import Journal
 from xraylab.training.callbacks.interrupt import StopOnInterrupt
 
 QUICK = ["bootstrap=0", "cases=0", "num_workers=0", "precision=32", "cache=off", "early_stopping=null"]

@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader
 from xraylab.config.launch import launch
 from xraylab.data.datamodule import reading_context
 from xraylab.errors import Pruned, Stopped, UserError
-from xraylab.journal import Journal
-from xraylab.space import search_space
+from xraylab.sweeps.record import Journal
+from xraylab.sweeps.search_space import search_space
 from xraylab.system.command_line import word
 from xraylab.system.processes import ALONE
 from xraylab.train import USAGE, for_another
@@ -92,7 +92,7 @@ def trials(folder, **attributes):
 
 def test_points_are_drawn_from_the_space_and_tpe_learns_from_what_it_is_told(tmp_path):
     optuna = pytest.importorskip("optuna", reason="the extra sweeps is not installed")
-    from xraylab.sampling import Study
+    from xraylab.sweeps.optuna_study import Study
 
     words = [*SPACE, "head.hidden=[],[8]", "accumulate=range(1,9,2)", "max_epochs=tag(int,log,interval(1,64))", "seed=7"]
     space = search_space(OverridesParser.create().parse_overrides(words))
@@ -373,7 +373,7 @@ def test_a_job_is_given_up_as_optunas_median_pruner_would(tmp_path):
     optuna = pytest.importorskip("optuna", reason="the extra sweeps is not installed")
     from types import SimpleNamespace
 
-    from xraylab.pruning import MedianPruning
+    from xraylab.sweeps.median_pruning import MedianPruning
 
     rng = np.random.default_rng(0)
     for direction, objective in (("maximize", "valid/macro/auroc"), ("minimize", "valid/loss")):
@@ -437,7 +437,7 @@ def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
 
 def test_a_locked_or_damaged_study_is_said_and_loses_no_job(drawn, monkeypatch):
     optuna = pytest.importorskip("optuna")
-    monkeypatch.setattr("xraylab.sampling.PATIENCE", 0.1)
+    monkeypatch.setattr("xraylab.sweeps.optuna_study.PATIENCE", 0.1)
     words = ["-m", *SPACE, "sweep.method=random", "sweep.trials=4", word("hydra.sweep.dir", "a? (1)")]
     folder = Path("a? (1)")
     held = []

@@ -172,7 +172,7 @@ def test_every_command_of_a_sweep_runs_as_it_stands(typed_in, by_shell, monkeypa
     from test_sweeps import leave
 
     from xraylab import sweep_yaml
-    from xraylab.journal import Journal
+    from xraylab.sweeps.record import Journal
 
     begun = []
 

@@ -99,7 +99,7 @@ def _job(cfg: DictConfig) -> None:
 
     callbacks = []
     if swept and cfg.sweep.prune:
-        from xraylab.pruning import MedianPruning
+        from xraylab.sweeps.median_pruning import MedianPruning
 
         callbacks = [MedianPruning.of(cfg.sweep, cfg.monitor, directory)]
     with joined(processes, partial(for_another, going, directory, typed)):
@@ -183,7 +183,7 @@ def _of_sweep(words: list[str]) -> list[str]:
     """The words of a sweep that goes on, in the place of ``sweep.resume=<its directory>``."""
     if not any(word.startswith("sweep.resume=") for word in words):
         return words
-    from xraylab.journal import resumed_words
+    from xraylab.sweeps.record import resumed_words
 
     return resumed_words(words)
 

@@ -18,8 +18,8 @@ from xraylab.data.findings import CHEXPERT, NIH
 from xraylab.data.splits import assign_splits, in_parts, places
 from xraylab.data.study_table import patients_of
 from xraylab.data.synthetic.chest import write_nih
-from xraylab.journal import Journal, resumed_words
 from xraylab.run import differing
+from xraylab.sweeps.record import Journal, resumed_words
 from xraylab.training.experiment import split_table
 
 FIVE, HOLDOUT = [0.2] * 5, [0.8, 0.2]

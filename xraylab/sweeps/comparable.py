@@ -11,7 +11,7 @@ from xraylab.evaluation.objective import of_objective, reason
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from xraylab.space import Dimension
+    from xraylab.sweeps.search_space import Dimension
 
 # keys and groups by which a job is not measured otherwise
 UNMEASURED = ("accelerator", "accumulate", "augmentation", "backbone", "batch_size", "bootstrap", "cache", "callbacks", "cases",
@@ -37,7 +37,7 @@ def over(
     from omegaconf import open_dict
 
     from xraylab.config.launch import settled
-    from xraylab.space import around
+    from xraylab.sweeps.search_space import around
     from xraylab.training.experiment import to_be_measured
 
     said = []

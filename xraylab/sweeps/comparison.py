@@ -55,7 +55,7 @@ class Comparison(Callback):
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Write the whole comparison, and print it; then the best job, and what did not come to an end."""
-        from xraylab.journal import JOURNAL, Journal
+        from xraylab.sweeps.record import JOURNAL, Journal
 
         folder = Path(config.hydra.sweep.dir)
         write_comparison(folder, self.ensembles, self.published)
@@ -121,7 +121,7 @@ def write_comparison(
 
 def not_comparable(folder: Path) -> list[str]:
     """What is said where the objective of a sweep cannot choose among its jobs."""
-    from xraylab.journal import JOURNAL, Journal
+    from xraylab.sweeps.record import JOURNAL, Journal
 
     why = Journal.read(folder).incomparable() if (folder / JOURNAL).is_file() else None
     return [f"no job is the best of all: {why}"] if why else []

@@ -1,7 +1,7 @@
 """Where Hydra looks for plugins, and takes them from nowhere else."""
 
-from xraylab.sweeper import JobSweeper
+from xraylab.sweeps.sweeper import JobSweeper
 
 
 class XraylabSweeper(JobSweeper):
-    """See :class:`xraylab.sweeper.JobSweeper`."""
+    """See :class:`xraylab.sweeps.sweeper.JobSweeper`."""

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from xraylab.config.settings import mode_of, sweep_of
 from xraylab.errors import Pruned
 from xraylab.evaluation.objective import objectives_of, of_run
-from xraylab.journal import history_of
+from xraylab.sweeps.record import history_of
 
 
 def worse_than_median(own: Sequence[float], others: Sequence[float], mode: str) -> bool:

@@ -30,9 +30,9 @@ from xraylab.system.command_line import require_recordable, shown
 from xraylab.system.processes import planned, shared_gpus
 
 if TYPE_CHECKING:
-    from xraylab.journal import Journal, SweepJob
-    from xraylab.sampling import Study
-    from xraylab.space import Dimension
+    from xraylab.sweeps.optuna_study import Study
+    from xraylab.sweeps.record import Journal, SweepJob
+    from xraylab.sweeps.search_space import Dimension
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ class JobSweeper(Sweeper):
         """
         from xraylab.config.settings import sweep_of
         from xraylab.evaluation.objective import objectives_of
-        from xraylab.journal import SETTLED, Journal, words_of_command
         from xraylab.run import claimed, holder_of
-        from xraylab.space import corners, search_space, varied
+        from xraylab.sweeps.record import SETTLED, Journal, words_of_command
+        from xraylab.sweeps.search_space import corners, search_space, varied
 
         config = self.config
         rules = sweep_of(OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ class JobSweeper(Sweeper):
             around.enter_context(claimed(folder, "hydra.sweep.dir"))
             study = None
             if rules.method != "grid":
-                from xraylab.sampling import Study, stored
+                from xraylab.sweeps.optuna_study import Study, stored
 
                 around.enter_context(stored(folder, journal.go_on))
                 study = Study(folder, rules.method, space, objectives, int(config.seed), size > 1)
@@ -252,8 +252,8 @@ class JobSweeper(Sweeper):
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))  # for own_gpus of its workers
 
     def _list_grid(self, journal: Journal, space: Mapping[str, Dimension]) -> None:
-        from xraylab.journal import SweepJob
-        from xraylab.space import grid
+        from xraylab.sweeps.record import SweepJob
+        from xraylab.sweeps.search_space import grid
 
         journal.jobs = [SweepJob(k, words) for k, words in enumerate(grid(space))]
         self.validate_batch_is_legal([job.overrides for job in journal.jobs])
@@ -333,7 +333,7 @@ def _error_of(result: Any) -> Exception | None:
 
 def _prepare(journal: Journal, job: SweepJob) -> None:
     """Make a job that is not settled ready to run: in place where it was cut off and left a checkpoint, else anew."""
-    from xraylab.journal import SETTLED
+    from xraylab.sweeps.record import SETTLED
 
     before = job.state
     if before in ("waiting", *SETTLED):

@@ -16,8 +16,8 @@ import numpy as np
 
 from xraylab.config.settings import mode_of
 from xraylab.errors import UserError
-from xraylab.journal import Journal, SweepJob, history_of
-from xraylab.space import Dimension, distributions, words_of
+from xraylab.sweeps.record import Journal, SweepJob, history_of
+from xraylab.sweeps.search_space import Dimension, distributions, words_of
 
 log = logging.getLogger(__name__)
 PATIENCE = 60  # seconds for another process to be done with study.db
