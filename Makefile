@@ -45,7 +45,7 @@ $(VENV)/.tested: $(STAMP) $(SOURCES) $(TESTS)
 
 # torch_xla needs the torch of its own number, so what constraints.txt says of torch is left out
 test-xla: $(XLA)/.installed
-	PJRT_DEVICE=CPU OMP_NUM_THREADS=1 $(XLA)/bin/python -m pytest -p no:cacheprovider tests/test_xla.py $(ARGS)
+	PJRT_DEVICE=CPU OMP_NUM_THREADS=1 $(XLA)/bin/python -m pytest -p no:cacheprovider tests/training/test_xla.py $(ARGS)
 
 $(XLA)/.installed: tests/requirements-xla.txt constraints.txt
 	@echo "making the environment in $(XLA): about 8 GB and a few minutes, once"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def train_run(directory: Path, *overrides: str, report: bool = False) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         if not report:
-            patch.setattr("xraylab.reporting.run_report.write_report", lambda _: None)
+            patch.setattr("xraylab.training.session.write_report", lambda _: None)
         train(compose_config(*overrides), directory, list(overrides))
     return directory
 
@@ -172,6 +173,18 @@ def command(tmp_path):
         )  # fmt: skip
 
     return run
+
+
+def leave(folder, value, epochs=(), **record):
+    """What a finished run leaves, as far as a sweep looks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    macro = {"auroc": {"value": value, "reason": None if value is not None else "no positive study"}}
+    split = {"labels": {}, "macro": macro}
+    content = {"checkpoint": {"epoch": 0}, "splits": {"valid": split, "test": split}}
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    (folder / "environment.json").write_text(json.dumps({"finished": True, **record}))
+    rows = "".join(f"{k},{v},{v}\n" for k, v in enumerate(epochs or (value,)))
+    (folder / "history.csv").write_text("epoch,valid/macro/auroc,valid/loss\n" + rows)
 
 
 def end_workers() -> None:

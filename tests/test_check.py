@@ -16,7 +16,6 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from xraylab import check
 from xraylab.config.dataset import find_data
 from xraylab.data.cache.build import pack_table
 from xraylab.data.datasets import mrnet, mura
@@ -247,7 +246,7 @@ def test_a_sample_is_not_compared_and_data_of_ones_own_cannot_be(mrnet_root, exa
 
 
 def test_progress_tells_the_rate_and_the_time_left(tree, monkeypatch, caplog):
-    monkeypatch.setattr(check, "INTERVAL", 0.0)
+    monkeypatch.setattr("xraylab.system.progress.INTERVAL", 0.0)
     with caplog.at_level(logging.INFO):
         of_mura(tree)
     assert "reading images: 5 of 13, " in caplog.text

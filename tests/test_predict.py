@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY, run_job, train_run
-from data.test_inputs import picture
+from inference.test_inputs import picture
 from scipy.special import log_expit
 from sklearn.metrics import roc_auc_score
 
@@ -472,7 +472,7 @@ def test_runs_of_other_labels_make_one_table(here, planes, mrnet, mrnet_root, tm
 
 def test_dicom_is_predicted_as_its_picture_and_no_patient_is_copied(here, mura, tmp_path, capfd):
     pytest.importorskip("pydicom")
-    from data.test_dicom import SECRETS, dataset
+    from data.images.test_dicom import SECRETS, dataset
 
     image = cv2.imread(str(picture(tmp_path / "png" / "one.png")), cv2.IMREAD_GRAYSCALE)
     top = tmp_path / "dicom"

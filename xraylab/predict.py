@@ -70,7 +70,7 @@ def job(cfg: DictConfig) -> None:
         if isinstance(threshold, str):
             thresholds |= thresholds_of(chosen, labels, threshold)
             for label in labels:
-                if why := chosen["labels"][label]["thresholds"][threshold]["reason"]:
+                if why := chosen["labels"][label]["thresholds"][threshold].get("reason"):
                     log.warning("threshold=%s of %s is trivial: %s.", threshold, label, why)
     started = time.monotonic()
     quiet()

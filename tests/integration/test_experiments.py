@@ -169,7 +169,7 @@ PUBLISHED = {
         "loss.balance": "label",
         "augmentation.per": "study",
         "augmentation.transforms.0.rotate": [-25, 25],
-        "augmentation.transforms.0.translate_percent": [-25 / 256, 25 / 256],
+        "augmentation.transforms.0.translate_percent": [-0.10156, 0.10156],  # of 256 pixels, cut to 25
         "augmentation.transforms.1.p": 0.5,
         "image.mean": 58.09,
         "image.std": 49.73,

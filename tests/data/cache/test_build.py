@@ -33,7 +33,7 @@ from xraylab.data.preprocessing import prepare
 from xraylab.data.study_table import UNREADABLE, StudyTable
 from xraylab.errors import UserError
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def write_views(root: Path, groups=("wrist", "elbow"), studies=6, suffix="png", sizes=(30, 60), seed=0) -> None:

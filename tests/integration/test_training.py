@@ -99,7 +99,7 @@ def test_tables_hold_every_study_of_their_split_once(finished, mrnet_root):
     directory, _ = finished
     parts = [pd.read_csv(directory / "predictions" / f"{s}.csv", dtype={"id": str}) for s in ("train", "valid", "test")]
     assert list(parts[2].columns) == [
-        "id", "patient", "group", "split", "p_acl", "p_abnormal", "y_acl", "y_abnormal", "data",
+        "id", "patient", "group", "split", "p_acl", "p_abnormal", "y_acl", "y_abnormal", "logit_acl", "logit_abnormal", "data",
     ]  # fmt: skip
     assert (parts[2]["data"] == "synthetic sample").all()
     assert [len(p) for p in parts] == [32, 8, 30]
@@ -402,7 +402,8 @@ def test_a_sweep_goes_on_after_a_job_that_fails_and_says_why(command, tmp_path, 
     assert [p.parent.name for p in sweep.glob("*/evaluation.json")] == ["1"]
     rows = pd.read_csv(sweep / "comparison.csv")
     assert list(rows.columns) == [
-        "job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n", "data",
+        "job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n", "selected_on", "in_sample",
+        "measured", "reason", "data",
     ]  # fmt: skip
     assert set(rows["job"]) == {1}
     evaluation = json.loads((sweep / "1" / "evaluation.json").read_text())

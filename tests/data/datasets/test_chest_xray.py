@@ -12,13 +12,15 @@ import pytest
 
 from xraylab.data.datasets import chest_xray as radiographs
 from xraylab.data.datasets.chest_xray import KINDS, differing, file_faults, find_list, joined, name_wrong, read_list, settled
+from xraylab.data.study_table import ALL_LABELS
 from xraylab.errors import UserError
 
 
 def images_of(rows):
     """id, view, image and a label of each row."""
     frame = pd.DataFrame(rows, columns=["id", "view", "image", "edema"])
-    return frame.assign(patient="p" + frame["id"], split="train", edema=frame["edema"].astype(np.float32))
+    whole = frame["edema"].map({1: "1", 0: "0", -1: "u"}).astype(object)
+    return frame.assign(patient="p" + frame["id"], split="train", edema=frame["edema"].astype(np.float32), **{ALL_LABELS: whole})
 
 
 def test_images_become_studies_whatever_their_order():
@@ -37,13 +39,13 @@ def test_images_become_studies_whatever_their_order():
         assert (frame["patient"] == "p" + frame["id"]).all()
         views = dict(zip(frame["id"], frame["views"], strict=True))
         assert views == {"a": ("ap", "pa", "other"), "b": ("ap", "lateral"), "c": ("lateral", "lateral")}
-        assert list(frame.columns) == ["id", "patient", "group", "split", "images", "views", "edema"]
+        assert list(frame.columns) == ["id", "patient", "group", "split", "images", "views", "edema", ALL_LABELS]
 
 
 def test_no_image_makes_no_study():
     frame = joined(images_of([]).astype(str), ["edema"])
     assert frame.empty
-    assert list(frame.columns) == ["id", "patient", "group", "split", "images", "views", "edema"]
+    assert list(frame.columns) == ["id", "patient", "group", "split", "images", "views", "edema", ALL_LABELS]
 
 
 def test_every_kind_of_view_has_a_rank():

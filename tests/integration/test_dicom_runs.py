@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY, train_run
-from data.test_dicom import SECRETS, dataset
+from data.images.test_dicom import SECRETS, dataset
 
 from xraylab import check, describe, evaluate, prepare
 from xraylab.data.cache.build import pack_table

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, end_workers
+from conftest import REPOSITORY, end_workers, leave
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -37,18 +37,6 @@ from xraylab.train import USAGE, for_another
 
 LOCAL = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 SPACE = ["optimizer.lr=tag(log,interval(1e-5,1e-1))", "batch_size=1,4"]
-
-
-def leave(folder, value, epochs=(), **record):
-    """What a finished run leaves, as far as a sweep looks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    macro = {"auroc": {"value": value, "reason": None if value is not None else "no positive study"}}
-    split = {"labels": {}, "macro": macro}
-    content = {"checkpoint": {"epoch": 0}, "splits": {"valid": split, "test": split}}
-    (folder / "evaluation.json").write_text(json.dumps(content))
-    (folder / "environment.json").write_text(json.dumps({"finished": True, **record}))
-    rows = "".join(f"{k},{v},{v}\n" for k, v in enumerate(epochs or (value,)))
-    (folder / "history.csv").write_text("epoch,valid/macro/auroc,valid/loss\n" + rows)
 
 
 def skill(cfg):

@@ -20,7 +20,7 @@ from xraylab.data.images.decoder_process import apart
 from xraylab.data.images.dicom import dicom_shape, read_dicom
 from xraylab.errors import UserError
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 SCRIPT = REPOSITORY / "experiments" / "fuzz" / "images.py"
 
 
