@@ -8,14 +8,30 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xraylab.training.study_module import StudyModule
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["StudyDataModule", "StudyModule", "__version__", "callbacks", "data", "load", "loggers", "losses", "metrics", "models"]
+
+
+def __getattr__(name: str) -> Any:
+    """What comes with torch or Lightning, imported when it is asked for."""
+    from xraylab.system.classes import FACES
+
+    if name in FACES:
+        return importlib.import_module(FACES[name])
+    if name in ("data", "models"):
+        return importlib.import_module(f"xraylab.{name}")
+    if name == "StudyModule":
+        return importlib.import_module("xraylab.training.study_module").StudyModule
+    if name == "StudyDataModule":
+        return importlib.import_module("xraylab.data.datamodule").StudyDataModule
+    raise AttributeError(f"module 'xraylab' has no attribute {name!r}")
 
 
 def load(path: str | Path, device: str = "cpu") -> StudyModule:

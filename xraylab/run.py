@@ -16,9 +16,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from xraylab.errors import UserError, listed
+from xraylab.system.classes import with_todays_names
 from xraylab.system.command_line import command_line, word
 from xraylab.system.files import CannotWrite, write_text
 
@@ -105,8 +106,8 @@ def read_begun(directory: Path) -> dict[str, Any]:
     """
     path = directory / BEGUN
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-        return {key: content[key] for key in ("typed", "config")}  # type: ignore[call-overload, index]
+        content = with_todays_names(OmegaConf.to_container(OmegaConf.load(path)))
+        return {key: content[key] for key in ("typed", "config")}
     except (OSError, ValueError, TypeError, KeyError, YAMLError, OmegaConfBaseException) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read ({why}). Delete it to go on with a run that has checkpoints.") from error
@@ -242,7 +243,7 @@ def read_config(run: Path) -> DictConfig:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}). Mend it, or leave that run out.") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{path}: cannot be read (no settings are in it). Mend it, or leave that run out.")
-    return config
+    return OmegaConf.create(with_todays_names(OmegaConf.to_container(config)))
 
 
 def short_names(places: Sequence[Path]) -> list[str]:

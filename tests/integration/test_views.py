@@ -214,7 +214,7 @@ def test_no_study_at_all_is_said(command, tmp_path):
         done = command(name, "dataset=folder", f"dataset.root={tmp_path / 'data'}", *words, *weights)
         assert done.returncode == 2, name
         assert "there is no study in it that can be used" in done.stderr
-        assert "a.png" in done.stdout
+        assert "a.png" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What was asked for: composition, help, messages, and settings with types."""

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab.errors import UserError, did_you_mean
-from xraylab.run import BEGUN, read_begun
+from xraylab.run import BEGUN, read_begun, read_config
 from xraylab.system.command_line import command_line, word
 
 RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload",
@@ -31,8 +31,7 @@ def resumed_config(resume: str, typed: Sequence[str], accelerator: Any = None) -
         UserError: no such run, or something else was typed.
     """
     run, checkpoint = existing_run(resume)
-    saved = OmegaConf.load(run / "config.yaml") if checkpoint else OmegaConf.create(read_begun(run)["config"])
-    assert isinstance(saved, DictConfig)
+    saved = read_config(run) if checkpoint else OmegaConf.create(read_begun(run)["config"])
     laid_out = {"total_steps", "T_max"} & set(saved.scheduler)
     before = read_begun(run)["typed"] if (run / BEGUN).is_file() else []
     for override in OverridesParser.create().parse_overrides(list(typed)):

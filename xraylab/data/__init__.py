@@ -1,1 +1,22 @@
-"""Datasets as tables of studies, and the way from a row to a packed batch."""
+"""Studies: the tables that datasets become, their splits, and the way from a row to a batch."""
+
+from xraylab.system.classes import lazy
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "Augmentation": "augmentation",
+        "CheXpert": "datasets.chexpert",
+        "CsvTable": "datasets.csv_table",
+        "Folder": "datasets.folder",
+        "MedMNIST": "datasets.medmnist",
+        "MIMIC": "datasets.mimic_cxr",
+        "MimicTutorial": "datasets.mimic_tutorial",
+        "MRNet": "datasets.mrnet",
+        "MURA": "datasets.mura",
+        "NIH": "datasets.nih",
+        "Reader": "datasets.base",
+        "StudyDataModule": "datamodule",
+        "StudyTable": "study_table",
+    },
+)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""From predictions to numbers: metrics, intervals, operating points, comparisons, ensembles."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Finished runs on studies: their own splits, or new ones."""

@@ -28,7 +28,7 @@ from xraylab.evaluation.predictions import COLUMNS, PREFIXES, prediction_table, 
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
 from xraylab.inference.tolerant_loader import View, predict_rows
-from xraylab.run import short_names
+from xraylab.run import read_config, short_names
 from xraylab.training.checkpoints import checkpoint_of, read_checkpoint
 from xraylab.training.devices import hardware
 from xraylab.training.experiment import split_table
@@ -192,8 +192,7 @@ def _config(run: Path) -> DictConfig | None:
     home = home_of(run)
     if home is None:
         return None
-    config = OmegaConf.load(home / "config.yaml")
-    assert isinstance(config, DictConfig)
+    config = read_config(home)
     with open_dict(config):
         if "first" in config.loss:
             config.loss.first = None  # for training only

@@ -1,1 +1,1 @@
-"""TODO."""
+"""From numbers to pages: reports, model cards, figures, and what dashboards get."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from xraylab.models.losses.adaptive_weight import derivatives
 from xraylab.models.losses.base import Loss, spec
 from xraylab.models.losses.uncertain_labels import Uncertainty
 from xraylab.models.study_net import StudyNet
+from xraylab.system.classes import located
 from xraylab.training.checkpoints import FORMAT, checkpoint_of, read_checkpoint
 from xraylab.training.distributed.collectives import from_first, gather, rank, summed, world
 
@@ -388,8 +388,7 @@ def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
 
 
 def _rebuild(saved: Mapping[str, Any], **changes: Any) -> Any:
-    module, _, name = saved["class"].rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
+    kind = located(saved["class"])
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise UserError(f"the checkpoint names {saved['class']}, which is not a network component.")
     return kind(**{**saved["arguments"], **changes})

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Images that are decoded and resized once, and read from memory-mapped files ever after."""

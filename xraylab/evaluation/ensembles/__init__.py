@@ -1,1 +1,1 @@
-"""TODO."""
+"""Several prediction tables that become one."""

@@ -19,6 +19,7 @@ from pytorch_lightning.core.mixins import HyperparametersMixin
 from torch import Tensor, nn
 
 from xraylab.errors import UserError, listed
+from xraylab.system.classes import lasting_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -207,5 +208,4 @@ class Loss(nn.Module, HyperparametersMixin):
 
 def spec(component: Any) -> dict[str, Any]:
     """What rebuilds a component: its class and the arguments it was made with."""
-    kind = type(component)
-    return {"class": f"{kind.__module__}.{kind.__qualname__}", "arguments": dict(component.hparams)}
+    return {"class": lasting_name(type(component)), "arguments": dict(component.hparams)}

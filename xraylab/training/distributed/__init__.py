@@ -1,1 +1,1 @@
-"""TODO."""
+"""A run on several processes: how they start, meet, and tell each other what they know."""

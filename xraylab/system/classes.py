@@ -1,0 +1,88 @@
+"""Classes by the names that last: those that a configuration and a checkpoint hold, wherever the code of a class lies."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+#: faces of ``xraylab`` that are not its packages, and the packages that they show
+FACES = {
+    "callbacks": "xraylab.training.callbacks",
+    "loggers": "xraylab.training.loggers",
+    "losses": "xraylab.models.losses",
+    "metrics": "xraylab.evaluation.metrics",
+}
+#: modules that classes lay in when runs of before were written, and the face that has them
+MOVED = {
+    **{
+        f"xraylab.data.{module}": "xraylab.data"
+        for module in (
+            "augmentation", "chexpert", "csv_table", "folder", "medmnist", "mimic_cxr", "mimic_tutorial", "mrnet", "mura", "nih",
+        )
+    },
+    **{f"xraylab.models.{module}": "xraylab.models" for module in ("backbones", "cnn", "pools")},
+    "xraylab.averaging": "xraylab.callbacks",
+    "xraylab.comparison": "xraylab.sweeps",
+    "xraylab.uncertainty": "xraylab.losses",
+}  # fmt: skip
+
+
+def lazy(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names are imported when they are asked for (PEP 562).
+
+    Args:
+        package: its name.
+        places: name -> the module under the package that has it.
+    """
+
+    def find(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{places[name]}"), name)
+
+    return find, lambda: sorted(places), sorted(places)
+
+
+def lasting_name(kind: type) -> str:
+    """``xraylab.losses.WeightedBCE``: the face of a class that a face shows; else where it lies.
+
+    >>> from xraylab.models.losses.cross_entropy import WeightedBCE
+    >>> lasting_name(WeightedBCE)
+    'xraylab.losses.WeightedBCE'
+    """
+    name = kind.__qualname__
+    for face, package in {**FACES, "data": "xraylab.data", "models": "xraylab.models"}.items():
+        if kind.__module__.startswith(f"{package}.") and name in importlib.import_module(package).__all__:
+            return f"xraylab.{face}.{name}"
+    return f"{kind.__module__}.{name}"
+
+
+def renamed(name: str) -> str:
+    """The name of today of a class that a run of before names; others stay as they are.
+
+    >>> renamed("xraylab.data.mrnet.MRNet")
+    'xraylab.data.MRNet'
+    """
+    module, _, last = name.rpartition(".")
+    return f"{MOVED.get(module, module)}.{last}"
+
+
+def located(name: str) -> Any:
+    """The class of a lasting name, or of one of before.
+
+    Raises:
+        ImportError, AttributeError: there is none.
+    """
+    module, _, last = renamed(name).rpartition(".")
+    face, _, rest = module.removeprefix("xraylab.").partition(".")
+    if face in FACES and not rest:
+        module = FACES[face]
+    return getattr(importlib.import_module(module), last)
+
+
+def with_todays_names(node: Any) -> Any:
+    """A configuration of before, as plain dictionaries and lists, its ``_target_`` being those of today."""
+    if isinstance(node, dict):
+        return {k: renamed(v) if k == "_target_" and isinstance(v, str) else with_todays_names(v) for k, v in node.items()}
+    return [with_todays_names(v) for v in node] if isinstance(node, list) else node
