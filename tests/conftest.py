@@ -112,12 +112,12 @@ def train_run(directory: Path, *overrides: str, report: bool = False) -> Path:
 
     Without its report unless a test reads it: drawing that takes longer than all else of a tiny run.
     """
-    from xraylab.training.session import train
+    from xraylab.train import train
 
     directory.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         if not report:
-            patch.setattr("xraylab.training.session.write_report", lambda _: None)
+            patch.setattr("xraylab.reporting.run_report.write_report", lambda _: None)
         train(compose_config(*overrides), directory, list(overrides))
     return directory
 

@@ -6,10 +6,11 @@ import logging
 import os
 import pickle
 import sys
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing import current_process
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +19,13 @@ from xraylab.config.launch import ended_by, importing, launch, say_all
 from xraylab.config.messages import every_key
 from xraylab.errors import EXIT_RESUMABLE, Lost, Stopped, UserError, listed
 from xraylab.run import BEGUN
-from xraylab.system.processes import Processes, hush, own_gpus, planned
+from xraylab.system.processes import ALONE, Processes, hush, own_gpus, planned
+from xraylab.system.progress import clock
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from xraylab.training.session import Session
 
 log = logging.getLogger(__name__)
 OF_SWEEPS = ("sweep.", "fail_fast=", "hydra.sweep.", "hydra.sweeper.", "hydra/launcher", "hydra.launcher.")
@@ -43,6 +50,56 @@ Data is looked for in dataset.root, in $XRAYLAB_DATA (the parent of the publishe
 a synthetic sample is used and everything says so. Results go to outputs/<name>/<date_time>, or hydra.run.dir=<folder>.
 Exit codes: 0 done, 2 a mistake in what was asked, 75 stopped and can be resumed, 1 anything else.
 """
+
+
+def train(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = ALONE, callbacks: Sequence[pl.Callback] = (),
+    outer: Session | None = None,
+) -> None:  # fmt: skip
+    """One run, from a composed configuration to a finished run directory.
+
+    Args:
+        processes: that have met, see :func:`xraylab.training.distributed.launch.joined`; only the first writes.
+        callbacks: beside those of the configuration.
+        outer: the run that this one is the first model of.
+
+    Raises:
+        UserError: a mistake in the configuration or the data, or the machine is too small for it.
+        Pruned: a callback gave it up.
+        Stopped: interrupted, or another process was lost; the directory holds what there is and can be resumed.
+    """
+    with importing():
+        from xraylab.inference.evaluate import evaluate_run
+        from xraylab.reporting.log_results import send_results
+        from xraylab.reporting.run_report import write_report
+        from xraylab.reporting.summary import closing_table
+        from xraylab.training.session import session
+
+    with session(cfg, directory, typed, processes, outer) as s:
+        if first := s.first_model():
+            _train_first(s, *first)
+        experiment = s.prepare()
+        with s.logged():
+            s.train(experiment, callbacks)
+            evaluation = evaluate_run(experiment, directory, directory)
+            if processes.rank == 0:
+                s.keep(evaluation, experiment)
+                write_report(directory)
+                s.finish()  # the last, for now nothing is missing
+                send_results(s.loggers, evaluation, directory)
+        if processes.rank == 0:
+            log.info("%s", closing_table(evaluation, directory, clock(s.record["seconds"])))
+        if s.stopped:
+            raise Stopped("" if processes.rank else f"stopped before the end. {s.go_on}")
+
+
+def _train_first(s: Session, cfg: DictConfig, directory: Path) -> None:
+    """Train the first model of a self-trained loss."""
+    try:
+        train(cfg, directory, s.typed, outer=s)
+    except Stopped:
+        raise Stopped(f"stopped while the first model was trained. {s.go_on}") from None
+    log.info("loss=selftrained: the first model is trained; now the second")
 
 
 def job(cfg: DictConfig) -> None:
@@ -80,7 +137,6 @@ def _job(cfg: DictConfig) -> None:
     with importing():
         from xraylab.training.distributed.collectives import agree, gather
         from xraylab.training.distributed.launch import joined
-        from xraylab.training.session import train
 
     if processes.launcher and processes.world > 1:
         with joined(processes):
@@ -142,7 +198,6 @@ def other(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], pr
     hush()
     say_all()
     from xraylab.training.distributed.launch import joined
-    from xraylab.training.session import train
 
     HydraConfig.instance().cfg = hydra_cfg
     try:

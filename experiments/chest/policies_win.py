@@ -20,7 +20,7 @@ from scipy import stats
 
 from xraylab.data.synthetic.chest import write_chexpert
 from xraylab.system.paths import conf_dir
-from xraylab.training.session import train
+from xraylab.train import train
 
 SETTINGS = {"nearly all uncertain are positive": 0.95, "nearly none is": 0.05}
 SMALL = (

@@ -18,10 +18,10 @@ from test_processes import SMALL, environment, same_run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xraylab.config.resume import resumed_config
+from xraylab.train import train
 from xraylab.training.distributed.collectives import abandon, summed
 from xraylab.training.experiment import assemble
 from xraylab.training.fit import fit
-from xraylab.training.session import train
 
 GPUS = torch.cuda.device_count()
 one_gpu = pytest.mark.skipif(GPUS < 1, reason=f"needs a GPU that torch {torch.__version__} can use; there is none")

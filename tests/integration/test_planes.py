@@ -29,8 +29,8 @@ from xraylab.inference.inputs import LEFT_OUT, find_studies, with_parts
 from xraylab.inference.predictor import Options, predict
 from xraylab.models import CNN, Attention, MaxFeature, MaxProbability, MeanProbability, StudyNet
 from xraylab.reporting.dataset_report import describe
+from xraylab.train import train
 from xraylab.training.experiment import assemble
-from xraylab.training.session import train
 
 CPU = Options(workers=0)
 GROUP = "axial+coronal+sagittal"

@@ -16,9 +16,9 @@ from xraylab.config.resume import resumed_config
 from xraylab.config.settings import check_config
 from xraylab.errors import Stopped, UserError
 from xraylab.run import run_of
+from xraylab.train import train
 from xraylab.training.callbacks.interrupt import StopOnInterrupt
 from xraylab.training.experiment import _check_labels, assemble
-from xraylab.training.session import train
 
 SMALL = [
     "dataset=chexpert", "backbone=resnet18", "backbone.pretrained=false", "+backbone.kwargs.channels=[8,8,16,16]",

@@ -25,13 +25,13 @@ from xraylab.data.batching import StepSampler, StudyDataset
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.sweeps.record import Journal
 from xraylab.system.processes import ALONE, Processes, first_host, launched, planned, shared_gpus
+from xraylab.train import train
 from xraylab.training import experiment as assemble
 from xraylab.training.callbacks.finite_loss import Diverged, FiniteLoss
 from xraylab.training.callbacks.history import History
 from xraylab.training.callbacks.interrupt import StopOnInterrupt
 from xraylab.training.distributed.collectives import agree, in_turn, is_lost, largest, rank
 from xraylab.training.distributed.launch import joined
-from xraylab.training.session import train
 from xraylab.training.study_module import StudyModule
 
 # ragged exams, augmentation, class balance, a short last step, and a last batch of one study

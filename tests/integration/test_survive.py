@@ -24,13 +24,13 @@ from xraylab.config.settings import check_config
 from xraylab.errors import Stopped, UserError
 from xraylab.run import claimed, holder_of, new_run_dir
 from xraylab.system.files import beside, write_json
+from xraylab.train import train
 from xraylab.training import fit as fitting
 from xraylab.training import session as training
 from xraylab.training.callbacks.finite_loss import FiniteLoss
 from xraylab.training.callbacks.interrupt import StopOnInterrupt
 from xraylab.training.checkpoints import read_checkpoint
 from xraylab.training.devices import memory_in_words
-from xraylab.training.session import train
 from xraylab.training.study_module import StudyModule
 
 SMALL = [

@@ -22,8 +22,8 @@ import xraylab
 from xraylab.config.resume import resumed_config
 from xraylab.errors import Stopped, UserError
 from xraylab.run import read_begun, read_config
+from xraylab.train import train
 from xraylab.training.callbacks.interrupt import StopOnInterrupt
-from xraylab.training.session import train
 
 QUICK = [*TINY, "max_epochs=2", "batch_size=4", "optimizer.lr=1e-4", "image.size=64"]
 

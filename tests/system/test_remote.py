@@ -30,7 +30,7 @@ from xraylab.evaluate import job as evaluate
 from xraylab.run import new_run_dir
 from xraylab.system.paths import cache_dir, conf_dir
 from xraylab.system.remote import RunUpload, fetch_run, is_url, mirror
-from xraylab.training.session import train
+from xraylab.train import train
 
 SMALL = [
     *TINY, "backbone=cnn", "backbone.layers=2", "backbone.filters=4", "findings=[edema,pleural_effusion]", "image.size=32",

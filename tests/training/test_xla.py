@@ -133,7 +133,7 @@ def test_the_loss_curve_is_that_of_the_cpu(precision, rtol, train_here, tmp_path
 
 def test_a_resumed_run_is_that_which_was_not_stopped(compose, train_here, tmp_path, ragged):
     from xraylab.config.resume import resumed_config
-    from xraylab.training.session import train
+    from xraylab.train import train
 
     options = [*SMALL, f"dataset.root={ragged}", "accelerator=tpu", "head.dropout=0.5"]
     whole = train_here(tmp_path / "whole", *options, "max_epochs=3")

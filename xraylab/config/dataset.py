@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab.config.instantiate import build, plain
-from xraylab.data.datasets.base import Reader
-from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.system.paths import ENVIRONMENT, conf_dir
 
 if TYPE_CHECKING:
     from xraylab.config.settings import Settings
+    from xraylab.data.datasets.base import Reader
+    from xraylab.data.study_table import StudyTable
 
 
-# ---- shared with xraylab.describe -----------------------------------------------------------------------------------
+log = logging.getLogger(__name__)
 
 
 def settings_beside(cfg: DictConfig, *own: str) -> Settings:
@@ -31,9 +31,6 @@ def settings_beside(cfg: DictConfig, *own: str) -> Settings:
     from xraylab.config.settings import check_config
 
     return check_config(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in own]))
-
-
-log = logging.getLogger(__name__)
 
 
 def find_data(cfg: DictConfig, typed: Sequence[str], fresh: bool) -> tuple[Reader, Path | None, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A run from a configuration to its directory: begun or resumed, trained, evaluated, reported."""
+"""A run's directory while a process works there: begun or gone on with, trained, recorded, and what breaks said in words."""
 
 from __future__ import annotations
 
@@ -9,29 +9,26 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 
 from xraylab.config.resume import resumed_config
 from xraylab.config.settings import check_config
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.evaluation.reader_study import read_readings
-from xraylab.inference.evaluate import evaluate_run
-from xraylab.reporting.log_results import send_results
-from xraylab.reporting.run_report import write_report
-from xraylab.reporting.summary import closing_table
 from xraylab.run import BEGUN, claimed, how_it_went, read_begun, write_begun
 from xraylab.system.command_line import command_line, shown, word
 from xraylab.system.environment import environment
 from xraylab.system.files import CannotWrite, write_json, write_text
 from xraylab.system.paths import conf_dir
 from xraylab.system.processes import ALONE, Processes
-from xraylab.system.progress import clock
 from xraylab.system.remote import RunUpload
 from xraylab.system.signals import ENDING, ending
 from xraylab.training.callbacks.finite_loss import Diverged
@@ -48,14 +45,143 @@ from xraylab.training.xla import log_compiled, on_tpu
 log = logging.getLogger(__name__)
 
 
-def train(
-    cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = ALONE, callbacks: Sequence[pl.Callback] = ()
-) -> None:  # fmt: skip
-    """One run, from a composed configuration to a finished run directory.
+@dataclass
+class Session:
+    """A run that is held by this process, from its configuration to its last word; see :func:`session`.
+
+    Attributes:
+        config: as composed, or of the run that goes on.
+        directory: the run's.
+        typed: the overrides that it was begun by.
+        checkpoint: to go on from; None: it begins.
+        upload: of the directory, where one is asked for.
+        go_on: the words that say how to go on with it.
+        loggers: of the configuration, in the first process.
+        stopped: the signal that ended its training early, or 0.
+    """
+
+    config: DictConfig
+    directory: Path
+    typed: list[str]
+    processes: Processes
+    checkpoint: Path | None
+    upload: RunUpload | None
+    go_on: str
+    loggers: list[Logger] = field(default_factory=list)
+    stopped: int = 0
+    started: float = field(default_factory=time.monotonic)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def first_model(self) -> tuple[DictConfig, Path] | None:
+        """Configuration and directory of a self-trained loss's first model, where it is still to be trained.
+
+        The loss names its run from then on.
+
+        Raises:
+            UserError: there is one already, of another command.
+        """
+        cfg, first = self.config, self.directory / "first"
+        if "first" not in cfg.loss or (cfg.loss.first is not None and not (cfg.get("resume") and first.is_dir())):
+            return None
+        self.config = copy.deepcopy(cfg)
+        OmegaConf.set_struct(self.config, False)
+        self.config.loss.first = str(first)
+        begun = (first / "checkpoints" / "last.ckpt").is_file()
+        if first.is_dir() and not begun:
+            shutil.rmtree(first)  # of a run that ended before its first epoch
+        if begun and not cfg.get("resume"):
+            _require_same(first, self.typed)
+        record = first / "environment.json"
+        if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["finished"]:
+            return None
+        what = "resumed" if begun else "trained"
+        log.info("loss=selftrained: a first model, which ignores uncertain labels, is %s in %s", what, first)
+        if begun:
+            return resumed_config(str(first), []), first
+        teacher = copy.deepcopy(cfg)
+        OmegaConf.set_struct(teacher, False)
+        ignore = OmegaConf.load(conf_dir() / "loss" / "ignore.yaml")
+        teacher.loss = OmegaConf.merge(ignore, {k: v for k, v in cfg.loss.items() if k in ignore and k not in ("_target_", "w")})
+        teacher.save_train_predictions, teacher.logger, teacher.upload = True, {}, None  # it is copied with this run
+        teacher.resume = None
+        return teacher, first
+
+    def prepare(self) -> Job:
+        """Everything that the run is made of, checked before anything of it is written; then what it is, written and logged.
+
+        Raises:
+            UserError, Stopped: as of :func:`xraylab.train.train`.
+        """
+        loggers, job = in_turn(lambda: (make_loggers(self.config, self.directory), self._checked()), self.processes.local_rank)
+        agree("data", {"studies and splits": job.digest})
+        if self.processes.rank == 0:
+            self.record = _describe(job, self.directory, self.typed)
+            introduce(loggers, job, self.directory, self.checkpoint)
+            self.loggers = loggers
+        return job
+
+    def _checked(self) -> Job:
+        job = assemble(self.config, self.typed, fresh=self.checkpoint is None, processes=self.processes)
+        if job.settings.readers is not None:  # before hours of training
+            frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
+            read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
+            job.config.readers = str(Path(job.settings.readers).absolute())
+        if self.checkpoint is not None:
+            require_splits(job.digest, self.checkpoint, str(self.directory))
+        check_batches(job, fresh=self.checkpoint is None)
+        job.config.resume = None
+        return job
+
+    def train(self, job: Job, callbacks: Sequence[pl.Callback] = ()) -> None:
+        """Train until done, stopped early or interrupted.
+
+        Raises:
+            UserError: it cannot go on; what to do.
+            Stopped: a signal asked for an end at once.
+        """
+        try:
+            self.stopped = fit(job, self.directory, self.loggers, self.checkpoint, self.upload, callbacks)
+        except UserError as error:
+            if isinstance(error, CannotWrite | Diverged) or not (self.directory / "checkpoints" / "last.ckpt").exists():
+                raise
+            raise UserError(f"{error} What was trained before is kept; where that is mended, g{self.go_on[1:]}") from error
+        if self.stopped in ENDING:  # there may be no time to evaluate
+            raise Stopped(f"{signal.Signals(self.stopped).name}: stopped before the end; everything is saved. {self.go_on}")
+
+    def keep(self, evaluation: dict[str, Any], job: Job) -> None:
+        """Write the evaluation and how long it took."""
+        write_json(self.directory / "evaluation.json", evaluation)
+        if on_tpu(job.accelerator):
+            log_compiled()
+        self.record["seconds"] = round(time.monotonic() - self.started, 1)
+        write_json(self.directory / "environment.json", self.record)
+
+    def finish(self) -> None:
+        """Record that nothing is missing."""
+        self.record["finished"] = not self.stopped
+        write_json(self.directory / "environment.json", self.record)
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Around all that a run does once it is described: it is recorded where it was given up, and loggers end with it."""
+        try:
+            yield
+        except Pruned as pruned:
+            write_json(self.directory / "environment.json", {**self.record, "pruned": str(pruned)})
+            raise
+        finally:
+            finish(self.loggers, sys.exception(), self.stopped)
+
+
+@contextmanager
+def session(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = ALONE, outer: Session | None = None
+) -> Iterator[Session]:  # fmt: skip
+    """Hold a run's directory: it is begun or goes on, and what breaks is said in words.
 
     Args:
         processes: that have met, see :func:`xraylab.training.distributed.launch.joined`; only the first writes.
-        callbacks: beside those of the configuration.
+        outer: the run that this one is the first model of.
 
     Raises:
         UserError: a mistake in the configuration or the data, or the machine is too small for it.
@@ -67,21 +193,25 @@ def train(
             "loss=selftrained with several processes: train the first model on its own (loss=ignore "
             "save_train_predictions=true), and name its run: loss.first=<run>."
         )
+    if outer is not None:
+        with _held(cfg, directory, typed, processes, outer.upload) as held:
+            yield held
+        return
     mine = cfg.get("upload") and processes.rank == 0
     upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if mine else None
     logging.raiseExceptions = False  # a full disk stops the run by its own words, not by those of its log
     try:
-        with ending():
-            _train(cfg, directory, typed, upload, processes, callbacks)
+        with ending(), _held(cfg, directory, typed, processes, upload) as held:
+            yield held
     finally:
         if upload:
             upload.finish()
 
 
-def _train(
-    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, processes: Processes = ALONE,
-    callbacks: Sequence[pl.Callback] = (),
-) -> None:  # fmt: skip
+@contextmanager
+def _held(
+    cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes, upload: RunUpload | None
+) -> Iterator[Session]:  # fmt: skip
     quiet()
     first = processes.rank == 0
     go_on = f"Go on with:\n  {command_line('train', [word('resume', directory)], processes.again)}"
@@ -91,7 +221,7 @@ def _train(
             typed = _begin(cfg, directory, typed)
         checkpoint, typed = gather((checkpoint, typed), patiently=True)[0]
         try:
-            _run(cfg, directory, typed, upload, checkpoint, go_on, processes, callbacks)
+            yield Session(cfg, directory, list(typed), processes, checkpoint, upload, go_on)
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
             if not (directory / "checkpoints" / "last.ckpt").exists():
                 raise Stopped(f"stopped before the first checkpoint; it begins again with:{go_on.partition(':')[2]}") from error
@@ -143,78 +273,6 @@ def _begin(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> list[str]:
     return [*read_begun(directory)["typed"], *typed]
 
 
-def _run(
-    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, checkpoint: Path | None, go_on: str,
-    processes: Processes, callbacks: Sequence[pl.Callback],
-) -> None:  # fmt: skip
-    started = time.monotonic()
-    loggers, job = in_turn(
-        lambda: (make_loggers(cfg, directory), _job(cfg, directory, typed, upload, checkpoint, go_on, processes)),
-        processes.local_rank,
-    )
-    agree("data", {"studies and splits": job.digest})
-    record: dict[str, Any] = {}
-    stopped = 0
-    if processes.rank == 0:
-        record = _describe(job, directory, typed)
-        introduce(loggers, job, directory, checkpoint)
-    else:
-        loggers = []
-    try:
-        try:
-            stopped = fit(job, directory, loggers, checkpoint, upload, callbacks)
-        except UserError as error:
-            if isinstance(error, CannotWrite | Diverged) or not (directory / "checkpoints" / "last.ckpt").exists():
-                raise
-            raise UserError(f"{error} What was trained before is kept; where that is mended, g{go_on[1:]}") from error
-        if stopped in ENDING:  # there may be no time to evaluate
-            raise Stopped(f"{signal.Signals(stopped).name}: stopped before the end; everything is saved. {go_on}")
-        evaluation = evaluate_run(job, directory, directory)
-        if not evaluation:  # the first process has it
-            if stopped:
-                raise Stopped("")
-            return
-        write_json(directory / "evaluation.json", evaluation)
-        if on_tpu(job.accelerator):
-            log_compiled()
-        seconds = round(time.monotonic() - started, 1)
-        write_json(directory / "environment.json", {**record, "seconds": seconds})
-        write_report(directory)
-        # the last, for now nothing is missing
-        write_json(directory / "environment.json", {**record, "seconds": seconds, "finished": not stopped})
-        send_results(loggers, evaluation, directory)
-    except Pruned as pruned:
-        write_json(directory / "environment.json", {**record, "pruned": str(pruned)})
-        raise
-    finally:
-        finish(loggers, sys.exception(), stopped)
-    log.info("%s", closing_table(evaluation, directory, clock(seconds)))
-    if stopped:
-        raise Stopped(f"stopped before the end. {go_on}")
-
-
-def _job(
-    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, checkpoint: Path | None, go_on: str,
-    processes: Processes,
-) -> Job:  # fmt: skip
-    """Everything that a run is made of, checked before anything of it is written.
-
-    Raises:
-        UserError, Stopped: as of :func:`train`.
-    """
-    cfg = _with_first(cfg, directory, typed, upload, go_on)
-    job = assemble(cfg, typed, fresh=checkpoint is None, processes=processes)
-    if job.settings.readers is not None:  # before hours of training
-        frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
-        read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
-        job.config.readers = str(Path(job.settings.readers).absolute())
-    if checkpoint is not None:
-        require_splits(job.digest, checkpoint, str(directory))
-    check_batches(job, fresh=checkpoint is None)
-    job.config.resume = None
-    return job
-
-
 def _describe(job: Job, directory: Path, typed: Sequence[str]) -> dict[str, Any]:
     """Write what a run is, before it is trained; the content of ``environment.json``."""
     write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
@@ -233,43 +291,6 @@ def _describe(job: Job, directory: Path, typed: Sequence[str]) -> dict[str, Any]
     write_json(before, record)
     _summarise(job, directory)
     return record
-
-
-def _with_first(
-    cfg: DictConfig, directory: Path, typed: Sequence[str], upload: RunUpload | None, go_on: str
-) -> DictConfig:  # fmt: skip
-    """The configuration with the first model's run of a self-trained loss, trained here unless another is named.
-
-    Raises:
-        UserError, Stopped: as of :func:`train`.
-    """
-    first = directory / "first"
-    if "first" not in cfg.loss or (cfg.loss.first is not None and not (cfg.get("resume") and first.is_dir())):
-        return cfg
-    cfg = copy.deepcopy(cfg)
-    OmegaConf.set_struct(cfg, False)
-    teacher = copy.deepcopy(cfg)
-    ignore = OmegaConf.load(conf_dir() / "loss" / "ignore.yaml")
-    teacher.loss = OmegaConf.merge(ignore, {k: v for k, v in cfg.loss.items() if k in ignore and k not in ("_target_", "w")})
-    teacher.save_train_predictions, teacher.logger, teacher.upload = True, {}, None  # it is copied with this run
-    teacher.resume = None
-    record = first / "environment.json"
-    begun = (first / "checkpoints" / "last.ckpt").is_file()
-    if first.is_dir() and not begun:
-        shutil.rmtree(first)  # of a run that ended before its first epoch
-    if begun and not cfg.get("resume"):
-        _require_same(first, typed)
-    if not (record.is_file() and json.loads(record.read_text(encoding="utf-8"))["finished"]):
-        what = "resumed" if begun else "trained"
-        log.info("loss=selftrained: a first model, which ignores uncertain labels, is %s in %s", what, first)
-        teacher = resumed_config(str(first), []) if begun else teacher
-        try:
-            _train(teacher, first, typed, upload)
-        except Stopped:
-            raise Stopped(f"stopped while the first model was trained. {go_on}") from None
-        log.info("loss=selftrained: the first model is trained; now the second")
-    cfg.loss.first = str(first)
-    return cfg
 
 
 def _require_same(first: Path, typed: Sequence[str]) -> None:

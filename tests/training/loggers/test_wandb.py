@@ -23,9 +23,9 @@ from omegaconf import OmegaConf
 from xraylab.config.resume import resumed_config
 from xraylab.errors import UserError
 from xraylab.sweeps.comparison import Comparison
+from xraylab.train import train
 from xraylab.training.loggers import wandb as loggers
 from xraylab.training.loggers.wandb import Wandb, epoch_ends, finish, is_whole
-from xraylab.training.session import train
 
 QUICK = [
     "backbone=resnet18", "backbone.pretrained=false", "+backbone.kwargs.channels=[8,8,16,16]", "image.size=32", "bootstrap=0",

@@ -1,6 +1,10 @@
 """Where a run is recorded beside its own directory."""
 
+import os
+
 from xraylab.system.classes import lazy
+
+os.environ.setdefault("WANDB_SILENT", "true")  # before wandb is imported, which Lightning's loggers do
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,

@@ -22,8 +22,6 @@ from xraylab.training.loggers.base import Unfailing, _in_a_line
 from xraylab.training.loggers.record import RECORD, read_record
 
 log = logging.getLogger(__name__)
-os.environ.setdefault("WANDB_SILENT", "true")
-
 STEP = "trainer/global_step"  # Lightning's name of the axis
 IDENTITY = ("id", "project", "entity", "group")
 BLOCK, HEADER, WHOLE, FIRST, LAST = 2**15, 7, 1, 2, 4  # of W&B's records: bytes of a block, of a header; kinds of chunks
