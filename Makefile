@@ -14,7 +14,7 @@ help:
 	@echo "make demo   train, validate and test the main job on the embedded synthetic sample (about a minute)"
 	@echo "make test   run the tests (make test ARGS='-k losses' some of them)"
 	@echo "make test-xla  the TPU's path on a CPU, in an environment of its own (8 GB once, then a few minutes)"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff, mypy, and who imports whom"
 	@echo "make clean  delete the environment and caches, keep outputs/"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -58,6 +58,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) $(XLA) .pytest_cache .mypy_cache .ruff_cache build dist

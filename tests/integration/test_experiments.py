@@ -35,7 +35,7 @@ def mlp(width: int) -> int:
 
 
 MURA = {
-    "dataset._target_": "xraylab.data.datasets.mura.MURA",
+    "dataset._target_": "xraylab.data.MURA",
     "pool._target_": "xraylab.models.MeanProbability",
     "optimizer._target_": "torch.optim.Adam",
     "augmentation.per": "image",
@@ -46,7 +46,7 @@ PAPER = MURA | {
     "backbone.pretrained": True,
     "backbone.trainable_from": None,
     "selection": "holdout",
-    "loss._target_": "xraylab.models.losses.cross_entropy.WeightedBCE",
+    "loss._target_": "xraylab.losses.WeightedBCE",
     "loss.balance": "group",
     "optimizer.lr": 1e-4,
     "optimizer.betas": [0.9, 0.999],
@@ -65,7 +65,7 @@ KERAS = MURA | {
     "unit": "image",
     "body_part": "all",
     "selection": "holdout",  # its official valid is its test
-    "loss._target_": "xraylab.models.losses.cross_entropy.WeightedBCE",
+    "loss._target_": "xraylab.losses.WeightedBCE",
     "loss.balance": "keras",
     "image.size": 256,
     "backbone.in_chans": 3,
@@ -115,7 +115,7 @@ TUTORIAL = {
     "image.std": 255.0,
     "dataset.view": "frontal",
     "dataset.findings": "all",
-    "loss._target_": "xraylab.models.losses.uncertain_labels.Uncertainty",
+    "loss._target_": "xraylab.losses.Uncertainty",
     "loss.u": 0.4,
     "loss.w": 0.75,
     "loss.blank": "negative",
@@ -139,7 +139,7 @@ PUBLISHED = {
         "task": "acl",
         "batch_size": 1,
         "accumulate": 1,
-        "loss._target_": "xraylab.models.losses.cross_entropy.WeightedBCE",
+        "loss._target_": "xraylab.losses.WeightedBCE",
         "loss.balance": "label",
         "augmentation.per": "study",
         "augmentation.transforms.0.rotate": [-25, 25],
@@ -186,7 +186,7 @@ PUBLISHED = {
         "unit": "image",
         "backbone.name": "densenet169",
         "backbone.pretrained": True,
-        "loss._target_": "xraylab.models.losses.cross_entropy.TwoSoftmax",
+        "loss._target_": "xraylab.losses.TwoSoftmax",
         "loss.balance": "none",
         "selection": "split_valid",
         "augmentation.per": "study",
@@ -220,8 +220,8 @@ PUBLISHED = {
         "max_epochs": 3,
         "trainable": DENSENET121_FEATURES + 5 * 1025,
     },
-    "chest_tutorial": TUTORIAL | {"dataset._target_": "xraylab.data.datasets.mimic_tutorial.MimicTutorial"},
-    "chest_mimic": TUTORIAL | {"dataset._target_": "xraylab.data.datasets.mimic_cxr.MIMIC"},
+    "chest_tutorial": TUTORIAL | {"dataset._target_": "xraylab.data.MimicTutorial"},
+    "chest_mimic": TUTORIAL | {"dataset._target_": "xraylab.data.MIMIC"},
     # the published ResNet-18 of 28 pixels: a stem of 3x3, stride 1, no pooling
     "pneumoniamnist": {"backbone.name": "resnet18", "backbone.stem": "small", "resolution": 28, "trainable": 11_168_193},
 }

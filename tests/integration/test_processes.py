@@ -220,7 +220,7 @@ def test_unfrozen_layers_average_their_gradients_too(train_here, train_together,
     """And stochastic weight averaging is the mean of the same steps."""
     options = [*SMALL, f"dataset.root={mrnet_root}", "backbone.trainable_from=head", "callbacks=unfreeze",
                "callbacks.unfreeze.at={2: null}", "optimizer.lr=1e-2", "+callbacks.swa.start=2",
-               "+callbacks.swa._target_=xraylab.training.callbacks.weight_averaging.StochasticWeightAveraging"]  # fmt: skip
+               "+callbacks.swa._target_=xraylab.callbacks.StochasticWeightAveraging"]  # fmt: skip
     one = train_here(tmp_path / "one", *options)
     two, raised = train_together("two", *options)
     assert raised == {0: None, 1: None}

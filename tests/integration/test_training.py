@@ -477,7 +477,7 @@ def test_colour_images_bring_three_channels_unless_typed(train_here, tmp_path):
         train_here(tmp_path / "grey", *options, "backbone.in_chans=1")
     run = train_here(tmp_path / "colour", *options)
     config = OmegaConf.load(run / "config.yaml")
-    assert (config.backbone.in_chans, config.loss._target_) == (3, "xraylab.models.losses.cross_entropy.CrossEntropy")
+    assert (config.backbone.in_chans, config.loss._target_) == (3, "xraylab.losses.CrossEntropy")
 
 
 def test_averaged_weights_are_what_is_evaluated_and_kept(train_here, tmp_path, mrnet_root):
