@@ -137,9 +137,9 @@ def test_the_curves_that_are_laid_over_each_other_are_the_runs_own(runs, tmp_pat
     import xraylab.reporting.run_report
 
     figures = []
-    saved = xraylab.reporting.run_report.save_figure
+    saved = xraylab.reporting.figures.export.save_figure
     monkeypatch.setattr(
-        "xraylab.reporting.run_report.save_figure", lambda f, path, s: (figures.append((path.name, f)), saved(f, path, s))
+        "xraylab.reporting.figures.export.save_figure", lambda f, path, s: (figures.append((path.name, f)), saved(f, path, s))
     )
     report(*runs, output=tmp_path / "out")
     figure = dict(figures)["test_roc.png"]

@@ -132,7 +132,7 @@ def test_every_command_that_is_printed_runs_as_it_stands(typed_in, by_shell, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("xraylab.training.session.fit", stop)
+        stopped.setattr("xraylab.training.fit.fit", stop)
         code, said = start(*data, *TINY, "name=t")
     assert code == 75
     (begin_again,) = printed(said)

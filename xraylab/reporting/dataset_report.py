@@ -281,7 +281,7 @@ def _label_figure(found: Description, words: Sequence[str]) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from xraylab.reporting.run_report import svg
+    from xraylab.reporting.figures.export import svg
 
     labels, splits = found.table.labels, found.splits
     several = len(labels) > 1
@@ -321,7 +321,7 @@ def _spread(found: Description, table: pd.DataFrame, what: str, of: str) -> list
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from xraylab.reporting.run_report import svg
+    from xraylab.reporting.figures.export import svg
 
     numbers = table[what].tolist()
     if len(set(numbers)) == 1:
@@ -347,7 +347,7 @@ def _sizes(found: Description) -> list[str]:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from xraylab.reporting.run_report import svg
+    from xraylab.reporting.figures.export import svg
 
     measured, total = found.sized
     sizes = found.sizes.sort_values(["images", "height", "width"], ascending=[False, True, True])

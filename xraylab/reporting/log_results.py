@@ -146,7 +146,7 @@ def sheet(cases: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.image import imread
 
-    from xraylab.reporting.sections import spaced
+    from xraylab.reporting.figures.layout import spaced
 
     rows = -(-len(cases) // ACROSS)
     figure = Figure(figsize=(2.0 * ACROSS, 2.5 * rows + 0.4))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import html
-import io
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from xraylab.data.study_table import SYNTHETIC
@@ -18,12 +15,15 @@ from xraylab.evaluation.evaluator import by_unit, choices
 from xraylab.evaluation.metrics import COUNTS, METRICS, how_intervals, number, without_interval
 from xraylab.evaluation.predictions import CERTAIN, read_table
 from xraylab.reporting.cases import cases_section, listed_section
-from xraylab.reporting.figures.curves import KINDS, confusion, mark, panels, side_by_side
+from xraylab.reporting.figures.calibration import reliability
+from xraylab.reporting.figures.curves import KINDS, confusion, panels, side_by_side
+from xraylab.reporting.figures.export import mark, save_figure, svg
+from xraylab.reporting.figures.layout import spaced
 from xraylab.reporting.model_card import OF_LABELS, OF_SPLITS, data_rows, exclusive_note, last_split, write_card
-from xraylab.reporting.sections import calibration_table, operating_table, readers_table, reliability, spaced
+from xraylab.reporting.sections import calibration_table, operating_table, readers_table
 from xraylab.reporting.summary import _of_what, macro_notes, moved, scoring, tie_notes, units
 from xraylab.run import read_record
-from xraylab.system.files import beside, write_text
+from xraylab.system.files import write_text
 
 NONE = {"value": 0}
 OVERLAID = 3  # findings whose curves share one picture in the report
@@ -193,12 +193,6 @@ def _figures(
     return "".join(drawn) or svg(side_by_side(table, result, where, **scored), synthetic)
 
 
-def save_figure(figure: Any, path: Path, synthetic: bool) -> None:
-    """Write a figure as PNG; one of synthetic data must be marked before, see :func:`svg`."""
-    with beside(path) as partial:
-        figure.savefig(partial, format="png", metadata={"Description": SYNTHETIC if synthetic else ""})
-
-
 def _curves(directory: Path, history: pd.DataFrame, synthetic: bool) -> str:
     from matplotlib.figure import Figure
 
@@ -219,21 +213,6 @@ def _curves(directory: Path, history: pd.DataFrame, synthetic: bool) -> str:
     drawn = svg(figure, synthetic)
     save_figure(figure, directory / "figures" / "training.png", synthetic)
     return drawn
-
-
-def svg(figure: Any, synthetic: bool) -> str:
-    """A matplotlib figure as an HTML element of its own."""
-    if synthetic:
-        mark(figure)
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    markup = re.sub(r"^.*?(?=<svg)", "", text.getvalue(), count=1, flags=re.S)
-    markup = re.sub(r"<metadata>.*?</metadata>", "", markup, flags=re.S)
-    # ids are unique within a figure only
-    unique = f"f{np.random.default_rng().integers(1 << 40):x}"
-    markup = re.sub(r'\bid="', f'id="{unique}', markup)
-    markup = re.sub(r'(href="|url\()#', rf"\1#{unique}", markup)
-    return f"<figure>{markup}</figure>"
 
 
 def _e(text: object) -> str:

@@ -9,7 +9,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.operating_points import judge
-from xraylab.reporting.figures.curves import POINTS, confusion, curve, mark, panels, side_by_side, thinned
+from xraylab.reporting.figures.curves import POINTS, confusion, curve, panels, side_by_side, thinned
+from xraylab.reporting.figures.export import mark
 
 FINDINGS = ("edema", "mass", "never", "empty")
 

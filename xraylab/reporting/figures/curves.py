@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.evaluator import likeliest
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.predictions import labels_of, scored_labels, scored_rows, scores
-from xraylab.reporting.sections import COLUMNS, panel_grid, points_legend, roc_points, spaced
+from xraylab.reporting.figures.layout import COLUMNS, panel_grid, spaced
+from xraylab.reporting.figures.points import points_legend, roc_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,12 +168,6 @@ def scored(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple
     truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
     rows = (truth == 0) | (truth == 1)
     return truth[rows].astype(int), scores(table, label)[rows]
-
-
-def mark(figure: Figure) -> None:
-    """Say on a figure that it is of synthetic data."""
-    title = figure.get_suptitle()
-    figure.suptitle(f"{SYNTHETIC}: {title}" if title else SYNTHETIC, color="#b07d00")
 
 
 def _draw(axes: Axes, kind: str, truth: np.ndarray, score: np.ndarray, **options: Any) -> None:

@@ -30,7 +30,7 @@ def overlaid(
     """
     from xraylab.evaluation.predictions import CERTAIN, read_table
     from xraylab.reporting.figures.curves import KINDS
-    from xraylab.reporting.run_report import save_figure, svg
+    from xraylab.reporting.figures.export import save_figure, svg
 
     end = "_images" if of[0][1]["unit"] == "image" else ""
     there = [(r, x) for r, x in of if (r.directory / "predictions" / f"{split}{end}.csv").is_file()]
@@ -105,7 +105,7 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
     from matplotlib.figure import Figure
 
     from xraylab.evaluation.objective import of_run
-    from xraylab.reporting.run_report import save_figure, svg
+    from xraylab.reporting.figures.export import save_figure, svg
 
     histories = [(r, pd.read_csv(r.directory / "history.csv")) for r in runs if (r.directory / "history.csv").is_file()]
     histories = [(r, h) for r, h in histories if len(h)]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
 from xraylab.config.instantiate import build
 from xraylab.training.checkpoints import read_checkpoint
-from xraylab.training.experiment import Job
 from xraylab.training.loggers.record import group_of, tags_of
 from xraylab.training.loggers.tensorboard import TensorBoard
 from xraylab.training.loggers.wandb import Wandb
+
+if TYPE_CHECKING:
+    from xraylab.training.experiment import Job
 
 
 def make_loggers(cfg: DictConfig, directory: Path) -> list[Logger]:

@@ -1,0 +1,43 @@
+"""Figures as files, and as parts of a page; those of synthetic data are marked."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xraylab.data.study_table import SYNTHETIC
+from xraylab.system.files import beside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def save_figure(figure: Any, path: Path, synthetic: bool) -> None:
+    """Write a figure as PNG; one of synthetic data must be marked before, see :func:`svg`."""
+    with beside(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Description": SYNTHETIC if synthetic else ""})
+
+
+def svg(figure: Any, synthetic: bool) -> str:
+    """A matplotlib figure as an HTML element of its own."""
+    if synthetic:
+        mark(figure)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    markup = re.sub(r"^.*?(?=<svg)", "", text.getvalue(), count=1, flags=re.S)
+    markup = re.sub(r"<metadata>.*?</metadata>", "", markup, flags=re.S)
+    # ids are unique within a figure only
+    unique = f"f{np.random.default_rng().integers(1 << 40):x}"
+    markup = re.sub(r'\bid="', f'id="{unique}', markup)
+    markup = re.sub(r'(href="|url\()#', rf"\1#{unique}", markup)
+    return f"<figure>{markup}</figure>"
+
+
+def mark(figure: Figure) -> None:
+    """Say on a figure that it is of synthetic data."""
+    title = figure.get_suptitle()
+    figure.suptitle(f"{SYNTHETIC}: {title}" if title else SYNTHETIC, color="#b07d00")
