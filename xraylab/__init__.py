@@ -21,11 +21,7 @@ __all__ = ["StudyDataModule", "StudyModule", "__version__", "callbacks", "data",
 
 def __getattr__(name: str) -> Any:
     """What comes with torch or Lightning, imported when it is asked for."""
-    from xraylab.system.classes import FACES
-
-    if name in FACES:
-        return importlib.import_module(FACES[name])
-    if name in ("data", "models"):
+    if name in ("callbacks", "data", "loggers", "losses", "metrics", "models"):
         return importlib.import_module(f"xraylab.{name}")
     if name == "StudyModule":
         return importlib.import_module("xraylab.training.study_module").StudyModule

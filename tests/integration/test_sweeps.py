@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from xraylab.config.launch import launch
 from xraylab.data.datamodule import reading_context
 from xraylab.errors import Pruned, Stopped, UserError
-from xraylab.sweeps.record import Journal
+from xraylab.sweeps.record import Journal, resumed_words
 from xraylab.sweeps.search_space import search_space
 from xraylab.system.command_line import word
 from xraylab.system.processes import ALONE
@@ -58,7 +58,7 @@ def drawn(here, monkeypatch):
                 directory = Path(HydraConfig.get().runtime.output_dir)
                 leave(directory, job(cfg, directory))
 
-            launch("config", do, USAGE)
+            launch("config", do, USAGE, resumed_words)
 
         alone = ["~hydra.callbacks.comparison"] if "-m" in words else []
         code, said = here(*words, *alone, entry=entry)
@@ -404,14 +404,14 @@ def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
         end_workers()
     options = {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_local": ["hydra.launcher.timeout_min=5"], "ray": []}[launcher]
 
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(REPOSITORY)]))  # for it to find this job
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, [Path(__file__).parent, REPOSITORY / "tests", REPOSITORY])))
 
     def job(cfg, directory):
         if cfg.optimizer.lr > 1e-2:
             raise UserError(f"too much, in process {os.getpid()}")
         loader = DataLoader([1, 2], num_workers=1, multiprocessing_context=reading_context(1))
         assert [int(x) for x in loader] == [1, 2], "with readers of its own"
-        assert pickle.loads(for_another(cfg, directory, [], ALONE))[2:] == (directory, [], ALONE), "and processes"
+        assert pickle.loads(for_another(cfg, directory, [], ALONE))[1][2:] == (directory, [], ALONE), "and processes"
         return os.getpid()
 
     words = ["optimizer.lr=1e-4,1e-1"]

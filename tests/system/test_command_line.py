@@ -94,8 +94,6 @@ def typed_in(here, by_shell, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr("xraylab.reporting.run_report.save_figure", lambda *_: None)  # drawing takes longer than all else
     monkeypatch.setattr("xraylab.reporting.run_report.svg", lambda *_: "")
-    for place in ("training", "page", "comparison"):
-        monkeypatch.setattr(f"xraylab.{place}.write_report", lambda _: None, raising=False)  # unless it is read
     entries = {"train": train.main, "evaluate": evaluate.main, "report": report.main, "describe": describe.main}
 
     def type_in(command: str, *more: str) -> str:
@@ -132,7 +130,7 @@ def test_every_command_that_is_printed_runs_as_it_stands(typed_in, by_shell, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr("xraylab.training.fit.fit", stop)
+        stopped.setattr("xraylab.training.session.fit", stop)
         code, said = start(*data, *TINY, "name=t")
     assert code == 75
     (begin_again,) = printed(said)

@@ -58,10 +58,11 @@ class Comparison(Callback):
         from xraylab.sweeps.record import JOURNAL, Journal
 
         folder = Path(config.hydra.sweep.dir)
-        write_comparison(folder, self.ensembles, self.published)
+        waiting = write_comparison(folder, self.ensembles, self.published)
         if (folder / "comparison.csv").is_file():
             _record_ensembles(folder, self.ensembles)
-            print(f"\n{text_table(folder)}\n  everything is in {folder}\n  read {folder / 'report.html'}")
+            missing = "".join(f"\n  {line}" for line in waiting if " is not made: " in line)
+            print(f"\n{text_table(folder)}{missing}\n  everything is in {folder}\n  read {folder / 'report.html'}")
         if (folder / JOURNAL).is_file():
             print(f"\n{Journal.read(folder).closing()}")
 
@@ -81,8 +82,11 @@ def _record_ensembles(folder: Path, ensembles: Mapping[str, Mapping[str, Any]]) 
 def write_comparison(
     folder: Path, ensembles: Mapping[str, Mapping[str, Any]] | None = None, published: Mapping[str, Any] | None = None,
     ended: bool = True, reference: str | None = None,
-) -> None:  # fmt: skip
+) -> list[str]:  # fmt: skip
     """Write the comparison of the finished runs that lie in a folder, and of their ensembles; nothing where there is none.
+
+    Returns:
+        What is said of results that are not there.
 
     Args:
         ensembles, published: as of :class:`Comparison`.
@@ -95,7 +99,7 @@ def write_comparison(
 
     runs, waiting = finished(folder)
     if not runs:
-        return
+        return waiting
     results = [read_result(run, run.name) for run in runs]
     for name, options in (ensembles or {}).items():
         ensemble = Ensemble(**options)
@@ -117,6 +121,7 @@ def write_comparison(
     write_json(folder / GIVEN, {"data": data, "ensembles": plain(ensembles or {}), "published": plain(published or {})})
     title = (folder.absolute().parents[1].name, folder.name)
     write_results(folder, title, results, waiting, check_published(published), ended, reference)
+    return waiting
 
 
 def not_comparable(folder: Path) -> list[str]:

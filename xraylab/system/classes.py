@@ -6,12 +6,13 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-#: faces of ``xraylab`` that are not its packages, and the packages that they show
+#: faces that classes are named by, and the packages that they show
 FACES = {
     "callbacks": "xraylab.training.callbacks",
+    "data": "xraylab.data",
     "loggers": "xraylab.training.loggers",
     "losses": "xraylab.models.losses",
-    "metrics": "xraylab.evaluation.metrics",
+    "models": "xraylab.models",
 }
 #: modules that classes lay in when runs of before were written, and the face that has them
 MOVED = {
@@ -52,7 +53,7 @@ def lasting_name(kind: type) -> str:
     'xraylab.losses.WeightedBCE'
     """
     name = kind.__qualname__
-    for face, package in {**FACES, "data": "xraylab.data", "models": "xraylab.models"}.items():
+    for face, package in FACES.items():
         if kind.__module__.startswith(f"{package}.") and name in importlib.import_module(package).__all__:
             return f"xraylab.{face}.{name}"
     return f"{kind.__module__}.{name}"
@@ -75,9 +76,6 @@ def located(name: str) -> Any:
         ImportError, AttributeError: there is none.
     """
     module, _, last = renamed(name).rpartition(".")
-    face, _, rest = module.removeprefix("xraylab.").partition(".")
-    if face in FACES and not rest:
-        module = FACES[face]
     return getattr(importlib.import_module(module), last)
 
 

@@ -32,6 +32,7 @@ from xraylab.data.images.source import ArraySource, FileSource
 from xraylab.data.preprocessing import prepare
 from xraylab.data.study_table import UNREADABLE, StudyTable
 from xraylab.errors import UserError
+from xraylab.system.files import locked
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -325,7 +326,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_packed import table_of
+from test_build import table_of
 from xraylab.data.cache import build as packed
 from xraylab.data.images.source import FileSource
 
@@ -477,13 +478,13 @@ def test_who_waited_for_a_lock_holds_the_one_that_others_see(tmp_path, caplog):
     path, seen = tmp_path / "lock", []
 
     def second():
-        with packed._locked(path, "the same"):
+        with locked(path, "the same"):
             seen.append(path.exists())
-            with pytest.raises(BlockingIOError), packed._locked(path, None):
+            with pytest.raises(BlockingIOError), locked(path, None):
                 pass
 
     thread = threading.Thread(target=second)
-    with packed._locked(path, "the same"):
+    with locked(path, "the same"):
         thread.start()
         while "waiting" not in caplog.text:
             time.sleep(0.001)

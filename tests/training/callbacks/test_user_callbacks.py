@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 from pytorch_lightning import callbacks as of_lightning
 
@@ -25,7 +27,6 @@ REFUSED = {
     "ProgressBar": ([], "there is a progress bar already"),
     "TQDMProgressBar": ([], "there is a progress bar already"),
     "RichProgressBar": ([], "there is a progress bar already|requires `rich`"),
-    "RichModelSummary": ([], "requires `rich`"),
     "LearningRateMonitor": ([], "add logger=tensorboard or logger=wandb"),
     "DeviceStatsMonitor": ([], "add logger=tensorboard or logger=wandb"),
     "ThroughputMonitor": (["batch_size_fn={_target_:hydra.utils.get_method,path:builtins.len}"], "add logger=tensorboard"),
@@ -50,6 +51,10 @@ WORKING = {
     "crash": ["OnExceptionCheckpoint", "dirpath=kept"],
     "nothing": ["LambdaCallback"],
 }
+if find_spec("rich"):
+    WORKING["rich"] = ["RichModelSummary"]
+else:
+    REFUSED["RichModelSummary"] = ([], "requires `rich`")
 
 
 def words(name, kind, *arguments):

@@ -363,12 +363,10 @@ def test_a_failing_tensorboard_does_not_stop_a_run(train_here, tmp_path, mrnet_r
 def test_a_run_that_fails_is_finished_as_failed(train_here, tmp_path, mrnet_root, monkeypatch):
     import wandb
 
-    from xraylab.training import session as training
-
     def fail(*_, **__):
         raise RuntimeError("no more")
 
-    monkeypatch.setattr(training, "evaluate_run", fail)
+    monkeypatch.setattr("xraylab.inference.evaluate.evaluate_run", fail)
     with pytest.raises(RuntimeError, match="no more"):
         train_here(tmp_path / "run", *QUICK, "max_epochs=1", f"dataset.root={mrnet_root}", "logger=wandb")
     (record,) = records(tmp_path / "run")
