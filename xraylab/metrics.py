@@ -1,5 +1,5 @@
 """Metrics of one label, for notebooks: names, values and intervals."""
 
-from xraylab.evaluation.metrics import METRICS, point, undefined
+from xraylab.evaluation.metrics import METRICS, RATES, Metric, point, undefined
 
-__all__ = ["METRICS", "point", "undefined"]
+__all__ = ["METRICS", "RATES", "Metric", "point", "undefined"]

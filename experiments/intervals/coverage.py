@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from xraylab.evaluation.intervals import LEAST, Clusters, Interval, average, difference
-from xraylab.evaluation.metrics import METRICS, rates
+from xraylab.evaluation.metrics import METRICS, intervals_of, rates
 
 Z = norm.ppf(0.975)
 HERE = Path(__file__).parent
@@ -162,7 +162,7 @@ def estimates(cell: Cell, auroc: float, truth: np.ndarray, score: np.ndarray, cl
     at = rates(*np.array(counts, float)[:, None])
     values = {m: float(v[0]) if np.isfinite(v[0]) else None for m, v in at.items()}
     values |= ranked(truth, score)
-    found = clusters.label(values, rows, truth, called, score)
+    found = intervals_of(values, clusters, rows, truth, called, score)
     squares = (probability(cell, auroc, score) - truth) ** 2
     brier = clusters.brier(float(squares.mean()), rows, truth, squares)
     return found | ({"brier": brier} if brier is not None else {})

@@ -280,7 +280,7 @@ def test_saturated_probabilities_are_ranked_by_their_logits_everywhere(saturated
     assert acl["average_precision"]["value"] == average_precision_score(y, z)
     assert acl["auroc"]["low"] < acl["auroc"]["value"] < acl["auroc"]["high"]
     plain = evaluate_split(without, False, 50)["labels"]["acl"]
-    assert {m: acl[m] for m in METRICS[2:]} == {m: plain[m] for m in METRICS[2:]}, "calls at 0.5 are the same"
+    assert {m: acl[m] for m in list(METRICS)[2:]} == {m: plain[m] for m in list(METRICS)[2:]}, "calls at 0.5 are the same"
     difference = compare(table, table.assign(logit_acl=-z, p_acl=1 - table["p_acl"]), 0)["labels"]["acl"]["auroc"]["value"]
     assert difference == pytest.approx(2 * acl["auroc"]["value"] - 1)
     fpr, tpr = curve("roc", *scored(table, "acl", "ignore", "ignore"))

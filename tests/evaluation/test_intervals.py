@@ -20,7 +20,7 @@ from xraylab.evaluation.intervals import (
     lacking,
     share,
 )
-from xraylab.evaluation.metrics import METRICS, point
+from xraylab.evaluation.metrics import AUROC, METRICS, intervals_of, point
 
 RATES = ("accuracy", "sensitivity", "specificity", "f1", "kappa")
 
@@ -34,8 +34,8 @@ def made(seed, m=20, n=60, shift=1.2, of=None):
 
 
 def every(truth, score, clusters, cut=0.5):
-    values = {m: point(m, truth, score, cut) for m in METRICS}
-    return Clusters(clusters).label(values, np.arange(len(truth)), truth, score >= cut, score)
+    values = {name: point(m, truth, score, cut) for name, m in METRICS.items()}
+    return intervals_of(values, Clusters(clusters), np.arange(len(truth)), truth, score >= cut, score)
 
 
 @pytest.mark.parametrize(("k", "n"), [(81, 263), (15, 148), (0, 20), (1, 29), (29, 29)])
@@ -146,7 +146,7 @@ def test_where_too_few_are_known_there_is_none_and_it_is_said():
     assert every(truth, score, clusters)["specificity"].low > 0
     nobody = every(*made(6)[:1], np.zeros(80), np.arange(80))["kappa"]
     assert nobody.reason == "no interval: every study is called negative"
-    assert Clusters(clusters, asked=False).label({"auroc": 0.5}, np.arange(49), truth, score > 0, score) == {}
+    assert intervals_of({"auroc": 0.5}, Clusters(clusters, asked=False), np.arange(49), truth, score > 0, score) == {}
 
 
 def test_kappa_of_two_classes_and_of_its_own_table_agree():
@@ -194,7 +194,7 @@ def test_they_hold_the_truth_as_often_as_they_say():
         for seed in range(200):
             truth, score, clusters = made(seed, m, n, shift, of)
             score = score if of is None else shift * truth + (score - shift * truth) / np.sqrt(0.98)
-            values = {"auroc": point("auroc", truth, score, 0), **dict.fromkeys(list(true)[1:], 0.5)}
-            for metric, i in Clusters(clusters).label(values, np.arange(m + n), truth, score >= shift / 2, score).items():
+            values = {"auroc": point(AUROC, truth, score, 0), **dict.fromkeys(list(true)[1:], 0.5)}
+            for metric, i in intervals_of(values, Clusters(clusters), np.arange(m + n), truth, score >= shift / 2, score).items():
                 held[metric] += i.low <= true[metric] <= i.high
         assert min(held.values()) / 200 > 0.91, (m, n, auroc, held)  # .93 less what 200 may be off

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from xraylab.evaluation.intervals import Clusters, Interval, none
-from xraylab.evaluation.metrics import METRICS, number, point, result, undefined, without_interval
+from xraylab.evaluation.metrics import METRICS, intervals_of, number, point, result, undefined, without_interval
 
 REFERENCE = {
     "auroc": lambda y, p, w: sk.roc_auc_score(y, p, sample_weight=w),
@@ -31,9 +31,9 @@ def data(seed, n=80, ties=True):
 @pytest.mark.parametrize("ties", [True, False])
 def test_values_agree_with_sklearn_and_influences_with_its_weights(metric, ties):
     y, p, _ = data(0, 40, ties=ties)
-    value = point(metric, y, p)
+    value = point(METRICS[metric], y, p)
     assert value == pytest.approx(REFERENCE[metric](y, p, None), abs=1e-12)
-    found = Clusters(np.arange(len(y))).label({metric: value}, np.arange(len(y)), y, p >= 0.5, p)[metric]
+    found = intervals_of({metric: value}, Clusters(np.arange(len(y))), np.arange(len(y)), y, p >= 0.5, p)[metric]
     assert found.reason is None
     h, own = 1e-4, found.influence[::3]
     slope = [(REFERENCE[metric](y, p, 1 + h * w) - REFERENCE[metric](y, p, 1 - h * w)) / (2 * h) for w in np.eye(len(y))[::3]]
@@ -54,8 +54,8 @@ def test_values_agree_with_sklearn_and_influences_with_its_weights(metric, ties)
 def test_undefined_is_none_with_a_reason_and_never_zero(truth, without):
     y, p = np.array(truth, int), np.linspace(0.2, 0.9, len(truth))
     for metric in METRICS:
-        assert (point(metric, y, p) is None) == (metric in without)
-        assert bool(undefined(metric, y)) == (metric in without)
+        assert (point(METRICS[metric], y, p) is None) == (metric in without)
+        assert bool(undefined(METRICS[metric], y)) == (metric in without)
 
 
 def test_a_result_has_the_five_fields():

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.evaluation.intervals import HOW, LEAST, LEVEL, Clusters, Interval, average
-from xraylab.evaluation.metrics import COUNTS, METRICS, point, result, undefined
+from xraylab.evaluation.metrics import COUNTS, METRICS, intervals_of, point, result, undefined
 from xraylab.evaluation.predictions import THRESHOLD, clusters_of, labels_of, ranked, scored_labels
 
 
@@ -127,9 +127,9 @@ def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, cluster
         raw, (score, cut) = table[f"y_{label}"].to_numpy()[rows], ranked(table, label)
         known = certain[:, i]
         truth, called = scored[rows[known], i].astype(int), score[rows[known]]
-        values = {metric: point(metric, truth, called, cut) for metric in METRICS}
-        found = clusters.label(values, rows[known], truth, called >= cut, called)
-        labels[label] = {m: result(v, len(truth), found.get(m), undefined(m, truth)) for m, v in values.items()}
+        values = {name: point(metric, truth, called, cut) for name, metric in METRICS.items()}
+        found = intervals_of(values, clusters, rows[known], truth, called >= cut, called)
+        labels[label] = {m: result(v, len(truth), found.get(m), undefined(METRICS[m], truth)) for m, v in values.items()}
         labels[label]["auroc"]["delong"] = {k: labels[label]["auroc"][k] for k in ("low", "high", "reason")}
         labels[label] |= {kind: result(count, len(raw)) for kind, count in raw_counts(raw).items()}
         for metric, interval in found.items():
@@ -187,12 +187,12 @@ def quick_metrics(
         NaN where undefined.
     """
     out: dict[str, float] = {}
-    for metric in METRICS:
+    for name, metric in METRICS.items():
         defined = []
         for i, label in enumerate(labels):
             certain = (raw[:, i] == 0) | (raw[:, i] == 1)
             value = point(metric, raw[certain, i].astype(int), scores[certain, i], threshold)
-            out[f"{label}/{metric}"] = np.nan if value is None else value
+            out[f"{label}/{name}"] = np.nan if value is None else value
             defined += [] if value is None else [value]
-        out[f"macro/{metric}"] = float(np.mean(defined)) if defined else np.nan
+        out[f"macro/{name}"] = float(np.mean(defined)) if defined else np.nan
     return out

@@ -21,7 +21,7 @@ Shapes: N rows (studies), K clusters (patients).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -37,7 +37,6 @@ UPPER = (1 + LEVEL) / 2
 Z = float(ndtri(UPPER))
 TINY = 1e-28
 ROUNDED = 1e-12  # values that are nearer to 0 or 1 are that but for rounding
-COUNTED = {"sensitivity": (1,), "specificity": (0,)}  # the kinds that must be LEAST; of other metrics both
 NO_INTERVAL = "no interval"
 HOW = (
     "in closed form: exact for shares, DeLong's variance for AUROCs, the rest by influence; none with fewer than "
@@ -83,47 +82,6 @@ class Clusters:
     def size(self) -> int:
         """K."""
         return int(self.of.max(initial=-1)) + 1
-
-    def label(
-        self, values: Mapping[str, float | None], rows: np.ndarray, truth: np.ndarray, called: np.ndarray,
-        score: np.ndarray | None = None
-    ) -> dict[str, Interval]:  # fmt: skip
-        """The interval of every metric of a label that has a value; none at all where they are not asked for.
-
-        Args:
-            values: by metric.
-            rows: (M,) the places of its rows.
-            truth: 0/1 (M,).
-            called: bool (M,), whether a study is called positive.
-            score: (M,), for ranked metrics.
-        """
-        of = self.of[rows]
-        return {m: self._metric(m, v, of, truth, called, score) for m, v in values.items() if v is not None and self.asked}
-
-    def _metric(
-        self, metric: str, value: float, of: np.ndarray, truth: np.ndarray, called: np.ndarray, score: np.ndarray | None
-    ) -> Interval:  # fmt: skip
-        positive, k = truth == 1, self.size
-        if lacks := lacking(truth, of, COUNTED.get(metric, (0, 1))):
-            return none(value, lacks)
-        if metric == "auroc":
-            assert score is not None
-            return auroc(value, truth, score, of, k)
-        if metric == "average_precision":
-            assert score is not None
-            return average_precision(value, truth, score, of, k)
-        if metric == "kappa":
-            if called.all() or not called.any():
-                return none(value, f"every study is called {'positive' if called.all() else 'negative'}")
-            return kappa(value, positive.astype(int), called.astype(int), of, k)
-        if metric == "f1":  # 2 j / (1 + j) of the share j of those that are positive or called so which are both
-            there = positive | called
-            found = share((positive & called)[there], of[there], k)
-            low, high = (2 * bound / (1 + bound) for bound in (found.low, found.high))
-            return replace(found, value=value, low=low, high=high, influence=found.influence * 2 / (1 + found.value) ** 2)
-        right = called == positive
-        there = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}.get(metric)
-        return share(right, of, k) if there is None else share(right[there], of[there], k)
 
     def brier(self, value: float, rows: np.ndarray, truth: np.ndarray, squares: np.ndarray) -> Interval | None:
         """The interval of the mean of squared errors (M,); None where none is asked for."""

@@ -1,80 +1,238 @@
-"""Metrics of one label, exact, and how a metric is written down."""
+"""Metrics of one label: what they are, their exact values and intervals, and how a value is written down.
+
+A metric is one object of :class:`Metric`. Listed in :data:`METRICS`, in :data:`RATES` or in both, it appears wherever metrics of
+labels, or of operating points, are computed and shown: adding one touches this file alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xraylab.errors import listed
-from xraylab.evaluation.intervals import HOW, NO_INTERVAL, Interval
+from xraylab.evaluation.intervals import (
+    HOW,
+    NO_INTERVAL,
+    Clusters,
+    Interval,
+    auroc,
+    average_precision,
+    kappa,
+    lacking,
+    none,
+    share,
+)  # fmt: skip
 
-RANKED = ("auroc", "average_precision")
-THRESHOLDED = ("accuracy", "f1", "kappa", "sensitivity", "specificity")
-METRICS = RANKED + THRESHOLDED
 COUNTS = ("positives", "negatives", "uncertain", "blank")
 
 
-def undefined(metric: str, truth: np.ndarray) -> str | None:
+class Scored(NamedTuple):
+    """The M studies in which a label is scored.
+
+    Attributes:
+        truth: 0/1 (M,).
+        score: (M,), what ranks them; None: they are called, and not ranked.
+        called: bool (M,), whether a study is called positive.
+        clusters: int (M,), whose it is, 0..K-1.
+        size: K.
+    """
+
+    truth: np.ndarray
+    score: np.ndarray | None
+    called: np.ndarray
+    clusters: np.ndarray
+    size: int
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good the predictions of a label are: all that evaluation, reports and tables need to know of it.
+
+    Attributes:
+        name: the key in files.
+        title: the name on pages.
+        value: ranking metrics: of truth 0/1 (N,) and scores (N,); else None.
+        rate: metrics of calls: of the numbers of true positives, false positives, positives and negatives, arrays of equal shape;
+            NaN where it is undefined; else None.
+        interval: of the value, and what it is of.
+        needs: kinds of study, 0 negative and 1 positive, without which it is undefined.
+        counted: kinds of study of which an interval takes :data:`xraylab.evaluation.intervals.LEAST`.
+        lacks: why it is undefined where its rate is NaN all the same.
+    """
+
+    name: str
+    title: str
+    interval: Callable[[float, Scored], Interval]
+    value: Callable[[np.ndarray, np.ndarray], float] | None = None
+    rate: Callable[..., np.ndarray] | None = None
+    needs: tuple[int, ...] = (0, 1)
+    counted: tuple[int, ...] = (0, 1)
+    lacks: str = ""
+
+
+def _roc_auc(truth: np.ndarray, score: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth, score))
+
+
+def _average_precision(truth: np.ndarray, score: np.ndarray) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(truth, score))
+
+
+def _f1(tp: np.ndarray, fp: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    return np.where(positives > 0, 2 * tp / (tp + fp + positives), np.nan)
+
+
+def _kappa(tp: np.ndarray, fp: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """Cohen's: one minus the share of studies that are called wrongly over what chance would call wrongly."""
+    total, called = positives + negatives, tp + fp
+    by_chance = negatives * 1.0 * called / total + positives * 1.0 * (total - called) / total
+    return np.where(positives * 1.0 * negatives > 0, 1 - (positives - tp + fp) / by_chance, np.nan)
+
+
+def _ranked(interval: Callable[..., Interval]) -> Callable[[float, Scored], Interval]:
+    def of(value: float, s: Scored) -> Interval:
+        assert s.score is not None
+        return interval(value, s.truth, s.score, s.clusters, s.size)
+
+    return of
+
+
+def _share(of: Callable[[Scored], np.ndarray]) -> Callable[[float, Scored], Interval]:
+    """The interval of the share of rightly called studies among those that ``of`` picks."""
+
+    def found(value: float, s: Scored) -> Interval:
+        there = of(s)
+        return share((s.called == (s.truth == 1))[there], s.clusters[there], s.size)
+
+    return found
+
+
+def _of_kappa(value: float, s: Scored) -> Interval:
+    if s.called.all() or not s.called.any():
+        return none(value, f"every study is called {'positive' if s.called.all() else 'negative'}")
+    return kappa(value, s.truth.astype(int), s.called.astype(int), s.clusters, s.size)
+
+
+def _of_f1(value: float, s: Scored) -> Interval:
+    """F1 is 2 j / (1 + j) of the share j of those that are positive or called so which are both."""
+    positive = s.truth == 1
+    there = positive | s.called
+    found = share((positive & s.called)[there], s.clusters[there], s.size)
+    low, high = (2 * bound / (1 + bound) for bound in (found.low, found.high))
+    return replace(found, value=value, low=low, high=high, influence=found.influence * 2 / (1 + found.value) ** 2)
+
+
+AUROC = Metric("auroc", "AUROC", _ranked(auroc), value=_roc_auc)
+AVERAGE_PRECISION = Metric("average_precision", "average precision", _ranked(average_precision), value=_average_precision)
+ACCURACY = Metric(
+    "accuracy", "accuracy", _share(lambda s: np.ones(len(s.truth), bool)),
+    rate=lambda tp, fp, positives, negatives: (tp + negatives - fp) / (positives + negatives), needs=(),
+)  # fmt: skip
+F1 = Metric("f1", "F1", _of_f1, rate=_f1, needs=(1,))
+KAPPA = Metric("kappa", "kappa", _of_kappa, rate=_kappa)
+SENSITIVITY = Metric(
+    "sensitivity", "sensitivity", _share(lambda s: s.truth == 1), rate=lambda tp, fp, positives, negatives: tp / positives,
+    needs=(1,), counted=(1,),
+)  # fmt: skip
+SPECIFICITY = Metric(
+    "specificity", "specificity", _share(lambda s: s.truth == 0),
+    rate=lambda tp, fp, positives, negatives: (negatives - fp) / negatives, needs=(0,), counted=(0,),
+)  # fmt: skip
+PPV = Metric(
+    "ppv", "PPV", _share(lambda s: s.called), rate=lambda tp, fp, positives, negatives: tp / (tp + fp), needs=(),
+    lacks="no study is called positive",
+)  # fmt: skip
+NPV = Metric(
+    "npv", "NPV", _share(lambda s: ~s.called),
+    rate=lambda tp, fp, positives, negatives: (negatives - fp) / (positives - tp + negatives - fp), needs=(),
+    lacks="no study is called negative",
+)  # fmt: skip
+
+#: of every label, and as the mean over labels: in evaluations, histories, reports, cards and the tables of sweeps
+METRICS = {m.name: m for m in (AUROC, AVERAGE_PRECISION, ACCURACY, F1, KAPPA, SENSITIVITY, SPECIFICITY)}
+#: of every label at every operating point
+RATES = {m.name: m for m in (SENSITIVITY, SPECIFICITY, PPV, NPV, ACCURACY, F1, KAPPA)}
+
+
+def undefined(metric: Metric, truth: np.ndarray) -> str | None:
     """Why a metric does not exist for these rows, or None if it does.
 
     Args:
         truth: 0/1 (N,).
     """
-    positives, negatives = int(truth.sum()), int(len(truth) - truth.sum())
     if len(truth) == 0:
         return "no study has a label that is scored"
-    needs_positive = metric in (*RANKED, "f1", "kappa", "sensitivity")
-    needs_negative = metric in (*RANKED, "kappa", "specificity")
-    if needs_positive and positives == 0:
-        return "no positive study"
-    if needs_negative and negatives == 0:
-        return "no negative study"
+    for kind, name in ((1, "positive"), (0, "negative")):
+        if kind in metric.needs and not (truth == kind).any():
+            return f"no {name} study"
     return None
 
 
-def point(metric: str, truth: np.ndarray, probability: np.ndarray, threshold: float = 0.5) -> float | None:
-    """The metric's exact value by scikit-learn, or None where it is undefined.
+def point(metric: Metric, truth: np.ndarray, score: np.ndarray, threshold: float = 0.5) -> float | None:
+    """The metric's exact value, or None where it is undefined.
 
     Args:
         truth: 0/1 (N,).
-        probability: (N,) in [0,1].
+        score: (N,).
         threshold: a study is called positive at or above it.
-    """
-    from sklearn import metrics as sk
 
+    >>> point(SENSITIVITY, np.array([1, 1, 0]), np.array([0.9, 0.2, 0.1]))
+    0.5
+    """
     if undefined(metric, truth):
         return None
-    called = probability >= threshold
-    if metric == "auroc":
-        return float(sk.roc_auc_score(truth, probability))
-    if metric == "average_precision":
-        return float(sk.average_precision_score(truth, probability))
-    if metric == "accuracy":
-        return float(sk.accuracy_score(truth, called))
-    if metric == "f1":
-        return float(sk.f1_score(truth, called))
-    if metric == "kappa":
-        return float(sk.cohen_kappa_score(truth.astype(bool), called))
-    return float(sk.recall_score(truth.astype(bool), called, pos_label=metric == "sensitivity"))
+    if metric.value is not None:
+        return metric.value(truth, score)
+    assert metric.rate is not None
+    called, positive = score >= threshold, truth == 1
+    counts = (np.count_nonzero(called & positive), np.count_nonzero(called & ~positive))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(metric.rate(*(np.array(n) for n in (*counts, positive.sum(), (~positive).sum()))))
+    return value if np.isfinite(value) else None
 
 
 def rates(tp: np.ndarray, fp: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> dict[str, np.ndarray]:
-    """What calls are worth, from counts or weights of equal shape: those of ``THRESHOLDED``, ppv and npv; NaN where undefined."""
-    fn, tn, total = positives - tp, negatives - fp, positives + negatives
+    """What calls are worth, from counts or weights of equal shape: every metric of :data:`RATES`, NaN where undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        agree = (tp + tn) / total
-        chance = ((tp + fp) * 1.0 * positives + (fn + tn) * 1.0 * negatives) / (total * 1.0) ** 2
-        return {
-            "sensitivity": tp / positives,
-            "specificity": tn / negatives,
-            "ppv": tp / (tp + fp),
-            "npv": tn / (fn + tn),
-            "accuracy": agree,
-            "f1": np.where(positives > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
-            "kappa": np.where(positives * 1.0 * negatives > 0, (agree - chance) / (1 - chance), np.nan),
-        }
+        return {name: metric.rate(tp, fp, positives, negatives) for name, metric in RATES.items() if metric.rate is not None}
+
+
+def interval_of(metric: Metric, value: float, scored: Scored) -> Interval:
+    """The interval of a metric's value, or none with the reason."""
+    if lacks := lacking(scored.truth, scored.clusters, metric.counted):
+        return none(value, lacks)
+    return metric.interval(value, scored)
+
+
+def intervals_of(
+    values: Mapping[str, float | None],
+    clusters: Clusters,
+    rows: np.ndarray,
+    truth: np.ndarray,
+    called: np.ndarray,
+    score: np.ndarray | None = None,
+) -> dict[str, Interval]:
+    """The interval of every metric of a label that has a value; none at all where they are not asked for.
+
+    Args:
+        values: by the names of :data:`METRICS` or :data:`RATES`.
+        rows: (M,) the places of the label's rows in the table.
+        truth: 0/1 (M,).
+        called: bool (M,), whether a study is called positive.
+        score: (M,), for ranking metrics.
+    """
+    if not clusters.asked:
+        return {}
+    scored = Scored(truth, score, called, clusters.of[rows], clusters.size)
+    known = {**RATES, **METRICS}
+    return {name: interval_of(known[name], value, scored) for name, value in values.items() if value is not None}
 
 
 def result(value: float | None, n: int, interval: Interval | None = None, reason: str | None = None) -> dict[str, Any]:

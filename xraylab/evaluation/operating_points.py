@@ -23,14 +23,13 @@ import pandas as pd
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.calibration import BINS, calibration, fit_temperature, scaled
 from xraylab.evaluation.intervals import Clusters
-from xraylab.evaluation.metrics import rates, result, undefined
+from xraylab.evaluation.metrics import AUROC, RATES, intervals_of, rates, result, undefined
 from xraylab.evaluation.predictions import clusters_of, labels_of, log_odds, scored_rows
 from xraylab.system.command_line import command_line, word
 
 VALID = "valid"  # the split that chooses
 CHOSEN = "operating_points.json"
 FIXED = "0.5"  # the name of the point that nothing chose
-RATES = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1", "kappa")
 NOT_THERE = (
     f"{CHOSEN} of the run does not lie beside its checkpoints folder, or is of another checkpoint. Name the run directory, or "
     "write it anew by python -m xraylab.evaluate run=<run>; of a combination, by combining anew."
@@ -106,7 +105,7 @@ def choose(
         nobody, as nothing else does what the rule asks for; a note where logits tell studies apart whose probabilities are one
         number, 1 as a rule, and the rule would cut between them.
     """
-    missing = undefined("auroc", truth)
+    missing = undefined(AUROC, truth)
     if missing:
         return {name: {"value": None, "reason": f"{missing} in validation"} for name in rules.names}
     out: dict[str, dict[str, Any]] = {}
@@ -177,11 +176,9 @@ def at_threshold(
         return {"threshold": None, "reason": reason, "confusion": None, **none}
     counts = cells(truth, probability, threshold).sum(0)
     values = {k: float(v) for k, (v,) in rates(*counts[:, None]).items()}
-    why = {"ppv": "no study is called positive", "npv": "no study is called negative"}
-    missing = {m: undefined("accuracy" if m in why else m, truth) for m in RATES}
-    missing |= {m: missing[m] or reason for m, reason in why.items() if not np.isfinite(values[m])}
+    missing = {name: undefined(m, truth) or (None if np.isfinite(values[name]) else m.lacks) for name, m in RATES.items()}
     known = {m: None if missing[m] else values[m] for m in RATES}
-    intervals = {} if clusters is None or rows is None else clusters.label(known, rows, truth, probability >= threshold)
+    intervals = {} if clusters is None or rows is None else intervals_of(known, clusters, rows, truth, probability >= threshold)
     out = {m: result(v, len(truth), intervals.get(m), missing[m]) for m, v in known.items()}
     tp, fp, p, n = (int(v) for v in counts)
     confusion = dict(zip(CELLS, (tp, fp, p - tp, n - fp), strict=True))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from xraylab.evaluation.delong import delong_p, mcnemar
 from xraylab.evaluation.intervals import Clusters, Interval, average, difference, none
-from xraylab.evaluation.metrics import METRICS, RANKED, THRESHOLDED, point, result, undefined
+from xraylab.evaluation.metrics import METRICS, intervals_of, point, result, undefined
 from xraylab.evaluation.predictions import THRESHOLD, clusters_of, labels_of, ranked, scored_rows
 
 SAME = "both give every study the same"
@@ -48,8 +48,8 @@ def compare(
         asked = (thresholds or {}).get(label, (THRESHOLD, THRESHOLD))
         ranks, cuts = zip(*(ranked(t, label, cut) for t, cut in zip((first, second), asked, strict=True)), strict=True)
         a, b = (score[rows] for score in ranks)
-        values = [{m: point(m, truth, p, cut) for m in METRICS} for p, cut in zip((a, b), cuts, strict=True)]
-        intervals = [clusters.label(v, rows, truth, p >= cut, p) for v, p, cut in zip(values, (a, b), cuts, strict=True)]
+        values = [{name: point(m, truth, p, cut) for name, m in METRICS.items()} for p, cut in zip((a, b), cuts, strict=True)]
+        intervals = [intervals_of(v, clusters, rows, truth, p >= cut, p) for v, p, cut in zip(values, (a, b), cuts, strict=True)]
         same = np.array_equal(a, b) and cuts[0] == cuts[1]
         found: dict[str, Any] = {"n": len(truth)}
         for metric in METRICS:
@@ -59,7 +59,7 @@ def compare(
             if same and interval is not None:  # in a mean it counts as what it is, a difference of 0
                 interval = Interval(0.0, 0.0, 0.0, None, np.zeros(clusters.size))
             shown = none(0.0, SAME) if same and interval is not None else interval
-            found[metric] = result(value, len(truth), shown, undefined(metric, truth))
+            found[metric] = result(value, len(truth), shown, undefined(METRICS[metric], truth))
             if value is not None:
                 means[metric][label] = (value, interval)
         p = delong_p(truth, a, b, clusters.of[rows]) if found["auroc"]["low"] is not None else None
@@ -89,10 +89,10 @@ def differences(found: Mapping[str, Any], at: str = "0.5") -> pd.DataFrame:
     rows = []
     macro = {"macro": found["macro"]} if len(found["labels"]) > 1 else {}
     for label, of in {**found["labels"], **macro}.items():
-        for metric in METRICS if at == "0.5" else THRESHOLDED:
+        for metric in (name for name, kind in METRICS.items() if at == "0.5" or kind.rate):
             m, delong = of[metric], of[metric].get("delong", {})
             p = {"auroc": delong.get("p"), "accuracy": of.get("mcnemar", {}).get("exact")}.get(metric)
             numbers = (m["value"], m["low"], m["high"], delong.get("low"), delong.get("high"), p, m["n"])
-            rows.append((label, metric, "" if metric in RANKED else at, *numbers, m["reason"]))
+            rows.append((label, metric, at if METRICS[metric].rate else "", *numbers, m["reason"]))
     names = ["label", "metric", "at", "difference", "low", "high", "delong_low", "delong_high", "p", "n", "reason"]
     return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[3:9], np.float64))

@@ -6,8 +6,8 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from xraylab.evaluation.metrics import number
-from xraylab.evaluation.operating_points import CELLS, FIXED, RATES, threshold_text, trivial
+from xraylab.evaluation.metrics import RATES, number
+from xraylab.evaluation.operating_points import CELLS, FIXED, threshold_text, trivial
 
 
 def operating_table(split: str, points: Mapping[str, Any]) -> str:
