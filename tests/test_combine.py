@@ -23,7 +23,7 @@ from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination, rea
 from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
 from xraylab.evaluation.ensembles.stacking import fit_stack, stacked_table
 from xraylab.evaluation.evaluator import evaluate_split
-from xraylab.evaluation.predictions import prediction_table, read_table, scores, write_table
+from xraylab.evaluation.predictions import Scoring, prediction_table, read_table, scores, write_table
 from xraylab.evaluation.probabilities import logit, sigmoid
 from xraylab.inference.cases import choose_cases
 from xraylab.reporting.run_report import write_report
@@ -134,7 +134,7 @@ def test_noise_members_look_good_in_sample_and_are_nothing_out_of_fold():
     """Forty members that know nothing: what coefficients fitted and judged on the same studies would claim."""
     tables = [table("valid", k, 0.0, n=120) for k in range(40)]
     names = [str(k) for k in range(40)]
-    record, out = fit_stack(tables, names, SCORED)
+    record, out = fit_stack(tables, names, Scoring())
     inside = stacked_table(tables, names, record)
     y = out["y_acl"]
     assert roc_auc_score(y, inside["p_acl"]) > 0.75
@@ -145,7 +145,7 @@ def test_a_label_that_cannot_be_fitted_stays_the_mean_and_it_is_said():
     a, b = (table("valid", k, 0.3, n=40, labels=("acl", "tear")) for k in range(2))
     for t in (a, b):
         t["y_tear"] = np.where(np.arange(40) == 3, 1.0, 0.0)
-    record, out = fit_stack([a, b], ["a", "b"], SCORED)
+    record, out = fit_stack([a, b], ["a", "b"], Scoring())
     assert record["acl"]["coefficients"] is not None
     assert record["tear"]["coefficients"] is None
     assert record["tear"]["reason"] == "no positive study outside a fold: the mean of the members"
@@ -157,10 +157,10 @@ def test_uncertain_and_blank_labels_are_not_fitted_but_predicted():
     a, b = (table("valid", k, 0.3) for k in range(2))
     for t in (a, b):
         t.loc[:9, "y_acl"], t.loc[10:19, "y_acl"] = np.nan, -1.0
-    record, out = fit_stack([a, b], ["a", "b"], SCORED)
+    record, out = fit_stack([a, b], ["a", "b"], Scoring())
     assert record["acl"]["n"] == 180
     assert out["p_acl"].between(0, 1).all()
-    negative, _ = fit_stack([a, b], ["a", "b"], {"blank": "negative", "uncertain": "positive"})
+    negative, _ = fit_stack([a, b], ["a", "b"], Scoring("negative", "positive"))
     assert negative["acl"]["n"] == 200
 
 
@@ -504,7 +504,7 @@ def test_members_that_are_all_but_certain_are_stacked_by_their_logits(side, know
             logits = z[:, None] if known == "both" or (known == "one" and seed == 1) else None
             parts[split] = prediction_table(frame, ["x"], split, np.arange(160), sigmoid(z[:, None]), logits)
         tables.append(parts)
-    record, out_of_fold = fit_stack([t["valid"] for t in tables], names, SCORED)
+    record, out_of_fold = fit_stack([t["valid"] for t in tables], names, Scoring())
     stacked = stacked_table([t["test"] for t in tables], names, record)
     alone = [roc_auc_score(t["test"]["y_x"], scores(t["test"], "x")) for t in tables]
     for joined in (stacked, out_of_fold):
@@ -528,7 +528,7 @@ def test_probabilities_of_exactly_0_and_1_are_counted_where_a_stack_has_no_logit
     frame = pd.DataFrame({"id": np.arange(80).astype(str), "patient": "", "group": "all", "x": y})
     p = 1 / (1 + np.exp(-z.astype(np.float32)))
     table = prediction_table(frame, ["x"], "valid", np.arange(80), p[:, None])
-    stack = stack_of([table, table], ["a", "b"], "valid", SCORED, 0)
+    stack = stack_of([table, table], ["a", "b"], "valid", Scoring(), 0)
     count = int((p == 1).sum() + (p == 0).sum())
     assert count > 5
     assert f"x: {count} probabilities of a are exactly 0 or 1, and it has no logits: they count as its farthest" in stack.said()

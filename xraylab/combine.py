@@ -17,15 +17,15 @@ from xraylab.evaluation.ensembles.members import (
     METHODS,
     SPLITS,
     Member,
-    _data,
-    _described,
-    _files,
-    _group,
-    _like,
-    _other_splits,
-    _scoring,
+    common_files,
+    described,
+    group_of,
+    how_to_evaluate,
     operating_rules,
+    other_splits,
     read_members,
+    same_data,
+    scoring_of_members,
 )
 
 if TYPE_CHECKING:
@@ -82,23 +82,23 @@ def combine(
 
     names = [m.name for m in members]
     runs = [m for m in members if m.evaluation]
-    scored = _scoring(runs, {k: v for k, v in (("blank", blank), ("uncertain", uncertain)) if v is not None})
-    data = _data(members)
+    scoring = scoring_of_members(runs, {k: v for k, v in (("blank", blank), ("uncertain", uncertain)) if v is not None})
+    data = same_data(members)
     by_study = {m.name: {f[:-4]: t for f, t in m.tables.items() if not f.endswith("_images.csv")} for m in members}
     require_one_split(by_study)
     of_split = [(f[:-4].removesuffix("_images"), t["patient"]) for m in members for f, t in m.tables.items()]
     require_apart(pd.concat([pd.DataFrame({"patient": patient, "split": split}) for split, patient in of_split]))
-    files = _files(members, [*SPLITS] if splits is None else [*splits], splits is not None)
-    how = _like(members, {f.removesuffix(".csv").removesuffix("_images") for f in files}, bootstrap, seed)
+    files = common_files(members, [*SPLITS] if splits is None else [*splits], splits is not None)
+    how = how_to_evaluate(members, {f.removesuffix(".csv").removesuffix("_images") for f in files}, bootstrap, seed)
     seed = next(iter(how.values()))["bootstrap"]["seed"]
     if method == "stack":
         lacking = [m.name for m in members if f"{fit_on}.csv" not in m.tables]
         if lacking:
             raise UserError(f"fit_on={fit_on}: there is no predictions/{fit_on}.csv of {listed(lacking)}.{_fitting(fit_on)}")
         tables = [m.tables[f"{fit_on}.csv"] for m in members]
-        combination = stack_of(tables, names, fit_on, scored, seed, folds)
+        combination = stack_of(tables, names, fit_on, scoring, seed, folds)
     else:
-        groups = tuple(_group(m, own) for m in members) if method == "own" else None
+        groups = tuple(group_of(m, own) for m in members) if method == "own" else None
         combination = Combination(method, tuple(names), groups)
     joined: dict[str, pd.DataFrame] = {}
     left_out: dict[str, str] = {}
@@ -107,7 +107,7 @@ def combine(
             joined[file] = combination.split(file.removesuffix(".csv"), [m.tables[file] for m in members])
         except UserError as error:
             if not file.endswith("_images.csv"):
-                more = _other_splits(files) if " are of other studies: " in str(error) else ""
+                more = other_splits(files) if " are of other studies: " in str(error) else ""
                 raise UserError(f"{file}: {error}.{more}") from None
             left_out[file] = str(error)
     for line in combination.said():
@@ -116,11 +116,11 @@ def combine(
     return {
         "data": data,
         "selection": next((m.evaluation["selection"] for m in runs), "not known"),
-        "members": _described(members, scored),
+        "members": described(members, scoring),
         "left_out": left_out,
-        "scored": scored,
+        "scored": asdict(scoring),
         "combination": combination.record(),
-        "splits": evaluate_tables(joined, directory, how, data == SYNTHETIC, scored, rules or operating_rules(members)),
+        "splits": evaluate_tables(joined, directory, how, data == SYNTHETIC, scoring, rules or operating_rules(members)),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def evaluate_table(cfg: DictConfig) -> None:
     from xraylab.data.splits import require_apart
     from xraylab.data.study_table import SYNTHETIC
     from xraylab.evaluation.operating_points import Rules
-    from xraylab.evaluation.predictions import SELECTED_ON, labels_of, read_table
+    from xraylab.evaluation.predictions import SELECTED_ON, Scoring, labels_of, read_table
     from xraylab.evaluation.reader_study import read_readings
     from xraylab.evaluation.results import evaluate_tables, write_records
     from xraylab.reporting.run_report import write_report
@@ -133,7 +134,7 @@ def evaluate_table(cfg: DictConfig) -> None:
             raise UserError(f"{key}={cfg[key]}: it is for run=…; a table is evaluated as it is.")
     if OmegaConf.select(cfg, "accelerator.accelerator") != "auto":
         raise UserError("accelerator: it is for run=…; a table is evaluated as it is.")
-    scored = scoring_of(cfg.blank, cfg.uncertain)
+    scoring = Scoring(**scoring_of(cfg.blank, cfg.uncertain))
     rules = rules_of({k: cfg[k] for k in ("sensitivity", "specificity") if cfg[k] is not None})
     selected_on = [] if cfg.selected_on is None else several("selected_on", cfg.selected_on)
     resamples = 1000 if cfg.bootstrap is None else cfg.bootstrap
@@ -162,8 +163,8 @@ def evaluate_table(cfg: DictConfig) -> None:
         "data": SYNTHETIC if synthetic else given.name,
         "selection": "not known",
         "table": given.name,
-        "scored": scored,
-        "splits": evaluate_tables(tables, directory, like, synthetic, scored, Rules(**rules), readers),
+        "scored": asdict(scoring),
+        "splits": evaluate_tables(tables, directory, like, synthetic, scoring, Rules(**rules), readers),
     }
     keys = ("table", "columns", "selected_on", "bootstrap", "blank", "uncertain", "readers")
     config = {k: OmegaConf.to_container(cfg[k]) if OmegaConf.is_config(cfg[k]) else cfg[k] for k in keys}

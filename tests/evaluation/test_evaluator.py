@@ -19,7 +19,15 @@ from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split, quick_metrics
 from xraylab.evaluation.metrics import COUNTS, METRICS, number
 from xraylab.evaluation.paired_tests import compare
-from xraylab.evaluation.predictions import clusters_of, labels_of, prediction_table, read_table, scored_labels, write_table
+from xraylab.evaluation.predictions import (
+    Scoring,
+    clusters_of,
+    labels_of,
+    prediction_table,
+    read_table,
+    scored_labels,
+    write_table,
+)
 from xraylab.inference.cases import choose_cases
 from xraylab.reporting.figures.curves import curve, scored
 from xraylab.reporting.model_card import exclusive_note
@@ -78,9 +86,9 @@ def test_uncertain_and_blank_labels_are_not_scored(table):
 def test_what_uncertain_and_blank_labels_count_as():
     raw = np.array([1, 0, -1, np.nan], np.float32)
     np.testing.assert_array_equal(scored_labels(raw), [1, 0, np.nan, np.nan])
-    np.testing.assert_array_equal(scored_labels(raw, "negative"), [1, 0, np.nan, 0])
-    np.testing.assert_array_equal(scored_labels(raw, "ignore", "positive"), [1, 0, 1, np.nan])
-    np.testing.assert_array_equal(scored_labels(torch.from_numpy(raw), "negative", "negative").numpy(), [1, 0, 0, 0])
+    np.testing.assert_array_equal(scored_labels(raw, Scoring("negative")), [1, 0, np.nan, 0])
+    np.testing.assert_array_equal(scored_labels(raw, Scoring(uncertain="positive")), [1, 0, 1, np.nan])
+    np.testing.assert_array_equal(scored_labels(torch.from_numpy(raw), Scoring("negative", "negative")).numpy(), [1, 0, 0, 0])
     np.testing.assert_array_equal(raw, [1, 0, -1, np.nan], "the labels themselves stay")
 
 
@@ -90,7 +98,7 @@ def test_an_evaluation_scores_what_it_is_told_to(table, blank, uncertain):
     values = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
     truth = table["y_other"].replace(-1, values[uncertain]).where(table["y_other"].notna(), values[blank])
     kept = truth.notna()
-    out = evaluate_split(table, False, 20, blank=blank, uncertain=uncertain)["labels"]["other"]
+    out = evaluate_split(table, False, 20, scoring=Scoring(blank, uncertain))["labels"]["other"]
     assert out["auroc"]["n"] == kept.sum()
     assert out["auroc"]["value"] == pytest.approx(roc_auc_score(truth[kept], table["p_other"][kept]))
     raw = evaluate_split(table, False, 0)["labels"]["other"]
@@ -214,7 +222,7 @@ def test_a_run_scores_labels_as_its_settings_say(unsure):
     shadow = evaluation["splits"]["valid"]["labels"]["shadow"]
     assert {c: shadow[c]["value"] for c in COUNTS} == {"positives": 6, "negatives": 6, "uncertain": 6, "blank": 6}
     assert table["y_shadow"].isna().sum() == 6, "the table keeps the labels as they are"
-    truth = scored_labels(table[["y_sick", "y_shadow"]].to_numpy(), "negative", "positive")
+    truth = scored_labels(table[["y_sick", "y_shadow"]].to_numpy(), Scoring("negative", "positive"))
     p = table[["p_sick", "p_shadow"]].to_numpy()
     assert shadow["auroc"]["n"] == 24
     assert shadow["auroc"]["value"] == pytest.approx(roc_auc_score(truth[:, 1], p[:, 1]))
@@ -283,7 +291,7 @@ def test_saturated_probabilities_are_ranked_by_their_logits_everywhere(saturated
     assert {m: acl[m] for m in list(METRICS)[2:]} == {m: plain[m] for m in list(METRICS)[2:]}, "calls at 0.5 are the same"
     difference = compare(table, table.assign(logit_acl=-z, p_acl=1 - table["p_acl"]), 0)["labels"]["acl"]["auroc"]["value"]
     assert difference == pytest.approx(2 * acl["auroc"]["value"] - 1)
-    fpr, tpr = curve("roc", *scored(table, "acl", "ignore", "ignore"))
+    fpr, tpr = curve("roc", *scored(table, "acl", Scoring()))
     assert np.trapezoid(tpr, fpr) == pytest.approx(acl["auroc"]["value"], abs=2e-3)
     assert len(np.unique(fpr)) > 10
     worst = choose_cases(table, 12)

@@ -15,7 +15,7 @@ from xraylab import evaluate
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.stacking import fit_stack
 from xraylab.evaluation.evaluator import evaluate_split
-from xraylab.evaluation.predictions import labels_of, read_table, write_table
+from xraylab.evaluation.predictions import Scoring, labels_of, read_table, write_table
 from xraylab.system.paths import conf_dir
 
 HEADER = "id,patient,group,split,p_acl,y_acl,p_tear,y_tear"
@@ -118,7 +118,7 @@ def test_findings_may_be_called_as_columns_are_and_splits_by_their_site(table):
     lines = [f"s{i},p{i // 2},knee,site {i % 2}.b,0.{i % 7},{i // 2 % 2},0.5,{i % 2}" for i in range(24)]
     found = table([header, *lines])
     assert found["split"].unique().tolist() == ["site 0.b", "site 1.b"]
-    record, out = fit_stack([found, found], ["a", "b"], {"blank": "ignore", "uncertain": "ignore"})
+    record, out = fit_stack([found, found], ["a", "b"], Scoring())
     assert list(record) == labels_of(out) == ["group", "shuffle"]
 
 

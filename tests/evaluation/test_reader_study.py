@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
-from xraylab.evaluation.predictions import prediction_table
+from xraylab.evaluation.predictions import Scoring, prediction_table
 from xraylab.evaluation.reader_study import judge_readers, read_readings
 from xraylab.reporting.figures.curves import panels
 from xraylab.reporting.sections import readers_table
@@ -70,7 +70,7 @@ def test_readers_are_judged_on_what_they_read(tables, tmp_path):
     assert block["readers"]["B"]["labels"]["tear"]["kappa"]["reason"] == "no study has a label that is scored"
     page = readers_table("test", block)
     assert f"<td>{number(block['readers']['A']['labels']['acl']['kappa'])}</td>" in page
-    figure = panels("roc", tables["test"], splits["test"], "test", "ignore", "ignore")
+    figure = panels("roc", tables["test"], splits["test"], "test", Scoring())
     points = {p.get_gid(): p.get_offsets()[0] for axes in figure.axes for p in axes.collections}
     assert list(points) == ["acl: reader A", "acl: reader B", "tear: reader A"]
     acl = block["readers"]["B"]["labels"]["acl"]

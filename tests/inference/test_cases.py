@@ -9,7 +9,7 @@ import pytest
 
 from xraylab.data.images.source import ImageSource
 from xraylab.data.study_table import StudyTable
-from xraylab.evaluation.predictions import prediction_table
+from xraylab.evaluation.predictions import Scoring, prediction_table
 from xraylab.inference.cases import ALL, KINDS, choose_cases, write_cases
 from xraylab.reporting.cases import cases_section, listed_section
 
@@ -62,7 +62,7 @@ def test_the_most_confident_mistakes_come_first():
     assert cases.loc[cases["kind"] == KINDS[2], "id"].tolist() == positive["id"][::-1][:2].tolist()
     assert cases.loc[cases["kind"] == KINDS[3], "id"].tolist() == negative["id"][:2].tolist()
     assert predictions.loc[3, "id"] not in cases["id"].tolist(), "uncertain labels are neither right nor wrong"
-    assert predictions.loc[3, "id"] in choose_cases(predictions, 12, uncertain="negative")["id"].tolist()
+    assert predictions.loc[3, "id"] in choose_cases(predictions, 12, Scoring(uncertain="negative"))["id"].tolist()
 
 
 @pytest.mark.parametrize(("labels", "expected"), [(2, 24), (14, 56), (30, 60), (70, 60)])
@@ -82,13 +82,13 @@ def test_a_model_without_mistakes_has_right_calls_only():
 def test_cases_without_images_are_listed():
     predictions, _ = predictions_of(study_table(True, 1, 1, n=200))
     cases = choose_cases(predictions, 12)
-    page = listed_section(predictions, "test", "theirs <1>.csv", "ignore", "ignore")
+    page = listed_section(predictions, "test", "theirs <1>.csv", Scoring())
     assert "theirs &lt;1&gt;.csv" in page
     assert [html.split("</td>")[0] for html in page.split("<td>acl</td><td>")[1:]] == list(KINDS)
     words = [f"{case.id} {case.p:.3f}" for case in cases.itertuples()]
     assert [page.index(w) for w in words] == sorted(page.index(w) for w in words), "in their order"
     predictions["y_acl"] = np.nan
-    assert listed_section(predictions, "test", "x", "ignore", "ignore") == ""
+    assert listed_section(predictions, "test", "x", Scoring()) == ""
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.paired_tests import compare
-from xraylab.evaluation.predictions import write_table
+from xraylab.evaluation.predictions import Scoring, write_table
 from xraylab.reporting.comparison import text_table
 from xraylab.sweeps.comparison import Comparison, write_comparison
 
@@ -37,7 +37,7 @@ def table(skill, seed=0, n=80):
 def write_run(folder, name, found, overrides, scored=None):
     run = folder / name
     options = scored or {"blank": "ignore", "uncertain": "ignore"}
-    splits = {"test": evaluate_split(found, False, 200, 0, **options)}
+    splits = {"test": evaluate_split(found, False, 200, 0, scoring=Scoring(**options))}
     write_table(found, run / "predictions" / "test.csv")
     (run / "environment.json").write_text(json.dumps({"overrides": overrides, "finished": True}))
     content = {"data": "CheXpert-v1.0", "selection": "holdout", "scored": options, "splits": splits}

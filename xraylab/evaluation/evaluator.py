@@ -15,7 +15,7 @@ import pandas as pd
 
 from xraylab.evaluation.intervals import HOW, LEAST, LEVEL, Clusters, Interval, average
 from xraylab.evaluation.metrics import COUNTS, METRICS, intervals_of, point, result, undefined
-from xraylab.evaluation.predictions import THRESHOLD, clusters_of, labels_of, ranked, scored_labels
+from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, Scoring, clusters_of, labels_of, ranked, scored_labels
 
 
 def ties(table: pd.DataFrame, label: str, truth: np.ndarray, auroc: float | None) -> dict[str, Any] | None:
@@ -38,7 +38,7 @@ def ties(table: pd.DataFrame, label: str, truth: np.ndarray, auroc: float | None
 
 def evaluate_split(
     table: pd.DataFrame, selected_on: bool | None, resamples: int = 1000, seed: int = 0, exclusive: bool = False,
-    blank: str = "ignore", uncertain: str = "ignore",
+    scoring: Scoring = CERTAIN,
 ) -> dict[str, Any]:  # fmt: skip
     """Every metric of one split, by label, as the mean over labels, and by group.
 
@@ -48,7 +48,7 @@ def evaluate_split(
         resamples: 0: no intervals. They are by patient; a study whose patient is not known is one of its own.
         seed: of the run, for who makes something of its tables; intervals draw nothing.
         exclusive: exactly one label of a study is true; adds the accuracy and kappa of the likeliest label.
-        blank, uncertain: what such labels count as, see :func:`scored_labels`; the counts of labels are raw.
+        scoring: what blank and uncertain labels count as; the counts of labels are raw.
 
     Returns:
         ``n, patients, unit, selected_on, bootstrap, intervals, threshold, labels, macro, groups[, ties][, exclusive]``; every
@@ -58,7 +58,7 @@ def evaluate_split(
     known = table["patient"] != ""
     patients = table["patient"].where(known)
     clusters = Clusters(clusters_of(table), resamples > 0)
-    truth = scored_labels(table[[f"y_{label}" for label in labels_of(table)]].to_numpy(np.float64), blank, uncertain)
+    truth = scored_labels(table[[f"y_{label}" for label in labels_of(table)]].to_numpy(np.float64), scoring)
     everything = _evaluate(table, truth, np.arange(len(table)), clusters)
     groups = {}
     for name in sorted(table["group"].unique()):

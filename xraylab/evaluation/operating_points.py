@@ -24,7 +24,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.calibration import BINS, calibration, fit_temperature, scaled
 from xraylab.evaluation.intervals import Clusters
 from xraylab.evaluation.metrics import AUROC, RATES, intervals_of, rates, result, undefined
-from xraylab.evaluation.predictions import clusters_of, labels_of, log_odds, scored_rows
+from xraylab.evaluation.predictions import CERTAIN, Scoring, clusters_of, labels_of, log_odds, scored_rows
 from xraylab.system.command_line import command_line, word
 
 VALID = "valid"  # the split that chooses
@@ -193,8 +193,7 @@ def cells(truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.nd
 
 
 def judge(
-    splits: Mapping[str, dict[str, Any]], tables: Mapping[str, pd.DataFrame], rules: Rules = STANDARD, blank: str = "ignore",
-    uncertain: str = "ignore",
+    splits: Mapping[str, dict[str, Any]], tables: Mapping[str, pd.DataFrame], rules: Rules = STANDARD, scoring: Scoring = CERTAIN,
 ) -> dict[str, Any]:  # fmt: skip
     """Choose thresholds and temperatures on validation, and say what they are worth in every split.
 
@@ -207,7 +206,7 @@ def judge(
         splits: results of :func:`xraylab.evaluation.evaluator.evaluate_split`, by study.
         tables: the prediction tables that they are of.
         rules: what is chosen.
-        blank, uncertain: what such labels count as, as in the results.
+        scoring: what blank and uncertain labels count as, as in the results.
 
     Returns:
         What was chosen: ``{"chosen_on", "rules", "labels"}`` of ``operating_points.json``.
@@ -218,7 +217,7 @@ def judge(
         none: dict[str, Any] = {"value": None, "reason": "there is no validation split"}
         found = {"n": 0, "positives": 0, "thresholds": dict.fromkeys(rules.names, none), "temperature": none}
         if VALID in tables:
-            truth, probability, rows = scored_rows(tables[VALID], label, blank, uncertain)
+            truth, probability, rows = scored_rows(tables[VALID], label, scoring)
             z = log_odds(tables[VALID], label)[rows]
             temperature = fit_temperature(truth, z)
             thresholds = choose(truth, probability, rules, z)
@@ -230,7 +229,7 @@ def judge(
         points |= {n: {"rule": rule, "chosen_on": chosen["chosen_on"], "labels": {}} for n, rule in rules.names.items()}
         calibrated: dict[str, Any] = {}
         for label in labels:
-            truth, probability, rows = scored_rows(tables[split], label, blank, uncertain)
+            truth, probability, rows = scored_rows(tables[split], label, scoring)
             of = {FIXED: {"value": float(FIXED), "reason": None}, **chosen["labels"][label]["thresholds"]}
             temperature = chosen["labels"][label]["temperature"]
             ways = {"as they are": probability}

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xraylab.errors import UserError, listed
+from xraylab.evaluation.ensembles.alignment import aligned
+from xraylab.evaluation.paired_tests import compare
+from xraylab.evaluation.predictions import Scoring, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,9 +60,6 @@ def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dic
     Results are paired where their prediction tables by study hold the same studies, labels and scoring. The other is the
     reference where one is named, else the run of highest macro AUROC; a combination is that only where no run is.
     """
-    from xraylab.evaluation.ensembles.alignment import aligned
-    from xraylab.evaluation.predictions import CERTAIN, read_table
-
     out: dict[tuple[str, str], Pair] = {}
     left_out = []
     for split in dict.fromkeys(s for r in results for s in r.evaluation["splits"]):
@@ -77,9 +77,9 @@ def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dic
             key=lambda r: (r.job != reference, value[r.job] is None, "members" in r.evaluation, -(value[r.job] or 0)),
         )
         why: dict[str, str] = {}
-        others: list[tuple[Result, dict[str, str], Any]] = []  # what is compared with, one of each set of studies
+        others: list[tuple[Result, Scoring, Any]] = []  # what is compared with, one of each set of studies
         for r in order:
-            table, scored = read_table(files[r.job]), {**CERTAIN, **r.evaluation.get("scored", {})}
+            table, scored = read_table(files[r.job]), Scoring.of(r.evaluation)
             for other, scoring, theirs in others:
                 try:
                     if scoring != scored:
@@ -99,14 +99,11 @@ def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dic
 
 
 def _compare(
-    r: Result, other: Result, split: str, table: pd.DataFrame, theirs: pd.DataFrame, scored: dict[str, str]
+    r: Result, other: Result, split: str, table: pd.DataFrame, theirs: pd.DataFrame, scored: Scoring
 ) -> tuple[dict[str, Any], tuple[str, dict[str, Any]] | None]:  # fmt: skip
     """What a result is better at than another, at 0.5; and at the thresholds that each chose by one rule, with its name."""
-    from xraylab.evaluation.paired_tests import compare
-
     b = other.evaluation["splits"][split]["bootstrap"]
-    counts_as = (scored["blank"], scored["uncertain"])
-    found = compare(table, theirs, b["resamples"], *counts_as)
+    found = compare(table, theirs, b["resamples"], scored)
     points = [x.evaluation["splits"][split].get("operating_points", {}) for x in (r, other)]
     for rule in RULES:
         if all(rule in p for p in points):
@@ -117,5 +114,5 @@ def _compare(
             if cuts:
                 columns = [c for c in map(str, table) if c[:2] not in ("p_", "y_") or c[2:] in cuts]
                 pair = (table[columns], theirs[columns])
-                return found, (rule, compare(*pair, b["resamples"], *counts_as, cuts))
+                return found, (rule, compare(*pair, b["resamples"], scored, cuts))
     return found, None

@@ -11,14 +11,14 @@ import pandas as pd
 from xraylab.evaluation.delong import delong_p, mcnemar
 from xraylab.evaluation.intervals import Clusters, Interval, average, difference, none
 from xraylab.evaluation.metrics import METRICS, intervals_of, point, result, undefined
-from xraylab.evaluation.predictions import THRESHOLD, clusters_of, labels_of, ranked, scored_rows
+from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, Scoring, clusters_of, labels_of, ranked, scored_rows
 
 SAME = "both give every study the same"
 
 
 def compare(
-    first: pd.DataFrame, second: pd.DataFrame, resamples: int = 1000, blank: str = "ignore",
-    uncertain: str = "ignore", thresholds: Mapping[str, tuple[float, float]] | None = None,
+    first: pd.DataFrame, second: pd.DataFrame, resamples: int = 1000, scoring: Scoring = CERTAIN,
+    thresholds: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What ``first`` is better at than ``second``, finding by finding.
 
@@ -31,7 +31,7 @@ def compare(
         first, second: prediction tables of the same studies and raw labels, row by row, as
             :func:`xraylab.evaluation.ensembles.alignment.aligned` makes them.
         resamples: 0: no intervals.
-        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.predictions.scored_labels`.
+        scoring: what blank and uncertain labels count as.
         thresholds: label to the thresholds of both; 0.5 where not given.
 
     Returns:
@@ -43,7 +43,7 @@ def compare(
     means: dict[str, dict[str, tuple[float, Interval | None]]] = {metric: {} for metric in METRICS}
     scored = np.zeros(len(first), bool)
     for label in labels_of(first):
-        truth, _, rows = scored_rows(first, label, blank, uncertain)
+        truth, _, rows = scored_rows(first, label, scoring)
         scored[rows] = True
         asked = (thresholds or {}).get(label, (THRESHOLD, THRESHOLD))
         ranks, cuts = zip(*(ranked(t, label, cut) for t, cut in zip((first, second), asked, strict=True)), strict=True)

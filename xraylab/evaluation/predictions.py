@@ -12,8 +12,9 @@ import csv
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -238,7 +239,6 @@ def _text(value: object) -> str:
 
 
 THRESHOLD = 0.5
-CERTAIN = {"blank": "ignore", "uncertain": "ignore"}  # what is scored unless told: certain labels
 COUNTS_AS = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
 Labels = TypeVar("Labels", np.ndarray, "Tensor")
 
@@ -266,16 +266,41 @@ def prediction_table(
     return part if logits is None else with_logits(part, dict(zip(labels, logits.T, strict=True)))
 
 
-def scored_labels(raw: Labels, blank: str = "ignore", uncertain: str = "ignore") -> Labels:
+@dataclass(frozen=True)
+class Scoring:
+    """What labels that are neither positive nor negative count as in an evaluation.
+
+    Attributes:
+        blank: of what is not mentioned: ``ignore`` (not scored), ``negative`` or ``positive``.
+        uncertain: the same.
+    """
+
+    blank: str = "ignore"
+    uncertain: str = "ignore"
+
+    @classmethod
+    def of(cls, evaluation: Mapping[str, Any]) -> Scoring:
+        """That of the content of an ``evaluation.json``; one that does not say it has certain labels scored."""
+        return cls(**evaluation.get("scored", {}))
+
+    def __str__(self) -> str:
+        return f"blank {self.blank}, uncertain {self.uncertain}"
+
+
+CERTAIN = Scoring()  # certain labels only, which is so unless told
+
+
+def scored_labels(raw: Labels, scoring: Scoring = CERTAIN) -> Labels:
     """What labels count as in an evaluation: 1, 0, or NaN where not scored.
 
     Args:
         raw: floating, of any shape: 1, 0, -1 uncertain, NaN not mentioned.
-        blank, uncertain: what such labels count as: ``ignore``, ``negative``, or ``positive``.
+        scoring: what blank and uncertain labels count as.
     """
+    blank, uncertain = COUNTS_AS[scoring.blank], COUNTS_AS[scoring.uncertain]
     if isinstance(raw, np.ndarray):
-        return np.where(raw == -1, COUNTS_AS[uncertain], np.where(np.isnan(raw), COUNTS_AS[blank], raw)).astype(raw.dtype)
-    return raw.masked_fill(raw != raw, COUNTS_AS[blank]).masked_fill(raw == -1, COUNTS_AS[uncertain])
+        return np.where(raw == -1, uncertain, np.where(np.isnan(raw), blank, raw)).astype(raw.dtype)
+    return raw.masked_fill(raw != raw, blank).masked_fill(raw == -1, uncertain)
 
 
 def ranked(table: pd.DataFrame, label: str, threshold: float = THRESHOLD) -> tuple[np.ndarray, float]:
@@ -290,8 +315,8 @@ def clusters_of(table: pd.DataFrame) -> np.ndarray:
     return pd.factorize(patients_of(table))[0]
 
 
-def scored_rows(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def scored_rows(table: pd.DataFrame, label: str, scoring: Scoring = CERTAIN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truth 0/1, probability and place of the rows whose label is scored, (M,)."""
-    truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
+    truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), scoring)
     rows = np.flatnonzero((truth == 0) | (truth == 1))
     return truth[rows].astype(int), table[f"p_{label}"].to_numpy()[rows], rows

@@ -12,7 +12,7 @@ import pandas as pd
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.intervals import Clusters
 from xraylab.evaluation.operating_points import at_threshold
-from xraylab.evaluation.predictions import clusters_of, labels_of, scored_rows
+from xraylab.evaluation.predictions import CERTAIN, Scoring, clusters_of, labels_of, scored_rows
 
 CALL: dict[str, Any] = {"value": 0.5, "reason": None}  # a reading is 0 or 1
 
@@ -65,8 +65,7 @@ def read_readings(path: Path, labels: Sequence[str], ids: Mapping[str, str]) -> 
 
 
 def judge_readers(
-    splits: Mapping[str, dict[str, Any]], tables: Mapping[str, pd.DataFrame], path: Path, blank: str = "ignore",
-    uncertain: str = "ignore",
+    splits: Mapping[str, dict[str, Any]], tables: Mapping[str, pd.DataFrame], path: Path, scoring: Scoring = CERTAIN,
 ) -> None:  # fmt: skip
     """Add ``readers`` to the result of each split that was read.
 
@@ -76,7 +75,7 @@ def judge_readers(
     Args:
         splits, tables: results and prediction tables by study, as :func:`xraylab.evaluation.operating_points.judge` takes them.
         path: see :func:`read_readings`.
-        blank, uncertain: what such labels of the truth count as, as in the results.
+        scoring: what blank and uncertain labels of the truth count as, as in the results.
 
     Raises:
         UserError: as of :func:`read_readings`.
@@ -93,7 +92,7 @@ def judge_readers(
             of_reader = part.set_index("id").reindex(table["id"])
             block[str(reader)] = {"n": len(part), "labels": {}}
             for label in (c for c in labels if c in part.columns):
-                truth, _, rows = scored_rows(table, label, blank, uncertain)
+                truth, _, rows = scored_rows(table, label, scoring)
                 called = of_reader[label].to_numpy(float)[rows]
                 known = ~np.isnan(called)
                 truth, called, rows = truth[known], called[known], rows[known]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.operating_points import CHOSEN, STANDARD, Rules, judge
-from xraylab.evaluation.predictions import COLUMNS, PREFIXES, write_table
+from xraylab.evaluation.predictions import COLUMNS, PREFIXES, Scoring, write_table
 from xraylab.evaluation.reader_study import judge_readers
 from xraylab.system.environment import environment
 from xraylab.system.files import write_json, write_text
@@ -20,7 +21,7 @@ from xraylab.system.files import write_json, write_text
 
 def evaluate_tables(
     tables: Mapping[str, pd.DataFrame], directory: Path, like: Mapping[str, Mapping[str, Any]], synthetic: bool,
-    scored: Mapping[str, str], rules: Rules = STANDARD, readers: Path | None = None,
+    scoring: Scoring, rules: Rules = STANDARD, readers: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write prediction tables into a directory and evaluate them, with operating points chosen on valid.
 
@@ -28,7 +29,7 @@ def evaluate_tables(
         tables: by file name, ``<split>.csv`` by study and ``<split>_images.csv`` by image.
         like: by split, how to evaluate it: ``selected_on``, ``bootstrap`` with ``resamples`` and ``seed``, and
             ``exclusive`` where labels are; as the splits of another evaluation have it.
-        scored: what blank and uncertain labels count as.
+        scoring: what blank and uncertain labels count as.
         rules: of the operating points.
         readers: people's readings, see :func:`xraylab.evaluation.reader_study.read_readings`.
 
@@ -45,7 +46,7 @@ def evaluate_tables(
         write_table(table[kept], directory / "predictions" / file, synthetic)
         how = like[split]
         b = how["bootstrap"]
-        result = evaluate_split(table, how["selected_on"], b["resamples"], b["seed"], "exclusive" in how, **scored)
+        result = evaluate_split(table, how["selected_on"], b["resamples"], b["seed"], "exclusive" in how, scoring)
         if split in splits:
             splits[split]["images"] = result
         else:
@@ -53,10 +54,10 @@ def evaluate_tables(
     by_study = {file.removesuffix(".csv"): table for file, table in tables.items() if file.removesuffix(".csv") in splits}
     if by_study:
         judged = {split: splits[split] for split in by_study}
-        chosen = judge(judged, by_study, rules, **scored)
+        chosen = judge(judged, by_study, rules, scoring)
         if readers is not None:
-            judge_readers(judged, by_study, readers, **scored)
-        write_json(directory / CHOSEN, {"data": SYNTHETIC if synthetic else None, "scored": dict(scored), **chosen})
+            judge_readers(judged, by_study, readers, scoring)
+        write_json(directory / CHOSEN, {"data": SYNTHETIC if synthetic else None, "scored": asdict(scoring), **chosen})
     return splits
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.study_table import StudyTable
-from xraylab.evaluation.predictions import THRESHOLD, labels_of, log_odds, scored_labels
+from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, Scoring, labels_of, log_odds, scored_labels
 from xraylab.system.files import beside
 
 FOLDER = Path("figures") / "cases"
@@ -25,14 +25,14 @@ KINDS = ("false positive", "false negative", "true positive", "true negative")
 
 
 def choose_cases(
-    table: pd.DataFrame, each: int, blank: str = "ignore", uncertain: str = "ignore", threshold: float = THRESHOLD
+    table: pd.DataFrame, each: int, scoring: Scoring = CERTAIN, threshold: float = THRESHOLD
 ) -> pd.DataFrame:  # fmt: skip
     """The cases of a prediction table: of each finding the most confident mistakes, and half as many confident right calls.
 
     Args:
         table: by study.
         each: at most this many of a finding, and no more than 60 of all.
-        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.predictions.scored_labels`.
+        scoring: what blank and uncertain labels count as.
         threshold: a study is called positive at or above it.
 
     Returns:
@@ -45,7 +45,7 @@ def choose_cases(
     quota = dict(zip(KINDS, (mistakes - mistakes // 2, mistakes // 2, each // 3 - each // 6, each // 6), strict=True))
     found = []
     for label in labels[:ALL]:
-        truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
+        truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), scoring)
         p, z = table[f"p_{label}"].to_numpy(), log_odds(table, label)
         for kind, most in quota.items():
             called = p >= threshold if kind.endswith("positive") else p < threshold
@@ -58,8 +58,7 @@ def choose_cases(
 
 
 def write_cases(
-    directory: Path, table: StudyTable, predictions: pd.DataFrame, rows: np.ndarray, each: int, blank: str = "ignore",
-    uncertain: str = "ignore",
+    directory: Path, table: StudyTable, predictions: pd.DataFrame, rows: np.ndarray, each: int, scoring: Scoring = CERTAIN,
 ) -> None:  # fmt: skip
     """Write ``figures/cases``: a picture of each case, the first view or middle slice, and ``cases.csv``.
 
@@ -75,7 +74,7 @@ def write_cases(
     folder = directory / FOLDER
     if folder.is_dir():
         shutil.rmtree(folder)
-    cases = choose_cases(predictions, each, blank, uncertain)
+    cases = choose_cases(predictions, each, scoring)
     if cases.empty:
         return
     drawn: dict[int, tuple[str, str]] = {}  # a study may be a case of several findings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split, raw_counts
 from xraylab.evaluation.operating_points import CHOSEN, Rules, judge
-from xraylab.evaluation.predictions import prediction_table, write_table
+from xraylab.evaluation.predictions import Scoring, prediction_table, write_table
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.reader_study import judge_readers
 from xraylab.inference.cases import write_cases
@@ -58,6 +59,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
                 f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
             ) from error
     table, s = job.table, job.settings
+    scoring = Scoring(**s.evaluate.model_dump())
     splits: dict[str, Any] = {}
     tables: dict[str, pd.DataFrame] = {}
     wanted = [split for split in ["valid", "test"] + ["train"] * s.save_train_predictions if len(table.part(split))]
@@ -67,7 +69,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     for split, (rows, logits, by_image) in predicted.items():
         predictions = prediction_table(table.frame, table.labels, split, rows, sigmoid(logits), logits)
         write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
-        options = (split == "valid", s.bootstrap, s.seed, table.exclusive, s.evaluate.blank, s.evaluate.uncertain)
+        options = (split == "valid", s.bootstrap, s.seed, table.exclusive, scoring)
         if split != "train":
             splits[split], tables[split] = evaluate_split(predictions, *options), predictions
             shown = (predictions, rows)
@@ -78,17 +80,16 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
             write_table(predictions, directory / "predictions" / f"{split}_images.csv", table.synthetic)
             if split != "train":
                 splits[split]["images"] = evaluate_split(predictions, *options)
-    counts_as = s.evaluate.model_dump()
-    write_cases(directory, table, *shown, s.cases, **counts_as)  # of test, or of valid where there is no test
+    write_cases(directory, table, *shown, s.cases, scoring)  # of test, or of valid where there is no test
     train = table.part("train")
     of = {
         "file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor,
         "weights": weights_in_words(saved, dict(zip(job.config.callbacks, job.callbacks, strict=True))),
     }  # fmt: skip
-    chosen = judge(splits, tables, Rules(**s.operating.model_dump()), **counts_as)
+    chosen = judge(splits, tables, Rules(**s.operating.model_dump()), scoring)
     if s.readers is not None:
-        judge_readers(splits, tables, Path(s.readers), **counts_as)
-    write_json(directory / CHOSEN, {"data": table.data, "checkpoint": of, "scored": counts_as, **chosen})
+        judge_readers(splits, tables, Path(s.readers), scoring)
+    write_json(directory / CHOSEN, {"data": table.data, "checkpoint": of, "scored": asdict(scoring), **chosen})
     return {
         "data": table.data,
         "selection": s.selection if s.fold is None else f"fold {s.fold}",
@@ -100,6 +101,6 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
             "patients": int(train["patient"].nunique()) if table.patients_known else None,
             "labels": {label: raw_counts(train[label].to_numpy(float)) for label in table.labels},
         },
-        "scored": counts_as,
+        "scored": asdict(scoring),
         "splits": splits,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xraylab.evaluation.predictions import THRESHOLD
+from xraylab.evaluation.predictions import THRESHOLD, Scoring
 from xraylab.inference.cases import EACH, FOLDER, choose_cases
 
 
@@ -40,15 +40,15 @@ def cases_section(directory: Path) -> str:
     return "".join(parts)
 
 
-def listed_section(table: pd.DataFrame, split: str, data: str, blank: str, uncertain: str) -> str:
+def listed_section(table: pd.DataFrame, split: str, data: str, scoring: Scoring) -> str:
     """The part of a report that names the cases of a prediction table whose images are not at hand.
 
     Args:
         table: by study.
         data: what the studies are of.
-        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.predictions.scored_labels`.
+        scoring: what blank and uncertain labels count as.
     """
-    cases = choose_cases(table, EACH, blank, uncertain)
+    cases = choose_cases(table, EACH, scoring)
     if cases.empty:
         return ""
     note = (

@@ -13,7 +13,7 @@ import pandas as pd
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.evaluator import by_unit, choices
 from xraylab.evaluation.metrics import COUNTS, METRICS, how_intervals, number, without_interval
-from xraylab.evaluation.predictions import CERTAIN, read_table
+from xraylab.evaluation.predictions import Scoring, read_table
 from xraylab.reporting.cases import cases_section, listed_section
 from xraylab.reporting.figures.calibration import reliability
 from xraylab.reporting.figures.curves import KINDS, confusion, panels, side_by_side
@@ -71,7 +71,7 @@ def write_report(directory: Path) -> Path:
     rows, counts = data_rows(evaluation)
     parts += ["<h2>Data</h2><div class=beside>", _plain(OF_SPLITS, rows), _plain(OF_LABELS, counts), "</div>"]
     for split, result in by_unit(evaluation):
-        parts += _split(directory, split, result, synthetic, {**CERTAIN, **evaluation.get("scored", {})})
+        parts += _split(directory, split, result, synthetic, Scoring.of(evaluation))
     parts.append(cases_section(directory) if "checkpoint" in evaluation else _listed_cases(directory, evaluation))
     if evaluation.get("skipped"):
         parts.append("<h2>Skipped</h2><ul>")
@@ -113,10 +113,10 @@ def _listed_cases(directory: Path, evaluation: dict[str, Any]) -> str:
     path = directory / "predictions" / f"{split}.csv"
     if not path.is_file():
         return ""
-    return listed_section(read_table(path), split, evaluation["data"], **{**CERTAIN, **evaluation.get("scored", {})})
+    return listed_section(read_table(path), split, evaluation["data"], Scoring.of(evaluation))
 
 
-def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool, scored: dict[str, str]) -> list[str]:
+def _split(directory: Path, split: str, result: dict[str, Any], synthetic: bool, scored: Scoring) -> list[str]:
     chosen, intervals = choices(result["selected_on"]), how_intervals(result)
     patients = "patients not known" if result["patients"] is None else f"{result['patients']} patients"
     called = f"called positive at or above (>=) {result['threshold']}"
@@ -175,22 +175,22 @@ def _table(labels: dict[str, Any]) -> str:
 
 
 def _figures(
-    directory: Path, table: pd.DataFrame, split: str, result: dict[str, Any], synthetic: bool, scored: dict[str, str]
+    directory: Path, table: pd.DataFrame, split: str, result: dict[str, Any], synthetic: bool, scored: Scoring
 ) -> str:  # fmt: skip
     """Write ``figures/<split>_roc.png``, ``_pr.png`` and ``_confusion.png``, and return the curves for the page."""
     where = f"{split} by {result['unit']}"
     drawn = []
     for kind in KINDS:
-        figure = panels(kind, table, result, where, **scored)
+        figure = panels(kind, table, result, where, scored)
         drawn.append(svg(figure, synthetic) if len(result["labels"]) > OVERLAID else "")
         if synthetic and not drawn[-1]:
             mark(figure)
         save_figure(figure, directory / "figures" / f"{split}_{kind}{'_images' * (result['unit'] == 'image')}.png", synthetic)
-    figure = confusion(table, result, where, **scored)
+    figure = confusion(table, result, where, scored)
     if synthetic:
         mark(figure)
     save_figure(figure, directory / "figures" / f"{split}_confusion{'_images' * (result['unit'] == 'image')}.png", synthetic)
-    return "".join(drawn) or svg(side_by_side(table, result, where, **scored), synthetic)
+    return "".join(drawn) or svg(side_by_side(table, result, where, scored), synthetic)
 
 
 def _curves(directory: Path, history: pd.DataFrame, synthetic: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from xraylab.evaluation.ensembles.combination import IN_SAMPLE
 from xraylab.evaluation.evaluator import by_unit, choices, in_sample
 from xraylab.evaluation.metrics import METRICS, number, without_interval
 from xraylab.evaluation.operating_points import trivial
-from xraylab.evaluation.predictions import CERTAIN
+from xraylab.evaluation.predictions import CERTAIN, Scoring
 
 
 def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str:
@@ -82,8 +83,8 @@ def units(result: dict[str, Any]) -> str:
 def scoring(evaluation: dict[str, Any]) -> list[str]:
     """What labels that are not certain count as, in words; nothing where they are ignored."""
     words = {"blank": "labels that are not mentioned", "uncertain": "uncertain labels"}
-    scored = {**CERTAIN, **evaluation.get("scored", {})}
-    said = [f"{words[kind]} are scored as {value}" for kind, value in scored.items() if value != CERTAIN[kind]]
+    scored = asdict(Scoring.of(evaluation))
+    said = [f"{words[kind]} are scored as {value}" for kind, value in scored.items() if value != getattr(CERTAIN, kind)]
     return [" and ".join(said)] if said else []
 
 

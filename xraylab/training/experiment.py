@@ -31,7 +31,7 @@ from xraylab.data.study_table import HELD_BACK, StudyTable
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.metrics import METRICS
 from xraylab.evaluation.objective import objectives_of
-from xraylab.evaluation.predictions import read_table, scored_labels
+from xraylab.evaluation.predictions import Scoring, read_table, scored_labels
 from xraylab.models import MaxProbability, StudyNet
 from xraylab.models.losses.base import Loss
 from xraylab.models.losses.self_trained import SelfTrained
@@ -73,7 +73,7 @@ class Job:
     def measured(self) -> dict[str, Any]:
         """What it is judged on, see :mod:`xraylab.evaluation.objective`."""
         counts_as = self.settings.evaluate
-        return measured(self.table, self.module.loss, counts_as.blank, counts_as.uncertain, self.settings.unit)
+        return measured(self.table, self.module.loss, Scoring(**counts_as.model_dump()), self.settings.unit)
 
 
 def assemble(cfg: DictConfig, typed: Sequence[str], fresh: bool = True, processes: Processes = ALONE) -> Job:
@@ -243,7 +243,7 @@ def to_be_measured(cfg: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
     settings, loss = check_config(cfg), build(cfg.loss, "loss")
     table = split_table(reader, reader.embedded(embedded) if path is None else path, settings, loss.held_back)
     fit_loss(loss, table, settings)
-    return measured(table, loss, settings.evaluate.blank, settings.evaluate.uncertain, settings.unit)
+    return measured(table, loss, Scoring(**settings.evaluate.model_dump()), settings.unit)
 
 
 def split_table(reader: Reader, path: Path, settings: Settings, held_back: float | None) -> StudyTable:
@@ -337,7 +337,7 @@ def _check_labels(table: StudyTable, monitors: Sequence[tuple[str, str]], counts
     """Say where metrics will be undefined; refuse to monitor one that will be, or that does not exist."""
     single = []
     for split in ("valid", "test"):
-        values = scored_labels(table.label_values(table.part(split).index), counts_as.blank, counts_as.uncertain)
+        values = scored_labels(table.label_values(table.part(split).index), Scoring(**counts_as.model_dump()))
         for i, label in enumerate(table.labels):
             positives, negatives = int((values[:, i] == 1).sum()), int((values[:, i] == 0).sum())
             if len(values) and not (positives and negatives):
@@ -355,7 +355,7 @@ def _check_labels(table: StudyTable, monitors: Sequence[tuple[str, str]], counts
         if not len(there):
             raise UserError(f"{key}={metric}: there is no {split} (selection={selection}). Choose by valid.")
         known = {"valid/loss"} | {f"{split}/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS}
-        scored = ~np.isnan(scored_labels(table.label_values(there.index), counts_as.blank, counts_as.uncertain))
+        scored = ~np.isnan(scored_labels(table.label_values(there.index), Scoring(**counts_as.model_dump())))
         if metric not in known:
             raise UserError(
                 f"{key}={metric}: there is no such metric.{did_you_mean(metric, known)} There are: {listed(sorted(known), 30)}."

@@ -6,27 +6,26 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+
+from xraylab.evaluation.predictions import Scoring, scored_labels
 
 if TYPE_CHECKING:
     from xraylab.data.study_table import StudyTable
     from xraylab.models.losses.base import Loss
 
 
-def measured(table: StudyTable, loss: Loss, blank: str, uncertain: str, unit: str) -> dict[str, Any]:
+def measured(table: StudyTable, loss: Loss, scoring: Scoring, unit: str) -> dict[str, Any]:
     """What validation and test of a run are about, see the head of this module.
 
     Args:
         loss: with its balance counted.
-        blank, uncertain: what such labels count as, see :func:`xraylab.evaluation.predictions.scored_labels`.
+        scoring: what blank and uncertain labels count as.
         unit: what ``valid/loss`` is by, study or image.
     """
 
-    import torch
-
-    from xraylab.evaluation.predictions import scored_labels
-
     def truth_of(of: StudyTable, rows: np.ndarray) -> np.ndarray:
-        truth = scored_labels(of.label_values()[rows], blank, uncertain)
+        truth = scored_labels(of.label_values()[rows], scoring)
         return np.where((truth == 0) | (truth == 1), truth, -1).astype(np.int8)
 
     out: dict[str, Any] = {}

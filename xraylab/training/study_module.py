@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from xraylab.errors import UserError, listed
 from xraylab.evaluation.calibration import scaled
 from xraylab.evaluation.evaluator import quick_metrics
 from xraylab.evaluation.operating_points import CHOSEN, read_chosen, temperatures_of
-from xraylab.evaluation.predictions import scored_labels
+from xraylab.evaluation.predictions import Scoring, scored_labels
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.models.losses.adaptive_weight import derivatives
 from xraylab.models.losses.base import Loss, spec
@@ -68,7 +69,7 @@ class StudyModule(pl.LightningModule):
         super().__init__()
         self.net, self.loss, self.labels = net, loss, tuple(labels)
         self.groups, self.unit, self.split_digest = tuple(groups), unit, split_digest
-        self.blank, self.uncertain = blank, uncertain
+        self.scoring = Scoring(blank, uncertain)
         if not hasattr(loss, "balance_weights"):
             loss.build(len(self.labels), len(self.groups))
         self.preprocessing = {"size": None, "rescale": False, "resize": EACH_AXIS, **(preprocessing or {})}
@@ -147,7 +148,7 @@ class StudyModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep logits, labels and the loss on the device until the epoch's end."""
-        truth = scored_labels(batch.labels, self.blank, self.uncertain)
+        truth = scored_labels(batch.labels, self.scoring)
         if self.unit == "image":
             logits, scored = self.net.both(batch.images, batch.study, len(batch.labels), batch.real)
             labels, group = of_images(truth, batch.study), of_images(batch.group, batch.study)
@@ -273,7 +274,7 @@ class StudyModule(pl.LightningModule):
             "pool": spec(self.net.pool),
             "loss": spec(self.loss),
             "data": self.data,
-            "scored": {"unit": self.unit, "blank": self.blank, "uncertain": self.uncertain},
+            "scored": {"unit": self.unit, **asdict(self.scoring)},
             "splits": self.split_digest,
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "epoch_loss": summed(self.epoch_loss).cpu(),

@@ -15,6 +15,7 @@ import pandas as pd
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.alignment import best_table, mean_table, own_table, union_table, vote_table
 from xraylab.evaluation.ensembles.stacking import FOLDS, PENALTY, fit_stack, stacked_table
+from xraylab.evaluation.predictions import Scoring
 from xraylab.system.files import write_json
 
 INPUTS = "logits, as tables have them; of tables without, those of probabilities"
@@ -126,14 +127,14 @@ class Combination:
 
 
 def stack_of(
-    tables: Sequence[pd.DataFrame], names: Sequence[str], fit_on: str, scored: Mapping[str, str], seed: int, folds: int = FOLDS
+    tables: Sequence[pd.DataFrame], names: Sequence[str], fit_on: str, scoring: Scoring, seed: int, folds: int = FOLDS
 ) -> Combination:  # fmt: skip
     """A stack, fitted on the members' tables of the split ``fit_on``.
 
     Raises:
         UserError: see :func:`xraylab.evaluation.ensembles.stacking.fit_stack`.
     """
-    labels, out_of_fold = fit_stack(tables, names, scored, seed, folds)
+    labels, out_of_fold = fit_stack(tables, names, scoring, seed, folds)
     kept = None if fit_on == "train" else out_of_fold
     return Combination("stack", tuple(names), fit_on=fit_on, folds=folds, labels=labels, out_of_fold=kept)
 

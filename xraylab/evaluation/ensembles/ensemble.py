@@ -26,7 +26,7 @@ from xraylab.evaluation.ensembles.alignment import require_one_split
 from xraylab.evaluation.ensembles.combination import Combination, stack_of, write_combination
 from xraylab.evaluation.objective import require_alike
 from xraylab.evaluation.operating_points import Rules
-from xraylab.evaluation.predictions import CERTAIN, read_table
+from xraylab.evaluation.predictions import CERTAIN, Scoring, read_table
 from xraylab.evaluation.results import evaluate_tables, write_records
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Ensemble:
             require_alike(runs, "valid/loss")
         return sorted(runs, key=lowest_loss)[: self.best] if self.best else runs
 
-    def combination(self, members: Sequence[Path], scored: Mapping[str, str], seed: int) -> Combination:
+    def combination(self, members: Sequence[Path], scoring: Scoring, seed: int) -> Combination:
         """What is done with the members' tables; a stack is fitted on those of valid.
 
         Raises:
@@ -87,7 +87,7 @@ class Ensemble:
             return Combination("best", names, chosen=chosen(members))
         if self.stack:
             tables = [read_table(m / "predictions" / "valid.csv") for m in members]
-            return stack_of(tables, names, "valid", scored, seed)
+            return stack_of(tables, names, "valid", scoring, seed)
         return Combination("union" if self.union else "mean", names)
 
 
@@ -125,12 +125,12 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
         return None
     members = ensemble.choose(runs)
     evaluations = [json.loads((m / "evaluation.json").read_text(encoding="utf-8")) for m in members]
-    scored = same_scoring(evaluations, [m.name for m in members])
+    scoring = same_scoring(evaluations, [m.name for m in members])
     first, tables, left_out = evaluations[0], {}, {}
     members_of: dict[str, dict[str, int]] = {}
     directory = folder / "ensembles" / name
     seed = next(iter(first["splits"].values()))["bootstrap"]["seed"]
-    combination = ensemble.combination(members, scored, seed)
+    combination = ensemble.combination(members, scoring, seed)
     rules = same_rules([rules_asked(_config(m, "operating"), e) for m, e in zip(members, evaluations, strict=True)], {})
     for split, result in first["splits"].items():
         for unit, file in (("study", f"{split}.csv"), ("image", f"{split}_images.csv")):
@@ -153,10 +153,10 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
         "selection": first["selection"],
         "members": names,
         "left_out": left_out,
-        "scored": scored,
+        "scored": asdict(scoring),
         "combination": combination.record(),
         **({"members_of_studies": members_of} if ensemble.union else {}),
-        "splits": evaluate_tables(tables, directory, first["splits"], first["data"] == SYNTHETIC, scored, rules),
+        "splits": evaluate_tables(tables, directory, first["splits"], first["data"] == SYNTHETIC, scoring, rules),
     }
     write_combination(directory, combination, members, first["data"])
     write_records(
@@ -170,19 +170,18 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     return names, evaluation
 
 
-def same_scoring(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, str]:
+def same_scoring(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Scoring:
     """What blank and uncertain labels count as in all evaluations.
 
     Raises:
         UserError: not the same.
     """
-    scored = [{**CERTAIN, **e.get("scored", {})} for e in evaluations]
+    scored = [Scoring.of(e) for e in evaluations]
     if not scored:
-        return dict(CERTAIN)
+        return CERTAIN
     for name, other in zip(names, scored, strict=True):
         if other != scored[0]:
-            words = [", ".join(f"{k} {v}" for k, v in s.items()) for s in (scored[0], other)]
-            raise UserError(f"runs {names[0]} and {name} score labels otherwise: {words[0]}; {words[1]}")
+            raise UserError(f"runs {names[0]} and {name} score labels otherwise: {scored[0]}; {other}")
     return scored[0]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.evaluation.predictions import Scoring
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +89,7 @@ def _of_table(path: Path, name: str, columns: Mapping[str, str]) -> Member:
     return Member(name, path, parts, {}, None, synthetic)
 
 
-def _scoring(runs: Sequence[Member], given: Mapping[str, str]) -> dict[str, str]:
+def scoring_of_members(runs: Sequence[Member], given: Mapping[str, str]) -> Scoring:
     """What labels count as: as given, else as in all runs; where a run was scored otherwise, that is said.
 
     Raises:
@@ -97,17 +98,16 @@ def _scoring(runs: Sequence[Member], given: Mapping[str, str]) -> dict[str, str]
     from xraylab.evaluation.ensembles.ensemble import same_scoring
 
     try:
-        scored = same_scoring([{"scored": {**m.evaluation.get("scored", {}), **given}} for m in runs], [m.name for m in runs])
+        scoring = same_scoring([{"scored": {**m.evaluation.get("scored", {}), **given}} for m in runs], [m.name for m in runs])
     except UserError as error:
         raise UserError(f"{error}. Say what counts: blank=ignore|negative uncertain=ignore|negative|positive") from None
-    scored |= given
-    if other := [m.name for m in runs if same_scoring([m.evaluation], [m.name]) != scored]:
-        how = ", ".join(f"{k} {v}" for k, v in scored.items())
-        log.warning("scored with %s, and %s otherwise: their own numbers are of other labels.", how, listed(other))
-    return scored
+    scoring = replace(scoring, **given)
+    if other := [m.name for m in runs if Scoring.of(m.evaluation) != scoring]:
+        log.warning("scored with %s, and %s otherwise: their own numbers are of other labels.", scoring, listed(other))
+    return scoring
 
 
-def _files(members: Sequence[Member], splits: Sequence[str], asked: bool) -> list[str]:
+def common_files(members: Sequence[Member], splits: Sequence[str], asked: bool) -> list[str]:
     """The tables to combine: those of these splits that all members have.
 
     Raises:
@@ -129,12 +129,15 @@ def _files(members: Sequence[Member], splits: Sequence[str], asked: bool) -> lis
     return out
 
 
-def _other_splits(files: Sequence[str]) -> str:
+def other_splits(files: Sequence[str]) -> str:
+    """What to do where members share one split only, as a sentence; nothing where there is one."""
     more = [f.removesuffix(".csv") for f in files if not f.endswith("_images.csv")]
     return f" Where members share one split only, name it, as splits=[{more[-1]}]." if len(more) > 1 else ""
 
 
-def _like(members: Sequence[Member], splits: set[str], bootstrap: int | None, seed: int | None) -> dict[str, dict[str, Any]]:
+def how_to_evaluate(
+    members: Sequence[Member], splits: set[str], bootstrap: int | None, seed: int | None
+) -> dict[str, dict[str, Any]]:  # fmt: skip
     """How each split is evaluated, see :func:`xraylab.evaluation.results.evaluate_tables`."""
     from xraylab.evaluation.evaluator import all_selected_on
     from xraylab.evaluation.predictions import SELECTED_ON
@@ -151,7 +154,7 @@ def _like(members: Sequence[Member], splits: set[str], bootstrap: int | None, se
     return out
 
 
-def _group(member: Member, own: str | None) -> str:
+def group_of(member: Member, own: str | None) -> str:
     if not own:
         raise UserError("own must be given: the key of the members' settings that names the group of each, as own=body_part.")
     if member.config is None:
@@ -163,7 +166,7 @@ def _group(member: Member, own: str | None) -> str:
     return str(value)
 
 
-def _data(members: Sequence[Member]) -> str:
+def same_data(members: Sequence[Member]) -> str:
     """What the members' studies are of; the names of tables where no run says it.
 
     Raises:
@@ -179,9 +182,8 @@ def _data(members: Sequence[Member]) -> str:
     return next(iter(said.values()), ", ".join(m.path.name for m in members))
 
 
-def _described(members: Sequence[Member], scored: Mapping[str, str]) -> list[str]:
+def described(members: Sequence[Member], scoring: Scoring) -> list[str]:
     """Members' names, with those of their settings, as typed, that not all have, and how they were scored if otherwise."""
-    from xraylab.evaluation.ensembles.ensemble import same_scoring
     from xraylab.run import read_record
 
     typed = []
@@ -192,8 +194,8 @@ def _described(members: Sequence[Member], scored: Mapping[str, str]) -> list[str
             log.warning("%s was stopped before its end; it is combined as it is.", member.path)
         first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
         typed.append([w for w in first.get("overrides", []) if not w.startswith("hydra.")])
-        own = same_scoring([member.evaluation], [member.name])
-        typed[-1] += [f"scored there with {k} {v}" for k, v in own.items() if member.evaluation and v != scored[k]]
+        own, asked = asdict(Scoring.of(member.evaluation)), asdict(scoring)
+        typed[-1] += [f"scored there with {k} {v}" for k, v in own.items() if member.evaluation and v != asked[k]]
     shared = set(typed[0]).intersection(*typed)
     words = [" ".join(w for w in of if w not in shared) for of in typed]
     return [f"{m.name} ({w})" if w else m.name for m, w in zip(members, words, strict=True)]

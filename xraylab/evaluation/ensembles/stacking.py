@@ -17,7 +17,7 @@ from xraylab.data.splits import in_parts
 from xraylab.data.study_table import patients_of
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.alignment import alike, mean_of
-from xraylab.evaluation.predictions import labels_of, log_odds, scored_labels, with_logits
+from xraylab.evaluation.predictions import Scoring, labels_of, log_odds, scored_labels, with_logits
 from xraylab.evaluation.probabilities import sigmoid
 
 PENALTY = 1.0  # scikit-learn's C, its default
@@ -25,7 +25,7 @@ FOLDS = 5
 
 
 def fit_stack(
-    tables: Sequence[pd.DataFrame], names: Sequence[str], scored: Mapping[str, str], seed: int = 0, folds: int = FOLDS
+    tables: Sequence[pd.DataFrame], names: Sequence[str], scoring: Scoring, seed: int = 0, folds: int = FOLDS
 ) -> tuple[dict[str, Any], pd.DataFrame]:  # fmt: skip
     """Coefficients by label, and the probabilities of the same studies out of fold.
 
@@ -33,7 +33,7 @@ def fit_stack(
 
     Args:
         tables: of the same studies, one a member.
-        scored: what blank and uncertain labels count as, see :func:`xraylab.evaluation.predictions.scored_labels`.
+        scoring: what blank and uncertain labels count as.
         seed: of the folds, which are parts by patient, or by study where patients are not known, of like labels.
         folds: parts, no more than there are patients.
 
@@ -58,7 +58,7 @@ def fit_stack(
     record: dict[str, Any] = {}
     for label in labels:
         z = np.stack([log_odds(t, label) for t in same], axis=1)
-        truth = scored_labels(first[f"y_{label}"].to_numpy(np.float64), **scored)
+        truth = scored_labels(first[f"y_{label}"].to_numpy(np.float64), scoring)
         certain = (truth == 0) | (truth == 1)
         found = np.full(len(first), np.nan)
         reason = _one_class(truth[certain])

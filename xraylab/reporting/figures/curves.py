@@ -13,7 +13,7 @@ import pandas as pd
 
 from xraylab.evaluation.evaluator import likeliest
 from xraylab.evaluation.metrics import number
-from xraylab.evaluation.predictions import labels_of, scored_labels, scored_rows, scores
+from xraylab.evaluation.predictions import Scoring, labels_of, scored_labels, scored_rows, scores
 from xraylab.reporting.figures.layout import COLUMNS, panel_grid, spaced
 from xraylab.reporting.figures.points import points_legend, roc_points
 
@@ -57,7 +57,7 @@ def thinned(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndar
     return x[kept], y[kept]
 
 
-def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, blank: str, uncertain: str) -> Figure:
+def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, scoring: Scoring) -> Figure:
     """A figure of one panel a finding; one whose curve is undefined stays empty and says why.
 
     Args:
@@ -65,7 +65,7 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
         table: a prediction table.
         result: its evaluation, see :func:`xraylab.evaluation.evaluator.evaluate_split`.
         where: what the title says of the data.
-        blank, uncertain: as in the evaluation.
+        scoring: as in the evaluation.
     """
     labels = labels_of(table)
     figure, grid = panel_grid(len(labels))
@@ -74,7 +74,7 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
     figure.suptitle(f"{name}, {where}; {value}{interval}")
     for axes, label in zip(grid, labels, strict=False):
         m = result["labels"][label][metric]
-        truth, score = scored(table, label, blank, uncertain)
+        truth, score = scored(table, label, scoring)
         axes.set_title(f"{label}\nn {len(truth)}, {int(truth.sum())} positive\n{number(m)}", fontsize=9)
         if m["value"] is None:
             axes.text(0.5, 0.5, m["reason"].replace(" that ", "\nthat "), ha="center", va="center", fontsize=8, color="#656d76")
@@ -90,7 +90,7 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, b
     return figure
 
 
-def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank: str, uncertain: str) -> Figure:
+def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, scoring: Scoring) -> Figure:
     """A figure of all findings' ROC curves, and beside them the precision-recall curves. Arguments as of :func:`panels`."""
     from matplotlib.figure import Figure
 
@@ -98,7 +98,7 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank:
     roc, pr = spaced(figure, 1, 2, 0.65, 0.1, 0.75, 0.7, 0.75)
     for k, label in enumerate(labels_of(table)):
         metrics = result["labels"][label]
-        truth, score = scored(table, label, blank, uncertain)
+        truth, score = scored(table, label, scoring)
         if metrics["auroc"]["value"] is None:
             continue
         _draw(roc, "roc", truth, score, color=f"C{k}", label=f"{label} {number(metrics['auroc'])}, n {len(truth)}")
@@ -121,7 +121,7 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, blank:
     return figure
 
 
-def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, blank: str, uncertain: str) -> Figure:
+def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, scoring: Scoring) -> Figure:
     """A figure of confusion matrices: of each finding at the first operating point, 0.5; of exclusive ones also the likeliest.
 
     Cells hold counts; colours the share of a row, which is what is true. Arguments as of :func:`panels`.
@@ -137,7 +137,7 @@ def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, blank: st
         np.add.at(counts, (truth[rows].argmax(1), likeliest(table)[rows]), 1)
         matrices.append(("likeliest", labels, counts))
     for label in labels:
-        y, probability, _ = scored_rows(table, label, blank, uncertain)
+        y, probability, _ = scored_rows(table, label, scoring)
         called = (probability >= result["threshold"]).astype(int)
         counts = np.array([[((y == a) & (called == b)).sum() for b in (0, 1)] for a in (0, 1)])
         matrices.append((f"{label}, n {len(y)}", ["negative", "positive"], counts))
@@ -163,9 +163,9 @@ def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, blank: st
     return figure
 
 
-def scored(table: pd.DataFrame, label: str, blank: str, uncertain: str) -> tuple[np.ndarray, np.ndarray]:
+def scored(table: pd.DataFrame, label: str, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
     """Truth, 0/1, and what ranks the rows whose label is scored, (M,), see :func:`xraylab.evaluation.predictions.scores`."""
-    truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), blank, uncertain)
+    truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), scoring)
     rows = (truth == 0) | (truth == 1)
     return truth[rows].astype(int), scores(table, label)[rows]
 

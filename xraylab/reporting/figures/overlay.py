@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from xraylab.evaluation.predictions import Scoring, read_table
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -28,7 +30,6 @@ def overlaid(
         of: results, and what each evaluated in this split and unit.
         shared: words that all have, which the legend leaves out.
     """
-    from xraylab.evaluation.predictions import CERTAIN, read_table
     from xraylab.reporting.figures.curves import KINDS
     from xraylab.reporting.figures.export import save_figure, svg
 
@@ -42,7 +43,7 @@ def overlaid(
     curves = []
     for r, result in drawn:
         table = read_table(r.directory / "predictions" / f"{split}{end}.csv")
-        curves.append((_name(r, shared), table, result, {**CERTAIN, **r.evaluation.get("scored", {})}))
+        curves.append((_name(r, shared), table, result, Scoring.of(r.evaluation)))
     parts = [f"<h3>curves <small>{split}, by {of[0][1]['unit']}</small></h3>"]
     if len(drawn) < len(kept):
         parts.append(f"<p class=n>The {len(drawn)} of highest macro AUROC of {len(kept)} results.</p>")
@@ -53,7 +54,7 @@ def overlaid(
     return "".join(parts)
 
 
-def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any], Mapping[str, str]]], where: str) -> Figure:
+def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any], Scoring]], where: str) -> Figure:
     """A panel a finding, with the curve of every result that has it."""
     from matplotlib.figure import Figure
 
@@ -70,9 +71,9 @@ def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any],
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axes.set_title(label, fontsize=9)
         axes.tick_params(labelsize=8)
-        for k, (_, table, result, options) in enumerate(curves):
+        for k, (_, table, result, scoring) in enumerate(curves):
             if result["labels"].get(label, {}).get(metric, {}).get("value") is not None:
-                truth, score = scored(table, label, **options)
+                truth, score = scored(table, label, scoring)
                 style = "steps-post" if kind == "pr" else "default"
                 axes.plot(*curve(kind, truth, score), drawstyle=style, color=f"C{k}", lw=1.2)
         if kind == "roc":
