@@ -74,6 +74,14 @@ def test_certain_probabilities_stay_finite():
     assert fit_temperature(y, logit(p))["value"] > 1, "one certain mistake makes a model less sure"
 
 
+def test_probabilities_that_are_all_but_equal_are_told_apart_in_the_parts():
+    """All are in order, so nothing but their size is wrong."""
+    p, truth = np.array([1e-310, 2e-310, 3e-310, 1 - 1e-16]), np.array([0, 1, 1, 1])
+    parts = calibration(truth, p)["parts"]
+    assert parts["discrimination"] == pytest.approx(parts["uncertainty"])
+    assert parts["miscalibration"] == pytest.approx(np.mean((p - truth) ** 2))
+
+
 def test_logits_of_probabilities_and_of_their_means_keep_their_order_near_0_and_1():
     """Against decimals of 400 digits; exact 0 and 1 count as the farthest that is known."""
     getcontext().prec = 400

@@ -96,6 +96,7 @@ def scaled(z: np.ndarray, temperature: float) -> np.ndarray:
 def _parts(truth: np.ndarray, probability: np.ndarray) -> dict[str, float]:
     from sklearn.isotonic import IsotonicRegression
 
-    recalibrated = IsotonicRegression().fit_transform(probability, truth)
+    _, order = np.unique(probability, return_inverse=True)  # it divides by distances, which of probabilities may be 1e-300
+    recalibrated = IsotonicRegression().fit_transform(order.astype(float), truth)
     score, best, constant = (float(np.mean((p - truth) ** 2)) for p in (probability, recalibrated, truth.mean()))
     return {"miscalibration": score - best, "discrimination": constant - best, "uncertainty": constant}
