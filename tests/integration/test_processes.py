@@ -46,13 +46,13 @@ def state(run, name="last"):
     return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def same_run(one, two, labels=("acl",)):
-    """Weights to 1e-5, tables row by row, history and evaluation."""
+def same_run(one, two, atol=1e-5):
+    """Weights to ``atol``, tables row by row, history and evaluation."""
     for name in ("last", "best"):
         a, b = (state(run, name)["state_dict"] for run in (one, two))
         assert a.keys() == b.keys()
         for key, value in a.items():
-            torch.testing.assert_close(b[key], value, atol=1e-5, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+            torch.testing.assert_close(b[key], value, atol=atol, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
     for file in sorted((one / "predictions").glob("*.csv")):
         a, b = (pd.read_csv(run / "predictions" / file.name, dtype={"id": str}) for run in (one, two))
         assert b[a.columns[0]].tolist() == a["id"].tolist()
@@ -213,7 +213,7 @@ def test_views_learned_and_adapted_losses_agree(train_here, train_together, tmp_
     history = pd.read_csv(one / "history.csv")
     assert len(set(history.filter(regex="^u/").iloc[-1])) > 1
     assert (history.filter(regex="^w/").iloc[-1] != 0.5).any()
-    same_run(one, two)
+    same_run(one, two, 1e-4)  # Adam divides by roots of small squares
 
 
 def test_unfrozen_layers_average_their_gradients_too(train_here, train_together, tmp_path, mrnet_root):
