@@ -15,12 +15,15 @@ from hydra.core.global_hydra import GlobalHydra
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from xraylab import combine, evaluate
+from xraylab import evaluate
 from xraylab.data.splits import in_parts
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.alignment import alike, mean_table, own_table, union_table, vote_table
 from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination, read_combination, stack_of
+from xraylab.evaluation.ensembles.combine import CombineOptions
+from xraylab.evaluation.ensembles.combine import combine as combined
 from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
+from xraylab.evaluation.ensembles.members import operating_rules, read_members
 from xraylab.evaluation.ensembles.stacking import fit_stack, stacked_table
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.predictions import Scoring, prediction_table, read_table, scores, write_table
@@ -79,12 +82,9 @@ def run_here(tmp_path):
             cfg = hydra.compose("combine", [*words, f"runs=[{','.join(map(str, paths))}]"])
         directory = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
         columns = dict(cfg.columns)
-        found = combine.read_members([str(p) for p in paths], columns)
-        evaluation = combine.combine(
-            found, cfg.method, directory, cfg.own, cfg.fit_on, cfg.folds, cfg.splits, cfg.bootstrap, cfg.seed, cfg.blank,
-            cfg.uncertain,
-        )  # fmt: skip
-        return evaluation, directory
+        asked = ("method", "own", "fit_on", "folds", "splits", "bootstrap", "seed", "blank", "uncertain")
+        options = CombineOptions(**{key: cfg[key] for key in asked})
+        return combined(read_members([str(p) for p in paths], columns), options, directory), directory
 
     return run
 
@@ -211,16 +211,16 @@ def test_operating_points_are_chosen_as_members_chose_theirs(tmp_path, run_here,
     other, _ = run_here("method=mean", paths=paths)
     assert list(other["splits"]["test"]["operating_points"]) == ["0.5", "youden", "sensitivity_0.9", "specificity_0.9", "kappa"]
     assert "members have different operating.sensitivity (0.8, 0.7): taken is 0.9" in caplog.text
-    members = combine.read_members([str(p) for p in paths], {})
+    members = read_members([str(p) for p in paths], {})
     caplog.clear()
-    rules = combine.operating_rules(members, {"sensitivity": 0.95})
+    rules = operating_rules(members, {"sensitivity": 0.95})
     assert (rules.sensitivity, rules.kappa) == (0.95, True)
     assert "sensitivity" not in caplog.text
     for m in members:
         m.evaluation["evaluated"] = {"options": {"sensitivity": 0.6, "blank": "ignore"}}
-    assert combine.operating_rules(members).sensitivity == 0.6, "as they were last evaluated"
+    assert operating_rules(members).sensitivity == 0.6, "as they were last evaluated"
     with pytest.raises(UserError, match=r"specificity=0: it should be greater than 0"):
-        combine.operating_rules(members, {"specificity": 0})
+        operating_rules(members, {"specificity": 0})
 
 
 def test_a_split_of_another_name_is_held_out_as_evaluate_has_it(tmp_path, run_here):
@@ -415,7 +415,7 @@ def test_a_sweeps_stack_is_the_same_and_a_run_of_its_own(members, run_here, tmp_
     ]
     write_report(tmp_path / "ensembles" / "planes")
     (members[0] / "predictions" / "valid.csv").unlink()
-    with pytest.raises(UserError, match=r"valid.csv: cannot be read"):
+    with pytest.raises(UserError, match=r"no predictions/valid.csv of honest"):
         write_ensemble(Ensemble(members=2, stack=True), "planes", members, tmp_path)
 
 

@@ -387,7 +387,7 @@ def test_views_are_predicted_by_combinations_and_side_by_side(mura, mura_root, t
 @pytest.fixture(scope="module")
 def planes(tmp_path_factory, mrnet_root):
     """Runs on two planes of knees, and their stack."""
-    from xraylab.combine import combine
+    from xraylab.evaluation.ensembles.combine import CombineOptions, combine
     from xraylab.evaluation.ensembles.members import read_members
 
     home = tmp_path_factory.mktemp("planes")
@@ -396,7 +396,7 @@ def planes(tmp_path_factory, mrnet_root):
         for plane in ("axial", "coronal")
     ]
     (home / "stack").mkdir()
-    evaluation = combine(read_members([str(r) for r in runs], {}), "stack", home / "stack")
+    evaluation = combine(read_members([str(r) for r in runs], {}), CombineOptions("stack"), home / "stack")
     (home / "stack" / "config.yaml").write_text("method: stack\n")
     assert "test" in evaluation["splits"]
     return [*runs, home / "stack"]

@@ -15,7 +15,6 @@ from conftest import TINY, compose_config
 from torch import nn
 
 import xraylab
-from xraylab.combine import combine
 from xraylab.config.resume import resumed_config
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.batching import StudyDataset
@@ -24,6 +23,7 @@ from xraylab.data.datasets.mrnet import PLANES, MRNet
 from xraylab.data.images.source import NpySource
 from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
+from xraylab.evaluation.ensembles.combine import CombineOptions, combine
 from xraylab.evaluation.ensembles.members import read_members
 from xraylab.inference.inputs import LEFT_OUT, find_studies, with_parts
 from xraylab.inference.predictor import Options, predict
@@ -233,7 +233,7 @@ def test_a_part_may_be_several_files(tmp_path):
 
 def test_it_is_combined_with_a_single_plane(runs, mrnet_root, tmp_path):
     members = read_members([str(runs / "all"), str(runs / "coronal")], {})
-    evaluation = combine(members, "stack", tmp_path, bootstrap=20)
+    evaluation = combine(members, CombineOptions("stack", bootstrap=20), tmp_path)
     (tmp_path / "config.yaml").write_text("method: stack\n")
     assert evaluation["splits"]["test"]["n"] == 30
     assert set(evaluation["splits"]["test"]["groups"]) == {GROUP}

@@ -7,8 +7,6 @@ have the study.
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,19 +17,19 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from xraylab.config.instantiate import plain
-from xraylab.config.settings import rules_of
-from xraylab.data.study_table import SYNTHETIC
-from xraylab.errors import UserError, listed
-from xraylab.evaluation.ensembles.alignment import require_one_split
-from xraylab.evaluation.ensembles.combination import Combination, stack_of, write_combination
+from xraylab.evaluation.ensembles.combination import Combination
+from xraylab.evaluation.ensembles.combine import Judging, joined, stacked
+from xraylab.evaluation.ensembles.members import (
+    Member,
+    group_of,
+    how_to_evaluate,
+    member_of_run,
+    operating_rules,
+    same_scoring,
+)
 from xraylab.evaluation.objective import require_alike
-from xraylab.evaluation.operating_points import Rules
-from xraylab.evaluation.predictions import CERTAIN, Scoring, read_table
-from xraylab.evaluation.results import evaluate_tables, write_records
-
-log = logging.getLogger(__name__)
-
-SPLITS = ("train", "valid", "test")
+from xraylab.evaluation.predictions import Scoring
+from xraylab.evaluation.results import write_records
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Ensemble:
             require_alike(runs, "valid/loss")
         return sorted(runs, key=lowest_loss)[: self.best] if self.best else runs
 
-    def combination(self, members: Sequence[Path], scoring: Scoring, seed: int) -> Combination:
+    def combination(self, members: Sequence[Member], scoring: Scoring, seed: int) -> Combination:
         """What is done with the members' tables; a stack is fitted on those of valid.
 
         Raises:
@@ -82,16 +80,15 @@ class Ensemble:
         """
         names = tuple(m.name for m in members)
         if self.own is not None:
-            return Combination("own", names, groups=tuple(str(_config(m, self.own)) for m in members))
+            return Combination("own", names, groups=tuple(group_of(m, self.own) for m in members))
         if self.best_by is not None:
             return Combination("best", names, chosen=chosen(members))
         if self.stack:
-            tables = [read_table(m / "predictions" / "valid.csv") for m in members]
-            return stack_of(tables, names, "valid", scoring, seed)
+            return stacked(members, scoring, seed)
         return Combination("union" if self.union else "mean", names)
 
 
-def chosen(members: Sequence[Path]) -> dict[str, dict[str, Any]]:
+def chosen(members: Sequence[Member]) -> dict[str, dict[str, Any]]:
     """For each finding the member of highest AUROC in valid, ``{"member", "auroc"}``.
 
     Where no member has one, it is the member of lowest validation loss, and ``auroc`` is None.
@@ -99,15 +96,14 @@ def chosen(members: Sequence[Path]) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: what is chosen by is not of the same studies, or weighed otherwise.
     """
-    valid = {
-        m.name: json.loads((m / "evaluation.json").read_text(encoding="utf-8"))["splits"]["valid"]["labels"] for m in members
-    }
+    valid = {m.name: m.evaluation["splits"]["valid"]["labels"] for m in members}
+    paths = [m.path for m in members]
     out: dict[str, dict[str, Any]] = {}
     for label in next(iter(valid.values())):
         values = {name: labels[label]["auroc"]["value"] for name, labels in valid.items() if label in labels}
         known = {name: value for name, value in values.items() if value is not None}
-        require_alike(members, f"valid/{label}/auroc" if known else "valid/loss")
-        name = max(known, key=known.__getitem__) if known else min(members, key=lowest_loss).name
+        require_alike(paths, f"valid/{label}/auroc" if known else "valid/loss")
+        name = max(known, key=known.__getitem__) if known else min(members, key=lambda m: lowest_loss(m.path)).name
         out[label] = {"member": name, "auroc": known.get(name)}
     return out
 
@@ -123,97 +119,21 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     """
     if len(ensemble.eligible(runs)) < ensemble.members:
         return None
-    members = ensemble.choose(runs)
-    evaluations = [json.loads((m / "evaluation.json").read_text(encoding="utf-8")) for m in members]
-    scoring = same_scoring(evaluations, [m.name for m in members])
-    first, tables, left_out = evaluations[0], {}, {}
-    members_of: dict[str, dict[str, int]] = {}
-    directory = folder / "ensembles" / name
-    seed = next(iter(first["splits"].values()))["bootstrap"]["seed"]
-    combination = ensemble.combination(members, scoring, seed)
-    rules = same_rules([rules_asked(_config(m, "operating"), e) for m, e in zip(members, evaluations, strict=True)], {})
-    for split, result in first["splits"].items():
-        for unit, file in (("study", f"{split}.csv"), ("image", f"{split}_images.csv")):
-            if unit == "image" and ("images" not in result or ensemble.union):  # whose members have other images
-                continue
-            try:
-                found = [read_table(m / "predictions" / file) for m in members]
-                if ensemble.union:
-                    require_one_split({m.name: _by_study(m) for m in members})
-                table = combination.split(split, found)
-            except UserError as error:
-                left_out[file] = str(error)
-                continue
-            tables[file] = table
-            if ensemble.union and unit == "study":
-                members_of[split] = {str(k): int(n) for k, n in table["members"].value_counts().sort_index().items()}
-    names = [f"{m.name} (valid/loss {lowest_loss(m):.4f})" if ensemble.best else m.name for m in members]
-    evaluation = {
-        "data": first["data"],
-        "selection": first["selection"],
-        "members": names,
-        "left_out": left_out,
-        "scored": asdict(scoring),
-        "combination": combination.record(),
-        **({"members_of_studies": members_of} if ensemble.union else {}),
-        "splits": evaluate_tables(tables, directory, first["splits"], first["data"] == SYNTHETIC, scoring, rules),
-    }
-    write_combination(directory, combination, members, first["data"])
-    write_records(
-        directory,
-        evaluation,
-        {"name": name, "method": combination.method, "operating": asdict(rules)},
-        "train",
-        sys.argv[1:],
-        seed,
-    )
+    members = [member_of_run(run, run.name) for run in ensemble.choose(runs)]
+    splits = members[0].evaluation["splits"]
+    scoring = same_scoring([m.evaluation for m in members], [m.name for m in members])
+    how = how_to_evaluate(members, set(splits), None, None)
+    seed = next(iter(splits.values()))["bootstrap"]["seed"]
+    combination, rules = ensemble.combination(members, scoring, seed), operating_rules(members)
+    files = [f"{split}.csv" for split in splits]
+    if not ensemble.union:  # whose members have other images
+        files = [f for s, of in splits.items() for f in (f"{s}.csv", f"{s}_images.csv") if f == f"{s}.csv" or "images" in of]
+    names = [f"{m.name} (valid/loss {lowest_loss(m.path):.4f})" if ensemble.best else m.name for m in members]
+    directory, data = folder / "ensembles" / name, members[0].evaluation["data"]
+    evaluation = joined(members, names, combination, files, Judging(scoring, rules, how), data, directory, strict=False)
+    config = {"name": name, "method": combination.method, "operating": asdict(rules)}
+    write_records(directory, evaluation, config, "train", sys.argv[1:], seed)
     return names, evaluation
-
-
-def same_scoring(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Scoring:
-    """What blank and uncertain labels count as in all evaluations.
-
-    Raises:
-        UserError: not the same.
-    """
-    scored = [Scoring.of(e) for e in evaluations]
-    if not scored:
-        return CERTAIN
-    for name, other in zip(names, scored, strict=True):
-        if other != scored[0]:
-            raise UserError(f"runs {names[0]} and {name} score labels otherwise: {scored[0]}; {other}")
-    return scored[0]
-
-
-def rules_asked(operating: Mapping[str, Any] | None, evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """``operating`` of a member's settings, with what its last evaluation was asked for."""
-    anew = evaluation.get("evaluated", {}).get("options", {})
-    return {**(operating or {}), **{k: anew[k] for k in ("sensitivity", "specificity") if k in anew}}
-
-
-def same_rules(operating: Sequence[Mapping[str, Any]], given: Mapping[str, float]) -> Rules:
-    """The rules of the operating points: as given, else as in all members; where they differ, the standard ones, and it is said.
-
-    Args:
-        operating: those of each member, see :func:`rules_asked`.
-        given: those that are asked for.
-
-    Raises:
-        UserError: a value that it cannot have.
-    """
-    all_of = [rules_of(of) for of in operating] or [rules_of({})]
-    standard, common = rules_of({}), dict(all_of[0])
-    for key in [k for k in common if k not in given and any(of[k] != common[k] for of in all_of)]:
-        common[key] = standard[key]
-        values = listed(dict.fromkeys(str(of[key]) for of in all_of))
-        log.warning("members have different operating.%s (%s): taken is %s.", key, values, standard[key])
-    return Rules(**rules_of({**common, **given}))
-
-
-def _by_study(run: Path) -> dict[str, pd.DataFrame]:
-    """A run's tables by study, by split."""
-    files = [run / "predictions" / f"{split}.csv" for split in SPLITS]
-    return {file.stem: read_table(file) for file in files if file.is_file()}
 
 
 def lowest_loss(run: Path) -> float:

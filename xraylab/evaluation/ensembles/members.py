@@ -6,17 +6,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
+from xraylab.config.instantiate import plain
+from xraylab.config.settings import rules_of
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.evaluation.predictions import Scoring
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from xraylab.evaluation.operating_points import Rules
+from xraylab.evaluation.evaluator import all_selected_on
+from xraylab.evaluation.operating_points import Rules
+from xraylab.evaluation.predictions import CERTAIN, SELECTED_ON, Scoring, read_table
+from xraylab.run import read_config, read_record, run_of, short_names
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +39,49 @@ class Member:
 
 
 def operating_rules(members: Sequence[Member], given: Mapping[str, float] | None = None) -> Rules:
-    """See :func:`xraylab.evaluation.ensembles.ensemble.same_rules`; tables have none."""
-    from xraylab.config.instantiate import plain
-    from xraylab.evaluation.ensembles.ensemble import rules_asked, same_rules
-
+    """See :func:`same_rules`; tables have none."""
     runs = [(m, OmegaConf.select(m.config, "operating")) for m in members if m.config is not None]
     return same_rules([rules_asked(plain(of) if of is not None else None, m.evaluation) for m, of in runs], given or {})
+
+
+def same_scoring(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Scoring:
+    """What blank and uncertain labels count as in all evaluations.
+
+    Raises:
+        UserError: not the same.
+    """
+    scored = [Scoring.of(e) for e in evaluations]
+    if not scored:
+        return CERTAIN
+    for name, other in zip(names, scored, strict=True):
+        if other != scored[0]:
+            raise UserError(f"runs {names[0]} and {name} score labels otherwise: {scored[0]}; {other}")
+    return scored[0]
+
+
+def rules_asked(operating: Mapping[str, Any] | None, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """``operating`` of a member's settings, with what its last evaluation was asked for."""
+    anew = evaluation.get("evaluated", {}).get("options", {})
+    return {**(operating or {}), **{k: anew[k] for k in ("sensitivity", "specificity") if k in anew}}
+
+
+def same_rules(operating: Sequence[Mapping[str, Any]], given: Mapping[str, float]) -> Rules:
+    """The rules of the operating points: as given, else as in all members; where they differ, the standard ones, and it is said.
+
+    Args:
+        operating: those of each member, see :func:`rules_asked`.
+        given: those that are asked for.
+
+    Raises:
+        UserError: a value that it cannot have.
+    """
+    all_of = [rules_of(of) for of in operating] or [rules_of({})]
+    standard, common = rules_of({}), dict(all_of[0])
+    for key in [k for k in common if k not in given and any(of[k] != common[k] for of in all_of)]:
+        common[key] = standard[key]
+        values = listed(dict.fromkeys(str(of[key]) for of in all_of))
+        log.warning("members have different operating.%s (%s): taken is %s.", key, values, standard[key])
+    return Rules(**rules_of({**common, **given}))
 
 
 def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Member]:
@@ -51,8 +90,6 @@ def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Membe
     Raises:
         UserError: there are fewer than two, one is there twice, or cannot be read.
     """
-    from xraylab.run import run_of, short_names
-
     if len(paths) < 2:
         raise UserError(f"runs={listed(paths)}: a combination has two members or more: runs=[<a>,<b>].")
     places = [Path(p) if str(p).lower().endswith(".csv") else run_of(p) for p in paths]
@@ -60,16 +97,17 @@ def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Membe
     if twice:
         raise UserError(f"runs: {listed(twice)} is there twice. Name each member once.")
     return [
-        (_of_table if path.suffix.lower() == ".csv" else _of_run)(path, name, columns)
+        _of_table(path, name, columns) if path.suffix.lower() == ".csv" else member_of_run(path, name)
         for path, name in zip(places, short_names(places), strict=True)
     ]
 
 
-def _of_run(path: Path, name: str, columns: Mapping[str, str]) -> Member:
-    from xraylab.data.study_table import SYNTHETIC
-    from xraylab.evaluation.predictions import read_table
-    from xraylab.run import read_config, read_record
+def member_of_run(path: Path, name: str) -> Member:
+    """A finished run as a member.
 
+    Raises:
+        UserError: its evaluation, settings or a table cannot be read.
+    """
     evaluation = read_record(path / "evaluation.json", "data", "selection", "splits")
     splits = dict.fromkeys(("train", *SPLITS, *evaluation["splits"]))
     known = [f"{split}{unit}.csv" for split in splits for unit in ("", "_images")]
@@ -80,8 +118,6 @@ def _of_run(path: Path, name: str, columns: Mapping[str, str]) -> Member:
 
 
 def _of_table(path: Path, name: str, columns: Mapping[str, str]) -> Member:
-    from xraylab.evaluation.predictions import read_table
-
     table = read_table(path, columns)
     end = "_images.csv" if "image" in table else ".csv"
     synthetic, table = "data" in table, table.drop(columns="data", errors="ignore")
@@ -95,8 +131,6 @@ def scoring_of_members(runs: Sequence[Member], given: Mapping[str, str]) -> Scor
     Raises:
         UserError: runs were scored otherwise than each other in what is not given.
     """
-    from xraylab.evaluation.ensembles.ensemble import same_scoring
-
     try:
         scoring = same_scoring([{"scored": {**m.evaluation.get("scored", {}), **given}} for m in runs], [m.name for m in runs])
     except UserError as error:
@@ -139,9 +173,6 @@ def how_to_evaluate(
     members: Sequence[Member], splits: set[str], bootstrap: int | None, seed: int | None
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """How each split is evaluated, see :func:`xraylab.evaluation.results.evaluate_tables`."""
-    from xraylab.evaluation.evaluator import all_selected_on
-    from xraylab.evaluation.predictions import SELECTED_ON
-
     out: dict[str, dict[str, Any]] = {}
     for split in sorted(splits):
         found = [r for m in members if (r := m.evaluation.get("splits", {}).get(split)) is not None]
@@ -172,8 +203,6 @@ def same_data(members: Sequence[Member]) -> str:
     Raises:
         UserError: runs are of other data.
     """
-    from xraylab.data.study_table import SYNTHETIC
-
     said = {m.name: m.evaluation["data"] for m in members if m.evaluation}
     if len(set(said.values())) > 1:
         raise UserError(f"runs are of other data: {', '.join(f'{name}: {data}' for name, data in said.items())}.")
@@ -184,8 +213,6 @@ def same_data(members: Sequence[Member]) -> str:
 
 def described(members: Sequence[Member], scoring: Scoring) -> list[str]:
     """Members' names, with those of their settings, as typed, that not all have, and how they were scored if otherwise."""
-    from xraylab.run import read_record
-
     typed = []
     for member in members:
         path = member.path / "environment.json"

@@ -1,0 +1,171 @@
+"""Members become one: their tables joined, evaluated and written as a run directory has them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from xraylab.data.splits import require_apart
+from xraylab.data.study_table import SYNTHETIC
+from xraylab.errors import UserError, listed
+from xraylab.evaluation.ensembles.alignment import require_one_split
+from xraylab.evaluation.ensembles.combination import Combination, stack_of, write_combination
+from xraylab.evaluation.ensembles.members import (
+    SPLITS,
+    Member,
+    common_files,
+    described,
+    group_of,
+    how_to_evaluate,
+    operating_rules,
+    other_splits,
+    same_data,
+    scoring_of_members,
+)
+from xraylab.evaluation.ensembles.stacking import FOLDS
+from xraylab.evaluation.operating_points import Rules
+from xraylab.evaluation.predictions import Scoring
+from xraylab.evaluation.results import evaluate_tables
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CombineOptions:
+    """How members are combined.
+
+    Attributes:
+        method: ``stack``, ``mean``, ``vote`` or ``own``, see :class:`xraylab.evaluation.ensembles.combination.Combination`.
+        own: of ``method=own``, the key of the members' settings that names their group.
+        fit_on, folds: of ``method=stack``.
+        splits: None: those of valid and test that members have.
+        bootstrap, seed: None: as the first member's.
+        blank, uncertain: see :class:`xraylab.evaluation.predictions.Scoring`; None: as the members', or of tables ``ignore``.
+            Members that were scored otherwise are named.
+        rules: of the operating points; None: as :func:`xraylab.evaluation.ensembles.members.operating_rules` has them.
+    """
+
+    method: str
+    own: str | None = None
+    fit_on: str = "valid"
+    folds: int = FOLDS
+    splits: Sequence[str] | None = None
+    bootstrap: int | None = None
+    seed: int | None = None
+    blank: str | None = None
+    uncertain: str | None = None
+    rules: Rules | None = None
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How joined tables are evaluated: what counts, the rules of operating points, and what is told of each split."""
+
+    scoring: Scoring
+    rules: Rules
+    splits: Mapping[str, Mapping[str, Any]]
+
+
+def combine(members: Sequence[Member], options: CombineOptions, directory: Path) -> dict[str, Any]:
+    """Combine members, evaluate, and leave predictions and ``combination.json`` in a directory.
+
+    Returns:
+        The content of ``evaluation.json``.
+
+    Raises:
+        UserError: the members differ in their data, scoring, studies, labels, patients or splits, or lack what is needed.
+    """
+    given = {k: v for k, v in (("blank", options.blank), ("uncertain", options.uncertain)) if v is not None}
+    scoring = scoring_of_members([m for m in members if m.evaluation], given)
+    data = same_data(members)
+    require_one_split(_by_study(members))
+    of_split = [(f[:-4].removesuffix("_images"), t["patient"]) for m in members for f, t in m.tables.items()]
+    require_apart(pd.concat([pd.DataFrame({"patient": patient, "split": split}) for split, patient in of_split]))
+    files = common_files(members, [*SPLITS] if options.splits is None else [*options.splits], options.splits is not None)
+    how = how_to_evaluate(members, {f[:-4].removesuffix("_images") for f in files}, options.bootstrap, options.seed)
+    combination = _combination(members, options, scoring, next(iter(how.values()))["bootstrap"]["seed"])
+    for line in combination.said():
+        (log.warning if combination.in_sample else log.info)("%s.", line)
+    judging = Judging(scoring, options.rules or operating_rules(members), how)
+    names = described(members, scoring)
+    return joined(members, names, combination, files, judging, data, directory)
+
+
+def _combination(members: Sequence[Member], options: CombineOptions, scoring: Scoring, seed: int) -> Combination:
+    names = [m.name for m in members]
+    if options.method == "own":
+        return Combination("own", tuple(names), tuple(group_of(m, options.own) for m in members))
+    if options.method != "stack":
+        return Combination(options.method, tuple(names))
+    return stacked(members, scoring, seed, options.fit_on, options.folds)
+
+
+def stacked(members: Sequence[Member], scoring: Scoring, seed: int, fit_on: str = "valid", folds: int = FOLDS) -> Combination:
+    """A stack, fitted on the members' predictions of a split.
+
+    Raises:
+        UserError: a member has none, or they are of other studies.
+    """
+    if lacking := [m.name for m in members if f"{fit_on}.csv" not in m.tables]:
+        more = " Train it with save_train_predictions=true." * (fit_on == "train")
+        more = more or " A stack needs studies that its members were not trained on."
+        raise UserError(f"fit_on={fit_on}: there is no predictions/{fit_on}.csv of {listed(lacking)}.{more}")
+    return stack_of([m.tables[f"{fit_on}.csv"] for m in members], [m.name for m in members], fit_on, scoring, seed, folds)
+
+
+def _by_study(members: Sequence[Member]) -> dict[str, dict[str, pd.DataFrame]]:
+    """Members' tables by study, by name and split."""
+    return {m.name: {f[:-4]: t for f, t in m.tables.items() if not f.endswith("_images.csv")} for m in members}
+
+
+def joined(
+    members: Sequence[Member], names: Sequence[str], combination: Combination, files: Sequence[str], judging: Judging, data: str,
+    directory: Path, strict: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """Join the members' tables, evaluate them, and write them and ``combination.json`` into a directory.
+
+    Args:
+        names: of the members, as results show them.
+        files: tables to join, as ``test.csv``.
+        data: what their studies are of.
+        strict: a table by study that cannot be joined is an error; else it is left out, as one by image is.
+
+    Returns:
+        The content of ``evaluation.json``.
+
+    Raises:
+        UserError: members are of other studies.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    left_out: dict[str, str] = {}
+    for file in files:
+        try:
+            if missing := [m.name for m in members if file not in m.tables]:
+                raise UserError(f"there is no predictions/{file} of {listed(missing)}")
+            if combination.method == "union":  # whose members have other studies
+                require_one_split(_by_study(members))
+            tables[file] = combination.split(file.removesuffix(".csv"), [m.tables[file] for m in members])
+        except UserError as error:
+            if strict and not file.endswith("_images.csv"):
+                more = other_splits(files) if " are of other studies: " in str(error) else ""
+                raise UserError(f"{file}: {error}.{more}") from None
+            left_out[file] = str(error)
+    write_combination(directory, combination, [m.path for m in members], data)
+    by_study = [(file.removesuffix(".csv"), table) for file, table in tables.items() if "members" in table]
+    counted = {split: table["members"].value_counts().sort_index() for split, table in by_study}
+    members_of = {split: {str(k): int(n) for k, n in of.items()} for split, of in counted.items()}
+    return {
+        "data": data,
+        "selection": next((m.evaluation["selection"] for m in members if m.evaluation), "not known"),
+        "members": list(names),
+        "left_out": left_out,
+        "scored": asdict(judging.scoring),
+        "combination": combination.record(),
+        **({"members_of_studies": members_of} if members_of else {}),
+        "splits": evaluate_tables(tables, directory, judging.splits, data == SYNTHETIC, judging.scoring, judging.rules),
+    }
