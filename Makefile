@@ -8,11 +8,12 @@ STAMP := $(VENV)/.installed
 SOURCES := $(shell find xraylab conf -type f -not -path '*/__pycache__/*') pyproject.toml constraints.txt
 TESTS := $(shell find tests experiments -type f -not -path '*/__pycache__/*') README.md Makefile
 
-.PHONY: help demo test test-xla lint clean
+.PHONY: help demo test test-all test-xla lint clean
 
 help:
 	@echo "make demo   train, validate and test the main job on the embedded synthetic sample (about a minute)"
 	@echo "make test   run the tests (make test ARGS='-k losses' some of them)"
+	@echo "make test-all  those too that take long: whole sweeps and recipes (half an hour on two cores)"
 	@echo "make test-xla  the TPU's path on a CPU, in an environment of its own (8 GB once, then a few minutes)"
 	@echo "make lint   ruff, mypy, and who imports whom"
 	@echo "make clean  delete the environment and caches, keep outputs/"
@@ -40,8 +41,11 @@ test: $(VENV)/.tested
 endif
 
 $(VENV)/.tested: $(STAMP) $(SOURCES) $(TESTS)
-	$(BIN)/python -m pytest -n logical --maxprocesses 8
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 -m 'not slow'
 	@date > $@
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -n logical --maxprocesses 8
 
 # torch_xla needs the torch of its own number, so what constraints.txt says of torch is left out
 test-xla: $(XLA)/.installed

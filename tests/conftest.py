@@ -28,14 +28,12 @@ from xraylab.data.synthetic.medmnist import write_medmnist
 from xraylab.system.paths import conf_dir
 
 REPOSITORY = Path(__file__).parents[1]
-
-
-LONG = ("test_the_sample_is_learned", "test_the_main_job", "test_every_sweep", "test_every_recipe_runs", "test_self_training")
+LONG = ("test_the_main_job", "test_every_recipe_runs")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, or one core works at them while the others have nothing left."""
-    items.sort(key=lambda item: not item.name.startswith(LONG))
+    items.sort(key=lambda item: not (item.get_closest_marker("slow") or item.name.startswith(LONG)))
 
 
 def noisy(root: Path) -> None:

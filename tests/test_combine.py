@@ -419,6 +419,7 @@ def test_a_sweeps_stack_is_the_same_and_a_run_of_its_own(members, run_here, tmp_
         write_ensemble(Ensemble(members=2, stack=True), "planes", members, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_leaves_a_run_that_report_and_a_further_combination_accept(members, tmp_path, command, run_here):
     words = ["method=stack", f"runs=[{members[0]},{members[1]}]", "bootstrap=20"]
     done = command("combine", *words, "fit_on=train", f"hydra.run.dir={tmp_path / 'wrong'}")

@@ -70,6 +70,7 @@ def table_of(path: Path) -> pd.DataFrame:
 # ---- the same numbers -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_split_is_predicted_as_training_did(command, here, mura, tmp_path):
     done = command("predict", f"run={mura}", "input=test", "output=again.csv", "num_workers=1")
     assert done.returncode == 0, done.stderr

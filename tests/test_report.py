@@ -63,6 +63,7 @@ def report(*paths, reference=None, output=None):
     return output and output / "report.html"
 
 
+@pytest.mark.slow
 def test_numbers_are_the_same_from_train_evaluate_and_report(train_here, command, mrnet_root, tmp_path, capfd):
     """Whoever reads a number of a run, anywhere, reads the same."""
     run = train_here(tmp_path / "run", *TINY, "max_epochs=1", "batch_size=4", f"dataset.root={mrnet_root}", "task=[acl,meniscus]")
@@ -178,6 +179,7 @@ def test_settings_that_results_do_not_depend_on_are_not_differences(runs):
     assert "Nothing" in configurations(same)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_cut_off_is_completed_as_its_end_would_have(runs, tmp_path):
     folder = tmp_path / "sweeps" / "multirun" / "now"
     for k, run in enumerate(runs):

@@ -71,6 +71,7 @@ def test_mistakes_are_said_before_torch_is_imported(command, tmp_path, typed, sa
     assert not list((tmp_path / "empty").iterdir()), "a run that never began leaves nothing"
 
 
+@pytest.mark.slow
 def test_a_missing_root_prints_the_expected_tree_beside_the_found_one(command, tmp_path):
     (tmp_path / "wrong" / "train").mkdir(parents=True)
     done = command("train", f"dataset.root={tmp_path / 'wrong'}")

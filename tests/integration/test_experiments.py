@@ -17,10 +17,16 @@ from xraylab.training.experiment import assemble
 
 SWEEPS = sorted(p.stem for p in (conf_dir() / "sweep").glob("*.yaml") if p.stem != "none")
 RECIPES = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml") if p.stem != "none")
+QUICK = ("chexpert_paper", "mrnet_blog", "mura_cnn", "mura_paper")  # a recipe of each kind, which the others vary
 ALEXNET_FEATURES = 2_469_696  # torchvision's AlexNet, its five convolutions
 DENSENET121_FEATURES = 7_978_856 - 1_025_000  # torchvision's without its classifier of 1,000 classes
 DENSENET169_FEATURES = 14_149_480 - 1_665_000  # torchvision's without its classifier of 1,000 classes
 RESNET50_STAGE4, RESNET50_BLOCK3 = 14_964_736, 4_462_592  # of torchvision's
+
+
+def slow(name: str, is_slow: bool):
+    """A case of a test, marked where it takes long."""
+    return pytest.param(name, marks=pytest.mark.slow) if is_slow else name
 
 
 def densenet201_from(layer: int) -> int:
@@ -310,7 +316,7 @@ def test_settings_are_the_published_ones(name, compose, trees, weights):
     assert sum(p.numel() for p in module.parameters() if p.requires_grad) == trainable
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [slow(name, name not in QUICK) for name in RECIPES])
 def test_every_recipe_runs_on_its_tree(name, train_here, tmp_path, trees, weights):
     reported = name in REPORTED
     run = train_here(tmp_path / name, f"experiment={name}", f"dataset.root={trees[name]}", *small(name), report=reported)
@@ -333,8 +339,8 @@ RUNS = {
     "mura_ensemble": (6, ["seed=0,1,2,3,4,5"]),
     "mura_regularisation": (5, ["seed=0"]),
     "mura_cnn_ladder": (4, ["backbone.layers=2,6", "augmentation=mura_keras"]),
-    "mura_body_parts": (8, ["valid_fraction=0.4"]),  # of the fewest studies there are some of both classes
-    "uncertainty_policies": (10, ["valid_fraction=0.4"]),
+    "mura_body_parts": (8, []),
+    "uncertainty_policies": (10, []),
     "chest_eight": (4, ["loss=ignore,hedged"]),
     "mura_transfer": (2, ["experiment=mura_densenet201_mlp,mura_resnet50_block3"]),
     "mrnet_planes": (3, ["task=acl"]),
@@ -350,7 +356,7 @@ ENSEMBLES = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [slow(name, name != "mrnet_planes") for name in RUNS])
 def test_every_sweep_ends_with_its_comparison(name, command, tmp_path, trees, mrnet_root, chexpert_root, mimic_root, stand_ins):
     """By the command of its record, with sizes and epochs changed."""
     roots = {"uncertainty_policies": chexpert_root, "chest_eight": mimic_root}

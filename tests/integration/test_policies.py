@@ -76,6 +76,7 @@ def test_raw_labels_travel_untouched_and_blank_ones_are_scored_only_when_told(tr
     assert again["edema"]["auroc"]["n"] == (edema != -1).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop_at", "epochs"), [(2, 2), (8, 3)])
 def test_what_is_learned_and_adapted_survives_a_stop(stop_at, epochs, compose, train_here, tmp_path, chexpert_root):
     """u learned by gradient, w adapted after each epoch: stopped in the first epoch, or a later one, and resumed."""
@@ -135,6 +136,7 @@ def test_w_is_adapted_on_a_part_of_train_that_shares_no_patient(compose, chexper
         assert set(batch.ids) <= trained
 
 
+@pytest.mark.slow
 def test_self_training_is_one_command(command, tmp_path, chexpert_root, caplog):
     done = command("train", *SMALL, f"dataset.root={chexpert_root}", "loss=selftrained", "max_epochs=1", "view=all",
                    f"hydra.run.dir={tmp_path / 'run'}")  # fmt: skip
@@ -161,6 +163,7 @@ def test_self_training_is_one_command(command, tmp_path, chexpert_root, caplog):
     assert "the same numbers as before" in caplog.text
 
 
+@pytest.mark.slow
 def test_self_training_stopped_in_its_first_model_goes_on_there(compose, train_here, tmp_path, chexpert_root):
     options = [*SMALL, f"dataset.root={chexpert_root}", "loss=selftrained", "max_epochs=2"]
     whole = train_here(tmp_path / "whole", *options)
@@ -241,6 +244,7 @@ def test_a_learned_u_keeps_its_learning_rate(compose, chexpert_root):
     assert [p.shape for p in own["params"]] == [(5,)]
 
 
+@pytest.mark.slow
 def test_every_policy_runs_by_its_name_and_does_something_of_its_own(train_here, tmp_path, chexpert_root):
     found = {}
     for policy in (

@@ -139,6 +139,7 @@ class Once(Callback):
 """
 
 
+@pytest.mark.slow
 def test_started_here_in_a_sweep_or_by_torchrun_that_restarts_them_two_processes_are_one_run(train_here, tmp_path, mrnet_root):
     options = [*SMALL, f"dataset.root={mrnet_root}", "save_train_predictions=true"]
     one = train_here(tmp_path / "one", *options)

@@ -32,6 +32,7 @@ def weights(run):
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_seeds_are_stopped_and_go_on_to_what_they_would_have_been(here, monkeypatch, mrnet_root):
     """Ctrl-C in the second job: the sweep is resumed in place, compared, and its best repeated by the command it prints."""
     after, folder = StopOnInterrupt.on_train_batch_end, Path("outputs/seeds/multirun/it")
@@ -93,6 +94,7 @@ def test_learning_rates_are_drawn_and_hopeless_ones_given_up(here, monkeypatch, 
     assert "ob 1 was given up after epoch 1" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -63,6 +63,7 @@ def whole(tmp_path_factory, mrnet_root):
     return directory
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_points_ends_as_one_that_was_not(tmp_path):
     """Kills while it starts, within epochs, while a checkpoint is written and while it evaluates; the script's own main job."""
     done = subprocess.run(
@@ -101,6 +102,7 @@ def test_a_scheduler_that_ends_a_job_can_go_on_with_it(whole, tmp_path, mrnet_ro
     assert holder_of(run) is None, "the lock went with its process"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["first", "second"])
 def test_a_signal_to_one_of_two_processes_saves_and_ends_both(to, tmp_path, mrnet_root):
     """Not to the group: that process alone must not talk to the other from within its handler."""
@@ -459,6 +461,7 @@ def test_too_little_memory_says_what_to_change(whole, train_here, compose, tmp_p
         assert memory_in_words(RuntimeError(said), settings) is None
 
 
+@pytest.mark.slow
 def test_stochastic_weight_averaging_is_the_mean_of_its_steps(train_here, tmp_path, mrnet_root, monkeypatch):
     seen = []
     step = StudyModule.optimizer_step

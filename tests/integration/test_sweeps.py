@@ -78,6 +78,7 @@ def trials(folder, **attributes):
     return [t for t in study.get_trials() if all(getattr(t, k) == v for k, v in attributes.items())]
 
 
+@pytest.mark.slow
 def test_points_are_drawn_from_the_space_and_tpe_learns_from_what_it_is_told(tmp_path):
     optuna = pytest.importorskip("optuna", reason="the extra sweeps is not installed")
     from xraylab.sweeps.optuna_study import Study
@@ -394,6 +395,7 @@ def test_a_job_is_given_up_as_optunas_median_pruner_would(tmp_path):
         assert 1 <= sum(ended) <= 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
 def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
     """Two at a time in processes of their own; a failure there is recorded here."""

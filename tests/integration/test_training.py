@@ -226,6 +226,7 @@ def test_balance_changes_a_run_at_one_study_a_step(train_here, tmp_path, mrnet_r
     assert not same(weights(runs[0]), weights(runs[1]))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_for_any_number_of_workers(train_here, tmp_path, mrnet_root):
     options = [*QUICK, "head.hidden=[16]", "head.dropout=0.5", f"dataset.root={mrnet_root}"]
     one = train_here(tmp_path / "one", *options)
@@ -259,7 +260,13 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("at", "more"),
-    [(5, []), (8, []), (11, ["callbacks=ema", "callbacks.ema.decay=0.9"]), (11, UNFREEZE), (16, UNFREEZE)],
+    [
+        (5, []),
+        pytest.param(8, [], marks=pytest.mark.slow),
+        pytest.param(11, ["callbacks=ema", "callbacks.ema.decay=0.9"], marks=pytest.mark.slow),
+        (11, UNFREEZE),
+        pytest.param(16, UNFREEZE, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_resumes_to_the_same_weights(
     train_here, uninterrupted, tmp_path, mrnet_root, monkeypatch, at, more
@@ -321,6 +328,7 @@ def test_unfreezing_trains_what_it_names_from_its_epoch_on(train_here, tmp_path,
     assert f"epoch 2: trainable from layer4 on: {expected:,} parameters" in caplog.text
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_after_the_step_and_prints_the_command_that_resumes(tmp_path, mrnet_root):
     directory = tmp_path / "run"
     process = subprocess.Popen(
@@ -365,6 +373,7 @@ def test_resume_takes_the_words_that_the_run_was_begun_by_and_values_that_it_has
     assert {k for k in saved if saved[k] != resumed[k]} == {"max_epochs", "resume"}
 
 
+@pytest.mark.slow
 def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(finished, command, tmp_path):
     run = shutil.copytree(finished[0], tmp_path / "run")
     before = {p: p.read_bytes() for p in run.rglob("*.*") if p.is_file()}
@@ -393,6 +402,7 @@ def test_evaluate_refuses_the_checkpoint_of_another_model(finished, train_here, 
     assert (finished[0] / "evaluation.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_job_that_fails_and_says_why(command, tmp_path, mrnet_root):
     done = command("train", "-m", *QUICK, "max_epochs=1", f"dataset.root={mrnet_root}", "optimizer.lr=abc,1e-4,-1", cwd=tmp_path)
     assert done.returncode == 2

@@ -25,6 +25,7 @@ def weights(directory):
     return torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_the_sample_is_learned(command, tmp_path):
     """The command as people type it, without data."""
     done = command("train", "dataset=mura", cwd=tmp_path)
@@ -151,6 +152,7 @@ def test_a_model_of_one_part_is_tested_on_all(train_here, tmp_path, mura_root):
     assert len(splits["test"]["groups"]) == 7
 
 
+@pytest.mark.slow
 def test_prepare_builds_what_training_reads(command, tmp_path, mura_root):
     options = ["dataset=mura", f"dataset.root={mura_root}", "image.size=48", f"cache={tmp_path / 'cache'}"]
     first, second = (command("prepare", *options) for _ in range(2))
@@ -203,6 +205,7 @@ def test_typed_settings_survive_what_the_sample_brings(compose):
         found("dataset=mura", "+backbone.layers=3")
 
 
+@pytest.mark.slow
 def test_no_study_at_all_is_said(command, tmp_path):
     for split in ("train", "test"):
         for name in ("normal", "abnormal"):

@@ -359,6 +359,7 @@ def test_shards_and_tables_are_read_from_s3(bucket, tutorial_root, tmp_path):
         MimicTutorial("s3://no-such-bucket/x").find()
 
 
+@pytest.mark.slow
 def test_a_run_goes_to_s3_and_is_resumed_and_evaluated_from_there(
     bucket, tutorial_root, train_here, command, tmp_path, monkeypatch
 ):  # fmt: skip

@@ -101,6 +101,7 @@ def test_predict_refuses_what_training_never_saw(made):
             model.predict(wrong)
 
 
+@pytest.mark.slow
 def test_load_needs_neither_hydra_nor_trust(made):
     import subprocess
 

@@ -322,6 +322,7 @@ def learned(images, targets, seed, epochs=8):
     return model.eval()
 
 
+@pytest.mark.slow
 def test_the_best_policy_depends_on_what_uncertain_hides():
     """Ones beat zeros where nearly all uncertain labels are positive in truth, zeros beat ones where nearly none is."""
     macro = {}

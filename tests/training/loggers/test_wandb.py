@@ -209,6 +209,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(sweep):
     assert summary(second)["valid/loss"]["min"] == pytest.approx(written["valid/loss"].min()), "of both sessions"
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_had_not_recorded_is_logged_when_it_goes_on(tmp_path, mrnet_root, train_here, caplog):
     """Its W&B record cut by hand to the first of three epochs, as kill -9 does; it goes on from the second."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -258,6 +259,7 @@ def test_what_a_killed_run_had_not_recorded_is_logged_when_it_goes_on(tmp_path, 
     assert not history(records(run)[-1]), "what one of the records holds is not logged again"
 
 
+@pytest.mark.slow
 def test_a_run_of_an_agent_is_the_agents_and_goes_on_without_it(tmp_path, mrnet_root, monkeypatch):
     """W&B drops the id, project and team that are asked for in a sweep; what an agent sets is in wandb/wandb_agent.py."""
     import wandb
@@ -289,6 +291,7 @@ def test_a_run_of_an_agent_is_the_agents_and_goes_on_without_it(tmp_path, mrnet_
     assert (of(first, "run")[0]["sweep_id"], of(second, "run")[0].get("sweep_id")) == ("swept", None)
 
 
+@pytest.mark.slow
 def test_what_is_made_of_runs_is_a_run_that_uses_theirs(sweep, tmp_path, command):
     ids = [json.loads((sweep / seed / "wandb.json").read_text())["id"] for seed in "01"]
     used = [contents(named(records(sweep / seed)[-1], f"predictions-{i}")) for seed, i in zip("01", ids, strict=True)]
@@ -374,6 +377,7 @@ def test_a_run_that_fails_is_finished_as_failed(train_here, tmp_path, mrnet_root
     assert wandb.run is None
 
 
+@pytest.mark.slow
 def test_a_record_that_a_full_disk_cut_off_is_said(sweep, tmp_path, monkeypatch, caplog):
     import wandb
 
@@ -443,6 +447,7 @@ def test_a_wrong_setting_is_refused_before_data_is_read(typed, said, train_here,
     assert not list((tmp_path / "run").glob("[!.]*"))
 
 
+@pytest.mark.slow
 def test_wandb_is_not_imported_where_it_is_not_asked_for(command, tmp_path, mrnet_root):
     words = [*QUICK, "max_epochs=1", f"dataset.root={mrnet_root}", f"hydra.run.dir={tmp_path / 'run'}"]
     done = command("train", *words, PYTHONPROFILEIMPORTTIME="1")
