@@ -6,15 +6,16 @@ XLA := .venv-xla
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find xraylab conf -type f -not -path '*/__pycache__/*') pyproject.toml constraints.txt
-TESTS := $(shell find tests experiments -type f -not -path '*/__pycache__/*') README.md Makefile
+TESTS := $(shell find tests experiments -type f -not -path '*/__pycache__/*') $(shell find docs -name "*.md" -not -name configuration.md) README.md Makefile
 
-.PHONY: help demo test test-all test-xla lint clean
+.PHONY: help demo docs test test-all test-xla lint clean
 
 help:
 	@echo "make demo   train, validate and test the main job on the embedded synthetic sample (about a minute)"
 	@echo "make test   run the tests (make test ARGS='-k losses' some of them)"
 	@echo "make test-all  those too that take long: whole sweeps and recipes (half an hour on two cores)"
 	@echo "make test-xla  the TPU's path on a CPU, in an environment of its own (8 GB once, then a few minutes)"
+	@echo "make docs   the documentation, to docs/_build"
 	@echo "make lint   ruff, mypy, and who imports whom"
 	@echo "make clean  delete the environment and caches, keep outputs/"
 
@@ -58,6 +59,10 @@ $(XLA)/.installed: tests/requirements-xla.txt constraints.txt
 	$(XLA)/bin/python -m pip install --quiet --disable-pip-version-check -c $(XLA)/constraints.txt -r tests/requirements-xla.txt
 	@touch $@
 
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo "read docs/_build/index.html"
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,4 +70,4 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) $(XLA) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) $(XLA) docs/_build .pytest_cache .mypy_cache .ruff_cache build dist

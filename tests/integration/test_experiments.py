@@ -295,7 +295,7 @@ def small_sweep(name: str) -> list[str]:
 
 def test_every_recipe_has_its_publication_and_its_record():
     assert set(PUBLISHED) == set(RECIPES)
-    records = "".join(p.read_text() for p in (conf_dir().parent / "experiments").glob("*/README.md"))
+    records = "".join(p.read_text() for p in (conf_dir().parent / "docs" / "recipes").glob("*.md"))
     assert not [name for name in RECIPES if f"experiment={name}" not in records]
     assert not [name for name in SWEEPS if f"sweep={name}" not in records]
     assert set(SWEEPS) == GENERAL | set(RUNS)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from xraylab.config.messages import _choices, _dataset_keys
+from xraylab.config.messages import choices_of, keys_of_datasets
 from xraylab.system.paths import conf_dir
 
 # ---- help -----------------------------------------------------------------------------------------------------------
@@ -22,20 +23,13 @@ def help_text(config: str, usage: str) -> str:
     lines = [usage.strip(), "", *(["Groups: group=choice", ""] if groups else [])]
     for group, default, about in groups:
         lines.append(f"  {group} ({default}): {about}")
-        width = max(16, *map(len, _choices(group))) + 2
-        for choice in _choices(group):
+        width = max(16, *map(len, choices_of(group))) + 2
+        for choice in choices_of(group):
             first = re.search(r"^# (?!@package)(.*)$", (conf_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8"), re.M)
             lines.append(f"      {choice:<{width}}{first.group(1) if first else ''}")
     lines += [*([""] if groups else []), "Keys: key=value", ""]
-    parent = ""
-    for indent, key, value, about in re.findall(r"^( *)(\w+):[ ]*([^#\n]*?)[ ]*(?:# (.*))?$", text, re.M):
-        if key == "defaults":
-            continue
-        parent = parent if indent else key
-        name = f"{parent}.{key}" if indent else key
-        if value or about:
-            lines.append(f"  {name + '=' + value:<40} {about}".rstrip())
-    for dataset, keys in _dataset_keys().items():
+    lines += [f"  {name + '=' + value:<40} {about}".rstrip() for name, value, about in described_keys(text) if value or about]
+    for dataset, keys in keys_of_datasets().items():
         source = (conf_dir() / "dataset" / f"{dataset}.yaml").read_text(encoding="utf-8")
         for key in sorted(keys):
             found = re.search(rf"^{key}: *([^#\n]*?) *(?:# (.*))?$", source, re.M)
@@ -51,6 +45,19 @@ def help_text(config: str, usage: str) -> str:
         f"The YAML files: {_short(conf_dir())}",
     ]
     return "\n".join(lines)
+
+
+def described_keys(text: str) -> Iterator[tuple[str, str, str]]:
+    """Name (``early_stopping.patience``), default and comment of every key of a YAML file of ``conf/``.
+
+    >>> list(described_keys("head:  # of the network\\n  hidden: []  # widths"))
+    [('head', '', 'of the network'), ('head.hidden', '[]', 'widths')]
+    """
+    path: list[str] = []
+    for indent, key, value, about in re.findall(r"^( *)(\w+):[ ]*([^#\n]*?)[ ]*(?:# (.*))?$", text, re.M):
+        path[len(indent) // 2 :] = [key]
+        if path[0] not in ("defaults", "hydra"):
+            yield ".".join(path), value, about
 
 
 def _short(path: Path) -> str:

@@ -25,7 +25,7 @@ def in_words(error: Exception, config: str) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = list(error.options or _choices(group))
+        options = list(error.options or choices_of(group))
         text = f"there is no {group}={choice}.{did_you_mean(choice, options)} The choices of {group} are: {listed(options, 40)}."
         extra = " joblib and submitit come with pip install 'xraylab[sweeps]', ray with 'xraylab[ray]'."
         return text + extra * (group == "hydra/launcher")
@@ -54,7 +54,7 @@ def _unknown_key(key: str, config: str) -> str:
     typed = [a for a in sys.argv[1:] if "=" in a and not a.startswith("-")]
     groups = {g: a for a in typed for g in [a.split("=")[0].lstrip("+~")] if g in _groups()}
     dataset = groups.get("dataset", "dataset=mrnet").split("=", 1)[1]
-    others = {owner for owner, keys in _dataset_keys().items() if key.split(".")[0] in keys}
+    others = {owner for owner, keys in keys_of_datasets().items() if key.split(".")[0] in keys}
     if others and dataset not in others:
         return f"{key} is a key of dataset={' or dataset='.join(sorted(others))}; the dataset here is {dataset}."
     if key.startswith("hydra."):
@@ -94,7 +94,7 @@ def every_key(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from every_key(value, f"{prefix}{key}.")
 
 
-def _dataset_keys() -> dict[str, set[str]]:
+def keys_of_datasets() -> dict[str, set[str]]:
     """The top-level keys that each dataset's YAML brings and the common configuration does not have."""
     common = set(re.findall(r"^(\w+):", (conf_dir() / "config.yaml").read_text(encoding="utf-8"), re.M))
     common |= set(_groups()) | {"defaults", "dataset"}
@@ -110,8 +110,8 @@ def _groups() -> list[str]:
 
 def choices() -> dict[str, list[str]]:
     """Every group, and its choices that ship."""
-    return {group: _choices(group) for group in _groups()}
+    return {group: choices_of(group) for group in _groups()}
 
 
-def _choices(group: str) -> list[str]:
+def choices_of(group: str) -> list[str]:
     return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))

@@ -247,6 +247,14 @@ def result(value: float | None, n: int, interval: Interval | None = None, reason
     return {"value": value, "low": low, "high": high, "n": n, "reason": reason or why}
 
 
+ABSENT = result(None, 0, None, "not in this evaluation")
+
+
+def numbers(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The values of a label in words, in the order of :data:`METRICS`; a dash where an evaluation of before has none."""
+    return [number(metrics.get(name, ABSENT)) for name in METRICS]
+
+
 def number(metric: Mapping[str, Any]) -> str:
     """A result in words: ``0.912 (0.871-0.944)``, ``0.912 (no interval)`` where there is none, or a dash where undefined."""
     if metric["value"] is None:

@@ -138,14 +138,14 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
-    from xraylab.evaluation.metrics import METRICS, number, without_interval
+    from xraylab.evaluation.metrics import METRICS, numbers, without_interval
 
     rows = []
     for r, result in of:
         own = html.escape(own_words(r.overrides, shared))
         labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
         for label, metrics in labels.items():
-            cells = "".join(f"<td>{number(metrics[m])}</td>" for m in METRICS)
+            cells = "".join(f"<td>{found}</td>" for found in numbers(metrics))
             rows.append([html.escape(r.job), own, html.escape(label), metrics["auroc"]["n"], cells])
     lacking = dict.fromkeys(line for _, x in of for line in without_interval({**x["labels"], "macro": x["macro"]}))
     note = f"<p class=n>{html.escape('; '.join(lacking))}.</p>" if lacking else ""
@@ -283,7 +283,7 @@ def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> s
 
 def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     """Mean and standard deviation over the runs that differ in their seed alone; nothing where none do."""
-    from xraylab.evaluation.metrics import METRICS
+    from xraylab.evaluation.metrics import ABSENT, METRICS
 
     alike: dict[str, dict[str, dict[str, Any]]] = {}
     for r, result in of:
@@ -295,7 +295,7 @@ def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> st
     for words, results in ((words, [*by_seed.values()]) for words, by_seed in alike.items()):
         cells = ""
         for metric in METRICS:
-            values = [m[metric]["value"] for m in results if m[metric]["value"] is not None]
+            values = [v for m in results if (v := m.get(metric, ABSENT)["value"]) is not None]
             spread = f"{statistics.mean(values):.3f} ({statistics.stdev(values):.3f})" if len(values) > 1 else "-"
             cells += f"<td>{spread}</td>"
         if len(results) > 1:

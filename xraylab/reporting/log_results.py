@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.evaluator import by_unit, in_sample
-from xraylab.evaluation.metrics import METRICS
+from xraylab.evaluation.metrics import ABSENT, METRICS
 from xraylab.evaluation.objective import said_of
 from xraylab.evaluation.predictions import THRESHOLD
 from xraylab.training.loggers.record import read_record, tags_of
@@ -53,7 +53,7 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
         for split, result in by_unit(evaluation)
         for name, values in {**result["labels"], "macro": result["macro"]}.items()
         for metric in METRICS
-        if result["unit"] == "study" and values[metric]["value"] is not None
+        if result["unit"] == "study" and values.get(metric, ABSENT)["value"] is not None
     }
     for split, result in evaluation["splits"].items():  # what the numbers are of
         about_split = {"n": result["n"], "selected_on": result["selected_on"]}

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination
 from xraylab.evaluation.evaluator import choices, in_sample
-from xraylab.evaluation.metrics import COUNTS, how_intervals, number, without_interval
+from xraylab.evaluation.metrics import COUNTS, METRICS, how_intervals, number, numbers, without_interval
 from xraylab.evaluation.operating_points import threshold_text, trivial
 from xraylab.run import read_config
 from xraylab.system.files import write_text
@@ -210,14 +210,13 @@ def _augmented(settings: Mapping[str, Any]) -> bool:
 
 def _results(evaluation: Mapping[str, Any]) -> str:
     parts = []
-    shown = ("auroc", "average_precision", "accuracy", "f1", "kappa", "sensitivity", "specificity")
     for split, r in evaluation["splits"].items():
-        rows = [[label, m["auroc"]["n"], *(number(m[k]) for k in shown)] for label, m in r["labels"].items()]
+        rows = [[label, m["auroc"]["n"], *numbers(m)] for label, m in r["labels"].items()]
         if len(r["labels"]) > 1:
-            rows.append(["macro", r["macro"]["auroc"]["n"], *(number(r["macro"][k]) for k in shown)])
+            rows.append(["macro", r["macro"]["auroc"]["n"], *numbers(r["macro"])])
         called = f"called positive at or above (>=) {r['threshold']}"
         note = f"{split}, by {r['unit']}; {choices(r['selected_on'])}; {called}; {how_intervals(r)}:"
-        parts.append(f"{note}\n\n{_table(['finding', 'n', *(k.replace('_', ' ') for k in shown)], rows)}")
+        parts.append(f"{note}\n\n{_table(['finding', 'n', *(k.replace('_', ' ') for k in METRICS)], rows)}")
         parts += [f"{'; '.join(lacking)}." for lacking in [without_interval({**r["labels"], "macro": r["macro"]})] if lacking]
         if "exclusive" in r:
             parts.append(f"{exclusive_note(r)}.")

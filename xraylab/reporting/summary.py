@@ -8,7 +8,7 @@ from typing import Any
 
 from xraylab.evaluation.ensembles.combination import IN_SAMPLE
 from xraylab.evaluation.evaluator import by_unit, choices, in_sample
-from xraylab.evaluation.metrics import METRICS, number, without_interval
+from xraylab.evaluation.metrics import METRICS, number, numbers, without_interval
 from xraylab.evaluation.operating_points import trivial
 from xraylab.evaluation.predictions import CERTAIN, Scoring
 
@@ -29,17 +29,14 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
         if "exclusive" in result:
             found = " and ".join(f"{name} {number(m)}" for name, m in result["exclusive"].items())
             lines.append(f"    {found} of the likeliest class; by class, one against the rest:")
-        rows: list[tuple[str, ...]] = [
-            ("", "AUROC", "average precision", "accuracy", "F1", "kappa", "sensitivity", "specificity")
-        ]
-        shown = ("auroc", "average_precision", "accuracy", "f1", "kappa", "sensitivity", "specificity")
+        rows: list[tuple[str, ...]] = [("", *(m.title for m in METRICS.values()))]
         labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
         for name, metrics in labels.items():
-            rows.append((name, *(number(metrics[m]) for m in shown)))
+            rows.append((name, *numbers(metrics)))
         if len(result["groups"]) > 1 and len(result["labels"]) == 1 and result["unit"] == "study":
             for group, part in result["groups"].items():
                 (metrics,) = part["labels"].values()
-                rows.append((f"  {group} (n {part['n']})", *(number(metrics[m]) for m in shown)))
+                rows.append((f"  {group} (n {part['n']})", *numbers(metrics)))
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
         lines += [
             "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
@@ -94,7 +91,7 @@ def macro_notes(result: dict[str, Any]) -> list[str]:
     if len(labels) == 1:
         return []
     alike: dict[tuple[str, ...], list[str]] = {}
-    for metric in METRICS:
+    for metric in (m for m in METRICS if m in macro):
         alike.setdefault(tuple(macro[metric]["labels"]), []).append(metric)
     notes = []
     for kept, metrics in alike.items():
