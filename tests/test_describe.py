@@ -78,7 +78,7 @@ def test_the_report_is_one_file_that_says_what_it_shows(mura):
     assert not [a for a in re.findall(r"https?://[^\s\"'<)]+", page) if "w3.org" not in a], "name spaces are not fetched"
     assert not re.search(r"<(script|link|iframe)\b", page)
     assert set(re.findall(r'<img [^>]*src="(.{22})', page)) == {"data:image/png;base64,"}
-    assert "Synthetic sample: every number and picture" in page
+    assert "Synthetic sample: every number and figure" in page
     assert page.count("<svg") == 4, "labels, images per study, studies per patient, sizes"
     assert page.count("synthetic sample -->") == page.count("<svg"), "each figure is marked"
     for group in ("elbow", "wrist"):
@@ -118,7 +118,7 @@ def test_skipped_studies_are_listed(tmp_path):
     root = write_mura_tree(tmp_path / "MURA-v1.1")
     first_image(root).unlink()
     _, page = described(MURA(str(root), on_error="skip"), root, tmp_path / "out")
-    assert "<h2>Skipped</h2>" in page
+    assert '<h2 id="skipped">Skipped</h2>' in page
     assert "1 missing image files of train_image_paths.csv: train/XR_ELBOW/patient00001/study1_positive/image1.png" in page
 
 

@@ -24,7 +24,7 @@ xraylab.combine: make several models one, from their prediction tables; the resu
   python -m xraylab.combine method=stack runs=[outputs/mrnet/<a>,outputs/mrnet/<b>,outputs/mrnet/<c>]
   python -m xraylab.combine method=mean  runs=[outputs/mura_paper/<a>,outputs/mura_paper/<b>] splits=[test]
   python -m xraylab.combine method=own   runs=[outputs/mura_cnn/<a>,outputs/mura_cnn/<b>] own=body_part splits=[test]
-  python -m xraylab.combine method=vote  runs=[a.csv,b.csv,c.csv] columns.id=path 'columns.p=predicted_{label}' …
+  python -m xraylab.combine method=vote  runs=[a.csv,b.csv,c.csv] columns.id=path 'columns.p="predicted_{label}"' …
 
 Members are joined by id, and must have the same studies, labels, patients and splits. A stack is a logistic regression a
 label on the members' logits. It is fitted on valid, never on studies that the members were trained on: valid is judged

@@ -29,7 +29,7 @@ xraylab.evaluate: predict again with a run's checkpoint, and write its tables, e
 or evaluate a table of predictions on its own, of any tool: a CSV with an id, and a probability and a label for every finding.
 
   python -m xraylab.evaluate table=outputs/mrnet/<date_time>/predictions/test.csv output=<new folder>
-  python -m xraylab.evaluate table=theirs.csv columns.id=path 'columns.p=predicted_{label}' 'columns.y=true_{label}'
+  python -m xraylab.evaluate table=theirs.csv columns.id=path 'columns.p="predicted_{label}"' 'columns.y="true_{label}"'
 """
 
 OF_RUNS = {"checkpoint": "best", "root": None, "precision": None, "cache": None, "num_workers": "auto"}

@@ -27,7 +27,7 @@ from xraylab.evaluation.operating_points import (
 from xraylab.evaluation.predictions import prediction_table
 from xraylab.evaluation.probabilities import logit
 from xraylab.reporting import model_card as card
-from xraylab.reporting.sections import operating_table
+from xraylab.reporting.sections.decisions import operating_table
 from xraylab.reporting.summary import closing_table
 
 

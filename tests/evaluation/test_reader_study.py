@@ -15,7 +15,7 @@ from xraylab.evaluation.metrics import number
 from xraylab.evaluation.predictions import Scoring, prediction_table
 from xraylab.evaluation.reader_study import judge_readers, read_readings
 from xraylab.reporting.figures.curves import panels
-from xraylab.reporting.sections import readers_table
+from xraylab.reporting.sections.decisions import readers_table
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from xraylab.data.images.source import ImageSource
 from xraylab.data.study_table import StudyTable
 from xraylab.evaluation.predictions import Scoring, prediction_table
 from xraylab.inference.cases import ALL, KINDS, choose_cases, write_cases
-from xraylab.reporting.cases import cases_section, listed_section
+from xraylab.reporting.sections.cases import cases_section, listed_section
 
 
 class Numbered(ImageSource):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -17,6 +18,7 @@ from conftest import REPOSITORY, TINY, compose_config, run_job
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from xraylab.__main__ import COMMANDS
 from xraylab.config.messages import choices
 from xraylab.config.settings import check_config
 from xraylab.evaluation import metrics
@@ -39,6 +41,12 @@ def shown() -> list[tuple[str, str]]:
         for block in (*blocks(page, "sh"), *blocks(page, "")):
             lines = [line for line in block.splitlines() if re.match(r"(python|torchrun .*) ?-m xraylab\.", line)]
             found += [(str(page.relative_to(REPOSITORY)), line) for line in lines]
+    for name in COMMANDS:  # what --help shows, without what stands beside a command
+        usage = importlib.import_module(f"xraylab.{name}").USAGE
+        lines = [re.split(r"  +", line.strip())[0] for line in usage.splitlines() if "-m xraylab." in line]
+        found += [
+            (f"{name} --help", line) for line in lines if re.match("(python|torchrun)", line) and not re.search("[<…]", line)
+        ]
     return found
 
 
@@ -50,13 +58,14 @@ def test_a_command_that_is_shown_composes(page, line):
     typed = [w for w in checked(words, choices()) if not w.startswith("-") and not w.startswith(("hydra/", "hydra."))]
     single = []
     for override in OverridesParser.create().parse_overrides(typed):
-        if override.is_sweep_override() and "-m" in words:  # any of its values
+        if override.is_sweep_override() and ("-m" in words or name == "sweep_yaml"):  # any of its values
             value = next(iter(override.sweep_string_iterator())) if override.is_discrete_sweep() else "1e-4"
             single.append(f"{override.key_or_group}={value}")
         else:
             single.append(override.input_line)
     if name in ("train", "sweep_yaml"):
-        check_config(compose_config(*single))
+        own = ("output=",) if name == "sweep_yaml" else ()  # which is not the training's
+        check_config(compose_config(*(word for word in single if not word.startswith(own))))
         return
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -103,8 +112,8 @@ def test_the_dataset_of_the_page_trains(here, tmp_path, monkeypatch):
     (tmp_path / "mine" / "dataset" / "toy.yaml").write_text(config, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     pictures(tmp_path / "Toy-v1")
-    monkeypatch.setattr("xraylab.reporting.run_report.svg", lambda *_: "")
-    monkeypatch.setattr("xraylab.reporting.run_report.save_figure", lambda *_: None)
+    monkeypatch.setattr("xraylab.reporting.figures.export.svg", lambda *_: "")
+    monkeypatch.setattr("xraylab.reporting.figures.export.save_figure", lambda *_: None)
     words = ["--config-dir", str(tmp_path / "mine"), "dataset=toy", f"dataset.root={tmp_path / 'Toy-v1'}", *QUICK]
     code, said = here(*words, "hydra.run.dir=run")
     assert code == 0, said

@@ -40,8 +40,8 @@ def before(unpacked, tmp_path, monkeypatch) -> Path:
     for file in (tmp_path / "before" / "runs").rglob("*.yaml"):
         file.write_text(file.read_text().replace("/home/user/fixtures", str(tmp_path / "before")))
     monkeypatch.chdir(tmp_path / "before")
-    monkeypatch.setattr("xraylab.reporting.run_report.svg", lambda *_: "")
-    monkeypatch.setattr("xraylab.reporting.run_report.save_figure", lambda *_: None)
+    monkeypatch.setattr("xraylab.reporting.figures.export.svg", lambda *_: "")
+    monkeypatch.setattr("xraylab.reporting.figures.export.save_figure", lambda *_: None)
     return tmp_path / "before"
 
 

@@ -204,7 +204,7 @@ def test_accumulated_batches_and_one_big_batch_give_the_same_weights(train_here,
     one, *others = (weights(run) for run in runs)
     for other in others:
         for key, value in one.items():
-            torch.testing.assert_close(other[key], value, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(other[key], value, atol=5e-5, rtol=1e-4)  # a maximum may be a tie
     histories = [pd.read_csv(run / "history.csv") for run in runs]
     assert histories[0]["step"].iloc[0] == histories[1]["step"].iloc[0] == 4
     np.testing.assert_allclose(histories[0]["train/loss"], histories[1]["train/loss"], rtol=1e-4)

@@ -40,7 +40,7 @@ def test_it_shows_the_numbers_of_the_evaluation(run):
     for result in splits.values():
         for metrics in result["labels"].values():
             assert number(metrics["auroc"]) in page
-    data = page.split("<h2>Data</h2>")[1].split("<h2>")[0]
+    data = page.split('<h2 id="data">Data</h2>')[1].split("<h2")[0]
     trained = json.loads((run / "evaluation.json").read_text())["trained_on"]
     for label, of in trained["labels"].items():
         assert f"<td>train</td><td>{label}</td><td>{of['positives']}</td><td>{of['negatives']}</td><td>0</td><td>0</td>" in data

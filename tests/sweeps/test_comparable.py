@@ -17,6 +17,7 @@ from xraylab.data.study_table import StudyTable
 from xraylab.errors import Pruned, UserError
 from xraylab.evaluation.ensembles.ensemble import Ensemble
 from xraylab.evaluation.objective import of_objective, said_of
+from xraylab.evaluation.predictions import Scoring
 from xraylab.models.losses.cross_entropy import CrossEntropy, TwoSoftmax, WeightedBCE
 from xraylab.models.losses.focal import Focal
 from xraylab.sweeps.comparable import deciding
@@ -46,7 +47,7 @@ def record(table, loss=None, blank="ignore", uncertain="ignore", unit="study"):
     loss.build(len(table.labels), len(table.train_groups))
     rows = table.part("train").index
     loss.fit(table.label_values(rows), table.labels, table.group_numbers()[rows], "studies", table.train_groups)
-    return {"measured": measured(table, loss, blank, uncertain, unit)}
+    return {"measured": measured(table, loss, Scoring(blank, uncertain), unit)}
 
 
 def on(objective, *arguments, **options):

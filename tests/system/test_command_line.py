@@ -92,8 +92,8 @@ def typed_in(here, by_shell, tmp_path, monkeypatch):
     folder = tmp_path / NASTY
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("xraylab.reporting.run_report.save_figure", lambda *_: None)  # drawing takes longer than all else
-    monkeypatch.setattr("xraylab.reporting.run_report.svg", lambda *_: "")
+    monkeypatch.setattr("xraylab.reporting.figures.export.save_figure", lambda *_: None)  # drawing takes longer than all else
+    monkeypatch.setattr("xraylab.reporting.figures.export.svg", lambda *_: "")
     entries = {"train": train.main, "evaluate": evaluate.main, "report": report.main, "describe": describe.main}
 
     def type_in(command: str, *more: str) -> str:

@@ -111,6 +111,13 @@ def by_unit(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
             yield split, by_study["images"]
 
 
+def last_split(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The split whose results count most: test, or what there is."""
+    splits = evaluation["splits"]
+    name = "test" if "test" in splits else list(splits)[-1]
+    return name, splits[name]
+
+
 def _over(table: pd.DataFrame) -> str:
     """What intervals take as independent, in words."""
     nameless = table.loc[table["patient"] == "", "id"].nunique()

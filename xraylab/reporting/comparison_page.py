@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xraylab.evaluation.evaluator import all_selected_on, by_unit, choices, last_split
 from xraylab.evaluation.paired_comparison import Pair, Result, own_words
 from xraylab.reporting.figures.overlay import overlaid, trainings
+from xraylab.reporting.frame import framed
 from xraylab.system.command_line import command_line, word
 
 NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
@@ -29,16 +31,11 @@ def page(
         published: AUROCs to show beside, see :class:`xraylab.sweeps.comparison.Comparison`.
         pairs: differences by job and split.
     """
-    from xraylab.evaluation.evaluator import all_selected_on, by_unit, choices
-    from xraylab.reporting.run_report import STYLE
-
     jobs = [r for r in results if "members" not in r.evaluation]
     shared = set.intersection(*({*r.overrides.split(" ")} for r in jobs)) if len(jobs) > 1 else set()
     joined = len(results) - len(jobs)
     count = f"{len(jobs)} run{'s' * (len(jobs) != 1)}" + f" and {joined} combination{'s' * (joined != 1)}" * (joined > 0)
-    parts = [f"<h1>{html.escape(title[0])} <small>{html.escape(title[1])}, {count}</small></h1>"]
-    if synthetic:
-        parts.append("<p class=sample>Synthetic sample: every number and figure below is about drawings, not patients.</p>")
+    parts = []
     if not ended:
         again = html.escape(command_line("report", [word("runs", folder)]))
         parts.append(f"<p>More runs are to come. Curves and differences are made at the end, or by <code>{again}</code></p>")
@@ -64,14 +61,26 @@ def page(
             parts.append(overlaid(folder, split, of, shared, synthetic))
     if ended:
         parts.append(trainings(folder, jobs, shared, synthetic))
-    name = "xraylab comparison" + (" (synthetic sample)" if synthetic else "")
-    body = "\n".join(parts)
-    return f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>{STYLE}</style>{body}</html>\n"
+    name = "xraylab comparison"
+    return framed(title[0], f"{title[1]}, {count}", "\n".join(parts), synthetic, name, best_of(jobs))
+
+
+def best_of(jobs: Sequence[Result]) -> str:
+    """The sentence that the page opens with: how far the runs lie apart in the AUROC that counts most."""
+    splits = [last_split(r.evaluation) for r in jobs]
+    found = [(x["macro"]["auroc"]["value"], r.job, split, x["n"]) for r, (split, x) in zip(jobs, splits, strict=True)]
+    known = sorted((f for f in found if f[0] is not None), reverse=True)
+    if len(known) < 2 or len({(split, n) for _, _, split, n in known}) > 1:
+        return ""
+    (high, best, split, n), (low, worst, *_) = known[0], known[-1]
+    return (
+        f"{len(known)} runs: mean AUROC from {low:.3f} (run {worst}) to {high:.3f} (run {best}) in {n} studies of {split}. "
+        "The best of several looks better than it is; what differs beyond chance is under the differences."
+    )
 
 
 def _said(results: Sequence[Result]) -> str:
     """What results say of their scoring and making, each sentence once."""
-    from xraylab.evaluation.evaluator import by_unit
     from xraylab.reporting.summary import scoring, tie_notes
 
     said: dict[str, list[str]] = {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from xraylab.data.integrity import STATES, counts, shapes
 from xraylab.errors import UserError, listed
+from xraylab.reporting.frame import framed
 from xraylab.system.progress import in_threads
 
 if TYPE_CHECKING:
@@ -208,7 +209,6 @@ def write(found: Description, directory: Path, path: Path, splits: str, command:
         command: that was typed.
     """
     from xraylab.evaluation.predictions import write_table
-    from xraylab.reporting.run_report import STYLE
     from xraylab.system.files import write_text
 
     tables = {"counts": found.counts, "images_per_study": found.per_study, "image_sizes": found.sizes}
@@ -216,19 +216,25 @@ def write(found: Description, directory: Path, path: Path, splits: str, command:
         tables["studies_per_patient"] = found.per_patient
     for name, table in tables.items():
         write_table(table, directory / f"{name}.csv", found.table.synthetic)
-    name = html.escape(found.table.name)
-    parts = [f"<h1>{name} <small>{len(found.table.frame):,} studies</small></h1>"]
-    if found.table.synthetic:
-        parts.append("<p class=sample>Synthetic sample: every number and picture below is about drawings, not patients.</p>")
-    parts.append(
+    name = found.table.name
+    parts = [
         f"<p>Read from {html.escape(str(path.absolute()))}, split as training splits it with {html.escape(splits)}.</p>"
         f"<pre>{html.escape(command)}</pre>"
-    )
+    ]
     parts += [*_skipped(found), *_counts(found), *_labels(found), *_per_study(found), *_per_patient(found), *_sizes(found)]
     parts += _gallery(found)
-    title = f"{name} described" + (" (synthetic sample)" if found.table.synthetic else "")
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}{EXTRA_STYLE}</style>"
-    write_text(directory / "report.html", head + "\n".join(parts) + "</html>\n")
+    beside = f"{len(found.table.frame):,} studies"
+    page = framed(name, beside, "\n".join(parts), found.table.synthetic, f"{name} described", _answer(found), EXTRA_STYLE)
+    write_text(directory / "report.html", page)
+
+
+def _answer(found: Description) -> str:
+    """How much there is, and what is wrong with it, in a sentence."""
+    images = f"{found.sized[1]:,} images"
+    wrong = sum(map(len, found.skipped.values())) + len(found.blank)
+    faults = f"{wrong:,} faults are named below" if wrong else "no faults were found in what was read"
+    labels = f"{len(found.table.labels)} label{'s' * (len(found.table.labels) != 1)}"
+    return f"{len(found.table.frame):,} studies, {images}, {labels}, in {listed(found.splits)}; {faults}."
 
 
 def _skipped(found: Description) -> list[str]:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination
-from xraylab.evaluation.evaluator import choices, in_sample
+from xraylab.evaluation.evaluator import choices, in_sample, last_split
 from xraylab.evaluation.metrics import COUNTS, METRICS, how_intervals, number, numbers, without_interval
 from xraylab.evaluation.operating_points import threshold_text, trivial
 from xraylab.run import read_config
@@ -295,13 +295,6 @@ def _code(text: str) -> str:
     """A text in Markdown, letter by letter."""
     marks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{marks}{text}{marks}"
-
-
-def last_split(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The split whose results count most: test, or what there is."""
-    splits = evaluation["splits"]
-    name = "test" if "test" in splits else list(splits)[-1]
-    return name, splits[name]
 
 
 def _own_sections(text: str) -> dict[str, str]:

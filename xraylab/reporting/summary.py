@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.ensembles.combination import IN_SAMPLE
-from xraylab.evaluation.evaluator import by_unit, choices, in_sample
+from xraylab.evaluation.evaluator import by_unit, choices, in_sample, last_split
 from xraylab.evaluation.metrics import METRICS, number, numbers, without_interval
 from xraylab.evaluation.operating_points import trivial
 from xraylab.evaluation.predictions import CERTAIN, Scoring
 
 
-def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str:
+def answer(evaluation: Mapping[str, Any]) -> str:
+    """The sentence that a page opens with: the main number, its interval, of how many studies, and what was chosen on them."""
+    split, result = last_split(evaluation)
+    labels = result["labels"]
+    label = next(iter(labels)) if len(labels) == 1 else None
+    m = labels[label]["auroc"] if label else result["macro"]["auroc"]
+    what = label or f"{len(m['labels'])} findings, their mean"
+    if m["value"] is None:
+        return f"The AUROC of {label or 'every finding'} is undefined in {split}: {m['reason']}."
+    if m["low"] is not None:
+        bounds = f"95% interval {m['low']:.3f} to {m['high']:.3f}"
+    else:
+        bounds = m["reason"] or "no interval was asked for"
+    positive = f", {labels[label]['positives']['value']} of them positive" if label else ""
+    of = f"{m['n']} {units(result)} of {split}{positive}"
+    sample = "Synthetic sample: " * (evaluation["data"] == SYNTHETIC)
+    return f"{sample}AUROC of {what}: {m['value']:.3f} ({bounds}), in {of}; {choices(result['selected_on'])}."
+
+
+def closing_table(evaluation: Mapping[str, Any], directory: Path, took: str) -> str:
     """The result in a few lines of text, and where everything lies."""
-    lines = ["", f"{evaluation['data']}: {_of_what(evaluation)}"]
+    lines = ["", answer(evaluation), f"{evaluation['data']}: {evaluated_of(evaluation)}"]
     lines += [f"  {line}" for line in (*scoring(evaluation), *moved(evaluation))]
     lines += [f"  {IN_SAMPLE}"] if in_sample(evaluation) else []
     for split, result in by_unit(evaluation):
@@ -51,7 +72,7 @@ def closing_table(evaluation: dict[str, Any], directory: Path, took: str) -> str
     return "\n".join(lines)
 
 
-def _of_what(evaluation: dict[str, Any]) -> str:
+def evaluated_of(evaluation: Mapping[str, Any]) -> str:
     """What predicted: a checkpoint, a combination of models, or a table that says no more."""
     if "checkpoint" in evaluation:
         of = evaluation["checkpoint"]
@@ -62,7 +83,7 @@ def _of_what(evaluation: dict[str, Any]) -> str:
     return evaluation["table"]
 
 
-def moved(evaluation: dict[str, Any]) -> list[str]:
+def moved(evaluation: Mapping[str, Any]) -> list[str]:
     """What the loss learned or adapted by the evaluated checkpoint."""
     values = {key: value for key, value in evaluation.get("loss", {}).items() if key != "policy"}
     said = []
@@ -72,12 +93,12 @@ def moved(evaluation: dict[str, Any]) -> list[str]:
     return said
 
 
-def units(result: dict[str, Any]) -> str:
+def units(result: Mapping[str, Any]) -> str:
     """What a result counts: studies or images."""
     return "images" if result["unit"] == "image" else "studies"
 
 
-def scoring(evaluation: dict[str, Any]) -> list[str]:
+def scoring(evaluation: Mapping[str, Any]) -> list[str]:
     """What labels that are not certain count as, in words; nothing where they are ignored."""
     words = {"blank": "labels that are not mentioned", "uncertain": "uncertain labels"}
     scored = asdict(Scoring.of(evaluation))
@@ -85,7 +106,7 @@ def scoring(evaluation: dict[str, Any]) -> list[str]:
     return [" and ".join(said)] if said else []
 
 
-def macro_notes(result: dict[str, Any]) -> list[str]:
+def macro_notes(result: Mapping[str, Any]) -> list[str]:
     """Which findings each mean is over, and why others are not; nothing of a single one."""
     labels, macro = result["labels"], result["macro"]
     if len(labels) == 1:
@@ -101,7 +122,7 @@ def macro_notes(result: dict[str, Any]) -> list[str]:
     return notes
 
 
-def tie_notes(result: dict[str, Any]) -> list[str]:
+def tie_notes(result: Mapping[str, Any]) -> list[str]:
     """Where studies of both classes have a probability of exactly 0 or 1, whose order is lost: what that may do to a number."""
     notes = []
     for label, tied in result.get("ties", {}).items():

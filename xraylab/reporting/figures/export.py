@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from pathlib import Path
@@ -23,7 +24,7 @@ def save_figure(figure: Any, path: Path, synthetic: bool) -> None:
 
 
 def svg(figure: Any, synthetic: bool) -> str:
-    """A matplotlib figure as an HTML element of its own."""
+    """A matplotlib figure as an HTML element of its own, with its titles for those who cannot see it."""
     if synthetic:
         mark(figure)
     text = io.StringIO()
@@ -34,6 +35,9 @@ def svg(figure: Any, synthetic: bool) -> str:
     unique = f"f{np.random.default_rng().integers(1 << 40):x}"
     markup = re.sub(r'\bid="', f'id="{unique}', markup)
     markup = re.sub(r'(href="|url\()#', rf"\1#{unique}", markup)
+    titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
+    label = html.escape(" ".join(", ".join(filter(None, titles)).split()), quote=True)
+    markup = markup.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return f"<figure>{markup}</figure>"
 
 

@@ -16,7 +16,7 @@ def operating_table(split: str, points: Mapping[str, Any]) -> str:
     Args:
         points: ``operating_points`` of a split's result.
     """
-    head = "".join(f"<th>{c}</th>" for c in ["", "threshold", "", *RATES, *CELLS, "n"])
+    head = "".join(f"<th>{c}</th>" for c in ["", "threshold", "", *(m.title for m in RATES.values()), *CELLS, "n"])
     rows = []
     for label in next(iter(points.values()))["labels"]:
         for name, point in points.items():
@@ -56,7 +56,7 @@ def readers_table(split: str, block: Mapping[str, Any]) -> str:
             rows.append(
                 f"<tr><td>{html.escape(reader)}</td>{''.join(f'<td>{c}</td>' for c in cells)}<td>{found['kappa']['n']}</td></tr>"
             )
-    head = "".join(f"<th>{c}</th>" for c in ["", "", *RATES, *CELLS, "n"])
+    head = "".join(f"<th>{c}</th>" for c in ["", "", *(m.title for m in RATES.values()), *CELLS, "n"])
     note = f"{block['file']}; n: the studies that were read and whose label is scored. Kappa is with the truth."
     title = f"<h3>readers <small>{split}</small></h3>"
     return f"{title}<p class=n>{html.escape(note)}</p><table class=decisions><tr>{head}</tr>{''.join(rows)}</table>"

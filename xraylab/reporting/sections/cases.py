@@ -8,8 +8,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from xraylab.evaluation.predictions import THRESHOLD, Scoring
+from xraylab.evaluation.evaluator import last_split
+from xraylab.evaluation.predictions import THRESHOLD, Scoring, read_table
 from xraylab.inference.cases import EACH, FOLDER, choose_cases
+from xraylab.reporting.sections import Context, Section
+
+
+def cases(c: Context) -> str:
+    """Pictures where the run has them; else, of a table or a combination, whose images are not at hand, names."""
+    if "checkpoint" in c.evaluation:
+        return cases_section(c.directory)
+    split, _ = last_split(c.evaluation)
+    path = c.directory / "predictions" / f"{split}.csv"
+    return listed_section(read_table(path), split, c.evaluation["data"], Scoring.of(c.evaluation)) if path.is_file() else ""
 
 
 def cases_section(directory: Path) -> str:
@@ -17,13 +28,13 @@ def cases_section(directory: Path) -> str:
     path = directory / FOLDER / "cases.csv"
     if not path.is_file():
         return ""
-    cases = pd.read_csv(path, dtype=str, keep_default_na=False)
+    shown = pd.read_csv(path, dtype=str, keep_default_na=False)
     note = (
-        f"{cases['split'].iloc[0]}: of each finding the most confident mistakes at {THRESHOLD}, then confident right calls. "
+        f"{shown['split'].iloc[0]}: of each finding the most confident mistakes at {THRESHOLD}, then confident right calls. "
         "The first view or the middle slice of each study."
     )
-    parts = [f"<h2>Cases <small>{html.escape(cases['data'].iloc[0])}</small></h2><p class=n>{html.escape(note)}</p>"]
-    for label, of_label in cases.groupby("label", sort=False):
+    parts = [f"<h2>Cases <small>{html.escape(shown['data'].iloc[0])}</small></h2><p class=n>{html.escape(note)}</p>"]
+    for label, of_label in shown.groupby("label", sort=False):
         parts.append(f"<h3>{html.escape(str(label))}</h3>")
         for kind, of_kind in of_label.groupby("kind", sort=False):
             figures = []
@@ -48,16 +59,19 @@ def listed_section(table: pd.DataFrame, split: str, data: str, scoring: Scoring)
         data: what the studies are of.
         scoring: what blank and uncertain labels count as.
     """
-    cases = choose_cases(table, EACH, scoring)
-    if cases.empty:
+    chosen = choose_cases(table, EACH, scoring)
+    if chosen.empty:
         return ""
     note = (
         f"{split}: of each finding the most confident mistakes at {THRESHOLD}, then confident right calls: each study's id and "
         "probability. The images are not at hand here."
     )
     rows = []
-    for (label, kind), of in cases.groupby(["label", "kind"], sort=False):
+    for (label, kind), of in chosen.groupby(["label", "kind"], sort=False):
         named = ", ".join(f"{case['id']} {case['p']:.3f}" for case in of.to_dict("records"))
         rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in (label, kind, named)) + "</tr>")
     head = f"<h2>Cases <small>{html.escape(data)}</small></h2><p class=n>{html.escape(note)}</p>"
     return f"{head}<div class=settings><table>{''.join(rows)}</table></div>"
+
+
+SECTION = Section(40, cases)

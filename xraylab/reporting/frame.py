@@ -1,0 +1,51 @@
+"""The frame that every page shares: heading, the answer in a sentence, contents, style. One file, which needs no network."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, keep_trailing_newline=True)
+
+
+def framed(
+    heading: str, beside: str, body: str, synthetic: bool, title: str = "xraylab report", answer: str = "", style: str = ""
+) -> str:  # fmt: skip
+    """A whole page, HTML.
+
+    Args:
+        heading, beside: the first line, and what is smaller beside it; text.
+        body: HTML, whose headings of the second level become the contents; tables are made to scroll by themselves.
+        synthetic: the page says so in its title and at its top.
+        title: of the browser's window; text.
+        answer: the sentence that the page opens with; text.
+        style: further CSS.
+    """
+    contents: list[tuple[str, str]] = []
+
+    def named(found: re.Match[str]) -> str:
+        text = Markup(re.sub(r"<small>.*?</small>", "", found[1], flags=re.S)).striptags()
+        name = re.sub(r"\W+", "-", text.lower()).strip("-")
+        while name in dict(contents):
+            name += "-"
+        contents.append((name, text))
+        return f'<h2 id="{name}">{found[1]}</h2>'
+
+    body = re.sub(r"<h2>(.*?)</h2>", named, body, flags=re.S)
+    body = re.sub(
+        r"(?<!<div class=scroll>)(?<!<div class=settings>)(<table.*?</table>)", r"<div class=scroll>\1</div>", body, flags=re.S
+    )
+    css = (TEMPLATES / "style.css").read_text(encoding="utf-8") + style
+    return _environment().get_template("page.html").render(
+        heading=heading, beside=beside, title=title + " (synthetic sample)" * synthetic, synthetic=synthetic, answer=answer,
+        contents=contents, style=Markup(css), body=Markup(body),
+    )  # fmt: skip
