@@ -99,6 +99,14 @@ def compose_config(*overrides: str):
         return hydra.compose("config", list(overrides))
 
 
+def assemble(cfg, typed=(), fresh: bool = True, **more):
+    """The experiment of a composed configuration."""
+    from xraylab.config.dataset import resolved
+    from xraylab.training.experiment import Experiment
+
+    return Experiment.from_config(resolved(cfg, typed, fresh), fresh, **more)
+
+
 @pytest.fixture
 def compose():
     """See ``compose_config``."""

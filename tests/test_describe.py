@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from test_check import first_image, write_mura_tree
 
-from xraylab.data.datasets.base import Reader
+from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.datasets.medmnist import MedMNIST
 from xraylab.data.datasets.mrnet import MRNet
 from xraylab.data.datasets.mura import MURA
@@ -28,7 +28,7 @@ from xraylab.reporting.dataset_report import Description, describe, write
 from xraylab.system.paths import conf_dir
 
 
-def described(reader: Reader, path: Path, out: Path, sizes_of: int | None = 5000) -> tuple[Description, str]:
+def described(reader: DatasetReader, path: Path, out: Path, sizes_of: int | None = 5000) -> tuple[Description, str]:
     """A description of what training would see, and its report."""
     table = assign_splits(reader.read(path), "holdout", None, 0.3, 0)
     found = describe(table, sizes_of, 2, 0, reader.on_error == "skip")

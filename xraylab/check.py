@@ -35,7 +35,7 @@ def job(cfg: DictConfig) -> None:
     """Check one dataset; the report goes to standard output."""
     from hydra.core.hydra_config import HydraConfig
 
-    from xraylab.config.dataset import find_data, reader_of
+    from xraylab.config.dataset import reader_of, resolved
     from xraylab.system.paths import ENVIRONMENT
 
     settings_beside(cfg, "read_images", "names")
@@ -56,9 +56,8 @@ def job(cfg: DictConfig) -> None:
             "dataset.root=sample checks the embedded synthetic sample."
         )
     if path is None:
-        with open_dict(cfg):
-            reader, _, options = find_data(cfg, list(HydraConfig.get().overrides.task), fresh=True)
-        path = reader.embedded(options)
+        found = resolved(cfg, HydraConfig.get().overrides.task)
+        reader, path = found.reader, found.data()
     findings = examine(reader, path, cfg.read_images)
     log.info("%s", findings.text(cfg.names))
     if findings.failed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from xraylab.config.dataset import settings_beside
 from xraylab.config.launch import launch
@@ -31,7 +31,7 @@ def job(cfg: DictConfig) -> None:
     """Describe one dataset."""
     from hydra.core.hydra_config import HydraConfig
 
-    from xraylab.config.dataset import find_data, read
+    from xraylab.config.dataset import read, resolved
     from xraylab.data.splits import assign_splits
     from xraylab.data.study_table import BLANK
 
@@ -43,10 +43,8 @@ def job(cfg: DictConfig) -> None:
         raise UserError(f"pictures={cfg.pictures}: it is a number from 0 on.")
     typed = list(HydraConfig.get().overrides.task)
     directory = Path(HydraConfig.get().runtime.output_dir)
-    with open_dict(cfg):
-        reader, path, options = find_data(cfg, typed, fresh=True)
-    path = path or reader.embedded(options)
-    settings = settings_beside(cfg, *own)
+    data = resolved(cfg, typed)
+    reader, path, settings = data.reader, data.data(), settings_beside(data.config, *own)
     log.info("reading %s", path)
     seed = settings.seed if settings.split_seed is None else settings.split_seed
     how_split = (settings.selection, settings.fold, settings.valid_fraction, seed, settings.split_version)

@@ -55,13 +55,14 @@ def job(cfg: DictConfig) -> None:
             f"run={run}: made of tables, it has no model of its own. Combine anew, or evaluate its {shown('table', table)}."
         )
     with importing():
+        from xraylab.config.dataset import resolved
         from xraylab.config.instantiate import plain
         from xraylab.inference.evaluate import evaluate_run
         from xraylab.reporting.log_results import record_evaluation
         from xraylab.reporting.run_report import write_report
         from xraylab.reporting.summary import closing_table
         from xraylab.training.checkpoints import checkpoint_of
-        from xraylab.training.experiment import assemble
+        from xraylab.training.experiment import Experiment
         from xraylab.training.fit import quiet
 
     quiet()
@@ -93,14 +94,14 @@ def job(cfg: DictConfig) -> None:
         if OmegaConf.select(cfg, "accelerator.accelerator") != "auto":
             config.accelerator = cfg.accelerator
     try:
-        assembled = assemble(config, [], fresh=False)
+        experiment = Experiment.from_config(resolved(config, fresh=False), fresh=False)
     except UserError as error:
         if "is not there" in str(error):
             raise UserError(f"{error}\nWhere the data was moved, name its new place: root=<folder>.") from error
         raise
     before = _read(run / "evaluation.json")
     options = {k: cfg[k] for k in ("checkpoint", "root", "precision", *OF_BOTH) if cfg[k] != OF_RUNS.get(k)}
-    evaluation = evaluate_run(assembled, run, checkpoint)
+    evaluation = evaluate_run(experiment, run, checkpoint)
     evaluation["evaluated"] = {"command": command_line("evaluate", [*flags(), *_words()]), "options": options}
     write_json(run / "evaluation.json", evaluation)
     write_report(run)

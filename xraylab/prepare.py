@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from xraylab.config.launch import launch
 from xraylab.errors import UserError
@@ -32,13 +32,11 @@ def job(cfg: DictConfig) -> None:
     if check_config(cfg).cache == "off":
         raise UserError("cache=off: leave it out to build the cache, or name its folder.")
 
-    from xraylab.config.dataset import find_data, read
+    from xraylab.config.dataset import read, resolved
     from xraylab.data.cache.build import with_cache
 
-    OmegaConf.set_struct(cfg, False)
-    reader, path, embedded = find_data(cfg, list(HydraConfig.get().overrides.task), fresh=True)
-    settings = check_config(cfg)
-    path = reader.embedded(embedded) if path is None else path
+    found = resolved(cfg, HydraConfig.get().overrides.task)
+    reader, settings, path = found.reader, check_config(found.config), found.data()
     log.info("reading %s", path)
     table, packed = with_cache(read(reader, path), settings, reader.on_error)
     if not packed:

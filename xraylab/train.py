@@ -19,7 +19,7 @@ from xraylab.config.launch import ended_by, importing, launch, say_all
 from xraylab.config.messages import every_key
 from xraylab.errors import EXIT_RESUMABLE, Lost, Stopped, UserError, listed
 from xraylab.run import BEGUN
-from xraylab.system.processes import ALONE, Processes, hush, own_gpus, planned
+from xraylab.system.processes import SINGLE_PROCESS, Processes, own_gpus, planned, silence
 from xraylab.system.progress import clock
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ Exit codes: 0 done, 2 a mistake in what was asked, 75 stopped and can be resumed
 
 
 def train(
-    cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = ALONE, callbacks: Sequence[pl.Callback] = (),
-    outer: Session | None = None,
+    cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = SINGLE_PROCESS,
+    callbacks: Sequence[pl.Callback] = (), outer: Session | None = None,
 ) -> None:  # fmt: skip
     """One run, from a composed configuration to a finished run directory.
 
     Args:
-        processes: that have met, see :func:`xraylab.training.distributed.launch.joined`; only the first writes.
+        processes: that have met, see :func:`xraylab.training.distributed.launch.process_group`; only the first writes.
         callbacks: beside those of the configuration.
         outer: the run that this one is the first model of.
 
@@ -132,14 +132,14 @@ def _job(cfg: DictConfig) -> None:
     if processes.world > 1:  # where another is lost, torch would print its stack
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if processes.rank:
-        hush()
+        silence()
 
     with importing():
         from xraylab.training.distributed.collectives import agree, gather
-        from xraylab.training.distributed.launch import joined
+        from xraylab.training.distributed.launch import process_group
 
     if processes.launcher and processes.world > 1:
-        with joined(processes):
+        with process_group(processes):
             composed = every_key(OmegaConf.to_container(cfg, resolve=False))
             agree("settings", {k: v for k, v in composed if not isinstance(v, dict)})
             mine = (resolved(cfg, directory, typed), directory) if processes.rank == 0 else (None, directory)
@@ -158,7 +158,7 @@ def _job(cfg: DictConfig) -> None:
         from xraylab.sweeps.median_pruning import MedianPruning
 
         callbacks = [MedianPruning.of(cfg.sweep, cfg.monitor, directory)]
-    with joined(processes, partial(for_another, going, directory, typed)):
+    with process_group(processes, partial(for_another, going, directory, typed)):
         train(going, directory, typed, processes, callbacks)
 
 
@@ -195,13 +195,13 @@ def other(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], pr
     """One of the processes of a run that the first has started, to its end."""
     from hydra.core.hydra_config import HydraConfig
 
-    hush()
+    silence()
     say_all()
-    from xraylab.training.distributed.launch import joined
+    from xraylab.training.distributed.launch import process_group
 
     HydraConfig.instance().cfg = hydra_cfg
     try:
-        with joined(processes):
+        with process_group(processes):
             train(cfg, directory, typed, processes)
     except (UserError, Stopped, Lost) as error:
         ended_by(error)

@@ -8,6 +8,7 @@ import hydra
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import assemble
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
@@ -15,14 +16,13 @@ from xraylab.config.instantiate import build
 from xraylab.config.messages import every_key
 from xraylab.config.settings import check_config
 from xraylab.data.augmentation import Augmentation
-from xraylab.data.datasets.base import Reader
+from xraylab.data.datasets.base import DatasetReader
 from xraylab.errors import UserError
 from xraylab.models import Backbone, Pool
 from xraylab.models.losses.base import Loss
 from xraylab.system.paths import conf_dir
 from xraylab.system.processes import planned
 from xraylab.training.devices import hardware
-from xraylab.training.experiment import assemble
 
 CHOICES = sorted((p.parent.name, p.stem) for p in conf_dir().glob("*/*.yaml"))
 KINDS = {"backbone": Backbone, "pool": Pool, "loss": Loss, "augmentation": Augmentation}
@@ -63,7 +63,7 @@ def test_every_choice_composes_and_instantiates(compose, group, choice, tmp_path
             node.swa["start"] = 2
         assert all(isinstance(build(n, group), pl.Callback) for n in node.values())
     elif group == "dataset":
-        assert isinstance(build({k: v for k, v in node.items() if k != "embedded"}, group), Reader)
+        assert isinstance(build({k: v for k, v in node.items() if k != "embedded"}, group), DatasetReader)
     elif group == "logger":
         for n in node.values():
             assert isinstance(build({**n, "save_dir": str(tmp_path)}, group), pl.loggers.Logger)

@@ -8,12 +8,12 @@ import re
 import pandas as pd
 import pytest
 import torch
+from conftest import assemble
 from omegaconf import OmegaConf
 
 from xraylab.config.settings import check_config
 from xraylab.data.synthetic.bone import write_mura
 from xraylab.system.paths import conf_dir
-from xraylab.training.experiment import assemble
 
 SWEEPS = sorted(p.stem for p in (conf_dir() / "sweep").glob("*.yaml") if p.stem != "none")
 RECIPES = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml") if p.stem != "none")

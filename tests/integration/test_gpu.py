@@ -12,15 +12,14 @@ import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import compose_config
+from conftest import assemble, compose_config
 from pytorch_lightning.callbacks import Callback
 from test_processes import SMALL, environment, same_run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xraylab.config.resume import resumed_config
 from xraylab.train import train
-from xraylab.training.distributed.collectives import abandon, summed
-from xraylab.training.experiment import assemble
+from xraylab.training.distributed.collectives import abort_nccl, summed
 from xraylab.training.fit import fit
 
 GPUS = torch.cuda.device_count()
@@ -172,15 +171,15 @@ def test_what_a_gpu_waits_for_is_given_up_and_gloo_is_left_alone(monkeypatch, tm
     aborted = []
     backend = SimpleNamespace(name=lambda: "nccl", abort=lambda: aborted.append("nccl"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    abandon()  # nothing is joined
+    abort_nccl()  # nothing is joined
     dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     try:
-        abandon()
+        abort_nccl()
         assert summed(torch.ones(2)).tolist() == [1, 1]
         dist.barrier()
         group = dist.distributed_c10d._get_default_group()
         monkeypatch.setattr(dist.distributed_c10d, "_get_default_group", lambda: SimpleNamespace(_get_backend=lambda _: backend))
-        abandon()
+        abort_nccl()
         assert aborted == ["nccl"]
         dist.barrier(group)
     finally:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, compose_config
+from conftest import TINY, assemble, compose_config
 from torch import nn
 
 import xraylab
@@ -30,7 +30,6 @@ from xraylab.inference.predictor import Options, predict
 from xraylab.models import CNN, Attention, MaxFeature, MaxProbability, MeanProbability, StudyNet
 from xraylab.reporting.dataset_report import describe
 from xraylab.train import train
-from xraylab.training.experiment import assemble
 
 CPU = Options(workers=0)
 GROUP = "axial+coronal+sagittal"

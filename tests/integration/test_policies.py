@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import run_job
+from conftest import assemble, run_job
 
 import xraylab
 from xraylab.config.resume import resumed_config
@@ -18,7 +18,7 @@ from xraylab.errors import Stopped, UserError
 from xraylab.run import run_of
 from xraylab.train import train
 from xraylab.training.callbacks.interrupt import StopOnInterrupt
-from xraylab.training.experiment import _check_labels, assemble
+from xraylab.training.data_checks import check_labels
 
 SMALL = [
     "dataset=chexpert", "backbone=resnet18", "backbone.pretrained=false", "+backbone.kwargs.channels=[8,8,16,16]",
@@ -227,7 +227,7 @@ def test_labels_of_which_nothing_is_certain_are_said(compose, chexpert_root, cap
     table = job.table
     table.frame.loc[table.frame["edema"].notna(), "edema"] = -1.0
     with pytest.raises(UserError, match="no label is scored: all are uncertain or not mentioned"):
-        _check_labels(table, [("monitor", "valid/loss")], job.settings.evaluate, "holdout")
+        check_labels(table, [("monitor", "valid/loss")], job.settings.evaluate, "holdout")
     loss = job.module.loss
     loss.fit(table.label_values(), ("edema",))
     assert "no certain positive studies in train for edema: uncertain ones alone say so" in caplog.text

@@ -24,14 +24,14 @@ from xraylab.config.resume import resumed_config
 from xraylab.data.batching import StepSampler, StudyDataset
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.sweeps.record import Journal
-from xraylab.system.processes import ALONE, Processes, first_host, launched, planned, shared_gpus
+from xraylab.system.processes import SINGLE_PROCESS, Processes, first_host, launched, planned, shared_gpus
 from xraylab.train import train
-from xraylab.training import experiment as assemble
+from xraylab.training import data_checks, devices, experiment
 from xraylab.training.callbacks.finite_loss import Diverged, FiniteLoss
 from xraylab.training.callbacks.history import History
 from xraylab.training.callbacks.interrupt import StopOnInterrupt
 from xraylab.training.distributed.collectives import agree, in_turn, is_lost, largest, rank
-from xraylab.training.distributed.launch import joined
+from xraylab.training.distributed.launch import process_group
 from xraylab.training.study_module import StudyModule
 
 # ragged exams, augmentation, class balance, a short last step, and a last batch of one study
@@ -81,7 +81,7 @@ def together():
         def process(number):
             of = Processes(2, number, 2, number, "srun", "127.0.0.1", port, timeout)
             try:
-                with joined(of):
+                with process_group(of):
                     answer = work(of)
             except (UserError, Stopped, Lost, KeyError) as error:
                 answer = error
@@ -188,8 +188,8 @@ def test_started_here_in_a_sweep_or_by_torchrun_that_restarts_them_two_processes
 )
 def test_in_float64_two_processes_are_one(options, train_here, train_together, tmp_path, mrnet_root, monkeypatch):
     """So what differs in float32 is rounding. A step of a whole epoch's exams, and twelve of Adam, which amplifies it."""
-    plain = assemble.hardware
-    monkeypatch.setattr(assemble, "hardware", lambda *args: (plain(*args)[0], "64-true"))
+    plain = experiment.hardware
+    monkeypatch.setattr(experiment, "hardware", lambda *args: (plain(*args)[0], "64-true"))
     options = [*SMALL, f"dataset.root={mrnet_root}", *options]
     one = train_here(tmp_path / "one", *options)
     two, raised = train_together("two", *options)
@@ -252,7 +252,7 @@ def test_three_planes_agree_where_a_process_has_no_share(train_here, train_toget
 
 def test_batch_statistics_are_those_of_the_first_process(train_together, tmp_path, mrnet_root, monkeypatch):
     """What validates is what is saved: each process normalises by statistics of its own share while it trains, which is said."""
-    monkeypatch.setattr(assemble.log, "warning", lambda text, *of: (tmp_path / "said").write_text(text % of))
+    monkeypatch.setattr(data_checks.log, "warning", lambda text, *of: (tmp_path / "said").write_text(text % of))
     options = [*(o for o in SMALL if o != "backbone.batch_norm=false"), f"dataset.root={mrnet_root}", "callbacks=ema",
                "callbacks.ema.decay=0.5", "head.hidden=[8]", "head.dropout=0.5", "max_epochs=3"]  # fmt: skip
     run, raised = train_together("run", *options)
@@ -264,7 +264,7 @@ def test_batch_statistics_are_those_of_the_first_process(train_together, tmp_pat
     assert best["valid/macro/auroc"] == pytest.approx(valid["macro"]["auroc"]["value"])
     assert "2 layers take the statistics of each process's part of a batch, 2 of 3 at most" in (tmp_path / "said").read_text()
     with pytest.raises(UserError, match=r"accelerator.sync_batchnorm: .* whose activations are lost"):
-        assemble.hardware({"accelerator": "cpu", "sync_batchnorm": True}, "32")
+        devices.hardware({"accelerator": "cpu", "sync_batchnorm": True}, "32")
 
 
 def test_all_stop_at_the_step_at_which_one_was_asked_and_any_number_goes_on(
@@ -404,7 +404,7 @@ SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID"
 
 
 def test_torchrun_and_srun_say_which_process_this_is():
-    assert launched({}) == launched({"SLURM_STEP_NUM_TASKS": "1"}) == ALONE
+    assert launched({}) == launched({"SLURM_STEP_NUM_TASKS": "1"}) == SINGLE_PROCESS
     assert launched(TORCHRUN) == Processes(4, 3, 2, 1, "torchrun", "a", 29500)
     assert launched(SRUN) == Processes(4, 3, 2, 1, "srun", "node07", 24567)
     assert planned({"num_nodes": "auto", "timeout": 5}, environment=SRUN).timeout == 5

@@ -32,7 +32,7 @@ from xraylab.errors import Pruned, Stopped, UserError
 from xraylab.sweeps.record import Journal, resumed_words
 from xraylab.sweeps.search_space import search_space
 from xraylab.system.command_line import word
-from xraylab.system.processes import ALONE
+from xraylab.system.processes import SINGLE_PROCESS
 from xraylab.train import USAGE, for_another
 
 LOCAL = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
@@ -50,7 +50,7 @@ def drawn(here, monkeypatch):
 
     It gives the exit code, what was printed, and the last sweep's folder.
     """
-    monkeypatch.setattr("xraylab.training.experiment.assemble", lambda *_, **__: None)  # no job has data
+    monkeypatch.setattr("xraylab.training.experiment.Experiment.from_config", lambda *_, **__: None)  # no job has data
 
     def run(job, *words):
         def entry():
@@ -341,7 +341,7 @@ def test_packing_before_the_first_job_is_seen_and_can_be_stopped(drawn, monkeypa
         logging.getLogger("xraylab.data.cache.build").info("packing: 10 of 99 images")
         raise Stopped("stopped; what is packed so far is kept")
 
-    monkeypatch.setattr("xraylab.training.experiment.assemble", packs)
+    monkeypatch.setattr("xraylab.training.experiment.Experiment.from_config", packs)
     code, said, folder = drawn(lambda *_: 0.5, "-m", "seed=0,1")
     assert (code, folder) == (75, None), said
     assert "packing: 10 of 99" in said
@@ -413,7 +413,9 @@ def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
             raise UserError(f"too much, in process {os.getpid()}")
         loader = DataLoader([1, 2], num_workers=1, multiprocessing_context=reading_context(1))
         assert [int(x) for x in loader] == [1, 2], "with readers of its own"
-        assert pickle.loads(for_another(cfg, directory, [], ALONE))[1][2:] == (directory, [], ALONE), "and processes"
+        assert pickle.loads(for_another(cfg, directory, [], SINGLE_PROCESS))[1][2:] == (directory, [], SINGLE_PROCESS), (
+            "and processes"
+        )
         return os.getpid()
 
     words = ["optimizer.lr=1e-4,1e-1"]

@@ -117,7 +117,7 @@ def test_units_differ_for_studies_of_several(train_here, tmp_path, mura_root, by
 
 
 def test_the_balance_is_counted_on_what_is_trained_on(compose, mura_root):
-    from xraylab.training.experiment import assemble
+    from conftest import assemble
 
     for unit in ("study", "image"):
         job = assemble(compose(*QUICK, f"unit={unit}", f"dataset.root={mura_root}", "cache=off"), [])
@@ -139,7 +139,7 @@ def test_a_run_is_the_same_with_and_without_the_cache(train_here, tmp_path, mura
 
 
 def test_slices_have_no_labels_of_their_own(compose, mrnet_root):
-    from xraylab.training.experiment import assemble
+    from conftest import assemble
 
     with pytest.raises(UserError, match="unit=image: the images of MRNet"):
         assemble(compose(*TINY, "unit=image", f"dataset.root={mrnet_root}"), [])
@@ -222,7 +222,7 @@ def test_no_study_at_all_is_said(command, tmp_path):
 
 
 def test_unfreezing_that_could_not_be_is_refused_before_data_is_read(compose, mura_root, monkeypatch):
-    from xraylab.training.experiment import assemble
+    from conftest import assemble
 
     monkeypatch.setattr(MURA, "read", lambda *_: pytest.fail("data was read"))
     for at, said in (
@@ -237,7 +237,7 @@ def test_unfreezing_that_could_not_be_is_refused_before_data_is_read(compose, mu
 
 
 def test_unfreezing_never_freezes(compose, mura_root):
-    from xraylab.training.experiment import assemble
+    from conftest import assemble
 
     options = [*QUICK, f"dataset.root={mura_root}", "max_epochs=3", "callbacks=unfreeze", "callbacks.unfreeze.at={2: layer4}"]
     with pytest.raises(UserError, match=r"epoch 2 trains no more than before .*backbone.trainable_from=head"):
@@ -261,8 +261,9 @@ def test_batches_of_static_shapes_train_and_evaluate_alike(unit, compose, tmp_pa
 
     Without batch normalisation, which makes 1e-3 of the last digits of float32 in an epoch; it has its test in test_module.
     """
+    from conftest import assemble
+
     from xraylab.inference.evaluate import predict_split
-    from xraylab.training.experiment import assemble
     from xraylab.training.fit import fit
 
     options = ["dataset=mura", "backbone=cnn", "backbone.layers=3", "backbone.filters=8", "backbone.batch_norm=false", *TINY,

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from xraylab import sweep_yaml
+from xraylab.config.dataset import resolved
 from xraylab.config.settings import sweep_of
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import Pruned, UserError
@@ -199,7 +200,7 @@ def test_the_jobs_of_every_sweep_can_be_compared_by_its_objective(name, compose,
         cfg = compose(f"sweep={name}", f"dataset.root={root}", *words)
         objective = sweep_of(dict(cfg.sweep)).objective or cfg.monitor
         value = next((w for w in words if w.startswith(f"{key}=")), "")
-        found.setdefault(value, set()).add(of_objective({"measured": to_be_measured(cfg, words)}, objective))
+        found.setdefault(value, set()).add(of_objective({"measured": to_be_measured(resolved(cfg, words))}, objective))
     assert all(len(of) == 1 for of in found.values()), found
     assert len(set.union(*found.values())) == len(found)
     if name == "mura_cnn_ladder":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from conftest import compose_config
+from conftest import assemble, compose_config
 
 from xraylab.errors import UserError
 from xraylab.training import experiment as door
-from xraylab.training.experiment import assemble, check_batches
+from xraylab.training.data_checks import check_batches
 
 VIT = ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "+backbone.kwargs.depth=1", "+backbone.kwargs.embed_dim=24"]
 QUICK = ["backbone.pretrained=false", "num_workers=0", "precision=32", "bootstrap=0", "accelerator=cpu", "cache=off"]

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import assemble
 
 import xraylab
 from xraylab.config.resume import resumed_config
@@ -22,7 +23,6 @@ from xraylab.errors import UserError
 from xraylab.evaluation.metrics import METRICS
 from xraylab.models import Attention, MaxFeature, StudyNet, Timm
 from xraylab.models.losses.cross_entropy import WeightedBCE
-from xraylab.training.experiment import assemble
 from xraylab.training.study_module import StudyModule
 
 

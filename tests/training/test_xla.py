@@ -16,6 +16,7 @@ if find_spec("torch_xla") is None:
 os.environ.setdefault("PJRT_DEVICE", "CPU")
 
 import torch_xla
+from conftest import assemble
 from lightning_fabric.accelerators import XLAAccelerator
 from pytorch_lightning.callbacks import Callback
 from torch_xla.debug import metrics
@@ -26,7 +27,6 @@ from xraylab.errors import UserError
 from xraylab.models import Attention, MaxFeature, MaxProbability, MeanProbability
 from xraylab.system.processes import Processes
 from xraylab.training.devices import hardware
-from xraylab.training.experiment import assemble
 from xraylab.training.fit import fit
 from xraylab.training.xla import XLAStep, device_options
 

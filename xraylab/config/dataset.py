@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from xraylab.system.paths import ENVIRONMENT, conf_dir
 
 if TYPE_CHECKING:
     from xraylab.config.settings import Settings
-    from xraylab.data.datasets.base import Reader
+    from xraylab.data.datasets.base import DatasetReader
     from xraylab.data.study_table import StudyTable
 
 
@@ -33,11 +35,43 @@ def settings_beside(cfg: DictConfig, *own: str) -> Settings:
     return check_config(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in own]))
 
 
-def find_data(cfg: DictConfig, typed: Sequence[str], fresh: bool) -> tuple[Reader, Path | None, dict[str, Any]]:
-    """The reader, the data's path, and the sample's options; path None means the embedded sample is to be used.
+@dataclass(frozen=True)
+class Found:
+    """A configuration with what its data brings, and the data.
 
-    What the data needs, and in that case what the sample brings, replaces settings of ``cfg`` that were not typed.
+    Attributes:
+        config: finished; nothing behind it needs the words that were typed.
+        path: of the data; None: the embedded sample, which :meth:`data` writes where it is not there yet.
+        sample: the sample's options.
     """
+
+    config: DictConfig
+    reader: DatasetReader
+    path: Path | None
+    sample: dict[str, Any]
+
+    def data(self) -> Path:
+        """Where the data is; the sample is written on first use."""
+        return self.reader.embedded(self.sample) if self.path is None else self.path
+
+
+def resolved(cfg: DictConfig, typed: Sequence[str] = (), fresh: bool = True) -> Found:
+    """A composed configuration, finished: what its data needs, and what the embedded sample brings, replaces what was not typed.
+
+    Args:
+        cfg: stays as it is.
+        typed: the overrides as typed.
+        fresh: a new run; else ``cfg`` is that of an earlier one, and is finished.
+
+    Raises:
+        UserError: the dataset's arguments are wrong, or ``dataset.root`` is not what it should be.
+    """
+    cfg = copy.deepcopy(cfg)
+    OmegaConf.set_struct(cfg, False)
+    return Found(cfg, *_found(cfg, typed, fresh))
+
+
+def _found(cfg: DictConfig, typed: Sequence[str], fresh: bool) -> tuple[DatasetReader, Path | None, dict[str, Any]]:
     embedded = plain(cfg.dataset.get("embedded") or {})
     reader = reader_of(cfg)
     path = reader.find()
@@ -61,7 +95,7 @@ def find_data(cfg: DictConfig, typed: Sequence[str], fresh: bool) -> tuple[Reade
     return reader, None, sample
 
 
-def read(reader: Reader, path: Path) -> StudyTable:
+def read(reader: DatasetReader, path: Path) -> StudyTable:
     """A reader's table, which has a study at least.
 
     Raises:
@@ -73,13 +107,13 @@ def read(reader: Reader, path: Path) -> StudyTable:
     return table
 
 
-def no_study(reader: Reader, path: Path, table: StudyTable) -> UserError:
+def no_study(reader: DatasetReader, path: Path, table: StudyTable) -> UserError:
     """The error for a dataset in which there is no study that can be used."""
     named = "".join(f"\n  {len(names)} {kind}: {listed(names)}" for kind, names in table.problems.items())
     return UserError(f"{path}: there is no study in it that can be used.{named}\nexpected:\n{reader.expected.rstrip()}")
 
 
-def reader_of(cfg: DictConfig) -> Reader:
+def reader_of(cfg: DictConfig) -> DatasetReader:
     """The reader of the configured dataset.
 
     Raises:

@@ -33,7 +33,7 @@ from xraylab.run import BEGUN, LOCK, holder_of, new_run_dir
 from xraylab.system.command_line import checked, require_recordable, value_of, word
 from xraylab.system.paths import conf_dir
 from xraylab.system.processes import launched, sweep_words
-from xraylab.system.signals import Ended, ending
+from xraylab.system.signals import SignalReceived, raise_on_signals
 
 
 def launch(
@@ -86,7 +86,7 @@ def launch(
     try:
         if rewrite is not None:
             sys.argv[1:] = rewrite(sys.argv[1:])
-        with ending() if config == "config" else contextlib.nullcontext():
+        with raise_on_signals() if config == "config" else contextlib.nullcontext():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(guarded)()
         if ended:
             raise ended[0]
@@ -106,7 +106,7 @@ def launch(
     except KeyboardInterrupt as error:
         for path in _claimed.values():
             _remove_if_empty(Path(path))
-        if not isinstance(error, Ended):
+        if not isinstance(error, SignalReceived):
             _exit("interrupted before there was anything to keep", 1)
         words = f"{error}: stopped before there was anything to keep; the same command begins it again."
         ended_by(Stopped("" if launched().rank else words))

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy(
         "MRNet": "datasets.mrnet",
         "MURA": "datasets.mura",
         "NIH": "datasets.nih",
-        "Reader": "datasets.base",
+        "DatasetReader": "datasets.base",
         "StudyDataModule": "datamodule",
         "StudyTable": "study_table",
     },

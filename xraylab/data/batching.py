@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from xraylab.data.augmentation import Augmentation
-from xraylab.data.preprocessing import EACH_AXIS, _require_one_size, pack, prepare
+from xraylab.data.preprocessing import EACH_AXIS, pack, prepare, require_one_size
 from xraylab.data.study_table import StudyTable
 
 
@@ -184,5 +184,5 @@ class StudyDataset(Dataset[Batch]):
         of = dict(zip(self.images[row], self.part_of[row], strict=True)) if self.parts else {}
         bags = [[image for image in images if of[image] == part] for part in self.parts] or [list(images)]
         prepared = [prepare(self.source.read(bag), self.size, self.rescale, self.resize) for bag in bags]
-        _require_one_size(prepared)
+        require_one_size(prepared)
         return prepared

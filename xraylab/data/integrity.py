@@ -15,7 +15,7 @@ from xraylab.system.progress import in_threads
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xraylab.data.datasets.base import Reader
+    from xraylab.data.datasets.base import DatasetReader
     from xraylab.data.images.source import ImageSource
     from xraylab.data.published import Published
     from xraylab.data.study_table import StudyTable
@@ -191,7 +191,7 @@ class Findings:
         return out
 
 
-def examine(reader: Reader, path: Path, read_images: bool = True) -> Findings:
+def examine(reader: DatasetReader, path: Path, read_images: bool = True) -> Findings:
     """Read everything of a dataset at a path that matches.
 
     Args:

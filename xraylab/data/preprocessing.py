@@ -34,7 +34,7 @@ def prepare(images: Images, size: int | None = None, rescale: bool = False, resi
     """
     if isinstance(images, list):
         views = [prepare(view[None], size, rescale, resize) for view in images]
-        _require_one_size(views)
+        require_one_size(views)
         return np.concatenate(views)
     if rescale:
         low, high = int(images.min()), int(images.max())
@@ -61,12 +61,12 @@ def pack(bags: Sequence[np.ndarray]) -> Tensor:
     Raises:
         UserError: their sizes differ and no size was set.
     """
-    _require_one_size(bags)
+    require_one_size(bags)
     images = torch.from_numpy(np.ascontiguousarray(np.concatenate(bags) if len(bags) > 1 else bags[0]))
     return images.permute(0, 3, 1, 2) if images.ndim == 4 else images.unsqueeze(1)
 
 
-def _require_one_size(bags: Sequence[np.ndarray]) -> None:
+def require_one_size(bags: Sequence[np.ndarray]) -> None:
     shapes = sorted({f"{bag.shape[1]}x{bag.shape[2]}" for bag in bags})
     if len(shapes) > 1:
         raise UserError(f"images of different sizes in one batch ({', '.join(shapes)}): set image.size=<pixels>.")

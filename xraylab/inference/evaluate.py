@@ -22,24 +22,24 @@ from xraylab.training.callbacks.progress_bar import RunningLoss, StudyProgress
 from xraylab.training.callbacks.weight_averaging import weights_in_words
 from xraylab.training.checkpoints import checkpoint_of, read_checkpoint, require_splits
 from xraylab.training.distributed.collectives import gather, rank
-from xraylab.training.experiment import Job
+from xraylab.training.experiment import Experiment
 from xraylab.training.fit import make_trainer
 from xraylab.training.study_module import require_finite
 
 
-def predict_split(job: Job, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def predict_split(experiment: Experiment, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of the table (N,), logits (N,L), and those of single images (I,L), of a split in table order."""
-    trainer = make_trainer(job, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
-    outputs = trainer.predict(job.module, job.data.loader(split, plain=True)) or []
+    trainer = make_trainer(experiment, logger=False, callbacks=[StudyProgress(RunningLoss(1))], enable_checkpointing=False)
+    outputs = trainer.predict(experiment.module, experiment.data.loader(split, plain=True)) or []
     kept = [(rows, by_study, by_image[:real]) for rows, _, _, real, by_study, by_image in outputs]
     parts = gather([torch.cat([o[i] for o in kept]).cpu() for i in range(3)])  # in the order of processes, as the table is
     rows, by_study, by_image = (torch.cat(of) for of in zip(*parts, strict=True))
-    logits = job.module.log_odds(by_study)
+    logits = experiment.module.log_odds(by_study)
     require_finite(logits, split)
-    return rows.numpy(), logits, job.module.log_odds(by_image)
+    return rows.numpy(), logits, experiment.module.log_odds(by_image)
 
 
-def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
+def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> dict[str, Any]:
     """Predict with a checkpoint, write the prediction tables, evaluate them, and write what was chosen on validation.
 
     Args:
@@ -51,19 +51,19 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     if rank() == 0:  # the others get its weights
         checkpoint = checkpoint_of(checkpoint)
         saved = read_checkpoint(checkpoint)
-        require_splits(job.digest, checkpoint)
+        require_splits(experiment.digest, checkpoint)
         try:
-            job.module.load_state_dict(saved["state_dict"])
+            experiment.module.load_state_dict(saved["state_dict"])
         except RuntimeError as error:
             raise UserError(
                 f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
             ) from error
-    table, s = job.table, job.settings
+    table, s = experiment.table, experiment.settings
     scoring = Scoring(**s.evaluate.model_dump())
     splits: dict[str, Any] = {}
     tables: dict[str, pd.DataFrame] = {}
     wanted = [split for split in ["valid", "test"] + ["train"] * s.save_train_predictions if len(table.part(split))]
-    predicted = {split: predict_split(job, split) for split in wanted}
+    predicted = {split: predict_split(experiment, split) for split in wanted}
     if rank() != 0:
         return {}
     for split, (rows, logits, by_image) in predicted.items():
@@ -84,7 +84,7 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
     train = table.part("train")
     of = {
         "file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor,
-        "weights": weights_in_words(saved, dict(zip(job.config.callbacks, job.callbacks, strict=True))),
+        "weights": weights_in_words(saved, dict(zip(experiment.config.callbacks, experiment.callbacks, strict=True))),
     }  # fmt: skip
     chosen = judge(splits, tables, Rules(**s.operating.model_dump()), scoring)
     if s.readers is not None:
@@ -94,7 +94,10 @@ def evaluate_run(job: Job, directory: Path, checkpoint: Path) -> dict[str, Any]:
         "data": table.data,
         "selection": s.selection if s.fold is None else f"fold {s.fold}",
         "checkpoint": of,
-        "loss": {"policy": job.module.loss.describe(table.labels, job.module.groups), **job.module.loss.state(table.labels)},
+        "loss": {
+            "policy": experiment.module.loss.describe(table.labels, experiment.module.groups),
+            **experiment.module.loss.state(table.labels),
+        },
         "skipped": table.problems,
         "trained_on": {
             "n": len(train),

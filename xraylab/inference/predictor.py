@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xraylab.config.dataset import find_data
+from xraylab.config.dataset import resolved
 from xraylab.config.instantiate import build, plain
 from xraylab.config.settings import check_config
 from xraylab.data.datasets.mrnet import PLANES
@@ -209,13 +209,12 @@ def _own(
     if options.root is not None:
         config.dataset.root = options.root
     try:
-        reader, path, sample = find_data(config, [], fresh=False)
+        found = resolved(config, fresh=False)
     except UserError as error:
         if "is not there" in str(error):
             raise UserError(f"{error}\nWhere the data was moved, name its new place: root=<folder>.") from error
         raise
-    settings = check_config(config)
-    path = reader.embedded(sample) if path is None else path
+    config, reader, settings, path = found.config, found.reader, check_config(found.config), found.data()
     log.info("reading %s", path)
     table = split_table(reader, path, settings, build(config.loss, "loss").held_back)
     if not len(table.part(split)):

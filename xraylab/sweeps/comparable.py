@@ -36,6 +36,7 @@ def over(
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
+    from xraylab.config.dataset import resolved
     from xraylab.config.launch import settled
     from xraylab.sweeps.search_space import around
     from xraylab.training.experiment import to_be_measured
@@ -50,7 +51,7 @@ def over(
                 with open_dict(config):
                     del config["hydra"]
                 config = settled(config) if HydraConfig.initialized() else config
-                record = {"measured": to_be_measured(config, typed)}
+                record = {"measured": to_be_measured(resolved(config, typed))}
             except UserError:
                 continue  # the job says it
             found.append([of_objective(record, objective) for objective in objectives])

@@ -195,7 +195,7 @@ class JobSweeper(Sweeper):
         return None
 
     def _check_job(self, words: list[str], at_once: int) -> None:
-        from xraylab.config.dataset import find_data, reader_of
+        from xraylab.config.dataset import reader_of, resolved
         from xraylab.config.launch import settled
         from xraylab.config.settings import check_config
 
@@ -216,15 +216,15 @@ class JobSweeper(Sweeper):
                 "take hydra/launcher=joblib."
             )
         if launcher == "BasicLauncher":
-            from xraylab.training.experiment import assemble
+            from xraylab.training.experiment import Experiment
 
-            assemble(config, typed, processes=processes)
+            Experiment.from_config(resolved(config, typed), processes=processes)
         elif launcher in ("SlurmLauncher", "RayLauncher", "RayAWSLauncher"):
             reader_of(config)  # the data and the device are those of other machines
         else:
             if self.config.hydra.launcher.get("n_jobs") == 0:
                 raise UserError("hydra.launcher.n_jobs=0: it is how many jobs run at a time, or -1: as many as there are cores.")
-            find_data(config, typed, True)
+            resolved(config, typed)
             self._share_gpus(str(config.accelerator.accelerator), processes.local_world, at_once)
 
     def _share_gpus(self, kind: str, devices: int, at_once: int) -> None:

@@ -62,11 +62,11 @@ class Processes:
         return f"process {self.rank} of {self.world}"
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Processes:
-    """What torchrun or srun say of this process; ``ALONE`` where neither started it.
+    """What torchrun or srun say of this process; ``SINGLE_PROCESS`` where neither started it.
 
     Raises:
         UserError: machines have different numbers of processes.
@@ -87,7 +87,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Processes:
             world, int(e["SLURM_PROCID"]), world // machines, int(e["SLURM_LOCALID"]), "srun", first_host(nodes), port
         )  # fmt: skip
     else:
-        return ALONE
+        return SINGLE_PROCESS
     if found.world % found.local_world:
         raise UserError(f"{found.launcher} started {found.world} processes, and not as many on each machine.")
     return found
@@ -226,7 +226,7 @@ def own_gpus(folder: Path, devices: int, environment: MutableMapping[str, str] =
         return
 
 
-def hush() -> None:
+def silence() -> None:
     """Leave it to the first process to speak."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-ENDING = (signal.SIGTERM, signal.SIGUSR1)
+END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
-class Ended(KeyboardInterrupt):
+class SignalReceived(KeyboardInterrupt):
     """By one of those, where there was no step to wait for."""
 
 
 @contextmanager
-def ending() -> Iterator[None]:
-    """Those signals end what goes on here as Ctrl-C does, by :class:`Ended`; in this process, not in its children."""
+def raise_on_signals() -> Iterator[None]:
+    """Those signals end what goes on here as Ctrl-C does, by :class:`SignalReceived`; in this process, not in its children."""
     process = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() == process:
-            raise Ended(signal.Signals(number).name)
+            raise SignalReceived(signal.Signals(number).name)
 
     with _handled(end):
         yield
@@ -56,7 +56,7 @@ def _handled(by: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # the only one that signals reach
         yield
         return
-    old = {number: signal.signal(number, by) for number in ENDING}
+    old = {number: signal.signal(number, by) for number in END_SIGNALS}
     try:
         yield
     finally:

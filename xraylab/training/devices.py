@@ -10,7 +10,7 @@ import torch
 
 from xraylab.config.settings import Settings
 from xraylab.errors import UserError
-from xraylab.system.processes import ALONE, Processes
+from xraylab.system.processes import SINGLE_PROCESS, Processes
 from xraylab.training.callbacks.finite_loss import TOO_LITTLE
 from xraylab.training.xla import precision_of_tpu, require_tpu, tpu_there
 
@@ -43,7 +43,7 @@ def no_gpu(asked: str) -> UserError:
     )
 
 
-def hardware(accelerator: dict[str, Any], precision: str, processes: Processes = ALONE) -> tuple[dict[str, Any], str]:
+def hardware(accelerator: dict[str, Any], precision: str, processes: Processes = SINGLE_PROCESS) -> tuple[dict[str, Any], str]:
     """Arguments of the Trainer for the device that is there, and its precision; both are logged.
 
     Raises:

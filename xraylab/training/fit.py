@@ -1,4 +1,4 @@
-"""A job trained and judged: its callbacks, its Trainer, its predictions, its evaluation."""
+"""A experiment trained and judged: its callbacks, its Trainer, its predictions, its evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from xraylab.training.callbacks.progress_bar import RunningLoss, StudyProgress
 from xraylab.training.callbacks.stopping import early_stopping
 from xraylab.training.checkpoints import CheckpointFiles
 from xraylab.training.distributed.strategy import trainer_options
-from xraylab.training.experiment import Job
+from xraylab.training.experiment import Experiment
 from xraylab.training.profilers import make_profiler
 from xraylab.training.xla import XLACheckpointFiles, device_options, on_tpu
 
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 
 def fit(
-    job: Job, directory: Path, loggers: Sequence[Logger] = (), checkpoint: Path | None = None, upload: RunUpload | None = None,
-    more: Sequence[pl.Callback] = (),
+    experiment: Experiment, directory: Path, loggers: Sequence[Logger] = (), checkpoint: Path | None = None,
+    upload: RunUpload | None = None, more: Sequence[pl.Callback] = (),
 ) -> int:  # fmt: skip
     """Train until done, stopped early or interrupted; the signal that interrupted it, or 0.
 
@@ -43,7 +43,7 @@ def fit(
     Args:
         checkpoint: to go on from.
     """
-    s = job.settings
+    s = experiment.settings
     folder = directory / "checkpoints"
     running = RunningLoss(s.log_every)
     stop = StopOnInterrupt(folder / "last.ckpt", *parse_interval(s.checkpoint_every))
@@ -57,11 +57,11 @@ def fit(
     chosen: dict[str, Any] = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
     callbacks: list[pl.Callback] = [
         # the first, for others write checkpoints
-        FiniteLoss(1 if job.accelerator["accelerator"] == "cpu" else s.log_every),  # a CPU has not to be waited for
-        History(directory / "history.csv", job.module.labels, s.monitor, job.table.synthetic, s.unit),
+        FiniteLoss(1 if experiment.accelerator["accelerator"] == "cpu" else s.log_every),  # a CPU has not to be waited for
+        History(directory / "history.csv", experiment.module.labels, s.monitor, experiment.table.synthetic, s.unit),
         running,
         StudyProgress(running, s.unit),
-        *job.callbacks,
+        *experiment.callbacks,
         *more,
         stop,  # after those, for the checkpoint that it writes holds what they did in this step
         keep(Best, "best", **chosen),
@@ -72,12 +72,13 @@ def fit(
     if s.early_stopping:
         callbacks.append(early_stopping(s.early_stopping))
     for logger in loggers:
-        logger.log_hyperparams({"data": job.table.data, "measured": job.measured, **OmegaConf.to_container(job.config)})  # type: ignore[dict-item]
-    files = XLACheckpointFiles() if on_tpu(job.accelerator) else CheckpointFiles()
+        settings: dict[str, Any] = OmegaConf.to_container(experiment.config)  # type: ignore[assignment]
+        logger.log_hyperparams({"data": experiment.table.data, "measured": experiment.measured, **settings})
+    files = XLACheckpointFiles() if on_tpu(experiment.accelerator) else CheckpointFiles()
     options = {"logger": list(loggers) or False, "max_epochs": s.max_epochs, "profiler": profiler}
-    trainer = make_trainer(job, [files], callbacks=callbacks, **options)
+    trainer = make_trainer(experiment, [files], callbacks=callbacks, **options)
     try:
-        trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(experiment.module, datamodule=experiment.data, ckpt_path=checkpoint, weights_only=True)
     except Interrupted:
         if profiler is not None:
             profiler.describe()  # which Lightning does at a good end only
@@ -94,13 +95,13 @@ def fit(
     return stop.stopped
 
 
-def make_trainer(job: Job, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
+def make_trainer(experiment: Experiment, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
     """A Trainer for the job's device and precision."""
     trainer = pl.Trainer(
-        **device_options(job.accelerator, job.precision, *plugins),
-        **trainer_options(job.processes),
-        accumulate_grad_batches=job.settings.accumulate,
-        gradient_clip_val=job.settings.gradient_clip,
+        **device_options(experiment.accelerator, experiment.precision, *plugins),
+        **trainer_options(experiment.processes),
+        accumulate_grad_batches=experiment.settings.accumulate,
+        gradient_clip_val=experiment.settings.gradient_clip,
         num_sanity_val_steps=0,
         **options,
     )

@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
+from xraylab.config.dataset import resolved
 from xraylab.config.resume import resumed_config
 from xraylab.config.settings import check_config
 from xraylab.errors import Pruned, Stopped, UserError, listed
@@ -28,15 +29,16 @@ from xraylab.system.command_line import command_line, shown, word
 from xraylab.system.environment import environment
 from xraylab.system.files import CannotWrite, write_json, write_text
 from xraylab.system.paths import conf_dir
-from xraylab.system.processes import ALONE, Processes
+from xraylab.system.processes import SINGLE_PROCESS, Processes
 from xraylab.system.remote import RunUpload
-from xraylab.system.signals import ENDING, ending
+from xraylab.system.signals import END_SIGNALS, raise_on_signals
 from xraylab.training.callbacks.finite_loss import Diverged
 from xraylab.training.checkpoints import read_checkpoint, require_splits
+from xraylab.training.data_checks import check_batches
 from xraylab.training.devices import memory_in_words
 from xraylab.training.distributed.collectives import agree, gather, in_turn, is_lost
 from xraylab.training.distributed.launch import lost_words
-from xraylab.training.experiment import Job, assemble, check_batches
+from xraylab.training.experiment import Experiment
 from xraylab.training.fit import fit, quiet
 from xraylab.training.loggers.setup import introduce, make_loggers
 from xraylab.training.loggers.wandb import finish
@@ -106,33 +108,38 @@ class Session:
         teacher.resume = None
         return teacher, first
 
-    def prepare(self) -> Job:
+    def prepare(self) -> Experiment:
         """Everything that the run is made of, checked before anything of it is written; then what it is, written and logged.
 
         Raises:
             UserError, Stopped: as of :func:`xraylab.train.train`.
         """
-        loggers, job = in_turn(lambda: (make_loggers(self.config, self.directory), self._checked()), self.processes.local_rank)
-        agree("data", {"studies and splits": job.digest})
+        loggers, experiment = in_turn(
+            lambda: (make_loggers(self.config, self.directory), self._checked()), self.processes.local_rank
+        )
+        agree("data", {"studies and splits": experiment.digest})
         if self.processes.rank == 0:
-            self.record = _describe(job, self.directory, self.typed)
-            introduce(loggers, job, self.directory, self.checkpoint)
+            self.record = _describe(experiment, self.directory, self.typed)
+            introduce(loggers, experiment, self.directory, self.checkpoint)
             self.loggers = loggers
-        return job
+        return experiment
 
-    def _checked(self) -> Job:
-        job = assemble(self.config, self.typed, fresh=self.checkpoint is None, processes=self.processes)
-        if job.settings.readers is not None:  # before hours of training
-            frame = job.table.frame[job.table.frame["split"].isin(["valid", "test"])]
-            read_readings(Path(job.settings.readers), job.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
-            job.config.readers = str(Path(job.settings.readers).absolute())
+    def _checked(self) -> Experiment:
+        fresh = self.checkpoint is None
+        experiment = Experiment.from_config(resolved(self.config, self.typed, fresh), fresh, self.processes)
+        if experiment.settings.readers is not None:  # before hours of training
+            frame = experiment.table.frame[experiment.table.frame["split"].isin(["valid", "test"])]
+            read_readings(
+                Path(experiment.settings.readers), experiment.table.labels, dict(zip(frame["id"], frame["split"], strict=True))
+            )
+            experiment.config.readers = str(Path(experiment.settings.readers).absolute())
         if self.checkpoint is not None:
-            require_splits(job.digest, self.checkpoint, str(self.directory))
-        check_batches(job, fresh=self.checkpoint is None)
-        job.config.resume = None
-        return job
+            require_splits(experiment.digest, self.checkpoint, str(self.directory))
+        check_batches(experiment, fresh=self.checkpoint is None)
+        experiment.config.resume = None
+        return experiment
 
-    def train(self, job: Job, callbacks: Sequence[pl.Callback] = ()) -> None:
+    def train(self, experiment: Experiment, callbacks: Sequence[pl.Callback] = ()) -> None:
         """Train until done, stopped early or interrupted.
 
         Raises:
@@ -140,18 +147,18 @@ class Session:
             Stopped: a signal asked for an end at once.
         """
         try:
-            self.stopped = fit(job, self.directory, self.loggers, self.checkpoint, self.upload, callbacks)
+            self.stopped = fit(experiment, self.directory, self.loggers, self.checkpoint, self.upload, callbacks)
         except UserError as error:
             if isinstance(error, CannotWrite | Diverged) or not (self.directory / "checkpoints" / "last.ckpt").exists():
                 raise
             raise UserError(f"{error} What was trained before is kept; where that is mended, g{self.go_on[1:]}") from error
-        if self.stopped in ENDING:  # there may be no time to evaluate
+        if self.stopped in END_SIGNALS:  # there may be no time to evaluate
             raise Stopped(f"{signal.Signals(self.stopped).name}: stopped before the end; everything is saved. {self.go_on}")
 
-    def keep(self, evaluation: dict[str, Any], job: Job) -> None:
+    def keep(self, evaluation: dict[str, Any], experiment: Experiment) -> None:
         """Write the evaluation and how long it took."""
         write_json(self.directory / "evaluation.json", evaluation)
-        if on_tpu(job.accelerator):
+        if on_tpu(experiment.accelerator):
             log_compiled()
         self.record["seconds"] = round(time.monotonic() - self.started, 1)
         write_json(self.directory / "environment.json", self.record)
@@ -175,12 +182,12 @@ class Session:
 
 @contextmanager
 def session(
-    cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = ALONE, outer: Session | None = None
+    cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = SINGLE_PROCESS, outer: Session | None = None
 ) -> Iterator[Session]:  # fmt: skip
     """Hold a run's directory: it is begun or goes on, and what breaks is said in words.
 
     Args:
-        processes: that have met, see :func:`xraylab.training.distributed.launch.joined`; only the first writes.
+        processes: that have met, see :func:`xraylab.training.distributed.launch.process_group`; only the first writes.
         outer: the run that this one is the first model of.
 
     Raises:
@@ -201,7 +208,7 @@ def session(
     upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if mine else None
     logging.raiseExceptions = False  # a full disk stops the run by its own words, not by those of its log
     try:
-        with ending(), _held(cfg, directory, typed, processes, upload) as held:
+        with raise_on_signals(), _held(cfg, directory, typed, processes, upload) as held:
             yield held
     finally:
         if upload:
@@ -273,23 +280,23 @@ def _begin(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> list[str]:
     return [*read_begun(directory)["typed"], *typed]
 
 
-def _describe(job: Job, directory: Path, typed: Sequence[str]) -> dict[str, Any]:
+def _describe(experiment: Experiment, directory: Path, typed: Sequence[str]) -> dict[str, Any]:
     """Write what a run is, before it is trained; the content of ``environment.json``."""
-    write_text(directory / "config.yaml", f"# data: {job.table.data}\n{OmegaConf.to_yaml(job.config)}")
+    write_text(directory / "config.yaml", f"# data: {experiment.table.data}\n{OmegaConf.to_yaml(experiment.config)}")
     before = directory / "environment.json"
     earlier = how_it_went(directory)
     record = {
-        **environment(job.settings.seed, list(typed)),
-        "device": job.accelerator["accelerator"],
-        "processes": {"number": job.processes.world, "machines": job.processes.machines},
-        "precision": job.precision,
-        "data": job.table.data,
-        "measured": job.measured,
+        **environment(experiment.settings.seed, list(typed)),
+        "device": experiment.accelerator["accelerator"],
+        "processes": {"number": experiment.processes.world, "machines": experiment.processes.machines},
+        "precision": experiment.precision,
+        "data": experiment.table.data,
+        "measured": experiment.measured,
         "sessions_before": [*earlier.pop("sessions_before", []), *([earlier] if earlier else [])],
         "finished": False,
     }
     write_json(before, record)
-    _summarise(job, directory)
+    _summarise(experiment, directory)
     return record
 
 
@@ -330,9 +337,9 @@ def _whole(broken: Path) -> list[tuple[Path, str]]:
     return [(path, what) for _, path, what in sorted(found, reverse=True)]
 
 
-def _summarise(job: Job, directory: Path) -> None:
+def _summarise(experiment: Experiment, directory: Path) -> None:
     """``model_summary.txt``, and its last word in the log."""
-    module = job.module
+    module = experiment.module
     total = sum(p.numel() for p in module.parameters())
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     line = f"{trainable:,} trainable parameters of {total:,}"
@@ -343,6 +350,6 @@ def _summarise(job: Job, directory: Path) -> None:
         counts = [sum(p.numel() for p in part.parameters() if p.requires_grad or not only) for only in (False, True)]
         if name.count(".") < 6 and counts[0]:
             rows.append(f"{counts[0]:>12,}  {counts[1]:>12,}  {name or 'all'} ({type(part).__name__})")
-    text = f"{head}\n{line}\ndata: {job.table.data}\n\n" + "\n".join(rows) + "\n"
+    text = f"{head}\n{line}\ndata: {experiment.table.data}\n\n" + "\n".join(rows) + "\n"
     write_text(directory / "model_summary.txt", text)
     log.info("model: %s; %s", head, line)

@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from xraylab.data.published import STUDIES
 from xraylab.data.synthetic import bone
-from xraylab.data.synthetic.bone import KINDS, Sign, draw_sign, draw_view, write_mura
+from xraylab.data.synthetic.bone import write_mura
+from xraylab.data.synthetic.bone_drawing import KINDS, Sign, draw_sign, draw_view
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError
 

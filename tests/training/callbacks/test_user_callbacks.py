@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
+from conftest import assemble
 from pytorch_lightning import callbacks as of_lightning
 
 from xraylab.errors import UserError
-from xraylab.training.experiment import assemble
 
 L = "pytorch_lightning.callbacks."
 TINY = ["backbone=cnn", "backbone.layers=1", "backbone.filters=2", "image.size=16", "early_stopping=null", "bootstrap=0",

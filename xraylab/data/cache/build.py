@@ -8,15 +8,13 @@ built in ``<name>.partial`` and renamed, so one that is half-built is never foun
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed, wait
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -24,27 +22,23 @@ from importlib import metadata
 from itertools import compress, repeat
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from xraylab.config.settings import Settings
-from xraylab.data.cache.source import FORMAT, PackedSource, _array, _json, _whole
-from xraylab.data.images.source import ImageSource, of_one_value
-from xraylab.data.preprocessing import EACH_AXIS, prepare
+from xraylab.data.cache.shard import Fault, Shard, mapped, root_of, safe_name
+from xraylab.data.cache.source import FORMAT, PackedSource, open_array, read_json
+from xraylab.data.images.source import of_one_value
+from xraylab.data.preprocessing import EACH_AXIS
 from xraylab.data.study_table import BLANK, UNREADABLE, StudyTable, stop_or_skip
 from xraylab.errors import Stopped, UserError, listed
 from xraylab.system.files import locked, write_text
 from xraylab.system.paths import cache_dir
 from xraylab.system.processes import cores
 from xraylab.system.progress import clock, data_size
-
-
-def _slices(table: StudyTable) -> dict[str, bool]:
-    """What a checkpoint says beside of a table whose volumes are files of one slice each: those are prepared one by one."""
-    return {"volumes": False} if not table.views and not table.parts and (table.frame["images"].map(len) > 1).any() else {}
 
 
 def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[StudyTable, bool]:
@@ -59,8 +53,6 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
     if settings.cache == "off" and files and table.source.costly(False):
         more = "; one that cannot be read will stop it, not be skipped" if on_error == "skip" else ""
         log.warning("cache=off: no image is looked into before training, nor found to be of one value%s.", more)
-    from xraylab.data.cache.build import pack_table, say_blank
-
     if not files:
         images = [image for study in table.frame["images"] for image in study]
         say_blank(table, [image for image in images if of_one_value(table.source.read([image]))])
@@ -79,7 +71,6 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-STATS = 16  # files that are looked at together
 CHUNK = 64  # references that are read, written and marked as done together ...
 CHUNK_BYTES = 16_000_000  # ... or fewer, where they are large
 LOG_SECONDS = 10.0
@@ -111,8 +102,8 @@ def pack_table(
     for split, of, images in zip(*(table.frame[c] for c in (published, held_by, "images")), strict=True):
         for image, name in zip(images, of if table.parts else repeat(of), strict=False):
             names.setdefault((str(split), str(name)), {})[image] = None
-    place = folder / _safe(table.name)
-    shards = [_Shard(table, place, split, group, list(images), size, rescale, resize) for (split, group), images in names.items()]
+    place = folder / safe_name(table.name)
+    shards = [Shard(table, place, split, group, list(images), size, rescale, resize) for (split, group), images in names.items()]
     shards.sort(key=lambda shard: shard.folder.name)  # the order in which every process takes their locks
     missing = [shard for shard in shards if not shard.ready()]
     if missing:
@@ -125,7 +116,7 @@ def pack_table(
     _require_one_size({(i["shape"][1], i["shape"][2]) for i in indexes if i and i["shape"][0]})
     faults = {name: reason for index in indexes for name, (reason, _) in index.get("unreadable", {}).items()}
     unreadable = [f"{name} ({reason})" for name, reason in faults.items()]
-    stop_or_skip({UNREADABLE: unreadable}, on_error, _root(table.source), sum(map(len, names.values())), "images")
+    stop_or_skip({UNREADABLE: unreadable}, on_error, root_of(table.source), sum(map(len, names.values())), "images")
     say_blank(table, [name for index in indexes for name in index.get("blank", ())])
     source = PackedSource([shard.folder for shard in shards])
     if not faults:
@@ -151,151 +142,21 @@ def say_blank(table: StudyTable, blank: Sequence[str]) -> None:
         log.warning("%s: %d %s, trained on as they are: %s", table.name, len(blank), BLANK, listed(blank))
 
 
-class _Fault(NamedTuple):
-    """Why an image is missing from a shard; ``passing``: the system's fault rather than the file's, so try again."""
-
-    reason: str
-    passing: bool
-
-
-class _Shard:
-    """The images of one published split and group: what is looked for, and where."""
-
-    def __init__(
-        self, table: StudyTable, place: Path, split: str, group: str, references: list[str], size: int | None, rescale: bool,
-        resize: str,
-    ) -> None:  # fmt: skip
-        self.source, self.references = table.source, references
-        self.size, self.rescale, self.resize = size, rescale, resize
-        self.title = f"{split} {group}".strip()
-        self.colour = bool(getattr(self.source, "colour", False))
-        self.checksum, self.file_bytes = self.sum_of(references)
-        #: what shards of other content but the same purpose have in common
-        self.about = {
-            "dataset": table.name, "synthetic": table.synthetic, "root": _root(self.source), "split": split, "group": group,
-            "size": size, "rescale": rescale, "resize": resize, "colour": self.colour,
-        }  # fmt: skip
-        how = f"{'asis' if size is None else size}{'_rescaled' if rescale else ''}"
-        self.folder = place / f"{_safe(split)}_{_safe(group)}_{how}_{self.checksum[:16]}"
-        self.lock = self.folder.with_name(f"{self.folder.name}.lock")
-        self.partial = self.folder.with_name(f"{self.folder.name}.partial")
-
-    def sum_of(self, references: Iterable[str]) -> tuple[str, int]:
-        """SHA-256 of how images are made and of every file's place, bytes and times of change; and all their bytes."""
-        bits = getattr(self.source, "bits", None)
-        how = [FORMAT, type(self.source).__name__, _root(self.source), self.colour, bits, self.size, self.rescale, self.resize]
-        digest = hashlib.sha256(json.dumps(how).encode())
-
-        def stat(path: str) -> os.stat_result | None:
-            try:
-                return os.stat(path)
-            except OSError:
-                return None
-
-        references = sorted(references)
-        paths = [self._behind(reference) for reference in references]
-        files = list(dict.fromkeys(paths))  # a file may hold many references
-        with ThreadPoolExecutor(STATS) as pool:  # over a network, one by one takes minutes
-            stats = dict(zip(files, _mapped(pool, stat, files), strict=True))
-        for reference, path in zip(references, paths, strict=True):
-            if (found := stats[path]) is None:
-                digest.update(os.fsencode(f"\n{reference}\0missing"))
-            else:
-                when = f"{found.st_mtime_ns}\0{found.st_ctime_ns}"
-                digest.update(os.fsencode(f"\n{reference}\0{found.st_size}\0{when}"))
-        total = sum(found.st_size for found in stats.values() if found is not None)
-        return digest.hexdigest(), total
-
-    def _behind(self, reference: str) -> str:
-        path = self.source.path(reference)
-        if path is None:
-            raise ValueError(f"{reference}: there is no file behind it, so it cannot be told when it changes.")
-        return str(path)
-
-    def index(self) -> dict[str, Any] | None:
-        """What ``index.json`` says; None where the shard is not there, or not whole."""
-        index = _whole(self.folder)
-        return index if index is not None and index["checksum"] == self.checksum else None
-
-    def ready(self) -> bool:
-        """Whether the shard is whole, and nothing it lacks can be read by now."""
-        index = self.index()
-        return index is not None and not any(
-            passing and self.readable(name) for name, (_, passing) in index["unreadable"].items()
-        )
-
-    def readable(self, reference: str) -> bool:
-        """Whether a reference can be read."""
-        try:
-            return bool(self.prepared(reference).size)
-        except UserError:
-            return False
-
-    def prepared(self, reference: str) -> np.ndarray:
-        """uint8 (N,H,W[,3]) of one reference. Raises UserError: it cannot be read."""
-        images = self.source.read([reference])
-        arrays, ndim = (images, 2) if isinstance(images, list) else ([images], 3)
-        for array in arrays:
-            if array.dtype != np.uint8 or array.ndim != ndim + self.colour or array.size == 0:
-                raise UserError(f"{reference}: an array {array.dtype} {array.shape}, not one of images.")
-        return prepare(images, self.size, self.rescale, self.resize)
-
-    def measure(self, reference: str) -> tuple[int, int, int] | _Fault:
-        """(N,H,W) of one reference, prepared; or why there is none."""
-        try:
-            try:
-                count, height, width = self.source.shape(reference)
-            except Exception:  # what counts is whether the image can be read, not whether its header is understood
-                count, height, width = self.prepared(reference).shape[:3]
-            if count * height * width == 0:
-                raise UserError(f"{reference}: holds no image.")
-        except UserError as error:
-            return self.fault(reference, error)
-        return (count, height, width) if self.size is None else (count, self.size, self.size)
-
-    def fault(self, reference: str, error: UserError) -> _Fault:
-        """The reason of an error in a few words."""
-        words = str(error).splitlines()[0]
-        for prefix in (str(self.source.path(reference)), reference, str(getattr(self.source, "root", ""))):
-            words = words.removeprefix(f"{prefix}: ")
-        cause = error.__cause__
-        return _Fault(words.partition(". ")[0].rstrip("."), isinstance(cause, OSError) and cause.errno is not None)
-
-    def remove_stale(self) -> None:
-        """Delete shards, whole or not, that were made from this folder of files for the same purpose before files changed.
-
-        Those of other roots stay, and those of other studies of this root whose files are as they were.
-        """
-        for other in self.folder.parent.iterdir():
-            if other == self.folder:
-                continue
-            index = _json(other / "index.json") or _json(other / "plan.json")
-            if index is None or any(index.get(key) != value for key, value in self.about.items()):
-                continue
-            if self.sum_of([*index["images"], *index["unreadable"]])[0] == index["checksum"]:
-                continue
-            if other.suffix != ".partial":
-                shutil.rmtree(other, ignore_errors=True)
-                continue
-            with suppress(BlockingIOError), locked(other.with_suffix(".lock"), None):
-                shutil.rmtree(other, ignore_errors=True)
-
-
 class _Building:
     """A shard being built, or built on: its plan, what of it is done, and the rest."""
 
-    def __init__(self, shard: _Shard, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, shard: Shard, pool: ThreadPoolExecutor) -> None:
         self.shard, self.stop = shard, Event()
         if shard.folder.exists():
             log.warning("%s is damaged, or was made when files could not be read, and is built again", shard.folder)
             shutil.rmtree(shard.folder)
         self.places: dict[str, tuple[int, int]] = {}
-        self.faults: dict[str, _Fault] = {}
+        self.faults: dict[str, Fault] = {}
         self.blank: list[str] = []  # images of one value
         self.sizes: set[tuple[int, int]] = set()
         rows = 0
-        for reference, found in zip(shard.references, _mapped(pool, shard.measure, shard.references), strict=True):
-            if isinstance(found, _Fault):
+        for reference, found in zip(shard.references, mapped(pool, shard.measure, shard.references), strict=True):
+            if isinstance(found, Fault):
                 self.faults[reference] = found
             else:
                 self.places[reference] = (rows, found[0])
@@ -326,9 +187,9 @@ class _Building:
         """Chunks that an interrupted build of the same plan has behind it; without one, none."""
         partial = self.shard.partial
         ours = json.loads(json.dumps({**self._plan(), "chunks": [len(chunk) for chunk in self.chunks]}))
-        plan = _json(partial / "plan.json") or {}
+        plan = read_json(partial / "plan.json") or {}
         same = all(plan.get(key) == ours[key] for key in ("checksum", "shape", "images", "chunks"))
-        if not same or _array(partial / "images.npy", self.shape) is None:
+        if not same or open_array(partial / "images.npy", self.shape) is None:
             shutil.rmtree(partial, ignore_errors=True)
             return set()
         done = set()
@@ -336,7 +197,7 @@ class _Building:
             with suppress(ValueError):  # an empty line, or one whose writing was cut short
                 number, faults, blank = json.loads(line)
                 done.add(int(number))
-                self.faults.update({name: _Fault(*fault) for name, fault in faults.items()})
+                self.faults.update({name: Fault(*fault) for name, fault in faults.items()})
                 self.blank += blank
         return done
 
@@ -377,7 +238,7 @@ class _Building:
             wait(chunks)
         self._finish()
 
-    def _read(self, references: list[str]) -> tuple[dict[str, _Fault], list[str]]:
+    def _read(self, references: list[str]) -> tuple[dict[str, Fault], list[str]]:
         """Read and write a chunk, which is then on the disk; the images that cannot be read, and those of one value."""
         first = self.places[references[0]][0]
         last, count = self.places[references[-1]]
@@ -408,7 +269,7 @@ class _Building:
         shard = self.shard
         if shard.sum_of(shard.references)[0] != shard.checksum:
             shutil.rmtree(shard.partial)
-            raise UserError(f"{_root(shard.source)}: files changed while they were packed. Start again when they are complete.")
+            raise UserError(f"{root_of(shard.source)}: files changed while they were packed. Start again when they are complete.")
         images = {name: place for name, place in self.places.items() if name not in self.faults}
         write_text(shard.partial / "index.json", json.dumps({**self._plan(), "images": images, "blank": sorted(self.blank)}))
         os.rename(shard.partial, shard.folder)
@@ -417,7 +278,7 @@ class _Building:
         shard.remove_stale()
 
 
-def _build(missing: list[_Shard], place: Path, workers: int) -> None:
+def _build(missing: list[Shard], place: Path, workers: int) -> None:
     """Build shards, or wait for the process that does.
 
     Raises:
@@ -485,12 +346,6 @@ class _Progress:
                      f"{self.done:,}", f"{self.total:,}", rate, clock((self.total - self.done) / rate))  # fmt: skip
 
 
-def _mapped(pool: ThreadPoolExecutor, function: Callable[[str], T], items: Sequence[str]) -> Iterator[T]:
-    """A function's results in order, a few thousand calls at a time: each that waits takes 2 kB."""
-    for start in range(0, len(items), 4096):
-        yield from pool.map(function, items[start : start + 4096])
-
-
 def _require_one_size(sizes: set[tuple[int, int]]) -> None:
     if len(sizes) > 1:
         found = listed([f"{height}x{width}" for height, width in sorted(sizes)], 6)
@@ -504,12 +359,3 @@ def _require_space(needed: int, place: Path) -> None:
             f"{place}: the packed cache needs {data_size(needed)} ({needed} bytes), and {data_size(free)} ({free} bytes) are "
             f"free. Make room, or set a smaller image.size. {ELSEWHERE}"
         )
-
-
-def _root(source: ImageSource) -> str:
-    return str(Path(getattr(source, "root", "")).resolve())
-
-
-def _safe(name: str) -> str:
-    """A name for files; two names may become one, their checksums differ."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name)[:60].strip(".-") or "all"

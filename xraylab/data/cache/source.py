@@ -30,7 +30,7 @@ class PackedSource(ImageSource):
         self._shapes: list[tuple[int, ...]] = []
         self._places: dict[str, tuple[int, int, int]] = {}  # shard, first and last + 1 of its rows
         for number, folder in enumerate(self.folders):
-            index = _whole(folder)
+            index = is_whole(folder)
             if index is None:
                 raise UserError(f"{folder}: not a whole shard of the packed cache. Start again; it is then built anew.")
             self._shapes.append(tuple(index["shape"]))
@@ -39,7 +39,7 @@ class PackedSource(ImageSource):
 
     def _open(self) -> None:
         # held open from the start: a shard that another process finds stale and deletes stays readable here
-        arrays = [_array(folder / "images.npy", shape) for folder, shape in zip(self.folders, self._shapes, strict=True)]
+        arrays = [open_array(folder / "images.npy", shape) for folder, shape in zip(self.folders, self._shapes, strict=True)]
         if any(array is None for array in arrays):
             raise UserError(f"{listed(self.folders)}: deleted or changed since the start. Start again; it is then built anew.")
         self._arrays = [array for array in arrays if array is not None]
@@ -74,15 +74,15 @@ class PackedSource(ImageSource):
             raise UserError(f"{image}: not in the packed cache {listed(self.folders)}.") from None
 
 
-def _whole(folder: Path) -> dict[str, Any] | None:
+def is_whole(folder: Path) -> dict[str, Any] | None:
     """The index of a shard; None if it is not there, of another format, or its array is not whole."""
-    index = _json(folder / "index.json")
+    index = read_json(folder / "index.json")
     if index is None or index.get("format") != FORMAT:
         return None
-    return None if _array(folder / "images.npy", tuple(index["shape"])) is None else index
+    return None if open_array(folder / "images.npy", tuple(index["shape"])) is None else index
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -90,7 +90,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+def open_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """A mapped array of uint8; None if it is not there or not of this shape."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -20,7 +20,7 @@ from xraylab.system.remote import local
 log = logging.getLogger(__name__)
 
 
-class Reader(ABC):
+class DatasetReader(ABC):
     """Turns a downloaded tree into a study table. A dataset is one subclass, one YAML and one test.
 
     Args:
@@ -62,7 +62,7 @@ class Reader(ABC):
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """Write a synthetic dataset under ``parent`` in the published layout; returns its path."""
 
-    def whole(self, path: Path) -> list[Reader]:
+    def whole(self, path: Path) -> list[DatasetReader]:
         """Readers that together read everything of the dataset at a path that matches, whatever the keys chose of it."""
         return [self]
 

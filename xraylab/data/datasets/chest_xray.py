@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.base import Reader
+from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.findings import VIEWS, chosen, finding, wanted_views
 from xraylab.data.images.source import FileSource, check_bits, file_fault
 from xraylab.data.stratification import written
@@ -40,7 +40,7 @@ THREADS = 16  # they wait for the disk
 LOG_SECONDS = 10.0
 
 
-class Radiographs(Reader):
+class Radiographs(DatasetReader):
     """Chest X-rays, a study of one or more views.
 
     Args:
@@ -62,7 +62,7 @@ class Radiographs(Reader):
         self.kinds = wanted_views(view)
         self.findings = chosen(findings, self.known, self.on_request)
 
-    def whole(self, path: Path) -> list[Reader]:
+    def whole(self, path: Path) -> list[DatasetReader]:
         """One reader of all views and findings."""
         return [type(self)(self.root, "all", "all", self.bits, self.on_error, self.sample)]
 

@@ -6,11 +6,9 @@ blank (not mentioned). ``images`` are paths separated by ``;`` or ``|``. Columns
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,29 +16,37 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.folder import SPLITS, OwnData, by_layout, check_names, heldout_split
-from xraylab.data.images.dicom import SUFFIXES as DICOM
+from xraylab.data.datasets.csv_cells import (
+    COLUMNS,
+    SPLIT_NAMES,
+    Faults,
+    are_labels,
+    bags_of,
+    check_agreement,
+    every_label,
+    inside,
+    is_given,
+    numbers_of,
+    path_fault,
+    read_cells,
+    renamed_columns,
+    split_words,
+)
+from xraylab.data.datasets.folder import OwnData, check_names, heldout_split
+from xraylab.data.datasets.layout import by_layout
 from xraylab.data.images.source import (
-    ARRAY,
     MISSING,
-    SUFFIXES,
     AnyFileSource,
     ImageSource,
     NpySource,
     check_bits,
-    file_fault,
-    is_picture,
 )
-from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.data.synthetic.pictures import write_table
 from xraylab.errors import UserError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
-
-COLUMNS = ("id", "patient", "group", "split", "images", "image")  # the last two are synonyms
-SPLIT_NAMES = {**SPLITS, "validate": "valid", "heldout": "heldout"}
 
 
 class CsvTable(OwnData):
@@ -94,22 +100,22 @@ class CsvTable(OwnData):
 
     def read(self, path: Path) -> StudyTable:
         """One row a study, in the file's order; a study is left out as a whole where anything of it is wrong."""
-        cells, short = _cells(path)
+        cells, short = read_cells(path)
         image_column, labels = self._columns(path, cells)
         values = self._values(path, cells, labels)
-        faults = _Faults()
+        faults = Faults()
         for line, number in short.items():
             faults.add("rows with fewer cells than the header", cells["id"][line], f"line {line}: {number}")
         faults.nameless += [f"line {line}" for line in cells.index[cells["id"] == ""]]
         cells = cells[cells["id"] != ""]
         values = values.loc[cells.index]
-        every = _every_label(cells)
+        every = every_label(cells)
         self._check_values(cells, values, faults)
         rows = pd.concat([cells["id"], self._about(path, cells, faults), values], axis=1)
-        _check_agreement(rows, faults)
+        check_agreement(rows, faults)
 
         studies = rows.assign(**{ALL_LABELS: every}).drop_duplicates("id", ignore_index=True)
-        studies.insert(4, "images", pd.Series(_bags(cells["id"], cells[image_column]), dtype=object))
+        studies.insert(4, "images", pd.Series(bags_of(cells["id"], cells[image_column]), dtype=object))
         source = self._images(path, studies, faults)
         views = self.views and not isinstance(source, NpySource)
         if isinstance(source, AnyFileSource):
@@ -122,7 +128,7 @@ class CsvTable(OwnData):
         total = max(len(studies) + len(faults.nameless), sum(map(len, problems.values())))
         stop_or_skip(problems, self.on_error, str(path), total)
         studies = studies[~studies["id"].isin(faults.studies)].reset_index(drop=True)
-        if not _given(cells, "split"):
+        if not is_given(cells, "split"):
             studies["split"] = self._hold_out(studies)
         return StudyTable(
             frame=studies,
@@ -130,7 +136,7 @@ class CsvTable(OwnData):
             source=source,
             name=path.stem,
             synthetic=is_synthetic(path),
-            patients_known=_given(cells, "patient"),
+            patients_known=is_given(cells, "patient"),
             exclusive=self.exclusive,
             channels=3 if self.colour else 1,
             views=views,
@@ -165,7 +171,7 @@ class CsvTable(OwnData):
         check_names(labels, f"{path}: a column")
         unused = [name for name in others if name not in labels]
         if unused:
-            log.warning("%s: columns that are not used: %s.%s", path, listed(unused, 30), _renamed(cells, unused))
+            log.warning("%s: columns that are not used: %s.%s", path, listed(unused, 30), renamed_columns(cells, unused))
         return image_columns[0], labels
 
     def _values(self, path: Path, cells: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
@@ -174,18 +180,19 @@ class CsvTable(OwnData):
         Raises:
             UserError: a column is none of labels.
         """
-        values = pd.DataFrame({label: _numbers(cells[label]) for label in labels}, index=cells.index)
-        bad = [label for label in labels if not _are_labels(values[label].to_numpy())]
+        values = pd.DataFrame({label: numbers_of(cells[label]) for label in labels}, index=cells.index)
+        bad = [label for label in labels if not are_labels(values[label].to_numpy())]
         if bad:
             shown = [f"{label} ({listed(map(repr, cells[label].unique()), 3)})" for label in bad]
             good = [label for label in labels if label not in bad]
             raise UserError(
-                f"{path}: columns that do not hold labels, which are 1, 0, -1 or blank: {listed(shown)}.{_renamed(cells, bad)}"
+                f"{path}: columns that do not hold labels, which are 1, 0, -1 or blank: {listed(shown)}."
+                + renamed_columns(cells, bad)
                 + (f" Choose the labels: dataset.labels=[{','.join(good)}]." if good else "")
             )
         return values
 
-    def _check_values(self, cells: pd.DataFrame, values: pd.DataFrame, faults: _Faults) -> None:
+    def _check_values(self, cells: pd.DataFrame, values: pd.DataFrame, faults: Faults) -> None:
         for label in values:
             wrong = np.isinf(values[label])
             for line, study, cell in zip(cells.index[wrong], cells["id"][wrong], cells[label][wrong], strict=True):
@@ -195,15 +202,15 @@ class CsvTable(OwnData):
             for line, study in cells["id"][several].items():
                 faults.add("rows of which not exactly one label is 1 and the others 0", study, f"line {line}")
 
-    def _about(self, path: Path, cells: pd.DataFrame, faults: _Faults) -> pd.DataFrame:
+    def _about(self, path: Path, cells: pd.DataFrame, faults: Faults) -> pd.DataFrame:
         """Columns patient, group, split; what is missing or wrong there is named."""
         about = pd.DataFrame({"patient": "", "group": path.stem, "split": "train"}, index=cells.index)
         for name in ("patient", "group"):
-            if _given(cells, name):
+            if is_given(cells, name):
                 about[name] = cells[name]
                 for line, study in cells["id"][cells[name] == ""].items():
                     faults.add(f"rows without a {name}, which others have", study, f"line {line}")
-        if _given(cells, "split"):
+        if is_given(cells, "split"):
             split = cells["split"].str.lower().map(SPLIT_NAMES)
             unknown = split.isna()
             words = cells["split"][unknown].value_counts()
@@ -213,14 +220,14 @@ class CsvTable(OwnData):
             for line, study, cell in zip(cells.index[unknown], cells["id"][unknown], cells["split"][unknown], strict=True):
                 faults.add(kind, study, f"{cell!r}, line {line}")
             if unknown.any() and not (split == "train").any():
-                raise UserError(f"{path}: no row is of the split train. The column split has " + _split_words(cells["split"]))
+                raise UserError(f"{path}: no row is of the split train. The column split has " + split_words(cells["split"]))
             all_train = "all rows are train (without the column split, dataset.test_fraction of the patients is held out)"
             about["split"] = split.map(heldout_split(split.dropna().unique(), f"{path}: {all_train}")).fillna("")
         elif self.test_fraction is None:
             raise UserError(f"{path}: it has no column split. Add one, or set dataset.test_fraction.")
         return about
 
-    def _images(self, path: Path, studies: pd.DataFrame, faults: _Faults) -> ImageSource:
+    def _images(self, path: Path, studies: pd.DataFrame, faults: Faults) -> ImageSource:
         """Make the references in ``studies`` relative to the source's root; those that cannot be used are named."""
         root = Path(os.path.normpath(path.parent / Path(self.images_root or "").expanduser()))
         if not root.is_dir():
@@ -238,8 +245,8 @@ class CsvTable(OwnData):
         for study, bag in zip(studies["id"].tolist(), studies["images"], strict=True):
             images = []
             for given in bag:
-                image = _inside(given, base)
-                fault = _fault(base, image) if image is not None else "image paths that leave dataset.images_root"
+                image = inside(given, base)
+                fault = path_fault(base, image) if image is not None else "image paths that leave dataset.images_root"
                 missing += fault == MISSING
                 if fault == MISSING and "\\" in given:
                     fault = "image paths with backslashes, as Windows writes them: write slashes"
@@ -277,154 +284,3 @@ class CsvTable(OwnData):
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`write_table`."""
         return write_table(parent / "table", **options)
-
-
-class _Faults:
-    """What is wrong with a table: kinds with the studies they concern, and rows without an id."""
-
-    def __init__(self) -> None:
-        self.nameless: list[str] = []
-        self.studies: set[str] = set()
-        self._by_kind: dict[str, list[str]] = defaultdict(list)
-
-    def add(self, kind: str, study: str, detail: str = "") -> None:
-        self.studies.add(study)
-        self._by_kind[kind].append(f"{study} ({detail})" if detail else study)
-
-    def problems(self) -> dict[str, list[str]]:
-        return ({"rows without an id": self.nameless} if self.nameless else {}) | dict(self._by_kind)
-
-
-def _cells(path: Path) -> tuple[pd.DataFrame, dict[int, int]]:
-    """The text of a CSV's cells, by the header's names, the index is the line where a row is; and of rows that have fewer cells
-    than the header, how many.
-
-    Raises:
-        UserError: it cannot be read as CSV, holds no row, or a column has no name or that of another.
-    """
-    try:
-        cells = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, na_filter=False, skip_blank_lines=False, encoding="utf-8-sig"
-        )
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: it is empty.") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        what = "a text of UTF-8" if isinstance(error, UnicodeDecodeError) else "a whole CSV"
-        reason = str(error).split("C error: ")[-1].strip()
-        raise UserError(f"{path}: it is not {what}: {reason}. Save it as CSV, with commas and in UTF-8.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
-    cells.index = cells.index + 1
-    cells = cells[(cells != "").any(axis=1)]
-    if cells.empty:
-        raise UserError(f"{path}: it is empty.")
-    header = cells.iloc[0].str.strip().tolist()
-    cells = cells.iloc[1:]
-    if cells.empty:
-        raise UserError(f"{path}: it has no rows but a header: {listed(header, 30)}.")
-    keep = [name != "" or bool((cells[i] != "").any()) for i, name in enumerate(header)]
-    cells, names = cells.loc[:, keep], [name for name, kept in zip(header, keep, strict=True) if kept]
-    if wrong := [name for i, name in enumerate(names) if name == "" or name in names[:i]]:
-        what = f"two columns are called {wrong[0]}" if wrong[0] else f"column {header.index('') + 1} has no name"
-        raise UserError(f"{path}: {what}. Give each column a name of its own.")
-    cells.columns = pd.Index(names)
-    stripped = {name: cells[name].str.strip() for name in COLUMNS if name in names}
-    with open(path, encoding="utf-8-sig", newline="") as file:  # pandas fills such rows up
-        counts = {line: len(row) for line, row in enumerate(csv.reader(file), start=1)}
-    named = max(i for i, kept in enumerate(keep) if kept) + 1
-    return cells.assign(**stripped), {line: counts[line] for line in cells.index if counts.get(line, named) < named}
-
-
-def _split_words(column: pd.Series) -> str:
-    """The words of a column of splits, how often each is there, and which are known."""
-    words = listed((f"{word!r} in {n} rows" for word, n in column.value_counts().items()), 20)
-    return f"{words}. It is one of {', '.join(SPLIT_NAMES)}."
-
-
-def _given(cells: pd.DataFrame, name: str) -> bool:
-    """Whether there is such a column and it is not all blank."""
-    return name in cells and bool((cells[name] != "").any())
-
-
-def _renamed(cells: pd.DataFrame, others: Sequence[str]) -> str:
-    """A sentence on each column that is not there and may go by another name, or an empty string."""
-    hints = [(name, did_you_mean(name, others)) for name in ("patient", "group", "split") if name not in cells]
-    return "".join(f" There is no column {name}.{hint}" for name, hint in hints if hint)
-
-
-def _numbers(column: pd.Series) -> np.ndarray:
-    """float32: 1, 0, -1, NaN where blank, infinite for anything else."""
-    codes, texts = pd.factorize(column)
-
-    def number(text: str) -> float:
-        try:
-            value = float(text.strip() or "nan")
-        except ValueError:
-            return np.inf
-        return value if value in (1, 0, -1) or np.isnan(value) else np.inf
-
-    return np.array([number(text) for text in texts], np.float32)[codes]
-
-
-def _every_label(cells: pd.DataFrame) -> pd.Series:
-    """``ALL_LABELS``, of every column that holds labels, whichever are asked for and in whatever order they stand."""
-    found = {name: _numbers(cells[name]) for name in sorted(map(str, cells)) if name not in COLUMNS}
-    values = pd.DataFrame({name: of for name, of in found.items() if _are_labels(of)}, index=cells.index)
-    return written(values)
-
-
-def _are_labels(values: np.ndarray) -> bool:
-    """Whether :func:`_numbers` of a column are labels, but for a few mistakes."""
-    filled = (~np.isnan(values)).sum()
-    return bool(filled and np.isinf(values).sum() * 2 <= filled)
-
-
-def _check_agreement(rows: pd.DataFrame, faults: _Faults) -> None:
-    """Name the ids whose rows differ in anything but the images."""
-    repeated = rows[rows["id"].duplicated(keep=False)]
-    if repeated.empty:
-        return
-    first = repeated.groupby("id", sort=False).transform("first")
-    others = repeated.drop(columns="id")
-    differ = (others != first) & ~(others.isna() & first.isna())
-    by_id = differ.groupby(repeated["id"], sort=False).any()
-    for study, columns in by_id[by_id.any(axis=1)].iterrows():
-        faults.add("ids whose rows do not agree", str(study), f"in {listed(by_id.columns[columns])}")
-
-
-def _bags(ids: pd.Series, cells: pd.Series) -> list[list[str]]:
-    """The images of each id as given, ids in the order of their first row."""
-    bags: dict[str, list[str]] = {}
-    for study, cell in zip(ids.tolist(), cells.tolist(), strict=True):
-        parts = (part.strip() for part in cell.replace("|", ";").split(";"))
-        bags.setdefault(study, []).extend(part for part in parts if part)
-    return list(bags.values())
-
-
-def _inside(image: str, base: str) -> str | None:
-    """A path relative to the folder ``base``; None if it leads elsewhere."""
-    if not os.path.isabs(image) and "./" not in image and "//" not in image:
-        return image if image != ".." else None
-    path = os.path.relpath(os.path.join(base, image), base)
-    return None if path == ".." or path.startswith("../") else path
-
-
-def _fault(base: str, image: str) -> str | None:
-    """Why a file cannot be used, as a kind of problem, from its name, size and, of a volume, its header."""
-    path, fault = os.path.join(base, image), file_fault(os.path.join(base, image))
-    if image.lower().endswith(ARRAY):
-        return fault or _volume_fault(path)
-    known = image.lower().endswith((*SUFFIXES, *DICOM))
-    if known or (fault and not os.path.splitext(image)[1]) or (not fault and is_picture(path)):
-        return fault
-    return f"images that are neither {', '.join(SUFFIXES)} nor DICOM nor .npy"
-
-
-def _volume_fault(path: str) -> str | None:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return "arrays that cannot be read"
-    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or array.size == 0:
-        return "arrays other than uint8 (slices, height, width)"
-    return "arrays of one picture in colours, where slices (slices, height, width) are wanted" if array.shape[-1] == 3 else None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.base import Reader
+from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.images.source import ArraySource
 from xraylab.data.published import DEFAULT, RESOLUTIONS, SPLITS, SUBSETS, Published, Subset
 from xraylab.data.study_table import StudyTable, stop_or_skip
@@ -22,7 +22,7 @@ from xraylab.data.synthetic.medmnist import write_medmnist
 from xraylab.errors import UserError, did_you_mean, listed
 
 
-class MedMNIST(Reader):
+class MedMNIST(DatasetReader):
     """One set of MedMNIST v2.
 
     Args:

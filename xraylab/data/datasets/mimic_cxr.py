@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.base import Reader
+from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.datasets.chest_xray import Problems, Radiographs, differing, find_list, name_wrong, named, read_list, with_lines
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.published import Published
@@ -205,7 +205,7 @@ class MIMIC(Radiographs):
         others = labels[~labels.index.isin(images.loc[of_test, "id"])]
         return images[keep], pd.concat([others, theirs])
 
-    def whole(self, path: Path) -> list[Reader]:
+    def whole(self, path: Path) -> list[DatasetReader]:
         """One reader of all views and findings; of test as the reports say, for it has all studies. It looks into every list."""
         labels = self.labels if _list(path, self.labels) else next((kind for kind in LABELS if _list(path, kind)), self.labels)
         reader = MIMIC(self.root, "all", "all", labels, "report", self.bits, self.on_error, self.sample)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.base import Reader
+from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.datasets.chest_xray import file_faults
 from xraylab.data.datasets.folder import heldout_split
 from xraylab.data.findings import CHEXPERT, chosen, finding
@@ -47,7 +47,7 @@ VALUES = np.array([np.nan, 0, -1, 1], np.float32)  # of the codes 0 to 3
 Problems = defaultdict[str, list[str]]
 
 
-class MimicTutorial(Reader):
+class MimicTutorial(DatasetReader):
     """Single X-rays of one view or of both, with the 14 labels of CheXpert.
 
     Args:
@@ -171,7 +171,7 @@ class MimicTutorial(Reader):
             problems[f"records without {_feature(name)}"] += names
         return TFRecordSource(path, JPG, self.bits, plain), [found.get(file, Records()) for file in files]
 
-    def whole(self, path: Path) -> list[Reader]:
+    def whole(self, path: Path) -> list[DatasetReader]:
         """One reader of all views that are there, and all findings."""
         views = {told.view for names in _listing(path) for name in names if (told := _told(name))}
         return [MimicTutorial(self.root, "all" if len(views) > 1 else min(views), "all", self.bits, self.on_error, self.sample)]

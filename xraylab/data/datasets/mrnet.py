@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.base import Reader
+from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.images.source import NpySource
 from xraylab.data.published import Published
 from xraylab.data.stratification import written
@@ -42,7 +42,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-class MRNet(Reader):
+class MRNet(DatasetReader):
     """One plane of MRNet-v1.0, or all three at once, with one or several of its three labels.
 
     Args:
@@ -148,7 +148,7 @@ class MRNet(Reader):
             }
         )
 
-    def whole(self, path: Path) -> list[Reader]:
+    def whole(self, path: Path) -> list[DatasetReader]:
         """A reader a plane, each of all tasks whose labels are there."""
         tasks = [t for t in TASKS if all((path / f"{split}-{t}.csv").is_file() for split in ("train", "valid"))]
         return [MRNet(self.root, plane, tasks, self.on_error, self.sample) for plane in PLANES]

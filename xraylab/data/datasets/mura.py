@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.base import Reader
+from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.images.source import FileSource, file_fault
 from xraylab.data.published import STUDIES, Published
 from xraylab.data.study_table import StudyTable, stop_or_skip
@@ -42,7 +42,7 @@ IMAGES = {  # by body part: normal and abnormal of train, all of valid
 TOTALS_V10 = {"patients": 12251, "studies": 14982, "images": 40895}
 
 
-class MURA(Reader):
+class MURA(DatasetReader):
     """Studies of some or all body parts of MURA-v1.1 or v1.0, labelled normal or abnormal.
 
     Args:
@@ -128,7 +128,7 @@ class MURA(Reader):
             }
         )
 
-    def whole(self, path: Path) -> list[Reader]:
+    def whole(self, path: Path) -> list[DatasetReader]:
         """One reader of all body parts."""
         return [MURA(self.root, "all", "all", self.on_error, self.sample)]
 

@@ -31,7 +31,7 @@ LEAST = 32  # bytes of a compressed frame
 MUCH = 2**28  # bytes, for which it is asked whether they are free
 MEMORY = 20  # bytes that a value takes on its way to grey
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")  # of JPEG and JPEG-LS, of JPEG 2000, of it in its boxes
-ALONE = (0x01, *range(0xD0, 0xD9))  # markers without a segment
+BARE = (0x01, *range(0xD0, 0xD9))  # markers without a segment
 NO_FRAME = (0xC4, 0xC8, 0xCC)  # those among C0 to CF that are no start of a frame
 
 
@@ -270,7 +270,7 @@ def _jpeg(data: bytes) -> Stream | None:
     at = 2
     while data.startswith(STARTS[0]) and data[at] == 0xFF:
         code = data[at + 1]
-        if code == 0xFF or code in ALONE:  # bytes that fill
+        if code == 0xFF or code in BARE:  # bytes that fill
             at += 1 if code == 0xFF else 2
         elif (0xC0 <= code <= 0xCF and code not in NO_FRAME) or code == 0xF7:
             bits, rows, columns, samples = struct.unpack_from(">BHHB", data, at + 4)

@@ -1,4 +1,5 @@
-"""Drawings of chest radiographs, frontal and lateral, with findings from subtle to obvious and with what looks like them.
+"""Drawinfrom xraylab.data.synthetic.film import Grid, ramp, Film, expose
+gs of chest radiographs, frontal and lateral, with findings from subtle to obvious and with what looks like them.
 
 A finding has a severity, which sets its size and contrast, and lies at the same place in every view of a study. A mimic is
 harmless and something else to the eye: a fat pad beside the heart, a skin fold, a scar. Pose, exposure, noise, sharpness,
@@ -11,10 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import cv2
 import numpy as np
+
+from xraylab.data.synthetic.film import Film, Grid, expose, ramp
 
 #: that are drawn; lung_opacity and no_finding follow from them
 DRAWN = (
@@ -25,7 +27,6 @@ DRAWN = (
 MIMICKED = tuple(name for name in DRAWN if name not in ("fracture", "support_devices"))
 
 APEX, BASE, SPACING = -0.37, 0.27, 0.083  # of the lungs, and between ribs, in heights of the body
-Grid = Any  # float32 (H,W)
 
 
 @dataclass(frozen=True)
@@ -58,58 +59,15 @@ def draw_view(case: Case, view: str, size: int, rng: np.random.Generator) -> np.
     Returns:
         uint8 (H,W), the longer side ``size`` to 1.3 ``size``.
     """
-    film = _Film(view, size, rng)
+    film = Film(view, size, rng)
     _Chest(film, case, view, rng).draw()
-    return _expose(film, rng)
-
-
-def _ramp(distance: Grid, width: float) -> Grid:
-    """0 outside to 1 inside over ``width``, by the distance inwards."""
-    return np.clip(0.5 + distance / width, 0, 1)
-
-
-class _Film:
-    """A picture of density, and its grid of body coordinates: from -0.5 to 0.5, x to the right, y downwards."""
-
-    def __init__(self, view: str, size: int, rng: np.random.Generator) -> None:
-        longest = int(rng.integers(size, round(1.3 * size) + 1))
-        shortest = round(longest * rng.uniform(0.78, 0.98))
-        self.width, self.height = (shortest, longest) if view == "lateral" or rng.random() < 0.6 else (longest, shortest)
-        angle = math.radians(np.clip(rng.normal(0, 3 if view == "ap" else 1.7), -7, 7))
-        zoom = rng.uniform(0.94, 1.1) * np.array((self.width, self.height))
-        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) * zoom[:, None]
-        shift = np.array((self.width, self.height)) * (0.5 + rng.uniform(-0.03, 0.03, 2))
-        self.turn, self.shift, self.unit = turn, shift, float(zoom.mean())
-        pixels = np.stack(np.meshgrid(np.arange(self.width), np.arange(self.height)), -1) - shift
-        body = (pixels @ np.linalg.inv(turn).T).astype(np.float32)
-        self.x, self.y = body[..., 0], body[..., 1]
-        self.density: Grid = np.zeros((self.height, self.width), np.float32)
-
-    def oval(self, x: float, y: float, rx: float, ry: float, edge: float = 0.1, angle: float = 0.0) -> Grid:
-        """1 within an ellipse, 0 outside; ``edge``: as a share of the radius."""
-        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        dx, dy = self.x - x, self.y - y
-        return _ramp(1 - np.hypot((dx * cos + dy * sin) / rx, (dy * cos - dx * sin) / ry), edge)
-
-    def glow(self, x: float, y: float, rx: float, ry: float) -> Grid:
-        """1 at a point, falling off as a bell does."""
-        return np.exp(-(((self.x - x) / rx) ** 2) - ((self.y - y) / ry) ** 2)
-
-    def strokes(self, lines: list[tuple[np.ndarray, float]], soft: float = 0.004) -> Grid:
-        """1 on lines, points (n,2) and a width each, in body coordinates; blurred by ``soft``."""
-        canvas: Any = np.zeros((self.height, self.width), np.uint8)
-        for points, width in lines:
-            pixels = np.round((np.asarray(points) @ self.turn.T + self.shift) * 16).astype(np.int32)
-            thick = width * self.unit
-            value = int(255 * min(1.0, thick))
-            cv2.polylines(canvas, [pixels], False, value, max(1, round(thick)), cv2.LINE_AA, 4)
-        return cv2.GaussianBlur(canvas, (0, 0), max(0.3, soft * self.unit)).astype(np.float32) / 255
+    return expose(film, rng)
 
 
 class _Chest:
     """One view of one case, drawn onto a film."""
 
-    def __init__(self, film: _Film, case: Case, view: str, rng: np.random.Generator) -> None:
+    def __init__(self, film: Film, case: Case, view: str, rng: np.random.Generator) -> None:
         self.film, self.lateral = film, view == "lateral"
         self.severity, self.mimic, self.places = case.severity, case.mimic, case.places()
         self.ap, self.breadth, self.deep = view == "ap", rng.uniform(0.93, 1.05), rng.uniform(-0.03, 0.03)
@@ -127,13 +85,13 @@ class _Chest:
             self.wall = 0.42 * np.sqrt(1 - (1 - self.t) ** 2.1)
             front = -0.33 + 0.17 * (1 - self.t) ** 1.5 + 0.12 * np.clip(self.t - 0.6, 0, None)
             self.dome = self.dome + 0.25 * np.clip(-0.12 - self.x, 0, None) ** 1.5
-            self.lung = _ramp(self.wall - self.out, 0.02) * _ramp(self.x - front, 0.03) * _ramp(self.dome - self.y, 0.02)
+            self.lung = ramp(self.wall - self.out, 0.02) * ramp(self.x - front, 0.03) * ramp(self.dome - self.y, 0.02)
             if lift:  # the other dome stays
-                self.lung = self.lung * (1 - 0.6 * _ramp(self.y - self.dome + lift * 1.6, 0.015))
+                self.lung = self.lung * (1 - 0.6 * ramp(self.y - self.dome + lift * 1.6, 0.015))
         else:
             self.dome = self.dome + np.where(self.side < 0, -0.018, 0.012)
             self.wall = 0.4 * np.sqrt(1 - (1 - self.t) ** 2.3)
-            self.lung = _ramp(self.wall - self.out, 0.016) * _ramp(self.dome - self.y, 0.014)
+            self.lung = ramp(self.wall - self.out, 0.016) * ramp(self.dome - self.y, 0.014)
 
     def amount(self, name: str) -> float:
         return float(self.severity.get(name, 0.0))
@@ -169,11 +127,11 @@ class _Chest:
     def _body(self) -> Grid:
         x, y, rng = self.film.x, self.film.y, self.rng
         if self.lateral:
-            shoulder = 0.14 * _ramp(-0.24 - y, 0.2)
-            return _ramp(0.43 - np.abs(x - 0.01) - 0.25 * (y - 0.05) ** 2, 0.03) * (1 + shoulder)
-        trunk = _ramp(0.48 - np.abs(x), 0.03) * _ramp(y + 0.45 - 0.7 * np.clip(np.abs(x) - 0.1, 0, None) ** 1.4, 0.03)
-        body = np.maximum(trunk, _ramp(0.12 - np.abs(x), 0.03))
-        belly = 0.16 * _ramp(y - self.dome - 0.02, 0.06) - 0.14 * self.film.oval(0.2, BASE + 0.15, 0.07, 0.035, 0.5)
+            shoulder = 0.14 * ramp(-0.24 - y, 0.2)
+            return ramp(0.43 - np.abs(x - 0.01) - 0.25 * (y - 0.05) ** 2, 0.03) * (1 + shoulder)
+        trunk = ramp(0.48 - np.abs(x), 0.03) * ramp(y + 0.45 - 0.7 * np.clip(np.abs(x) - 0.1, 0, None) ** 1.4, 0.03)
+        body = np.maximum(trunk, ramp(0.12 - np.abs(x), 0.03))
+        belly = 0.16 * ramp(y - self.dome - 0.02, 0.06) - 0.14 * self.film.oval(0.2, BASE + 0.15, 0.07, 0.035, 0.5)
         breast = rng.uniform(0, 0.1) * sum(self.film.oval(s * 0.24, 0.17, 0.16, 0.13, 0.4) for s in (-1, 1))
         return body + belly + breast * trunk
 
@@ -188,20 +146,20 @@ class _Chest:
         if self.lateral:
             outline = film.oval(-0.12 + 0.13 * (scale - 1), 0.16, 0.17 * scale, 0.11 * (0.35 + 0.65 * scale), 0.2, 40)
             top = 0.75 * film.oval(-0.13, -0.17, 0.05 + extra, 0.17, 0.5, 8) * (0.25 + 8 * extra)
-            spine = 0.5 * _ramp(0.05 - np.abs(self._from_spine()), 0.03)
+            spine = 0.5 * ramp(0.05 - np.abs(self._from_spine()), 0.03)
             outline = np.maximum(np.maximum(outline * 0.8, np.clip(top, 0, 0.8)), spine)
             faint = 0.5 * film.oval(-0.25, 0.09, 0.05, 0.09, 0.15) * (pad > 0) * (0.5 + 0.5 * pad)
             faint = faint + 0.5 * film.oval(0.1, -0.1, 0.03 + 0.03 * unfolded, 0.09, 0.2) * (unfolded > 0)
         else:
             outline = film.oval(0.055, 0.15, 0.155 * scale, 0.132 * (0.5 + 0.5 * scale), 0.14, 32)
-            column = _ramp(0.07 + extra * _ramp(0.02 - self.y, 0.25) - self.out, 0.025)
+            column = ramp(0.07 + extra * ramp(0.02 - self.y, 0.25) - self.out, 0.025)
             knob = film.oval(0.075, -0.135, 0.035, 0.05, 0.3)
             outline = np.maximum(np.maximum(outline, column), knob)
             bulge = film.oval(0.105, -0.1, 0.035 + 0.03 * unfolded, 0.07, 0.2) * (unfolded > 0)
             outline = np.maximum(outline, bulge)
             faint = 0.55 * film.oval(0.22, 0.235, 0.06 + 0.03 * pad, 0.05, 0.15) * (pad > 0) * (0.6 + 0.4 * pad)
-        windpipe = 0.3 * _ramp(0.022 - np.abs(self.x - (0.02 + 0.06 * self.y if self.lateral else 0.0)), 0.02)
-        film.density -= 0.3 * windpipe * _ramp(-0.07 - self.y, 0.05)
+        windpipe = 0.3 * ramp(0.022 - np.abs(self.x - (0.02 + 0.06 * self.y if self.lateral else 0.0)), 0.02)
+        film.density -= 0.3 * windpipe * ramp(-0.07 - self.y, 0.05)
         return np.clip(np.maximum(outline, faint), 0, 1)
 
     def _from_spine(self) -> Grid:
@@ -228,19 +186,19 @@ class _Chest:
                 callus = np.exp(-(((np.abs(along - middle) - 0.03) / 0.012) ** 2))
                 bone = bone + np.where(its, clear * (0.5 + severity) * callus, 0)
                 phase = np.where(its & (along > middle), phase + 0.22 + 0.15 * severity, phase)
-        within = _ramp(self.wall + 0.03 - self.out, 0.02) * _ramp(self.y - APEX + 0.03, 0.03) * _ramp(0.3 - self.y, 0.1)
+        within = ramp(self.wall + 0.03 - self.out, 0.02) * ramp(self.y - APEX + 0.03, 0.03) * ramp(0.3 - self.y, 0.1)
         ribs = np.clip(2.2 * (np.cos(2 * np.pi * phase) - 0.25), 0, 1) * within * bone
         if self.lateral:
-            column = _ramp(0.045 - np.abs(self._from_spine()), 0.02)
+            column = ramp(0.045 - np.abs(self._from_spine()), 0.02)
             discs = 0.75 + 0.25 * np.cos(2 * np.pi * self.y / 0.075 + 5 * self.x)
-            sternum = _ramp(0.012 - np.abs(self.x + 0.355 - 0.17 * (1 - self.t) ** 1.5), 0.01) * _ramp(0.15 - self.y, 0.1)
+            sternum = ramp(0.012 - np.abs(self.x + 0.355 - 0.17 * (1 - self.t) ** 1.5), 0.01) * ramp(0.15 - self.y, 0.1)
             return 0.045 * ribs + 0.12 * column * discs + 0.1 * sternum * (self.t > 0)
         front = np.clip(2 * (np.cos(2 * np.pi * (self.y + 0.55 * self.out + 0.05) / (1.15 * SPACING)) - 0.3), 0, 1)
-        ribs = ribs + 0.45 * front * within * _ramp(self.out - 0.17, 0.05) * _ramp(self.y + 0.28, 0.05)
-        spine = (0.5 + 0.25 * np.cos(2 * np.pi * self.y / 0.06)) * _ramp(0.042 - self.out, 0.015)
+        ribs = ribs + 0.45 * front * within * ramp(self.out - 0.17, 0.05) * ramp(self.y + 0.28, 0.05)
+        spine = (0.5 + 0.25 * np.cos(2 * np.pi * self.y / 0.06)) * ramp(0.042 - self.out, 0.015)
         tilt = rng.uniform(0.1, 0.35)
-        clavicles = _ramp(0.016 - np.abs(self.y + 0.29 + tilt * (self.out - 0.1)), 0.012) * _ramp(self.out - 0.035, 0.02)
-        return 0.075 * ribs + 0.14 * spine + 0.1 * clavicles * _ramp(0.4 - self.out, 0.03)
+        clavicles = ramp(0.016 - np.abs(self.y + 0.29 + tilt * (self.out - 0.1)), 0.012) * ramp(self.out - 0.035, 0.02)
+        return 0.075 * ribs + 0.14 * spine + 0.1 * clavicles * ramp(0.4 - self.out, 0.03)
 
     def _vessels(self) -> Grid:
         """Branches out of each hilum, more and thicker where edema is mimicked."""
@@ -293,8 +251,8 @@ class _Chest:
         if severity := self.amount("atelectasis"):
             x, y = self.spot("atelectasis", 0.1, 0.2)
             tilt, reach = 0.6 * (self.places["atelectasis"][4] - 0.5), 0.08 + 0.05 * severity
-            wedge = _ramp(0.013 + 0.013 * severity - np.abs(film.y - y - tilt * (film.x - x)), 0.014)
-            shadow = shadow + (0.15 + 0.16 * severity) * wedge * _ramp(reach - np.abs(film.x - x), 0.03) * lung
+            wedge = ramp(0.013 + 0.013 * severity - np.abs(film.y - y - tilt * (film.x - x)), 0.014)
+            shadow = shadow + (0.15 + 0.16 * severity) * wedge * ramp(reach - np.abs(film.x - x), 0.03) * lung
         if strength := self.like("atelectasis"):  # a fissure or a scar
             x, y = self.spot("atelectasis", -0.1, 0.1)
             line = np.array([(x - 0.11, y + 0.012), (x, y), (x + 0.11, y + 0.004)])
@@ -323,8 +281,8 @@ class _Chest:
             here = either if self.lateral or place[1] < 0.4 else self.side == self.which("pleural_effusion")
             height = 0.035 + 0.19 * severity
             surface = self.dome - 0.03 - height * (0.25 + 0.75 * np.clip((out - 0.1) / 0.28, 0, 1.2) ** 2)
-            fluid = _ramp(self.y - surface, 0.02) * _ramp(self.wall + 0.005 - out, 0.015) * here
-            fluid = fluid * _ramp(self.dome + 0.06 - self.y, 0.02) * _ramp(out - 0.05, 0.15)
+            fluid = ramp(self.y - surface, 0.02) * ramp(self.wall + 0.005 - out, 0.015) * here
+            fluid = fluid * ramp(self.dome + 0.06 - self.y, 0.02) * ramp(out - 0.05, 0.15)
             film.density += 0.36 * fluid * np.clip(air + 0.12, 0, 1)
         if strength := self.like("pleural_effusion"):  # a dome that bulges
             x = self.which("pleural_effusion") * 0.22 if not self.lateral else 0.05
@@ -333,20 +291,20 @@ class _Chest:
             here = either if self.lateral else self.side == self.which("pneumothorax")
             depth = 0.03 + 0.09 * severity
             shrunk = np.clip((self.y - APEX - depth) / (BASE + 0.1 - APEX), 0, 1)
-            rim = 0.4 * np.sqrt(1 - (1 - shrunk) ** 2.3) - depth * _ramp(0.15 - self.y, 0.3)
-            gas = _ramp(out - rim, 0.008) * here * self.lung * _ramp(0.2 - self.y, 0.2)
-            line = np.exp(-(((out - rim) / 0.006) ** 2)) * here * self.lung * _ramp(0.2 - self.y, 0.1)
+            rim = 0.4 * np.sqrt(1 - (1 - shrunk) ** 2.3) - depth * ramp(0.15 - self.y, 0.3)
+            gas = ramp(out - rim, 0.008) * here * self.lung * ramp(0.2 - self.y, 0.2)
+            line = np.exp(-(((out - rim) / 0.006) ** 2)) * here * self.lung * ramp(0.2 - self.y, 0.1)
             film.density += -(0.09 + 0.04 * severity) * gas + (0.1 + 0.05 * severity) * line
         if strength := self.like("pneumothorax"):  # a skin fold: an edge that goes on outside the lung, nothing dark
             beside = film.x - 0.15 * film.y - (self.which("pneumothorax") * 0.29 if not self.lateral else 0.12)
-            film.density += (0.06 + 0.05 * strength) * _ramp(beside, 0.006) * np.exp(-np.clip(beside, 0, None) / 0.03)
+            film.density += (0.06 + 0.05 * strength) * ramp(beside, 0.006) * np.exp(-np.clip(beside, 0, None) / 0.03)
         if severity := self.amount("pleural_other"):
             here = either if self.lateral else self.side == self.which("pleural_other")
             thick = 0.02 + 0.03 * severity
-            rind = _ramp(out - self.wall + thick, 0.008) * _ramp(self.y + 0.2, 0.1) * _ramp(0.17 - self.y, 0.1)
+            rind = ramp(out - self.wall + thick, 0.008) * ramp(self.y + 0.2, 0.1) * ramp(0.17 - self.y, 0.1)
             film.density += (0.18 + 0.14 * severity) * rind * here * self.lung
         if strength := self.like("pleural_other"):  # the shadow beside the ribs
-            film.density += (0.04 + 0.03 * strength) * _ramp(out - self.wall + 0.05, 0.06) * self.lung
+            film.density += (0.04 + 0.03 * strength) * ramp(out - self.wall + 0.05, 0.06) * self.lung
 
     def _devices(self) -> None:
         severity, place = self.amount("support_devices"), self.places["support_devices"]
@@ -379,28 +337,3 @@ class _Chest:
         if 4 in kinds:  # feeding tube
             lines.append((bent((0.012, -0.5), (0.012, 0.0), (0.03, 0.25), (0.1, 0.36), (0.2, 0.38)), 0.008))
         film.density += 0.33 * np.clip(1.4 * film.strokes(lines, 0.002), 0, 1)
-
-
-def _expose(film: _Film, rng: np.random.Generator) -> np.ndarray:
-    """Blur, contrast, uneven light, mean, borders, side marker and noise; uint8 (H,W)."""
-    height, width = film.height, film.width
-    longest = max(width, height)
-    picture: Any = cv2.GaussianBlur(film.density, (0, 0), rng.uniform(0.003, 0.008) * longest)
-    picture = np.clip(picture, 0.01, 1.1) ** rng.uniform(0.75, 1.25)
-    light: Any = np.add.outer(*(np.linspace(-v, v, 18) for v in rng.uniform(-0.12, 0.12, 2))) + rng.normal(1, 0.03, (18, 18))
-    picture = picture * cv2.resize(light.astype(np.float32), (width, height))
-    picture = (picture - picture.mean()) / picture.std() * rng.uniform(0.16, 0.23) + rng.uniform(0.4, 0.58)
-    if rng.random() < 0.4:  # collimated
-        edges = np.round(rng.uniform(0, 0.04, 4) * longest).astype(int)
-        frame = np.ones((height, width), bool)
-        frame[edges[0] : height - edges[1], edges[2] : width - edges[3]] = False
-        picture[frame] = rng.choice((0.0, 0.05, 0.9))
-    if rng.random() < 0.8:
-        tall, x = longest * rng.uniform(0.05, 0.08), rng.choice((0.04, 0.9)) * width
-        at = (round(x), round(rng.uniform(0.09, 0.2) * height))
-        stamp: Any = np.zeros((height, width), np.uint8)
-        letter = str(rng.choice(("L", "R")))
-        cv2.putText(stamp, letter, at, cv2.FONT_HERSHEY_SIMPLEX, tall / 22, 255, 1 + longest // 160, cv2.LINE_AA)
-        picture = np.maximum(picture, stamp / 255 * rng.uniform(0.8, 1.0))
-    picture = picture + rng.standard_normal(picture.shape, np.float32) * np.float32(rng.uniform(0.008, 0.025))
-    return np.clip(picture * 255, 0, 255).astype(np.uint8)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from xraylab.errors import UserError
 from xraylab.models.backbones import weights
-from xraylab.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, _adapt_first_conv, _grey
+from xraylab.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, adapted_first_conv, grey_weights
 
 
 class AlexNet(Backbone):
@@ -42,8 +42,8 @@ class AlexNet(Backbone):
         self.num_features, self.in_chans = 256, in_chans
         self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
         if in_chans != 3:
-            _adapt_first_conv(self.features, "0", in_chans)
-            self.mean, self.std = _grey(self.mean, self.std, in_chans)
+            adapted_first_conv(self.features, "0", in_chans)
+            self.mean, self.std = grey_weights(self.mean, self.std, in_chans)
         convs = [i for i, layer in enumerate(self.features) if isinstance(layer, nn.Conv2d)]
         self.stages = {f"conv{k}": [f"features.{i}.weight", f"features.{i}.bias"] for k, i in enumerate(convs, start=1)}
         self.freeze(trainable_from, freeze_batch_stats)

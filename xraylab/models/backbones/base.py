@@ -93,14 +93,14 @@ class Backbone(nn.Module, HyperparametersMixin):
         return self
 
 
-def _grey(mean: Any, std: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def grey_weights(mean: Any, std: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Statistics for that many channels: as they are for 3, else their averages over RGB."""
     if channels == len(mean):
         return tuple(mean), tuple(std)
     return (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
 
 
-def _adapt_first_conv(parent: nn.Module, name: str, in_chans: int) -> None:
+def adapted_first_conv(parent: nn.Module, name: str, in_chans: int) -> None:
     """Replace a 3-channel convolution by one of ``in_chans`` that responds alike to a grey image."""
     old = getattr(parent, name)
     new = nn.Conv2d(in_chans, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)

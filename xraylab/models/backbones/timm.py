@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xraylab.errors import UserError, did_you_mean
 from xraylab.models.backbones import weights
-from xraylab.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, _grey
+from xraylab.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone, grey_weights
 
 
 class Timm(Backbone):
@@ -68,7 +68,7 @@ class Timm(Backbone):
         model: Any = self.model
         self.num_features = int(getattr(model, "head_hidden_size", model.num_features))
         cfg = model.pretrained_cfg or {}
-        self.mean, self.std = _grey(cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD), in_chans)
+        self.mean, self.std = grey_weights(cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD), in_chans)
         self.stages = _timm_stages(self.model)
         self.spatial = None if spatial is None else SPATIAL[spatial]()
         self.freeze(trainable_from, freeze_batch_stats)

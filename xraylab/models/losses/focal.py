@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from xraylab.errors import UserError
-from xraylab.models.losses.uncertain_labels import Uncertainty, _number, _refuse_learned
+from xraylab.models.losses.uncertain_labels import Uncertainty, number_of, refuse_learned
 
 
 class Focal(Uncertainty):
@@ -24,10 +24,10 @@ class Focal(Uncertainty):
     def __init__(self, gamma: float = 2.0, alpha: float | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        _refuse_learned(self, "focal")
-        if _number("loss.gamma", gamma) < 0:
+        refuse_learned(self, "focal")
+        if number_of("loss.gamma", gamma) < 0:
             raise UserError(f"loss.gamma={gamma}: it is at least 0.")
-        if alpha is not None and not 0 < _number("loss.alpha", alpha) < 1:
+        if alpha is not None and not 0 < number_of("loss.alpha", alpha) < 1:
             raise UserError(f"loss.alpha={alpha}: it is above 0 and below 1, or null.")
         self.gamma = gamma
         self.sides = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
@@ -54,11 +54,11 @@ class Asymmetric(Uncertainty):
     def __init__(self, gamma_pos: float = 0.0, gamma_neg: float = 4.0, margin: float = 0.05, **options: Any) -> None:
         super().__init__(**options)
         self.save_hyperparameters()
-        _refuse_learned(self, "asymmetric")
+        refuse_learned(self, "asymmetric")
         for name, value in (("gamma_pos", gamma_pos), ("gamma_neg", gamma_neg)):
-            if _number(f"loss.{name}", value) < 0:
+            if number_of(f"loss.{name}", value) < 0:
                 raise UserError(f"loss.{name}={value}: it is at least 0.")
-        if not 0 <= _number("loss.margin", margin) < 1:
+        if not 0 <= number_of("loss.margin", margin) < 1:
             raise UserError(f"loss.margin={margin}: it is at least 0 and below 1.")
         self.gamma_pos, self.gamma_neg, self.margin = gamma_pos, gamma_neg, margin
 

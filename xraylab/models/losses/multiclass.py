@@ -12,7 +12,7 @@ from torch.nn.functional import log_softmax
 
 from xraylab.errors import UserError
 from xraylab.models.losses.cross_entropy import WeightedBCE
-from xraylab.models.losses.uncertain_labels import ADAPTED, Uncertainty, _shown
+from xraylab.models.losses.uncertain_labels import ADAPTED, Uncertainty, shown_value
 
 
 class MultiClass(Uncertainty):
@@ -63,6 +63,6 @@ class MultiClass(Uncertainty):
 
     def describe(self, names: Sequence[str], groups: Sequence[str] = ()) -> str:
         """The policy and the balance in force, in words."""
-        w = _shown(names, [(v, v) for v in self.w.tolist()])
+        w = shown_value(names, [(v, v) for v in self.w.tolist()])
         policy = f"uncertain labels: a class of their own, w={w}; unmentioned ones weigh {self.blank_weight:g} as negatives"
         return policy if self.balance == "none" else f"{policy}; {WeightedBCE.describe(self, names, groups)}"

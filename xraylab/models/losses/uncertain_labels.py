@@ -83,17 +83,17 @@ class Uncertainty(WeightedBCE):
         if reduction not in REDUCTIONS:
             raise UserError(f"loss.reduction={reduction}: it is {' or '.join(REDUCTIONS)}.")
         for name, value, most in (("u_start", u_start, 1), ("w_start", w_start, 1), ("w_rate", w_rate, 1)):
-            if not 0 < _number(f"loss.{name}", value) <= most or (name == "u_start" and value == 1):
+            if not 0 < number_of(f"loss.{name}", value) <= most or (name == "u_start" and value == 1):
                 raise UserError(f"loss.{name}={value}: it is above 0 and {'below' if name == 'u_start' else 'at most'} 1.")
-        if not 0 < _number("loss.held_back", held_back) <= 0.5:
+        if not 0 < number_of("loss.held_back", held_back) <= 0.5:
             raise UserError(f"loss.held_back={held_back}: it is above 0 and at most .5.")
-        if _number("loss.u_lr", u_lr) <= 0:
+        if number_of("loss.u_lr", u_lr) <= 0:
             raise UserError(f"loss.u_lr={u_lr}: it is above 0.")
         if self.learns and (balance == "group" or label_smoothing):
             raise UserError("loss.u=learned goes with loss.balance=none, label, keras or inverse, and without label_smoothing.")
         named = {"negative": 1.0, "ignore": 0.0}
         self.blank_weight = (
-            named[str(blank)] if str(blank) in named else _number("loss.blank", blank, "negative, ignore or a weight")
+            named[str(blank)] if str(blank) in named else number_of("loss.blank", blank, "negative, ignore or a weight")
         )
         if self.blank_weight < 0:
             raise UserError(f"loss.blank={blank}: a weight is at least 0.")
@@ -231,8 +231,8 @@ class Uncertainty(WeightedBCE):
 
     def describe(self, names: Sequence[str], groups: Sequence[str] = ()) -> str:
         """The policy and the balance in force, in words."""
-        u = self.given or _shown(names, list(zip(self.low.tolist(), self.high.tolist(), strict=True)))
-        w = ADAPTED if self.adapts else _shown(names, [(v, v) for v in self.w.tolist()])
+        u = self.given or shown_value(names, list(zip(self.low.tolist(), self.high.tolist(), strict=True)))
+        w = ADAPTED if self.adapts else shown_value(names, [(v, v) for v in self.w.tolist()])
         policy = f"uncertain labels: u={u}, w={w}; unmentioned ones weigh {self.blank_weight:g} as negatives"
         return policy if self.balance == "none" else f"{policy}; {super().describe(names, groups)}"
 
@@ -256,7 +256,7 @@ class Uncertainty(WeightedBCE):
         return torch.where(labels == -1, target * positive + (1 - target) * negative, 0)
 
 
-def _refuse_learned(loss: Uncertainty, name: str) -> None:
+def refuse_learned(loss: Uncertainty, name: str) -> None:
     if loss.learns:
         raise UserError(f"loss={name}: its outputs are no probabilities to learn u from. Give loss.u, or use loss=learned.")
 
@@ -264,7 +264,7 @@ def _refuse_learned(loss: Uncertainty, name: str) -> None:
 # ---- values by finding ----------------------------------------------------------------------------------------------
 
 
-def _number(where: str, value: Any, what: str = "a number") -> float:
+def number_of(where: str, value: Any, what: str = "a number") -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
         raise UserError(f"{where}={value}: it is {what}.")
     return float(value)
@@ -280,7 +280,7 @@ def _range(where: str, value: Any) -> Range:
         if where == "loss.u"
         else "a number, or [low, high]"
     )
-    low, high = (_number(where, end, what) for end in ends)
+    low, high = (number_of(where, end, what) for end in ends)
     if not 0 <= low <= high <= 1:
         raise UserError(f"{where}={value}: targets are 0 to 1, the lower first.")
     return low, high
@@ -288,7 +288,7 @@ def _range(where: str, value: Any) -> Range:
 
 def _weight(where: str, value: Any) -> float:
     what = f"a number, a number by finding, or {ADAPTED}" if where == "loss.w" else "a number"
-    if _number(where, value, what) < 0:
+    if number_of(where, value, what) < 0:
         raise UserError(f"{where}={value}: a weight is at least 0.")
     return float(value)
 
@@ -317,7 +317,7 @@ def _of_each(where: str, values: Mapping[str, Any], names: Sequence[str]) -> lis
     return [given.get(key, given.get("default")) for key in known]
 
 
-def _shown(names: Sequence[str], ranges: Sequence[Range]) -> str:
+def shown_value(names: Sequence[str], ranges: Sequence[Range]) -> str:
     """One value, or one a finding."""
     words = [f"{low:g}" if low == high else f"U({low:g}, {high:g})" for low, high in ranges]
     return words[0] if len(set(words)) == 1 else ", ".join(f"{n} {word}" for n, word in zip(names, words, strict=True))

@@ -16,9 +16,9 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 from xraylab.data.batching import Batch
-from xraylab.system.signals import ENDING
+from xraylab.system.signals import END_SIGNALS
 from xraylab.training.checkpoints import LATER
-from xraylab.training.distributed.collectives import abandon, largest, rank
+from xraylab.training.distributed.collectives import abort_nccl, largest, rank
 
 
 class Interrupted(Exception):
@@ -52,11 +52,11 @@ class StopOnInterrupt(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():  # the only one that signals reach
-            self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, *ENDING)}
+            self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, *END_SIGNALS)}
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if not isinstance(exception, Interrupted):
-            abandon()
+            abort_nccl()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = time.monotonic()
@@ -100,7 +100,7 @@ class StopOnInterrupt(Callback):
         self._saved = time.monotonic()
         (asked,) = largest(self.asked or 0)
         going_on = trainer.current_epoch + 1 < (trainer.max_epochs or 0) and not trainer.should_stop
-        if asked and (going_on or asked in ENDING):  # after the last epoch there may be no time to evaluate
+        if asked and (going_on or asked in END_SIGNALS):  # after the last epoch there may be no time to evaluate
             self.stopped, trainer.should_stop = asked, True
 
     def restore(self) -> None:

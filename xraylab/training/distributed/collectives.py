@@ -119,7 +119,7 @@ def is_lost(error: BaseException | None) -> bool:
     return world() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in SILENCE)
 
 
-def abandon() -> None:
+def abort_nccl() -> None:
     """Give up what this GPU still waits for from other processes: whatever ends a run would wait for it as well."""
     if dist.is_initialized() and torch.cuda.is_available():
         with suppress(Exception):

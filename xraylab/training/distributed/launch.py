@@ -26,7 +26,7 @@ import torch.distributed as dist
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.system.processes import Processes, cores
 from xraylab.system.signals import ended
-from xraylab.training.distributed.collectives import PATIENT, Groups, abandon, is_lost
+from xraylab.training.distributed.collectives import PATIENT, Groups, abort_nccl, is_lost
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _store: Any = None
 
 
 @contextmanager
-def joined(processes: Processes, start: Callable[[Processes], bytes] | None = None) -> Iterator[None]:
+def process_group(processes: Processes, start: Callable[[Processes], bytes] | None = None) -> Iterator[None]:
     """Meet the other processes, and part from them at the end.
 
     Args:
@@ -85,14 +85,14 @@ def joined(processes: Processes, start: Callable[[Processes], bytes] | None = No
         yield
     except Exception as error:
         with ended():
-            ending = _last_word(processes, error)
-            abandon()
+            outcome = outcome_of(processes, error)
+            abort_nccl()
             with suppress(Exception):
                 dist.destroy_process_group()  # the others notice
-            _speak(processes, ending, hosting)
-        if ending is error:
+            tell_others(processes, outcome, hosting)
+        if outcome is error:
             raise
-        raise ending from error
+        raise outcome from error
     finally:
         with ended():
             with suppress(Exception):  # where others are gone
@@ -116,7 +116,7 @@ def _line(error: BaseException) -> str:
     return re.sub(r"^\[\S+:\d+\] ", "", text)[:160].rstrip(".")
 
 
-def _last_word(processes: Processes, error: Exception) -> Exception:
+def outcome_of(processes: Processes, error: Exception) -> Exception:
     """What this process ends with: its own error, of which the others are told; or theirs, where it only lost one of them."""
     if isinstance(error, Lost) or is_lost(error) or is_lost(error.__cause__):
         return _reason() or (Lost(lost_words(processes, error)) if isinstance(error, RuntimeError) else error)
@@ -139,7 +139,7 @@ def _reason() -> UserError | Lost | None:
     return None
 
 
-def _speak(processes: Processes, error: Exception, hosting: bool) -> None:
+def tell_others(processes: Processes, error: Exception, hosting: bool) -> None:
     """Let the first say it, once; the others do so only if it does not."""
     with suppress(Exception):
         if processes.rank == 0:

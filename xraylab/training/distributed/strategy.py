@@ -10,7 +10,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from xraylab.system.processes import Processes
 
 
-class Known(ClusterEnvironment):
+class FixedClusterEnvironment(ClusterEnvironment):
     """For Lightning: the processes are there, and these."""
 
     def __init__(self, processes: Processes) -> None:
@@ -52,4 +52,4 @@ class Known(ClusterEnvironment):
 
 def trainer_options(processes: Processes) -> dict[str, Any]:
     """Arguments of a Trainer that make it one of several; new ones for each Trainer."""
-    return {"strategy": DDPStrategy(cluster_environment=Known(processes))} if processes.world > 1 else {}
+    return {"strategy": DDPStrategy(cluster_environment=FixedClusterEnvironment(processes))} if processes.world > 1 else {}

@@ -40,7 +40,7 @@ class Unfailing(Logger):
             self._broken = True
             if not self._said:  # by what was called inside, or before the end
                 self._said = True
-                reason = f"{self.called} is off for the rest of this run: {_in_a_line(error)}"
+                reason = f"{self.called} is off for the rest of this run: {in_a_line(error)}"
                 log.warning("%s. Training goes on; history.csv is complete.", reason)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -64,6 +64,6 @@ class Unfailing(Logger):
         self.safely(lambda: super(Unfailing, self).finalize(status))
 
 
-def _in_a_line(error: BaseException) -> str:
+def in_a_line(error: BaseException) -> str:
     error = error.__cause__ or error  # of what Lightning's TensorBoard logger makes of it
     return " ".join((str(error) or type(error).__name__).split())[:300].rstrip(".")

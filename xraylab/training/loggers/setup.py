@@ -16,7 +16,7 @@ from xraylab.training.loggers.tensorboard import TensorBoard
 from xraylab.training.loggers.wandb import Wandb
 
 if TYPE_CHECKING:
-    from xraylab.training.experiment import Job
+    from xraylab.training.experiment import Experiment
 
 
 def make_loggers(cfg: DictConfig, directory: Path) -> list[Logger]:
@@ -29,15 +29,17 @@ def make_loggers(cfg: DictConfig, directory: Path) -> list[Logger]:
     return [build({**node, "save_dir": node.get("save_dir") or str(directory)}, f"logger.{name}") for name, node in nodes]
 
 
-def introduce(loggers: Sequence[Logger], job: Job, directory: Path, checkpoint: Path | None = None) -> None:
+def introduce(loggers: Sequence[Logger], experiment: Experiment, directory: Path, checkpoint: Path | None = None) -> None:
     """Tell loggers which run they are of, and where it goes on, before anything is logged.
 
     Args:
         checkpoint: to go on from.
     """
-    backbone = job.module.net.backbone.hparams.get("name", type(job.module.net.backbone).__name__)
+    backbone = experiment.module.net.backbone.hparams.get("name", type(experiment.module.net.backbone).__name__)
     for logger in loggers:
         if isinstance(logger, Wandb):
-            logger.of_run(directory, "train", group_of(directory), tags_of(job.table.data, job.table.name, backbone))
+            logger.of_run(
+                directory, "train", group_of(directory), tags_of(experiment.table.data, experiment.table.name, backbone)
+            )
         elif isinstance(logger, TensorBoard):  # a run killed before its first checkpoint begins again in place
             logger.go_on_from(int(read_checkpoint(checkpoint)["global_step"]) if checkpoint else 0)

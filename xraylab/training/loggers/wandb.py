@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from xraylab.config.settings import mode_of
 from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Pruned, Stopped, UserError
 from xraylab.system.files import write_json
-from xraylab.training.loggers.base import Unfailing, _in_a_line
+from xraylab.training.loggers.base import Unfailing, in_a_line
 from xraylab.training.loggers.record import RECORD, read_record
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Wandb(Unfailing, WandbLogger):
             except Exception as error:  # no key, a wrong one, no network: several kinds
                 self.mode = "offline"
                 later = f"wandb sync {shlex.quote(str(self._save_dir))}/wandb/offline-run-*"
-                log.warning("W&B: %s. Recorded on disk; to send it later: %s", _in_a_line(error), later)
+                log.warning("W&B: %s. Recorded on disk; to send it later: %s", in_a_line(error), later)
         self._start(self.mode)
 
     def _start(self, mode: str) -> None:

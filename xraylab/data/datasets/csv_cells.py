@@ -1,0 +1,177 @@
+"""Cells of a CSV of studies: read as text, checked, and turned into numbers, words and paths."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xraylab.data.datasets.layout import SPLITS
+from xraylab.data.images.dicom import SUFFIXES as DICOM
+from xraylab.data.images.source import (
+    ARRAY,
+    SUFFIXES,
+    file_fault,
+    is_picture,
+)
+from xraylab.data.stratification import written
+from xraylab.errors import UserError, did_you_mean, listed
+
+COLUMNS = ("id", "patient", "group", "split", "images", "image")  # the last two are synonyms
+SPLIT_NAMES = {**SPLITS, "validate": "valid", "heldout": "heldout"}
+
+
+class Faults:
+    """What is wrong with a table: kinds with the studies they concern, and rows without an id."""
+
+    def __init__(self) -> None:
+        self.nameless: list[str] = []
+        self.studies: set[str] = set()
+        self._by_kind: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, kind: str, study: str, detail: str = "") -> None:
+        self.studies.add(study)
+        self._by_kind[kind].append(f"{study} ({detail})" if detail else study)
+
+    def problems(self) -> dict[str, list[str]]:
+        return ({"rows without an id": self.nameless} if self.nameless else {}) | dict(self._by_kind)
+
+
+def read_cells(path: Path) -> tuple[pd.DataFrame, dict[int, int]]:
+    """The text of a CSV's cells, by the header's names, the index is the line where a row is; and of rows that have fewer cells
+    than the header, how many.
+
+    Raises:
+        UserError: it cannot be read as CSV, holds no row, or a column has no name or that of another.
+    """
+    try:
+        cells = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, na_filter=False, skip_blank_lines=False, encoding="utf-8-sig"
+        )
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path}: it is empty.") from None
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        what = "a text of UTF-8" if isinstance(error, UnicodeDecodeError) else "a whole CSV"
+        reason = str(error).split("C error: ")[-1].strip()
+        raise UserError(f"{path}: it is not {what}: {reason}. Save it as CSV, with commas and in UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    cells.index = cells.index + 1
+    cells = cells[(cells != "").any(axis=1)]
+    if cells.empty:
+        raise UserError(f"{path}: it is empty.")
+    header = cells.iloc[0].str.strip().tolist()
+    cells = cells.iloc[1:]
+    if cells.empty:
+        raise UserError(f"{path}: it has no rows but a header: {listed(header, 30)}.")
+    keep = [name != "" or bool((cells[i] != "").any()) for i, name in enumerate(header)]
+    cells, names = cells.loc[:, keep], [name for name, kept in zip(header, keep, strict=True) if kept]
+    if wrong := [name for i, name in enumerate(names) if name == "" or name in names[:i]]:
+        what = f"two columns are called {wrong[0]}" if wrong[0] else f"column {header.index('') + 1} has no name"
+        raise UserError(f"{path}: {what}. Give each column a name of its own.")
+    cells.columns = pd.Index(names)
+    stripped = {name: cells[name].str.strip() for name in COLUMNS if name in names}
+    with open(path, encoding="utf-8-sig", newline="") as file:  # pandas fills such rows up
+        counts = {line: len(row) for line, row in enumerate(csv.reader(file), start=1)}
+    named = max(i for i, kept in enumerate(keep) if kept) + 1
+    return cells.assign(**stripped), {line: counts[line] for line in cells.index if counts.get(line, named) < named}
+
+
+def split_words(column: pd.Series) -> str:
+    """The words of a column of splits, how often each is there, and which are known."""
+    words = listed((f"{word!r} in {n} rows" for word, n in column.value_counts().items()), 20)
+    return f"{words}. It is one of {', '.join(SPLIT_NAMES)}."
+
+
+def is_given(cells: pd.DataFrame, name: str) -> bool:
+    """Whether there is such a column and it is not all blank."""
+    return name in cells and bool((cells[name] != "").any())
+
+
+def renamed_columns(cells: pd.DataFrame, others: Sequence[str]) -> str:
+    """A sentence on each column that is not there and may go by another name, or an empty string."""
+    hints = [(name, did_you_mean(name, others)) for name in ("patient", "group", "split") if name not in cells]
+    return "".join(f" There is no column {name}.{hint}" for name, hint in hints if hint)
+
+
+def numbers_of(column: pd.Series) -> np.ndarray:
+    """float32: 1, 0, -1, NaN where blank, infinite for anything else."""
+    codes, texts = pd.factorize(column)
+
+    def number(text: str) -> float:
+        try:
+            value = float(text.strip() or "nan")
+        except ValueError:
+            return np.inf
+        return value if value in (1, 0, -1) or np.isnan(value) else np.inf
+
+    return np.array([number(text) for text in texts], np.float32)[codes]
+
+
+def every_label(cells: pd.DataFrame) -> pd.Series:
+    """``ALL_LABELS``, of every column that holds labels, whichever are asked for and in whatever order they stand."""
+    found = {name: numbers_of(cells[name]) for name in sorted(map(str, cells)) if name not in COLUMNS}
+    values = pd.DataFrame({name: of for name, of in found.items() if are_labels(of)}, index=cells.index)
+    return written(values)
+
+
+def are_labels(values: np.ndarray) -> bool:
+    """Whether :func:`numbers_of` of a column are labels, but for a few mistakes."""
+    filled = (~np.isnan(values)).sum()
+    return bool(filled and np.isinf(values).sum() * 2 <= filled)
+
+
+def check_agreement(rows: pd.DataFrame, faults: Faults) -> None:
+    """Name the ids whose rows differ in anything but the images."""
+    repeated = rows[rows["id"].duplicated(keep=False)]
+    if repeated.empty:
+        return
+    first = repeated.groupby("id", sort=False).transform("first")
+    others = repeated.drop(columns="id")
+    differ = (others != first) & ~(others.isna() & first.isna())
+    by_id = differ.groupby(repeated["id"], sort=False).any()
+    for study, columns in by_id[by_id.any(axis=1)].iterrows():
+        faults.add("ids whose rows do not agree", str(study), f"in {listed(by_id.columns[columns])}")
+
+
+def bags_of(ids: pd.Series, cells: pd.Series) -> list[list[str]]:
+    """The images of each id as given, ids in the order of their first row."""
+    bags: dict[str, list[str]] = {}
+    for study, cell in zip(ids.tolist(), cells.tolist(), strict=True):
+        parts = (part.strip() for part in cell.replace("|", ";").split(";"))
+        bags.setdefault(study, []).extend(part for part in parts if part)
+    return list(bags.values())
+
+
+def inside(image: str, base: str) -> str | None:
+    """A path relative to the folder ``base``; None if it leads elsewhere."""
+    if not os.path.isabs(image) and "./" not in image and "//" not in image:
+        return image if image != ".." else None
+    path = os.path.relpath(os.path.join(base, image), base)
+    return None if path == ".." or path.startswith("../") else path
+
+
+def path_fault(base: str, image: str) -> str | None:
+    """Why a file cannot be used, as a kind of problem, from its name, size and, of a volume, its header."""
+    path, fault = os.path.join(base, image), file_fault(os.path.join(base, image))
+    if image.lower().endswith(ARRAY):
+        return fault or volume_fault(path)
+    known = image.lower().endswith((*SUFFIXES, *DICOM))
+    if known or (fault and not os.path.splitext(image)[1]) or (not fault and is_picture(path)):
+        return fault
+    return f"images that are neither {', '.join(SUFFIXES)} nor DICOM nor .npy"
+
+
+def volume_fault(path: str) -> str | None:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return "arrays that cannot be read"
+    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 3 or array.size == 0:
+        return "arrays other than uint8 (slices, height, width)"
+    return "arrays of one picture in colours, where slices (slices, height, width) are wanted" if array.shape[-1] == 3 else None
