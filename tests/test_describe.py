@@ -24,7 +24,8 @@ from xraylab.data.splits import assign_splits
 from xraylab.data.study_table import UNREADABLE
 from xraylab.data.synthetic.medmnist import write_medmnist
 from xraylab.errors import UserError
-from xraylab.reporting.dataset_report import Description, describe, write
+from xraylab.reporting.dataset_page import write
+from xraylab.reporting.dataset_report import Description, describe
 from xraylab.system.paths import conf_dir
 
 

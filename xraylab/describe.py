@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from xraylab.config.dataset import settings_beside
 from xraylab.config.launch import launch
 from xraylab.errors import UserError, listed
-from xraylab.reporting.dataset_report import describe, write
+from xraylab.reporting.dataset_page import write
+from xraylab.reporting.dataset_report import describe
 from xraylab.system.command_line import command_line, flags
 
 log = logging.getLogger(__name__)

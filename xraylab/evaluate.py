@@ -71,28 +71,7 @@ def job(cfg: DictConfig) -> None:
         checkpoint = run / "checkpoints" / "last.ckpt" if cfg.checkpoint == "last" else Path(cfg.checkpoint)
         checkpoint = checkpoint_of(checkpoint)
     config = read_config(run)
-    with open_dict(config):
-        config.num_workers = cfg.num_workers
-        if cfg.root is not None:
-            config.dataset.root = cfg.root
-        if cfg.precision is not None:
-            config.precision = cfg.precision
-        if cfg.cache is not None:
-            config.cache = cfg.cache
-        if cfg.bootstrap is not None:
-            config.bootstrap = cfg.bootstrap
-        if "first" in config.loss:
-            config.loss.first = None  # for training only
-        for key in ("blank", "uncertain"):
-            if cfg[key] is not None:
-                OmegaConf.update(config, f"evaluate.{key}", cfg[key], force_add=True)
-        if cfg.readers is not None:
-            OmegaConf.update(config, "readers", cfg.readers, force_add=True)
-        for key in ("sensitivity", "specificity"):
-            if cfg[key] is not None:
-                OmegaConf.update(config, f"operating.{key}", cfg[key], force_add=True)
-        if OmegaConf.select(cfg, "accelerator.accelerator") != "auto":
-            config.accelerator = cfg.accelerator
+    _set_asked(config, cfg)
     try:
         experiment = Experiment.from_config(resolved(config, fresh=False), fresh=False)
     except UserError as error:
@@ -172,6 +151,32 @@ def evaluate_table(cfg: DictConfig) -> None:
     write_records(directory, evaluation, {**config, "operating": rules}, "evaluate", _words(), 0)
     write_report(directory)
     log.info("%s", closing_table(evaluation, directory, f"{time.monotonic() - started:.0f} s"))
+
+
+def _set_asked(config: DictConfig, cfg: DictConfig) -> None:
+    """Set in a run's configuration what this command asks for."""
+    with open_dict(config):
+        config.num_workers = cfg.num_workers
+        if cfg.root is not None:
+            config.dataset.root = cfg.root
+        if cfg.precision is not None:
+            config.precision = cfg.precision
+        if cfg.cache is not None:
+            config.cache = cfg.cache
+        if cfg.bootstrap is not None:
+            config.bootstrap = cfg.bootstrap
+        if "first" in config.loss:
+            config.loss.first = None  # for training only
+        for key in ("blank", "uncertain"):
+            if cfg[key] is not None:
+                OmegaConf.update(config, f"evaluate.{key}", cfg[key], force_add=True)
+        if cfg.readers is not None:
+            OmegaConf.update(config, "readers", cfg.readers, force_add=True)
+        for key in ("sensitivity", "specificity"):
+            if cfg[key] is not None:
+                OmegaConf.update(config, f"operating.{key}", cfg[key], force_add=True)
+        if OmegaConf.select(cfg, "accelerator.accelerator") != "auto":
+            config.accelerator = cfg.accelerator
 
 
 def _refuse_keys_of_tables(cfg: DictConfig) -> None:

@@ -49,10 +49,10 @@ def job(cfg: DictConfig) -> None:
 
     with importing():
         from xraylab.data.images.source import check_bits
-        from xraylab.evaluation.operating_points import decided, temperatures_of, threshold_text, thresholds_of
+        from xraylab.evaluation.operating_points import decided, threshold_text
         from xraylab.evaluation.predictions import write_table
         from xraylab.inference.inputs import LEFT_OUT, find_studies
-        from xraylab.inference.predictor import SPLITS, Options, chosen_of, predict_all, run_labels
+        from xraylab.inference.predictor import SPLITS, Options, predict_all, run_labels
         from xraylab.inference.submission import check_format, write_submission
         from xraylab.training.fit import quiet
 
@@ -61,17 +61,7 @@ def job(cfg: DictConfig) -> None:
         check_format(cfg.format, [label for run in runs for label in run_labels(run, cfg.checkpoint)])
     check_bits(cfg.bits)
     threshold = 0.5 if cfg.threshold is None and cfg.format == "mura" else cfg.threshold
-    temperatures: dict[str, float] = {}
-    thresholds: dict[str, float] = {}
-    for run in runs if cfg.calibrate or isinstance(threshold, str) else []:
-        chosen, labels = chosen_of(run, cfg.checkpoint), run_labels(run, cfg.checkpoint)
-        if cfg.calibrate:
-            temperatures |= temperatures_of(chosen, labels)
-        if isinstance(threshold, str):
-            thresholds |= thresholds_of(chosen, labels, threshold)
-            for label in labels:
-                if why := chosen["labels"][label]["thresholds"][threshold].get("reason"):
-                    log.warning("threshold=%s of %s is trivial: %s.", threshold, label, why)
+    temperatures, thresholds = _chosen(runs, cfg, threshold)
     started = time.monotonic()
     quiet()
     accelerator: Any = OmegaConf.to_container(cfg.accelerator)
@@ -103,13 +93,36 @@ def job(cfg: DictConfig) -> None:
     if threshold is not None:
         cuts = _values(thresholds, threshold_text) if thresholds else threshold
         log.info("called positive (1) from here on: %s (at or above it, >=)", cuts)
-    if done.skipped:
-        shown = [f"{s.file or s.id} ({s.reason}; the study is {s.study})" for s in done.skipped]
-        log.warning("%d files could not be read: %s\nall of them: %s", len(shown), listed(shown), _skipped_file(output))
+    _say_skipped(done.skipped, output)
     if done.synthetic:
         log.warning("SYNTHETIC SAMPLE: the model or the images are drawings; results mean nothing for patients.")
     without = f", {len(left_out)} left out" if left_out else ""
     log.info("predicted %d studies%s in %.0f s: %s", len(done.table), without, time.monotonic() - started, output)
+
+
+def _say_skipped(skipped: Sequence[Any], output: Path) -> None:
+    if skipped:
+        shown = [f"{s.file or s.id} ({s.reason}; the study is {s.study})" for s in skipped]
+        log.warning("%d files could not be read: %s\nall of them: %s", len(shown), listed(shown), _skipped_file(output))
+
+
+def _chosen(runs: list[Path], cfg: DictConfig, threshold: Any) -> tuple[dict[str, float], dict[str, float]]:
+    """Temperatures and thresholds by label that the runs chose, as far as they are asked for."""
+    from xraylab.evaluation.operating_points import temperatures_of, thresholds_of
+    from xraylab.inference.predictor import chosen_of, run_labels
+
+    temperatures: dict[str, float] = {}
+    thresholds: dict[str, float] = {}
+    for run in runs if cfg.calibrate or isinstance(threshold, str) else []:
+        chosen, labels = chosen_of(run, cfg.checkpoint), run_labels(run, cfg.checkpoint)
+        if cfg.calibrate:
+            temperatures |= temperatures_of(chosen, labels)
+        if isinstance(threshold, str):
+            thresholds |= thresholds_of(chosen, labels, threshold)
+            for label in labels:
+                if why := chosen["labels"][label]["thresholds"][threshold].get("reason"):
+                    log.warning("threshold=%s of %s is trivial: %s.", threshold, label, why)
+    return temperatures, thresholds
 
 
 def _run(given: str) -> Path:

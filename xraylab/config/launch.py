@@ -47,15 +47,9 @@ def launch(
     Exit codes: 0 done, 2 the user's mistake, 75 stopped and can be resumed, 1 anything else.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
-        try:
-            print(help_text(config, usage), flush=True)
-        except BrokenPipeError:  # of a pager that was left
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _show(help_text(config, usage))
         return
-    flags = [a for a in sys.argv[1:] if re.match(r"(-m|--multirun|--[\w-]+=.*)$", a)]
-    sys.argv[1:] = [*flags, *(a for a in sys.argv[1:] if a not in flags)]  # argparse wants overrides in one piece
-    # Hydra takes a bare brace for the beginning of a mapping
-    sys.argv[1:] = [re.sub(r"^(columns\.\w+)=([^'\"]*\{label\}[^'\"]*)$", r"\1='\2'", a) for a in sys.argv[1:]]
+    sys.argv[1:] = _arranged(sys.argv[1:])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us instead of Hydra's own report
     say_all()
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
@@ -84,25 +78,17 @@ def launch(
             raise
 
     try:
-        if rewrite is not None:
-            sys.argv[1:] = rewrite(sys.argv[1:])
+        sys.argv[1:] = sys.argv[1:] if rewrite is None else rewrite(sys.argv[1:])
         with raise_on_signals() if config == "config" else contextlib.nullcontext():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(guarded)()
         if ended:
             raise ended[0]
     except (UserError, Stopped, Lost) as error:
         ended_by(error)
-    except (HydraException, OmegaConfBaseException) as error:
-        _exit(f"error: {in_words(error, config)}", EXIT_USER)
-    except ValueError as error:
-        if not str(error).startswith("Only one of --run"):
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        if (said := _users_mistake(error, config)) is None:
             raise
-        _exit("error: -m (--multirun), --cfg and --info are not for one command: --cfg shows a single job.", EXIT_USER)
-    except OSError as error:
-        typed = [str(value_of(a)) for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
-        if not (typed and error.filename and os.path.abspath(typed[-1]).startswith(os.path.abspath(error.filename))):
-            raise
-        _exit(f"error: cannot create the run directory {typed[-1]}: {error.strerror}: {error.filename}.", EXIT_USER)
+        _exit(f"error: {said}", EXIT_USER)
     except KeyboardInterrupt as error:
         for path in _claimed.values():
             _remove_if_empty(Path(path))
@@ -110,6 +96,35 @@ def launch(
             _exit("interrupted before there was anything to keep", 1)
         words = f"{error}: stopped before there was anything to keep; the same command begins it again."
         ended_by(Stopped("" if launched().rank else words))
+
+
+def _arranged(words: list[str]) -> list[str]:
+    """The words of a command line as Hydra takes them: flags first, for argparse wants overrides in one piece."""
+    flags = [a for a in words if re.match(r"(-m|--multirun|--[\w-]+=.*)$", a)]
+    # Hydra takes a bare brace for the beginning of a mapping
+    quoted = [re.sub(r"^(columns\.\w+)=([^'\"]*\{label\}[^'\"]*)$", r"\1='\2'", a) for a in words if a not in flags]
+    return [*flags, *quoted]
+
+
+def _show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # of a pager that was left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _users_mistake(error: Exception, config: str) -> str | None:
+    """What Hydra or the system raised for what was typed, in words; None: it is not that."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return in_words(error, config)
+    if isinstance(error, OSError):
+        typed = [str(value_of(a)) for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+        if not (typed and error.filename and os.path.abspath(typed[-1]).startswith(os.path.abspath(error.filename))):
+            return None
+        return f"cannot create the run directory {typed[-1]}: {error.strerror}: {error.filename}."
+    if str(error).startswith("Only one of --run"):
+        return "-m (--multirun), --cfg and --info are not for one command: --cfg shows a single job."
+    return None
 
 
 def say_all() -> None:

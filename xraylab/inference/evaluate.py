@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split, raw_counts
 from xraylab.evaluation.operating_points import CHOSEN, Rules, judge
@@ -39,6 +40,29 @@ def predict_split(experiment: Experiment, split: str) -> tuple[np.ndarray, np.nd
     return rows.numpy(), logits, experiment.module.log_odds(by_image)
 
 
+def _trained_on(table: StudyTable) -> dict[str, Any]:
+    """Counts of train: studies, patients, raw labels."""
+    train = table.part("train")
+    return {
+        "n": len(train),
+        "patients": int(train["patient"].nunique()) if table.patients_known else None,
+        "labels": {label: raw_counts(train[label].to_numpy(float)) for label in table.labels},
+    }
+
+
+def _load(experiment: Experiment, checkpoint: Path, directory: Path) -> dict[str, Any]:
+    """Give the experiment's network the weights of a checkpoint; returns its content."""
+    saved = read_checkpoint(checkpoint)
+    require_splits(experiment.digest, checkpoint)
+    try:
+        experiment.module.load_state_dict(saved["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
+        ) from error
+    return saved
+
+
 def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> dict[str, Any]:
     """Predict with a checkpoint, write the prediction tables, evaluate them, and write what was chosen on validation.
 
@@ -50,14 +74,7 @@ def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> d
     """
     if rank() == 0:  # the others get its weights
         checkpoint = checkpoint_of(checkpoint)
-        saved = read_checkpoint(checkpoint)
-        require_splits(experiment.digest, checkpoint)
-        try:
-            experiment.module.load_state_dict(saved["state_dict"])
-        except RuntimeError as error:
-            raise UserError(
-                f"{checkpoint}: of another model than {directory / 'config.yaml'}: {str(error).splitlines()[0]}"
-            ) from error
+        saved = _load(experiment, checkpoint, directory)
     table, s = experiment.table, experiment.settings
     scoring = Scoring(**s.evaluate.model_dump())
     splits: dict[str, Any] = {}
@@ -81,7 +98,6 @@ def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> d
             if split != "train":
                 splits[split]["images"] = evaluate_split(predictions, *options)
     write_cases(directory, table, *shown, s.cases, scoring)  # of test, or of valid where there is no test
-    train = table.part("train")
     of = {
         "file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor,
         "weights": weights_in_words(saved, dict(zip(experiment.config.callbacks, experiment.callbacks, strict=True))),
@@ -99,11 +115,7 @@ def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> d
             **experiment.module.loss.state(table.labels),
         },
         "skipped": table.problems,
-        "trained_on": {
-            "n": len(train),
-            "patients": int(train["patient"].nunique()) if table.patients_known else None,
-            "labels": {label: raw_counts(train[label].to_numpy(float)) for label in table.labels},
-        },
+        "trained_on": _trained_on(table),
         "scored": asdict(scoring),
         "splits": splits,
     }

@@ -48,18 +48,7 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
 
     checkpoint = evaluation.get("checkpoint", {"step": 0})
     step = int(checkpoint["step"])
-    metrics = {
-        f"{'best/' * (split == 'valid')}{split}/{name}/{metric}": values[metric]["value"]
-        for split, result in by_unit(evaluation)
-        for name, values in {**result["labels"], "macro": result["macro"]}.items()
-        for metric in METRICS
-        if result["unit"] == "study" and values.get(metric, ABSENT)["value"] is not None
-    }
-    for split, result in evaluation["splits"].items():  # what the numbers are of
-        about_split = {"n": result["n"], "selected_on": result["selected_on"]}
-        metrics |= {f"{'best/' * (split == 'valid')}{split}/{k}": int(v) for k, v in about_split.items() if v is not None}
-    metrics["in_sample"] = int(in_sample(evaluation))
-    metrics["synthetic"] = int(evaluation["data"] == SYNTHETIC)
+    metrics = _final_metrics(evaluation)
     figures = [p for split in evaluation["splits"] for p in sorted((directory / "figures").glob(f"{split}_*.png"))]
     pictures = {path.stem.replace("_", "/", 1): path for path in figures}
     cases = ranked_cases(directory)
@@ -91,6 +80,23 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
             logger.safely(lambda logger=logger: send(logger))  # type: ignore[misc]
         else:
             send(logger)
+
+
+def _final_metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of :func:`send_results`, by key."""
+    metrics = {
+        f"{'best/' * (split == 'valid')}{split}/{name}/{metric}": values[metric]["value"]
+        for split, result in by_unit(evaluation)
+        for name, values in {**result["labels"], "macro": result["macro"]}.items()
+        for metric in METRICS
+        if result["unit"] == "study" and values.get(metric, ABSENT)["value"] is not None
+    }
+    for split, result in evaluation["splits"].items():  # what the numbers are of
+        about_split = {"n": result["n"], "selected_on": result["selected_on"]}
+        metrics |= {f"{'best/' * (split == 'valid')}{split}/{k}": int(v) for k, v in about_split.items() if v is not None}
+    metrics["in_sample"] = int(in_sample(evaluation))
+    metrics["synthetic"] = int(evaluation["data"] == SYNTHETIC)
+    return metrics
 
 
 def best_values(directory: Path) -> dict[str, dict[str, float]]:
@@ -150,7 +156,7 @@ def sheet(cases: pd.DataFrame) -> Figure:
 
     rows = -(-len(cases) // ACROSS)
     figure = Figure(figsize=(2.0 * ACROSS, 2.5 * rows + 0.4))
-    grid = spaced(figure, rows, ACROSS, 0.05, 0.05, 0.05, 0.95, 0.08, 0.55)
+    grid = spaced(figure, rows, ACROSS, (0.05, 0.05, 0.05, 0.95), 0.08, 0.55)
     for axes in grid:
         axes.set_axis_off()
     for axes, case in zip(grid, cases.to_dict("records"), strict=False):

@@ -73,8 +73,8 @@ class JobSweeper(Sweeper):
         """
         from xraylab.config.settings import sweep_of
         from xraylab.evaluation.objective import objectives_of
-        from xraylab.run import claimed, holder_of
-        from xraylab.sweeps.record import SETTLED, Journal, words_of_command
+        from xraylab.run import claimed
+        from xraylab.sweeps.record import SETTLED
         from xraylab.sweeps.search_space import corners, search_space, varied
 
         config = self.config
@@ -92,19 +92,7 @@ class JobSweeper(Sweeper):
             raise UserError(
                 f"{of[0]}: nothing varies. Give values, as seed=0,1,2 or, of random and tpe, optimizer.lr=interval(1e-5,1e-3)."
             )
-        if rules.resume:
-            journal = Journal.read(folder)
-        elif (folder / "sweep.json").is_file():
-            raise UserError(
-                f"{folder} holds a sweep already. Go on with it by {shown('sweep.resume', folder)}, or name another directory."
-            )
-        else:
-            journal = Journal(folder, words_of_command(config), rules.method, objectives)
-            if rules.method == "grid":
-                self._list_grid(journal, space)
-        for job in journal.jobs:
-            if job.state not in SETTLED and (holder := holder_of(folder / str(job.number))) is not None:
-                raise UserError(f"{folder / str(job.number)}: {holder} still works there. Wait for its end, then resume.")
+        journal = self._journal(folder, rules, objectives, space)
         ahead = [job.overrides for job in journal.jobs if job.state not in SETTLED] if rules.method == "grid" else corners(space)
         at_once = min(size, len(ahead) if rules.method == "grid" else rules.trials)
         if ahead:
@@ -128,12 +116,35 @@ class JobSweeper(Sweeper):
             try:
                 self._run(journal, study, rules.trials, size)
             except KeyboardInterrupt:
-                here = str(config.hydra.launcher._target_).endswith((".BasicLauncher", ".JoblibLauncher"))
-                others = "" if here else " Jobs that were started go on where they are; wait for their end, or cancel them."
-                raise Stopped(f"the sweep is stopped.{others} Go on with:\n  {journal.go_on}") from None
+                raise Stopped(self._stopped(journal.go_on)) from None
         if self.mistakes:
             self.hydra_context.callbacks.on_multirun_end(config=config)  # which Hydra leaves out where a sweep fails
             sys.exit(EXIT_USER if all(self.mistakes) else 1)
+
+    def _stopped(self, go_on: str) -> str:
+        here = str(self.config.hydra.launcher._target_).endswith((".BasicLauncher", ".JoblibLauncher"))
+        others = "" if here else " Jobs that were started go on where they are; wait for their end, or cancel them."
+        return f"the sweep is stopped.{others} Go on with:\n  {go_on}"
+
+    def _journal(self, folder: Path, rules: Any, objectives: list[str], space: Any) -> Any:
+        """The record of a sweep that begins, or of the one that goes on, on which no other process works."""
+        from xraylab.run import holder_of
+        from xraylab.sweeps.record import SETTLED, Journal, words_of_command
+
+        if rules.resume:
+            journal = Journal.read(folder)
+        elif (folder / "sweep.json").is_file():
+            raise UserError(
+                f"{folder} holds a sweep already. Go on with it by {shown('sweep.resume', folder)}, or name another directory."
+            )
+        else:
+            journal = Journal(folder, words_of_command(self.config), rules.method, objectives)
+            if rules.method == "grid":
+                self._list_grid(journal, space)
+        for job in journal.jobs:
+            if job.state not in SETTLED and (holder := holder_of(folder / str(job.number))) is not None:
+                raise UserError(f"{folder / str(job.number)}: {holder} still works there. Wait for its end, then resume.")
+        return journal
 
     def _batch_size(self, method: str, fail_fast: bool) -> int:
         """Jobs that the launcher gets at once."""

@@ -87,12 +87,18 @@ def fit(
     files.wait()
     if profiler is not None:
         log.info("where the time went: %s", directory / "profile")
-    for early in trainer.early_stopping_callbacks if not stop.stopped else []:
+    if not stop.stopped:
+        _say_early(trainer)
+    return stop.stopped
+
+
+def _say_early(trainer: pl.Trainer) -> None:
+    """Why training ended before its last epoch, if it did."""
+    for early in trainer.early_stopping_callbacks:
         if early.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
             log.warning("stopped early: %s is not a finite number in epoch %d", early.monitor, trainer.current_epoch)
         elif early.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
             log.info("stopped early: no better %s for %d epochs", early.monitor, early.patience)
-    return stop.stopped
 
 
 def make_trainer(experiment: Experiment, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:

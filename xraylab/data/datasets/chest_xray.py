@@ -12,7 +12,7 @@ import sys
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from operator import itemgetter
@@ -141,10 +141,8 @@ def read_list(
         UserError: the file cannot be read, or columns are missing or there twice.
     """
     texts: list[tuple[str, ...]] = []
-    lines: list[int] = []
-    codes: list[int] = []
+    lines, codes = list[int](), list[int]()
     combinations: dict[tuple[str, ...], int] = {}  # of labels, far fewer than rows
-    name = path.name
     with _opened(path) as file:
         rows = csv.reader(file, strict=True)
         header = next(rows, [])
@@ -158,31 +156,37 @@ def read_list(
         for row in rows:
             if len(row) != width and (not ragged or len(row) < least):
                 if row:
-                    kind = f"rows of {name} with another number of cells than its header, {width}"
+                    kind = f"rows of {path.name} with another number of cells than its header, {width}"
                     problems[kind].append(f"line {rows.line_num} ({len(row)} cells)")
                 continue
             picked = pick(row)
             if not any(picked) and not any(row):
-                problems[f"empty rows of {name}"].append(f"line {rows.line_num}")
+                problems[f"empty rows of {path.name}"].append(f"line {rows.line_num}")
                 continue
             texts.append(picked)
             lines.append(rows.line_num)
             codes.append(combinations.setdefault(pick_labels(row), len(combinations)))
-    frame = pd.DataFrame(index=np.array(lines, np.int64))
+    frame, found = pd.DataFrame(index=np.array(lines, np.int64)), list(combinations)
     for column, cells in zip(there, zip(*texts, strict=True) if texts else [()] * len(there), strict=True):
         frame[finding(column)] = np.array(list(map(sys.intern, map(str.strip, cells))), object)  # rows and files share texts
     for column in set(columns) - set(there):
         frame[finding(column)] = ""
-    table = np.array([[_number(cell) for cell in cells] for cells in combinations], np.float32)
+    table = np.array([[_number(cell) for cell in cells] for cells in found], np.float32)
     values = pd.DataFrame(table.reshape(len(combinations), len(read)), columns=read)
     frame[list(labels)] = values[list(labels)].to_numpy()[codes]
     if known:
         frame[ALL_LABELS] = written(values.reindex(columns=list(known))).to_numpy(object)[codes]
-    cells_of = list(combinations)
-    for i, k in np.argwhere(np.isinf(frame[list(labels)].to_numpy())).tolist():
-        what = f"line {lines[i]} ({spelled(labels[k])} {cells_of[codes[i]][k]!r})"
-        problems[f"labels in {name} other than 1, 0, -1 and blank"].append(what)
+    _name_wrong(frame, labels, lambda row, k: found[codes[row]][k], path.name, problems)
     return frame
+
+
+def _name_wrong(
+    frame: pd.DataFrame, labels: Sequence[str], cell: Callable[[int, int], str], name: str, problems: Problems
+) -> None:  # fmt: skip
+    """Name cells that are no labels; the frame's index is the line of each row."""
+    for i, k in np.argwhere(np.isinf(frame[list(labels)].to_numpy())).tolist():
+        what = f"line {frame.index[i]} ({spelled(labels[k])} {cell(i, k)!r})"
+        problems[f"labels in {name} other than 1, 0, -1 and blank"].append(what)
 
 
 def spelled(label: str) -> str:

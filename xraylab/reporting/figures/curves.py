@@ -95,7 +95,7 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, scorin
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 4.8))
-    roc, pr = spaced(figure, 1, 2, 0.65, 0.1, 0.75, 0.7, 0.75)
+    roc, pr = spaced(figure, 1, 2, (0.65, 0.1, 0.75, 0.7), 0.75)
     for k, label in enumerate(labels_of(table)):
         metrics = result["labels"][label]
         truth, score = scored(table, label, scoring)
@@ -145,7 +145,7 @@ def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, scoring: 
     lines = math.ceil(len(matrices) / columns)
     figure = Figure(figsize=(max(2.75 * columns, 4.5), 2.9 * lines + 0.9))
     names_of_rows = 0.6 if "exclusive" not in result else 1.2
-    grid = spaced(figure, lines, columns, 0.4 + names_of_rows, 0.1, 0.7, 0.8, names_of_rows, 0.75)
+    grid = spaced(figure, lines, columns, (0.4 + names_of_rows, 0.1, 0.7, 0.8), names_of_rows, 0.75)
     figure.suptitle(f"Confusion at {result['threshold']}, {where}")
     for axes, (title, names, counts) in zip(grid, matrices, strict=False):
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)

@@ -21,7 +21,7 @@ def training(c: Context) -> str:
     if history.empty:
         return f"{HEAD}<p>No epoch was finished.</p>"
     figure = Figure(figsize=(10.5, 3.6))
-    loss, score = spaced(figure, 1, 2, 0.65, 0.1, 0.55, 0.7, 0.75)
+    loss, score = spaced(figure, 1, 2, (0.65, 0.1, 0.55, 0.7), 0.75)
     epochs = history["epoch"] + 1
     for column in ("train/loss", "valid/loss"):
         loss.plot(epochs, history[column], marker=".", label=column)

@@ -36,6 +36,25 @@ GRACE = 10.0  # seconds for others to end, or to say why they did
 _store: Any = None
 
 
+def _store_of_others(processes: Processes) -> tuple[Any, bool]:
+    """The store at which processes meet that this one did not start, and whether this one keeps it."""
+    if processes.launcher:
+        shared = processes.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        hosting = processes.rank == 0 and not shared
+        return dist.TCPStore(processes.address, processes.port, None, hosting, JOIN, wait_for_workers=False), hosting
+    store = dist.TCPStore(processes.address, processes.port, is_master=False, timeout=JOIN)
+    store.set(f"here/{processes.rank}", "1")
+    return store, False
+
+
+def _part(children: list[subprocess.Popen[bytes]]) -> None:
+    with ended():
+        with suppress(Exception):  # where others are gone
+            dist.destroy_process_group()
+        Groups.patient = None
+        _end(children)
+
+
 @contextmanager
 def process_group(processes: Processes, start: Callable[[Processes], bytes] | None = None) -> Iterator[None]:
     """Meet the other processes, and part from them at the end.
@@ -66,13 +85,8 @@ def process_group(processes: Processes, start: Callable[[Processes], bytes] | No
             store = dist.TCPStore(processes.address, 0, is_master=True, timeout=JOIN, wait_for_workers=False)
             children = _start(processes, store.port, start)
             _await(children, store)
-        elif processes.launcher:
-            shared = processes.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-            hosting = processes.rank == 0 and not shared
-            store = dist.TCPStore(processes.address, processes.port, None, hosting, JOIN, wait_for_workers=False)
         else:
-            store = dist.TCPStore(processes.address, processes.port, is_master=False, timeout=JOIN)
-            store.set(f"here/{processes.rank}", "1")
+            store, hosting = _store_of_others(processes)
         try:
             # torchrun's store outlives a restart, and what is in it
             _store = dist.PrefixStore(f"xraylab{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
@@ -94,11 +108,7 @@ def process_group(processes: Processes, start: Callable[[Processes], bytes] | No
             raise
         raise outcome from error
     finally:
-        with ended():
-            with suppress(Exception):  # where others are gone
-                dist.destroy_process_group()
-            Groups.patient = None
-            _end(children)
+        _part(children)
         _store = None
         torch.set_num_threads(threads)  # Lightning shares them out, also for later jobs of a sweep
         if not named:
