@@ -161,3 +161,21 @@ def test_the_metric_of_the_page_appears_everywhere(tmp_path, monkeypatch, mrnet_
         assert "balanced accuracy" in (runs[0] / page).read_text(), page
     table = pd.read_csv(tmp_path / "both" / "comparison.csv")
     assert (table["metric"] == "balanced_accuracy").sum() >= 2
+
+
+def test_the_section_of_the_page_is_in_the_report_by_one_file(tmp_path, monkeypatch):
+    from xraylab.reporting import sections
+    from xraylab.reporting.run_report import write_report
+
+    (code,) = blocks(REPOSITORY / "docs" / "contributing" / "add-a-report-section.md", "python")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "duration.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path / "more")])
+    monkeypatch.setattr("xraylab.reporting.figures.export.svg", lambda *_: "")
+    monkeypatch.setattr("xraylab.reporting.figures.export.save_figure", lambda *_: None)
+    with tarfile.open(REPOSITORY / "tests" / "fixtures" / "runs.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    page = write_report(tmp_path / "runs" / "study").read_text()
+    assert '<a href="#duration">Duration</a>' in page
+    assert re.search('<h2 id="duration">Duration</h2><p>[0-9]+ minutes', page)
+    assert page.index('id="training"') < page.index('id="duration"') < page.index('id="configuration-and-environment"')
