@@ -4,6 +4,8 @@
 >>> model = xraylab.load("outputs/mrnet/2026-01-31_12-00-00")  # doctest: +SKIP
 >>> model.predict(slices)                                      # doctest: +SKIP
 {'acl': 0.87}
+>>> xraylab.Run.open("outputs/mrnet/2026-01-31_12-00-00").evaluation["splits"]["test"]["n"]  # doctest: +SKIP
+120
 """
 
 from __future__ import annotations
@@ -16,13 +18,27 @@ if TYPE_CHECKING:
     from xraylab.training.study_module import StudyModule
 
 __version__ = "0.1.0"
-__all__ = ["StudyDataModule", "StudyModule", "__version__", "callbacks", "data", "load", "loggers", "losses", "metrics", "models"]
+__all__ = [
+    "Run",
+    "StudyDataModule",
+    "StudyModule",
+    "__version__",
+    "callbacks",
+    "data",
+    "load",
+    "loggers",
+    "losses",
+    "metrics",
+    "models",
+]
 
 
 def __getattr__(name: str) -> Any:
     """What comes with torch or Lightning, imported when it is asked for."""
     if name in ("callbacks", "data", "loggers", "losses", "metrics", "models"):
         return importlib.import_module(f"xraylab.{name}")
+    if name == "Run":
+        return importlib.import_module("xraylab.run").Run
     if name == "StudyModule":
         return importlib.import_module("xraylab.training.study_module").StudyModule
     if name == "StudyDataModule":

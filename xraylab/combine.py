@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.config.launch import launch
 from xraylab.errors import UserError, did_you_mean
+from xraylab.run import Run
 
 if TYPE_CHECKING:
     pass
@@ -62,7 +63,7 @@ def job(cfg: DictConfig) -> None:
     splits = None if cfg.splits is None else several("splits", cfg.splits)
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
-    if (directory / "config.yaml").exists():
+    if Run(directory).config_file.exists():
         raise UserError(f"{directory} holds a run already. Name another hydra.run.dir.")
     members = read_members(paths, dict(cfg.columns))
     rules = operating_rules(members, given)

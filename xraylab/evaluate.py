@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xraylab.config.launch import importing, launch
 from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.run import Run
 from xraylab.system.command_line import command_line, flags, shown
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def job(cfg: DictConfig) -> None:
     quiet()
     checkpoint = checkpoint_of(run)
     if cfg.checkpoint != "best":
-        checkpoint = run / "checkpoints" / "last.ckpt" if cfg.checkpoint == "last" else Path(cfg.checkpoint)
+        checkpoint = Run(run).checkpoint("last") if cfg.checkpoint == "last" else Path(cfg.checkpoint)
         checkpoint = checkpoint_of(checkpoint)
     config = read_config(run)
     _set_asked(config, cfg)
@@ -78,11 +79,11 @@ def job(cfg: DictConfig) -> None:
         if "is not there" in str(error):
             raise UserError(f"{error}\nWhere the data was moved, name its new place: root=<folder>.") from error
         raise
-    before = _read(run / "evaluation.json")
+    before = _read(Run(run).evaluation_file)
     options = {k: cfg[k] for k in ("checkpoint", "root", "precision", *OF_BOTH) if cfg[k] != OF_RUNS.get(k)}
     evaluation = evaluate_run(experiment, run, checkpoint)
     evaluation["evaluated"] = {"command": command_line("evaluate", [*flags(), *_words()]), "options": options}
-    write_json(run / "evaluation.json", evaluation)
+    write_json(Run(run).evaluation_file, evaluation)
     write_report(run)
     record_evaluation(run, evaluation, {"evaluate": plain(cfg)}, checkpoint)
     log.info("%s", closing_table(evaluation, run, f"{time.monotonic() - started:.0f} s"))

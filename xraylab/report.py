@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.config.launch import launch
 from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.run import Run
 from xraylab.system.command_line import command_line, word
 
 if TYPE_CHECKING:
@@ -98,14 +99,14 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     if not places:
         raise UserError(f"runs: no run in {listed(map(str, paths))} was finished.")
     for place in places:
-        if not json.loads((place / "environment.json").read_text(encoding="utf-8"))["finished"]:
+        if not Run(place).environment["finished"]:
             waiting.append(f"{place} was stopped before its end; it is shown as it is")
     names = [n.replace("_", " ") if p.parent.name == "ensembles" else n for p, n in zip(places, short_names(places), strict=True)]
     return [read_result(place, name) for place, name in zip(places, names, strict=True)], waiting
 
 
 def _holds_runs(path: Path) -> bool:
-    return not (path / "config.yaml").is_file() and any(path.glob("*/evaluation.json"))
+    return not Run(path).config_file.is_file() and any(path.glob("*/evaluation.json"))
 
 
 def _is_multirun(path: Path) -> bool:
@@ -118,9 +119,9 @@ def _require_whole(run: Path) -> None:
     """Refuse a run that was not evaluated, or whose records are damaged."""
     from xraylab.run import read_config, read_record
 
-    read_record(run / "evaluation.json", "data", "splits")
-    read_record(run / "environment.json", "overrides", "finished")
-    if (run / "config.yaml").is_file():
+    read_record(Run(run).evaluation_file, "data", "splits")
+    read_record(Run(run).environment_file, "overrides", "finished")
+    if Run(run).config_file.is_file():
         read_config(run)
 
 

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,89 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"  # of a run directory, held by the process that writes there
 BEGUN = ".begun.yaml"  # what was asked for, as composed; is there from a run's first moment on
 FOREIGN = (".h5", ".hdf5", ".keras", ".pb", ".onnx", ".tflite", ".params", ".caffemodel")  # weights of other frameworks
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory: what lies in it, where, and how far it is.
+
+    Attributes:
+        directory: of the run.
+
+    >>> run = Run.open("outputs/mrnet/2026-01-31_12-00-00")     # doctest: +SKIP
+    >>> run.evaluation["splits"]["test"]["n"], run.finished     # doctest: +SKIP
+    (120, True)
+    """
+
+    directory: Path
+
+    @classmethod
+    def open(cls, path: str | Path, begun: bool = False) -> Run:
+        """The run that a path or URL names, see :func:`run_of`."""
+        return cls(run_of(path, begun))
+
+    @property
+    def config_file(self) -> Path:
+        """The settings, YAML."""
+        return self.directory / "config.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        """What was run with what, where, and whether it came to its end; JSON."""
+        return self.directory / "environment.json"
+
+    @property
+    def evaluation_file(self) -> Path:
+        """Metrics of every split; JSON."""
+        return self.directory / "evaluation.json"
+
+    @property
+    def history_file(self) -> Path:
+        """A row an epoch; CSV."""
+        return self.directory / "history.csv"
+
+    def predictions(self, split: str, unit: str = "study") -> Path:
+        """The prediction table of a split, by study or by image; CSV."""
+        return self.directory / "predictions" / f"{split}{'_images' * (unit == 'image')}.csv"
+
+    def checkpoint(self, name: str = "best") -> Path:
+        """A checkpoint by its name, ``best`` or ``last``."""
+        return self.directory / "checkpoints" / f"{name}.ckpt"
+
+    @property
+    def config(self) -> DictConfig:
+        """The settings, see :func:`read_config`."""
+        return read_config(self.directory)
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """The content of ``evaluation.json``.
+
+        Raises:
+            UserError: it is not there, or damaged.
+        """
+        return read_record(self.evaluation_file, "splits")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The content of ``environment.json``; empty where there is none yet.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return read_record(self.environment_file) if self.environment_file.is_file() else {}
+
+    @property
+    def words(self) -> list[str]:
+        """The overrides that it was begun by; a resumed run's own are ``resume=...``."""
+        environment = self.environment
+        first = [*environment.get("sessions_before", []), environment][0]
+        return [str(word) for word in first.get("overrides", [])]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end."""
+        return bool(self.environment.get("finished"))
 
 
 def new_run_dir(name: str, resume: str | None = None, config: Mapping[str, Any] | None = None) -> str:

@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from xraylab.config.help import help_text
 from xraylab.config.messages import choices, every_key, in_words
 from xraylab.errors import EXIT_RESUMABLE, EXIT_USER, Lost, Pruned, Stopped, UserError
-from xraylab.run import BEGUN, LOCK, holder_of, new_run_dir
+from xraylab.run import BEGUN, LOCK, Run, holder_of, new_run_dir
 from xraylab.system.command_line import checked, require_recordable, value_of, word
 from xraylab.system.paths import conf_dir
 from xraylab.system.processes import launched, sweep_words
@@ -196,7 +196,7 @@ def _run_dir(name: str, resume: str | None, *, _root_: DictConfig) -> str:
 
 def _remove_if_empty(directory: Path) -> None:
     """Delete the directory of a run that never began: nothing in it but an empty or a short log."""
-    if (directory / "config.yaml").exists() or directory.resolve() == Path.cwd().resolve() or holder_of(directory):
+    if Run(directory).config_file.exists() or directory.resolve() == Path.cwd().resolve() or holder_of(directory):
         return
     if not (directory / BEGUN).exists():
         for name in ("xraylab.log", LOCK):

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab.errors import UserError, did_you_mean
-from xraylab.run import BEGUN, read_begun, read_config
+from xraylab.run import BEGUN, Run, read_begun, read_config
 from xraylab.system.command_line import command_line, word
 
 RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload",
@@ -75,7 +75,7 @@ def existing_run(resume: str) -> tuple[Path, Path | None]:
     run = run_of(resume, begun=True)
     if resume.endswith(".ckpt"):
         return run, run / "checkpoints" / Path(resume).name
-    last = run / "checkpoints" / "last.ckpt"
+    last = Run(run).checkpoint("last")
     if last.is_file():
         return run, last
     if others := sorted((run / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime):

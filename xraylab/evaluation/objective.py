@@ -16,6 +16,7 @@ from typing import Any
 from xraylab.config.settings import Sweep
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.metrics import METRICS
+from xraylab.run import Run
 
 WEIGHS = "its labels weigh otherwise (classes are balanced otherwise, or it is another loss)"
 STUDIES = "it is of other studies or labels"
@@ -39,7 +40,7 @@ def of_objective(record: Mapping[str, Any], objective: str) -> str | None:
 
 def of_run(run: Path, objective: str) -> str | None:
     """The same of a run directory."""
-    path = run / "environment.json"
+    path = Run(run).environment_file
     return of_objective(json.loads(path.read_text(encoding="utf-8")), objective) if path.is_file() else None
 
 

@@ -10,6 +10,7 @@ from xraylab.errors import UserError, listed
 from xraylab.evaluation.ensembles.alignment import aligned
 from xraylab.evaluation.paired_tests import compare
 from xraylab.evaluation.predictions import Scoring, read_table
+from xraylab.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dic
     left_out = []
     for split in dict.fromkeys(s for r in results for s in r.evaluation["splits"]):
         of = {r.job: r for r in results if split in r.evaluation["splits"]}
-        files = {job: r.directory / "predictions" / f"{split}.csv" for job, r in of.items()}
+        files = {job: Run(r.directory).predictions(split) for job, r in of.items()}
         without = [job for job in of if not files[job].is_file()]
         if without and len(of) > 1:
             left_out.append(f"{split}: {listed(without)} not compared: there is no table predictions/{split}.csv")

@@ -15,6 +15,7 @@ from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.operating_points import CHOSEN, STANDARD, Rules, judge
 from xraylab.evaluation.predictions import COLUMNS, PREFIXES, Scoring, write_table
 from xraylab.evaluation.reader_study import judge_readers
+from xraylab.run import Run
 from xraylab.system.environment import environment
 from xraylab.system.files import write_json, write_text
 
@@ -71,6 +72,6 @@ def write_records(
         command, words: of the command line, ``python -m xraylab.<command> <words>``.
     """
     data = evaluation["data"]
-    write_json(directory / "evaluation.json", evaluation)
-    write_text(directory / "config.yaml", f"# data: {data}\n{OmegaConf.to_yaml(OmegaConf.create(dict(config)))}")
-    write_json(directory / "environment.json", {**environment(seed, words, command), "data": data, "finished": True})
+    write_json(Run(directory).evaluation_file, evaluation)
+    write_text(Run(directory).config_file, f"# data: {data}\n{OmegaConf.to_yaml(OmegaConf.create(dict(config)))}")
+    write_json(Run(directory).environment_file, {**environment(seed, words, command), "data": data, "finished": True})

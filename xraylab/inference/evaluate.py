@@ -18,6 +18,7 @@ from xraylab.evaluation.predictions import Scoring, prediction_table, write_tabl
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.reader_study import judge_readers
 from xraylab.inference.cases import write_cases
+from xraylab.run import Run
 from xraylab.system.files import write_json
 from xraylab.training.callbacks.progress_bar import RunningLoss, StudyProgress
 from xraylab.training.callbacks.weight_averaging import weights_in_words
@@ -85,7 +86,7 @@ def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> d
         return {}
     for split, (rows, logits, by_image) in predicted.items():
         predictions = prediction_table(table.frame, table.labels, split, rows, sigmoid(logits), logits)
-        write_table(predictions, directory / "predictions" / f"{split}.csv", table.synthetic)
+        write_table(predictions, Run(directory).predictions(split), table.synthetic)
         options = (split == "valid", s.bootstrap, s.seed, table.exclusive, scoring)
         if split != "train":
             splits[split], tables[split] = evaluate_split(predictions, *options), predictions
@@ -94,7 +95,7 @@ def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> d
             images = table.by_image()
             rows = images.part(split).index.to_numpy()
             predictions = prediction_table(images.frame, table.labels, split, rows, sigmoid(by_image), by_image)
-            write_table(predictions, directory / "predictions" / f"{split}_images.csv", table.synthetic)
+            write_table(predictions, Run(directory).predictions(split, "image"), table.synthetic)
             if split != "train":
                 splits[split]["images"] = evaluate_split(predictions, *options)
     write_cases(directory, table, *shown, s.cases, scoring)  # of test, or of valid where there is no test

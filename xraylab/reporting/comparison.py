@@ -13,6 +13,7 @@ from xraylab.errors import UserError, listed
 from xraylab.evaluation.objective import of_run
 from xraylab.evaluation.paired_comparison import Result, own_words, paired
 from xraylab.reporting.comparison_page import beside, page
+from xraylab.run import Run
 from xraylab.system.files import write_text
 
 NOTHING: dict[str, Any] = {"note": "", "rows": {}, "data": "", "n": None}  # published
@@ -134,7 +135,7 @@ def _text_pivot(
 def finished(folder: Path) -> tuple[list[Path], list[str]]:
     """The finished runs that lie in a multirun's folder, in the order of its jobs; and what is said of the others."""
     evaluated = sorted((p.parent for p in folder.glob("*/evaluation.json")), key=lambda p: (len(p.name), p.name))
-    runs = [run for run in evaluated if json.loads((run / "environment.json").read_text(encoding="utf-8"))["finished"]]
+    runs = [run for run in evaluated if Run(run).environment["finished"]]
     others = [f"job {run.name} was stopped before its end, and is left out" for run in evaluated if run not in runs]
     others += [f"job {p.name} {_end(p)}" for p in sorted(folder.glob("[0-9]*")) if p not in evaluated]
     return runs, others
@@ -142,14 +143,14 @@ def finished(folder: Path) -> tuple[list[Path], list[str]]:
 
 def _end(run: Path) -> str:
     """How a run ended that has no evaluation."""
-    record = json.loads((run / "environment.json").read_text(encoding="utf-8")) if (run / "environment.json").is_file() else {}
+    record = Run(run).environment
     return f"was {record['pruned']}" if record.get("pruned") else f"failed: {run / 'xraylab.log'}"
 
 
 def read_result(run: Path, name: str) -> Result:
     """The result of a run directory, under this name."""
-    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    environment = Run(run).environment
+    evaluation = Run(run).evaluation
     first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
     typed = " ".join(word for word in first["overrides"] if not word.startswith(("hydra.", "hydra/", "sweep.", "fail_fast=")))
     return Result(name, joined_words(evaluation) if "members" in evaluation else typed, evaluation, run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from xraylab.evaluation.evaluator import all_selected_on, by_unit, choices, last
 from xraylab.evaluation.paired_comparison import Pair, Result, own_words
 from xraylab.reporting.figures.overlay import overlaid, trainings
 from xraylab.reporting.frame import framed
+from xraylab.run import Run
 from xraylab.system.command_line import command_line, word
 
 NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
@@ -100,7 +100,7 @@ def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> str:
     """What each result is: its words, data, the chosen epoch, how long it took, and where it lies."""
     rows = []
     for r in results:
-        environment = json.loads((r.directory / "environment.json").read_text(encoding="utf-8"))
+        environment = Run(r.directory).environment
         sessions = [*environment.get("sessions_before", []), environment]
         seconds = sum(s.get("seconds", 0) for s in sessions)
         epoch = r.evaluation["checkpoint"]["epoch"] + 1 if "checkpoint" in r.evaluation else ""
@@ -123,8 +123,8 @@ def configurations(results: Sequence[Result]) -> str:
 
     flat = {}
     for r in results:
-        if "checkpoint" in r.evaluation and (r.directory / "config.yaml").is_file():
-            config = OmegaConf.to_container(OmegaConf.load(r.directory / "config.yaml"))
+        if "checkpoint" in r.evaluation and Run(r.directory).config_file.is_file():
+            config = OmegaConf.to_container(OmegaConf.load(Run(r.directory).config_file))
             assert isinstance(config, dict)
             flat[r.job] = {key: value for key, value in _flat(config) if key not in NOT_SETTINGS}
     if len(flat) < 2:

@@ -14,6 +14,7 @@ from xraylab.evaluation.evaluator import by_unit, in_sample
 from xraylab.evaluation.metrics import ABSENT, METRICS
 from xraylab.evaluation.objective import said_of
 from xraylab.evaluation.predictions import THRESHOLD
+from xraylab.run import Run
 from xraylab.training.loggers.record import read_record, tags_of
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def best_values(directory: Path) -> dict[str, dict[str, float]]:
 
     from xraylab.config.settings import mode_of
 
-    path = directory / "history.csv"
+    path = Run(directory).history_file
     history = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     names = [c for c in map(str, history) if (c.startswith("valid/") or c == "train/loss") and history[c].notna().any()]
     return {name: {mode_of(name): float(getattr(history[name], mode_of(name))())} for name in names}
@@ -239,7 +240,7 @@ def _model(run_id: str, directory: Path, checkpoint: Path) -> Any:
 
     artifact = wandb.Artifact(f"model-{run_id}", "model")
     artifact.add_file(str(checkpoint), checkpoint.name)
-    artifact.add_file(str(directory / "config.yaml"), "config.yaml")
+    artifact.add_file(str(Run(directory).config_file), "config.yaml")
     return artifact
 
 

@@ -15,7 +15,7 @@ from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination
 from xraylab.evaluation.evaluator import choices, in_sample, last_split
 from xraylab.evaluation.metrics import COUNTS, METRICS, how_intervals, number, numbers, without_interval
 from xraylab.evaluation.operating_points import threshold_text, trivial
-from xraylab.run import read_config
+from xraylab.run import Run, read_config
 from xraylab.system.files import write_text
 
 CARD = "MODEL_CARD.md"
@@ -48,9 +48,9 @@ def write_card(directory: Path) -> Path:
     kept = _own_sections(path.read_text(encoding="utf-8")) if path.is_file() else {}
     blanks = {title: "\n".join(f"- {question}: {BLANK}" for question in asked) for title, asked in OWN.items()}
     own = {title: kept.get(title) or blank for title, blank in blanks.items()}
-    evaluation = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
-    record = _json(directory / "environment.json")
-    config = directory / "config.yaml"
+    evaluation = Run(directory).evaluation
+    record = _json(Run(directory).environment_file)
+    config = Run(directory).config_file
     settings: dict[str, Any] = OmegaConf.to_container(read_config(directory)) if config.is_file() else {}  # type: ignore[assignment]
     summary = directory / "model_summary.txt"
     lines = summary.read_text(encoding="utf-8").splitlines()[:2] if summary.is_file() else []

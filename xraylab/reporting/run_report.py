@@ -9,14 +9,14 @@ from xraylab.reporting.frame import framed
 from xraylab.reporting.model_card import write_card
 from xraylab.reporting.sections import Context, sections
 from xraylab.reporting.summary import answer
-from xraylab.run import read_record
+from xraylab.run import Run, read_record
 from xraylab.system.files import write_text
 
 
 def write_report(directory: Path) -> Path:
     """Write ``report.html`` and ``MODEL_CARD.md`` of a run directory from its evaluation, tables, history and configuration."""
-    evaluation = read_record(directory / "evaluation.json", "data", "selection", "splits")
-    environment = read_record(directory / "environment.json", "command")
+    evaluation = read_record(Run(directory).evaluation_file, "data", "selection", "splits")
+    environment = read_record(Run(directory).environment_file, "command")
     context = Context(directory, evaluation, environment, evaluation["data"] == SYNTHETIC)
     body = "\n".join(section.html(context) for section in sections())
     place = directory.absolute()

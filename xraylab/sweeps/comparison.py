@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from hydra.types import RunMode
 from xraylab.errors import UserError
 from xraylab.evaluation.paired_comparison import Result
 from xraylab.reporting.comparison import GIVEN, check_published, finished, joined_words, read_result, text_table, write_results
+from xraylab.run import Run
 from xraylab.system.files import write_json
 
 OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union", "stack"}
@@ -75,7 +75,7 @@ def _record_ensembles(folder: Path, ensembles: Mapping[str, Mapping[str, Any]]) 
     for name, options in ensembles.items():
         directory = folder / "ensembles" / name
         if (made := read_combination(directory)) is not None:
-            evaluation = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
+            evaluation = Run(directory).evaluation
             record_made(directory, evaluation, {"ensemble": dict(options)}, made[1], "ensemble")
 
 

@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from xraylab.config.settings import mode_of, sweep_of
 from xraylab.errors import Pruned
 from xraylab.evaluation.objective import objectives_of, of_run
+from xraylab.run import Run
 from xraylab.sweeps.record import history_of
 
 
@@ -56,7 +57,7 @@ class MedianPruning(Callback):
         return cls(directory, objectives_of(rules, monitor)[0], rules.prune_jobs, rules.prune_epochs)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        own = history_of(self.directory / "history.csv", self.objective)
+        own = history_of(Run(self.directory).history_file, self.objective)
         epoch = str(trainer.current_epoch)
         at_its_end = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if epoch not in own or trainer.current_epoch < self.epochs or at_its_end or not trainer.is_global_zero:
@@ -70,7 +71,7 @@ class MedianPruning(Callback):
         done = [p for p in done if of_run(p.parent, self.objective) == mine]
         if len(done) < self.jobs:
             return
-        others = [history_of(p.parent / "history.csv", self.objective).get(epoch, math.nan) for p in done]
+        others = [history_of(Run(p.parent).history_file, self.objective).get(epoch, math.nan) for p in done]
         if worse_than_median(list(own.values()), others, mode_of(self.objective)):
             raise Pruned(
                 f"given up after epoch {trainer.current_epoch + 1}: {self.objective} {own[epoch]:.4f}, and the median of "

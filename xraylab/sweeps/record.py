@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ from omegaconf import OmegaConf
 from xraylab.config.settings import mode_of
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.objective import of_objective, reason
-from xraylab.run import how_it_went, read_record
+from xraylab.run import Run, how_it_went, read_record
 from xraylab.sweeps.comparable import deciding
 from xraylab.system.command_line import alone, command_line, flags, value_of, word
 from xraylab.system.files import write_json
@@ -175,12 +174,12 @@ def objective_of(run: Path, objective: str) -> tuple[float | None, str | None]:
     Raises:
         UserError: the run's evaluation has no such split or label.
     """
-    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    evaluation = Run(run).evaluation
     split, _, rest = objective.partition("/")
     label, _, metric = rest.rpartition("/")
     if metric == "loss":
         epoch = str(evaluation["checkpoint"]["epoch"])
-        value = history_of(run / "history.csv", objective).get(epoch, math.nan)
+        value = history_of(Run(run).history_file, objective).get(epoch, math.nan)
         return (value, None) if math.isfinite(value) else (None, f"{objective} is not finite")
     if split not in evaluation["splits"]:
         raise UserError(f"sweep.objective={objective}: {run} has no {split}; it has {', '.join(evaluation['splits'])}.")

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from xraylab.errors import EXIT_USER, Stopped, UserError
+from xraylab.run import Run
 from xraylab.system.command_line import require_recordable, shown
 from xraylab.system.processes import planned, shared_gpus
 
@@ -353,7 +354,7 @@ def _prepare(journal: Journal, job: SweepJob) -> None:
     if job.state in SETTLED:
         return
     run = journal.folder / str(job.number)
-    begun = any((run / part / "checkpoints" / "last.ckpt").is_file() for part in ("", "first"))
+    begun = any(Run(run / part).checkpoint("last").is_file() for part in ("", "first"))
     if run.is_dir() and (before == "failed" or not begun):
         shutil.rmtree(run)
     job.state, job.reason = "waiting", None

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.loggers import Logger
 
 from xraylab.config.settings import mode_of, parse_interval
+from xraylab.run import Run
 from xraylab.system.remote import RunUpload
 from xraylab.system.signals import keep_from
 from xraylab.training.callbacks.checkpointing import Best, Last, Top, Upload
@@ -58,7 +59,7 @@ def fit(
     callbacks: list[pl.Callback] = [
         # the first, for others write checkpoints
         FiniteLoss(1 if experiment.accelerator["accelerator"] == "cpu" else s.log_every),  # a CPU has not to be waited for
-        History(directory / "history.csv", experiment.module.labels, s.monitor, experiment.table.synthetic, s.unit),
+        History(Run(directory).history_file, experiment.module.labels, s.monitor, experiment.table.synthetic, s.unit),
         running,
         StudyProgress(running, s.unit),
         *experiment.callbacks,

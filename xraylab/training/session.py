@@ -24,7 +24,7 @@ from xraylab.config.resume import resumed_config
 from xraylab.config.settings import check_config
 from xraylab.errors import Pruned, Stopped, UserError, listed
 from xraylab.evaluation.reader_study import read_readings
-from xraylab.run import BEGUN, claimed, how_it_went, read_begun, write_begun
+from xraylab.run import BEGUN, Run, claimed, how_it_went, read_begun, write_begun
 from xraylab.system.command_line import command_line, shown, word
 from xraylab.system.environment import environment
 from xraylab.system.files import CannotWrite, write_json, write_text
@@ -88,12 +88,12 @@ class Session:
         self.config = copy.deepcopy(cfg)
         OmegaConf.set_struct(self.config, False)
         self.config.loss.first = str(first)
-        begun = (first / "checkpoints" / "last.ckpt").is_file()
+        begun = Run(first).checkpoint("last").is_file()
         if first.is_dir() and not begun:
             shutil.rmtree(first)  # of a run that ended before its first epoch
         if begun and not cfg.get("resume"):
             _require_same(first, self.typed)
-        record = first / "environment.json"
+        record = Run(first).environment_file
         if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["finished"]:
             return None
         what = "resumed" if begun else "trained"
@@ -149,7 +149,7 @@ class Session:
         try:
             self.stopped = fit(experiment, self.directory, self.loggers, self.checkpoint, self.upload, callbacks)
         except UserError as error:
-            if isinstance(error, CannotWrite | Diverged) or not (self.directory / "checkpoints" / "last.ckpt").exists():
+            if isinstance(error, CannotWrite | Diverged) or not Run(self.directory).checkpoint("last").exists():
                 raise
             raise UserError(f"{error} What was trained before is kept; where that is mended, g{self.go_on[1:]}") from error
         if self.stopped in END_SIGNALS:  # there may be no time to evaluate
@@ -157,16 +157,16 @@ class Session:
 
     def keep(self, evaluation: dict[str, Any], experiment: Experiment) -> None:
         """Write the evaluation and how long it took."""
-        write_json(self.directory / "evaluation.json", evaluation)
+        write_json(Run(self.directory).evaluation_file, evaluation)
         if on_tpu(experiment.accelerator):
             log_compiled()
         self.record["seconds"] = round(time.monotonic() - self.started, 1)
-        write_json(self.directory / "environment.json", self.record)
+        write_json(Run(self.directory).environment_file, self.record)
 
     def finish(self) -> None:
         """Record that nothing is missing."""
         self.record["finished"] = not self.stopped
-        write_json(self.directory / "environment.json", self.record)
+        write_json(Run(self.directory).environment_file, self.record)
 
     @contextmanager
     def logged(self) -> Iterator[None]:
@@ -174,7 +174,7 @@ class Session:
         try:
             yield
         except Pruned as pruned:
-            write_json(self.directory / "environment.json", {**self.record, "pruned": str(pruned)})
+            write_json(Run(self.directory).environment_file, {**self.record, "pruned": str(pruned)})
             raise
         finally:
             finish(self.loggers, sys.exception(), self.stopped)
@@ -230,17 +230,17 @@ def _held(
         try:
             yield Session(cfg, directory, list(typed), processes, checkpoint, upload, go_on)
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
-            if not (directory / "checkpoints" / "last.ckpt").exists():
+            if not Run(directory).checkpoint("last").exists():
                 raise Stopped(f"stopped before the first checkpoint; it begins again with:{go_on.partition(':')[2]}") from error
             raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
         except CannotWrite as error:
             raise UserError(f"{error} Make room, or let it be written there. {go_on}") from error
         except UserError:
-            if first and not (directory / "config.yaml").exists():
+            if first and not Run(directory).config_file.exists():
                 (directory / BEGUN).unlink(missing_ok=True)  # nothing was begun
             raise
         except (MemoryError, RuntimeError) as error:
-            there = (directory / "checkpoints" / "last.ckpt").exists()
+            there = Run(directory).checkpoint("last").exists()
             if is_lost(error):
                 state = "The last checkpoint is whole." if there else "There is no checkpoint yet; it would begin again."
                 raise Stopped(f"{lost_words(processes, error)} {state} {go_on}") from error
@@ -258,7 +258,7 @@ def _checkpoint_to_resume(cfg: DictConfig, directory: Path) -> Path | None:
     """
     named = cfg.get("resume")
     if not named:
-        if (directory / "config.yaml").exists():
+        if Run(directory).config_file.exists():
             raise UserError(
                 f"{directory} holds a run already. Go on with it by {shown('resume', directory)}, or name another hydra.run.dir."
             )
@@ -276,14 +276,14 @@ def _begin(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> list[str]:
         return list(typed)
     log.info("%s has no checkpoint yet: it begins again", directory)
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    (directory / "history.csv").unlink(missing_ok=True)
+    Run(directory).history_file.unlink(missing_ok=True)
     return [*read_begun(directory)["typed"], *typed]
 
 
 def _describe(experiment: Experiment, directory: Path, typed: Sequence[str]) -> dict[str, Any]:
     """Write what a run is, before it is trained; the content of ``environment.json``."""
-    write_text(directory / "config.yaml", f"# data: {experiment.table.data}\n{OmegaConf.to_yaml(experiment.config)}")
-    before = directory / "environment.json"
+    write_text(Run(directory).config_file, f"# data: {experiment.table.data}\n{OmegaConf.to_yaml(experiment.config)}")
+    before = Run(directory).environment_file
     earlier = how_it_went(directory)
     record = {
         **environment(experiment.settings.seed, list(typed)),
@@ -302,7 +302,7 @@ def _describe(experiment: Experiment, directory: Path, typed: Sequence[str]) -> 
 
 def _require_same(first: Path, typed: Sequence[str]) -> None:
     """Refuse a first model that is there already and was begun by another command."""
-    record = json.loads((first / "environment.json").read_text(encoding="utf-8"))
+    record = Run(first).environment
     began = [record, *record.get("sessions_before", [])][-1]["overrides"]
     if other := {word for words in (began, typed) for word in words if not word.startswith("hydra.")} - (set(began) & set(typed)):
         raise UserError(

@@ -30,6 +30,7 @@ from xraylab.evaluation.ensembles.members import (
 from xraylab.evaluation.objective import require_alike
 from xraylab.evaluation.predictions import Scoring
 from xraylab.evaluation.results import write_records
+from xraylab.run import Run
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,10 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
 
 def lowest_loss(run: Path) -> float:
     """The lowest validation loss of a run's history."""
-    losses = pd.read_csv(run / "history.csv")["valid/loss"]
+    losses = pd.read_csv(Run(run).history_file)["valid/loss"]
     return float(losses.min()) if losses.notna().any() else float("inf")
 
 
 def _config(run: Path, key: str) -> Any:
-    value = OmegaConf.select(OmegaConf.load(run / "config.yaml"), key)
+    value = OmegaConf.select(OmegaConf.load(Run(run).config_file), key)
     return plain(value) if OmegaConf.is_config(value) else value

@@ -18,7 +18,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.evaluator import all_selected_on
 from xraylab.evaluation.operating_points import Rules
 from xraylab.evaluation.predictions import CERTAIN, SELECTED_ON, Scoring, read_table
-from xraylab.run import read_config, read_record, run_of, short_names
+from xraylab.run import Run, read_config, read_record, run_of, short_names
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def member_of_run(path: Path, name: str) -> Member:
     Raises:
         UserError: its evaluation, settings or a table cannot be read.
     """
-    evaluation = read_record(path / "evaluation.json", "data", "selection", "splits")
+    evaluation = read_record(Run(path).evaluation_file, "data", "selection", "splits")
     splits = dict.fromkeys(("train", *SPLITS, *evaluation["splits"]))
     known = [f"{split}{unit}.csv" for split in splits for unit in ("", "_images")]
     files = [path / "predictions" / file for file in known if (path / "predictions" / file).is_file()]
@@ -215,7 +215,7 @@ def described(members: Sequence[Member], scoring: Scoring) -> list[str]:
     """Members' names, with those of their settings, as typed, that not all have, and how they were scored if otherwise."""
     typed = []
     for member in members:
-        path = member.path / "environment.json"
+        path = Run(member.path).environment_file
         environment = read_record(path) if member.evaluation and path.is_file() else {}
         if not environment.get("finished", True):
             log.warning("%s was stopped before its end; it is combined as it is.", member.path)

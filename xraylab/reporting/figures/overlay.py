@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from xraylab.evaluation.predictions import Scoring, read_table
+from xraylab.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +109,7 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
     from xraylab.evaluation.objective import of_run
     from xraylab.reporting.figures.export import save_figure, svg
 
-    histories = [(r, pd.read_csv(r.directory / "history.csv")) for r in runs if (r.directory / "history.csv").is_file()]
+    histories = [(r, pd.read_csv(Run(r.directory).history_file)) for r in runs if Run(r.directory).history_file.is_file()]
     histories = [(r, h) for r, h in histories if len(h)]
     if len(histories) < 2:
         return ""

@@ -12,6 +12,7 @@ from xraylab.evaluation.evaluator import last_split
 from xraylab.evaluation.predictions import THRESHOLD, Scoring, read_table
 from xraylab.inference.cases import EACH, FOLDER, choose_cases
 from xraylab.reporting.sections import Context, Section
+from xraylab.run import Run
 
 
 def cases(c: Context) -> str:
@@ -19,7 +20,7 @@ def cases(c: Context) -> str:
     if "checkpoint" in c.evaluation:
         return cases_section(c.directory)
     split, _ = last_split(c.evaluation)
-    path = c.directory / "predictions" / f"{split}.csv"
+    path = Run(c.directory).predictions(split)
     return listed_section(read_table(path), split, c.evaluation["data"], Scoring.of(c.evaluation)) if path.is_file() else ""
 
 

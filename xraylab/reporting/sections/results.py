@@ -17,6 +17,7 @@ from xraylab.reporting.model_card import exclusive_note
 from xraylab.reporting.sections import Context, Section
 from xraylab.reporting.sections.decisions import calibration_table, operating_table, readers_table
 from xraylab.reporting.summary import macro_notes, tie_notes, units
+from xraylab.run import Run
 
 NONE = {"value": 0}
 OVERLAID = 3  # findings whose curves share one picture
@@ -58,7 +59,7 @@ def _split(c: Context, split: str, result: dict[str, Any]) -> list[str]:
     if undefined:
         said = [f"{name} {', '.join(metrics)}: {reason}" for (name, reason), metrics in undefined.items()]
         parts.append(f"<p>Undefined: {_e('; '.join(said))}.</p>")
-    path = directory / "predictions" / f"{split}{'_images' * (result['unit'] == 'image')}.csv"
+    path = Run(directory).predictions(split, result["unit"])
     if path.is_file():
         parts.append(_figures(c, read_table(path), split, result))
     if "operating_points" in result:

@@ -7,17 +7,18 @@ import pandas as pd
 from xraylab.reporting.figures import export
 from xraylab.reporting.figures.layout import spaced
 from xraylab.reporting.sections import Context, Section
+from xraylab.run import Run
 
 HEAD = "<h2>Training</h2>"
 
 
 def training(c: Context) -> str:
     """Loss and validation AUROC by epoch."""
-    if not (c.directory / "history.csv").is_file():
+    if not Run(c.directory).history_file.is_file():
         return ""
     from matplotlib.figure import Figure
 
-    history = pd.read_csv(c.directory / "history.csv")
+    history = pd.read_csv(Run(c.directory).history_file)
     if history.empty:
         return f"{HEAD}<p>No epoch was finished.</p>"
     figure = Figure(figsize=(10.5, 3.6))
