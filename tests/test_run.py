@@ -43,5 +43,5 @@ def test_a_run_that_was_stopped_is_not_finished_and_what_is_damaged_is_named(run
     (tmp_path / "environment.json").write_text("{")
     with pytest.raises(UserError, match=r"no environment.json that can be read"):
         _ = Run(tmp_path).finished
-    with pytest.raises(UserError, match="is not a run directory: it has no config.yaml"):
+    with pytest.raises(UserError, match=r"is not a run directory: it has no config\.yaml"):
         Run.open(tmp_path)
