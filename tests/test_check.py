@@ -14,9 +14,8 @@ import hydra
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
-from xraylab.config.dataset import find_data
+from xraylab.config.dataset import resolved
 from xraylab.data.cache.build import pack_table
 from xraylab.data.datasets import mrnet, mura
 from xraylab.data.datasets.folder import Folder
@@ -302,11 +301,10 @@ def test_the_embedded_sample_can_be_checked(caplog):
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose("check", typed)
-    OmegaConf.set_struct(cfg, False)
-    reader, path, options = find_data(cfg, typed, fresh=True)
-    assert path is None
+    data = resolved(cfg, typed)
+    assert data.path is None
     assert "SYNTHETIC SAMPLE (as asked)" in caplog.text
-    found = examine(reader, reader.embedded(options))
+    found = examine(data.reader, data.data())
     assert (found.verdict[0], found.failed) == ("synthetic sample", False)
     assert found.counts["studies"].tolist() == [8, 8, 8]
 

@@ -209,7 +209,7 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again_in_place(
         signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "assemble", terminated)
+        patch.setattr(training.Experiment, "from_config", terminated)
         with pytest.raises(Stopped, match=r"(?s)stopped before the first checkpoint; it begins again with:.*resume="):
             train_here(run, *SMALL, f"dataset.root={mrnet_root}")
     assert not (run / "config.yaml").exists()

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY, run_job, train_run
-from omegaconf import OmegaConf
 from sklearn.metrics import cohen_kappa_score
 
 import xraylab
@@ -187,13 +186,10 @@ def test_an_unreadable_image_leaves_the_others_in_their_splits(train_here, tmp_p
 
 
 def test_typed_settings_survive_what_the_sample_brings(compose):
-    from xraylab.config.dataset import find_data
+    from xraylab.config.dataset import resolved
 
     def found(*typed):
-        cfg = compose(*typed, "dataset.root=sample")
-        OmegaConf.set_struct(cfg, False)
-        find_data(cfg, [*typed, "dataset.root=sample"], fresh=True)
-        return cfg
+        return resolved(compose(*typed, "dataset.root=sample"), [*typed, "dataset.root=sample"]).config
 
     cfg = found("dataset=mura", "backbone.trainable_from=head")
     assert (cfg.backbone.name, cfg.backbone.trainable_from, cfg.backbone.pretrained) == ("resnet18", "head", False)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from xraylab.config.dataset import find_data
+from xraylab.config.dataset import resolved
 from xraylab.data.datasets.csv_table import CsvTable
 from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
@@ -300,8 +300,7 @@ def test_exclusive_labels_have_one_positive_in_a_row(read, folder, compose):
         read(text, exclusive=True, labels="red")
     typed = ["dataset=table", f"dataset.root={folder / 'mine.csv'}", "dataset.exclusive=true"]
     cfg = compose(*typed)
-    find_data(cfg, typed, fresh=True)
-    assert cfg.loss["_target_"].endswith("CrossEntropy")
+    assert resolved(cfg, typed).config.loss["_target_"].endswith("CrossEntropy")
 
 
 def test_colour_is_asked_for(read):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from xraylab.config.dataset import find_data
+from xraylab.config.dataset import resolved
 from xraylab.data.datasets.folder import Folder
 from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
@@ -140,8 +140,7 @@ def test_more_classes_are_exclusive_and_bring_their_loss(tmp_path, compose):
     assert table.frame.loc[table.frame["id"] == "test/none/1", "none"].item() == 1
     typed = ["dataset=folder", f"dataset.root={tmp_path}"]
     cfg = compose(*typed)
-    find_data(cfg, typed, fresh=True)
-    assert cfg.loss["_target_"].endswith("CrossEntropy")
+    assert resolved(cfg, typed).config.loss["_target_"].endswith("CrossEntropy")
 
 
 def test_classes_have_to_be_those_of_train(root, caplog):
@@ -253,9 +252,9 @@ def test_colour_is_asked_for(root, compose):
     typed = ["dataset=folder", f"dataset.root={root}", "dataset.colour=true"]
     cfg = compose(*typed)
     cfg.backbone.in_chans = 1
-    reader, path, _ = find_data(cfg, typed, fresh=True)
-    assert cfg.backbone.in_chans == 3
-    table = reader.read(path)
+    found = resolved(cfg, typed)
+    assert found.config.backbone.in_chans == 3
+    table = found.reader.read(found.path)
     assert table.channels == 3
     assert table.source.read(table.frame["images"][0])[0].shape[2] == 3
 

@@ -18,7 +18,6 @@ from xraylab.data.study_table import SYNTHETIC
 from xraylab.system.files import write_text
 from xraylab.system.progress import clock
 from xraylab.training.distributed.collectives import gather, rank, summed
-from xraylab.training.loggers.wandb import Wandb
 from xraylab.training.study_module import StudyModule
 
 log = logging.getLogger(__name__)
@@ -62,9 +61,6 @@ class History(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._epoch = trainer.current_epoch
-        for logger in trainer.loggers:
-            if isinstance(logger, Wandb):
-                logger.mend([{k: v for k, v in row.items() if not _nan(v)} for row in self.rows])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.monotonic()

@@ -7,9 +7,7 @@ import os
 import secrets
 import shlex
 import signal
-import struct
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,7 @@ from xraylab.training.loggers.record import RECORD, read_record
 log = logging.getLogger(__name__)
 STEP = "trainer/global_step"  # Lightning's name of the axis
 IDENTITY = ("id", "project", "entity", "group")
-BLOCK, HEADER, WHOLE, FIRST, LAST = 2**15, 7, 1, 2, 4  # of W&B's records: bytes of a block, of a header; kinds of chunks
 PATIENCE = 600.0  # seconds that the end of a run waits for an upload
-LATEST = 5.0  # and for its record on disk
 
 
 class Wandb(Unfailing, WandbLogger):
@@ -142,35 +138,6 @@ class Wandb(Unfailing, WandbLogger):
         if not self._broken:
             self.safely(send)
 
-    def mend(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log the epochs again that an earlier record of this run on disk lost when it was cut off, as by ``kill -9``.
-
-        Args:
-            rows: of the history, up to the checkpoint that the run goes on from: what to log, and ``step``.
-        """
-
-        def send() -> None:
-            run = self.experiment
-            if not rows or self.mode == "disabled":
-                return
-            mine = Path(run.settings.sync_file)
-            found = (Path(str(self._save_dir)) / "wandb").glob(f"offline-run-*-{run.id}/{mine.name}")
-            earlier = [path for path in sorted(found) if path.absolute() != mine.absolute()]
-            cut = [path for path in earlier if not is_whole(path)]
-            held = {step for path in earlier for step in epoch_ends(path)} if cut else set()
-            lost = [row for row in rows if row["step"] not in held]
-            if not cut or not lost:
-                return
-            log.warning(
-                "W&B: %s is cut off, as by kill -9: %d of the %d epochs before this are in no record; logged again from the "
-                "checkpoint's history (the running loss within them is lost).", cut[-1].parent, len(lost), len(rows)
-            )  # fmt: skip
-            for row in lost:
-                self.log_metrics({k: v for k, v in row.items() if k != "step"}, row["step"])
-
-        if not self._broken:
-            self.safely(send)
-
     def use(self, artifact: Any) -> None:
         """Say that the run uses an artifact of another one, given by its content, which W&B knows it by."""
         run = self.experiment
@@ -202,75 +169,11 @@ class Wandb(Unfailing, WandbLogger):
             for end in [run.mark_preempting] * again + [lambda: run.finish(exit_code=exit_code)]:
                 self._broken = False  # even where W&B failed, the next job must not go on in this run
                 self.safely(end)
-            on_disk_only = self.offline and self.mode != "disabled"
-            if on_disk_only and not self._said and not _becomes_whole(Path(run.settings.sync_file)):
-                where = run.settings.sync_dir
-                log.warning("W&B: %s is cut off: it could not be written, as on a full disk. history.csv is complete.", where)
         if self._data_dir is not None:
             os.environ["WANDB_DATA_DIR"] = self._data_dir
             if not self._data_dir:
                 del os.environ["WANDB_DATA_DIR"]
             self._data_dir = None
-
-
-def is_whole(record: Path) -> bool:
-    """Whether a W&B record on disk holds its run's end: a disk that was full cuts it off without a word (wandb 0.31).
-
-    Args:
-        record: ``run-<id>.wandb``: a header, then chunks in blocks of 32 KiB, as in LevelDB's log.
-    """
-    *_, last = b"", *_messages(record)
-    return bool(_parsed(last).HasField("exit"))
-
-
-def epoch_ends(record: Path) -> set[int]:
-    """The optimiser steps at which a W&B record on disk holds an epoch's ``train/loss``, up to where it is cut off."""
-    found = set()
-    for message in _messages(record):
-        items = {".".join(i.nested_key) or i.key: i.value_json for i in _parsed(message).history.item}
-        if "train/loss" in items:
-            found.add(int(float(items[STEP])))
-    return found
-
-
-def _messages(record: Path) -> Iterator[bytes]:
-    """What a record holds whole; nothing where it cannot be read."""
-    try:
-        data = record.read_bytes()
-    except OSError:
-        return
-    at, message = HEADER, b""
-    while at + HEADER <= len(data):
-        if (left := BLOCK - at % BLOCK) < HEADER:  # too little for a chunk
-            at += left
-            continue
-        length, kind = struct.unpack_from("<HB", data, at + 4)  # behind a checksum
-        at += HEADER + length
-        if at > len(data):
-            return
-        part = data[at - length : at]
-        message = part if kind in (WHOLE, FIRST) else message + part
-        if kind in (WHOLE, LAST):
-            yield message
-
-
-def _parsed(message: bytes) -> Any:
-    from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
-
-    try:
-        return Record.FromString(message)
-    except DecodeError:
-        return Record()
-
-
-def _becomes_whole(record: Path) -> bool:
-    until = time.monotonic() + LATEST
-    while not is_whole(record):  # W&B's process writes the end a moment after it said that it is done
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def finish(loggers: Sequence[Logger], error: BaseException | None = None, stopped: int = 0) -> None:
