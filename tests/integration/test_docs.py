@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import json
 import re
@@ -179,3 +180,13 @@ def test_the_section_of_the_page_is_in_the_report_by_one_file(tmp_path, monkeypa
     assert '<a href="#duration">Duration</a>' in page
     assert re.search('<h2 id="duration">Duration</h2><p>[0-9]+ minutes', page)
     assert page.index('id="training"') < page.index('id="duration"') < page.index('id="configuration-and-environment"')
+
+
+@pytest.mark.parametrize("module", sorted(
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+    for path in (REPOSITORY / "xraylab").rglob("*.py") if ">>> " in path.read_text(encoding="utf-8")
+))  # fmt: skip
+def test_examples_of_docstrings_run(module):
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.failed == 0
+    assert found.attempted or module in ("xraylab", "xraylab.run"), "which need a finished run"

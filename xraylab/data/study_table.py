@@ -28,7 +28,16 @@ ALL_LABELS = "labels/all"
 
 @dataclass(frozen=True)
 class StudyTable:
-    """A dataset: its studies, how to read their images, and what has to be said about it."""
+    """A dataset: its studies, how to read their images, and what has to be said about it.
+
+    >>> from pathlib import Path
+    >>> from xraylab.data.images.source import FileSource
+    >>> rows = {"id": ["s1", "s2"], "patient": ["p1", "p2"], "group": "knee", "split": ["train", "test"], "acl": [1.0, 0.0]}
+    >>> frame = pd.DataFrame({**rows, "images": [("a.png", "b.png"), ("c.png",)]})
+    >>> table = StudyTable(frame, ("acl",), FileSource(Path()), "mine", views=True)
+    >>> table.many_views, len(table.by_image().frame)
+    (True, 3)
+    """
 
     frame: pd.DataFrame
     labels: tuple[str, ...]

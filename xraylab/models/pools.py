@@ -37,7 +37,14 @@ class Pool(nn.Module, HyperparametersMixin):
 
 
 class MaxFeature(Pool):
-    """Largest value of each feature over the images, then the head (Bien et al. 2018)."""
+    """Largest value of each feature over the images, then the head (Bien et al. 2018).
+
+    >>> from torch import nn
+    >>> features, of = torch.tensor([[1.0, 5.0], [3.0, 2.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])  # images, and their studies
+    >>> MaxFeature()(features, of, 2, nn.Identity())
+    tensor([[3., 5.],
+            [0., 1.]])
+    """
 
     of_features = True
 

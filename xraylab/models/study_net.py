@@ -31,6 +31,11 @@ class StudyNet(nn.Module, HyperparametersMixin):
         softmax: how many outputs in a row share a softmax; 1: each has a sigmoid.
         parts: names of the P volumes of which each study consists, as the planes of an exam; one backbone and pool see each on
             its own, and the head sees what is pooled of all, P*D wide. None: a study is one bag.
+
+    >>> from xraylab.models import CNN, MaxFeature
+    >>> net = StudyNet(CNN(image_size=32, layers=2, filters=4), MaxFeature(), num_outputs=3)
+    >>> net(torch.zeros(5, 1, 32, 32, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1]), 2).shape  # five images of two studies
+    torch.Size([2, 3])
     """
 
     mean: Tensor

@@ -87,6 +87,14 @@ class Folder(OwnData):
         group: the same for the study's group. None: all are of one, named as the root is.
         colour: read three channels, not one.
         bits: how many bits the values of 16-bit files use, e.g. 12.
+
+    >>> import cv2, tempfile
+    >>> root = Path(tempfile.mkdtemp())
+    >>> for k, place in enumerate(("train/normal/a.png", "train/broken/b.png", "test/normal/c.png", "test/broken/d.png")):
+    ...     (root / place).parent.mkdir(parents=True)
+    ...     _ = cv2.imwrite(str(root / place), np.full((8, 8), 10 * k, np.uint8))
+    >>> Folder(str(root), positive="broken").read(root).labels
+    ('broken',)
     """
 
     published_name = "folder_of_classes"

@@ -48,6 +48,13 @@ class MRNet(DatasetReader):
     Args:
         plane: axial, coronal or sagittal; or all: a study is then an exam that has all three, each a part of its own.
         task: abnormal, acl or meniscus, or a list of them.
+
+    >>> import tempfile
+    >>> from xraylab.data.synthetic.knee import write_mrnet
+    >>> root = write_mrnet(Path(tempfile.mkdtemp()) / "MRNet-v1.0", train=20, valid=30, slices=(2, 3))
+    >>> table = MRNet(plane="axial", task="acl").read(root)
+    >>> len(table.frame), table.labels
+    (50, ('acl',))
     """
 
     published_name = "MRNet-v1.0"

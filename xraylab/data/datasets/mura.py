@@ -48,6 +48,12 @@ class MURA(DatasetReader):
     Args:
         body_part: all, elbow, finger, forearm, hand, humerus, shoulder or wrist, or a list of them.
         test_part: the same for the published held-out split; None: as ``body_part``.
+
+    >>> import tempfile
+    >>> from xraylab.data.synthetic.bone import write_mura
+    >>> table = MURA().read(write_mura(Path(tempfile.mkdtemp()) / "MURA-v1.1", train=70, valid=40))
+    >>> table.labels, table.many_views
+    (('abnormal',), True)
     """
 
     published_name = "MURA-v1.1"

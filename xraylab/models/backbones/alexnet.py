@@ -17,6 +17,9 @@ class AlexNet(Backbone):
         in_chans: 3, or 1 (the first kernel is then summed over RGB).
         trainable_from: see :meth:`Backbone.freeze`; the stages are conv1 ... conv5.
         freeze_batch_stats: without effect; AlexNet has none.
+
+    >>> AlexNet(pretrained=False).num_features
+    256
     """
 
     def __init__(

@@ -38,6 +38,11 @@ class CNN(Backbone):
             one before that.
         pretrained: False, or a file of weights of the same network.
         trainable_from, freeze_batch_stats: see :meth:`Backbone.freeze`.
+
+    >>> import torch
+    >>> net = CNN(image_size=32, layers=2, filters=4)
+    >>> net(torch.zeros(5, 3, 32, 32)).shape[1] == net.num_features
+    True
     """
 
     def __init__(

@@ -25,6 +25,11 @@ class Timm(Backbone):
         stem: ``small`` replaces a ResNet's stem by a 3x3 convolution of stride 1 without pooling.
         spatial: pooling of the last map over its pixels: ``avg``, ``max``, ``lse`` (:class:`LogSumExp`); None: the model's own.
         kwargs: further arguments of ``timm.create_model``.
+
+    >>> import torch
+    >>> net = Timm("resnet18", pretrained=False, in_chans=1)
+    >>> net(torch.zeros(2, 1, 64, 64)).shape
+    torch.Size([2, 512])
     """
 
     def __init__(

@@ -17,6 +17,11 @@ class WeightedBCE(Loss):
         balance: weights of [negatives, positives], from the n and p of train: ``label`` [1, n/p]; ``group`` [p/(n+p),
             n/(n+p)] by group (Rajpurkar et al. 2017); ``keras`` [(n+p)/2n, (n+p)/2p]; ``inverse`` [(n+p)/n, (n+p)/p]; ``none``.
         label_smoothing: s; targets become s/2 and 1 - s/2 in training.
+
+    >>> loss = WeightedBCE(balance="none")
+    >>> loss.build(num_labels=1)
+    >>> round(float(loss.total(torch.tensor([[0.0]]), torch.tensor([[1.0]]))), 4)  # log 2
+    0.6931
     """
 
     balances = tuple(BALANCES)

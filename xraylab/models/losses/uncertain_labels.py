@@ -65,8 +65,14 @@ class Uncertainty(WeightedBCE):
         reduction: ``scored`` divides by the labels that weigh anything; ``all`` by studies times findings.
         u_start, u_lr: of a learned u: its first value, and the learning rate of its logit.
         w_start, w_rate: of an adapted w: its first value, and the largest change in an epoch.
-        held_back: of train's patients, not trained on but used to adapt w; of at most ``data.module.ADAPT`` studies.
+        held_back: of train's patients, not trained on but used to adapt w; at most ``ADAPT`` studies of the data module.
         seed: of the draws of a range.
+
+    >>> loss = Uncertainty(u=1.0, w=0.5)  # uncertain labels count as positive, with half a weight
+    >>> loss.build(num_labels=1)
+    >>> loss.fit(np.array([[1.0], [0.0], [-1.0]]), ["edema"])
+    >>> round(float(loss.total(torch.tensor([[0.0]]), torch.tensor([[-1.0]]))), 4)  # half of log 2
+    0.3466
     """
 
     knows_uncertain = True

@@ -22,6 +22,9 @@ class Unfreeze(Callback):
     Args:
         at: epoch, counted from 1 -> ``trainable_from``, as the backbone takes it; null: all of it.
         freeze_batch_stats: whether what stays frozen keeps its batch statistics.
+
+    >>> Unfreeze(at={4: None}).at  # all of it is trained from the fourth epoch on
+    {4: None}
     """
 
     def __init__(self, at: Mapping[int, str | int | None], freeze_batch_stats: bool = True) -> None:
