@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, listed
+from xraylab.evaluation.evaluator import all_selected_on, by_unit, choices, in_sample
 from xraylab.evaluation.objective import of_run
 from xraylab.evaluation.paired_comparison import Result, own_words, paired
+from xraylab.evaluation.paired_tests import differences
 from xraylab.reporting.comparison_page import beside, page
 from xraylab.run import Run
 from xraylab.system.files import write_text
@@ -48,7 +51,6 @@ def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def text_table(folder: Path) -> str:
     """The runs and ensembles of a comparison by study, on the test split if there is one, in a few lines of text."""
-    from xraylab.evaluation.evaluator import all_selected_on, choices
 
     published = (
         check_published(json.loads((folder / GIVEN).read_text(encoding="utf-8"))["published"])
@@ -173,9 +175,6 @@ def write_results(
         ended: False: without what takes long, as more results are to come.
         reference: the result with which others are compared; None: in each split the run of highest macro AUROC.
     """
-    from xraylab.data.study_table import SYNTHETIC
-    from xraylab.evaluation.evaluator import by_unit, in_sample
-    from xraylab.evaluation.paired_tests import differences
 
     synthetic = any(r.evaluation["data"] == SYNTHETIC for r in results)
     pairs, left_out = paired(results, reference) if ended else ({}, [])

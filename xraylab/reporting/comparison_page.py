@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xraylab.evaluation.ensembles.combination import Combination
 from xraylab.evaluation.evaluator import all_selected_on, by_unit, choices, last_split
+from xraylab.evaluation.metrics import ABSENT, METRICS, how_intervals, number, numbers, without_interval
 from xraylab.evaluation.paired_comparison import Pair, Result, own_words
 from xraylab.reporting.figures.overlay import overlaid, trainings
 from xraylab.reporting.frame import framed
+from xraylab.reporting.summary import scoring, tie_notes
 from xraylab.run import Run
 from xraylab.system.command_line import command_line, word
 
@@ -81,7 +84,6 @@ def best_of(jobs: Sequence[Result]) -> str:
 
 def _said(results: Sequence[Result]) -> str:
     """What results say of their scoring and making, each sentence once."""
-    from xraylab.reporting.summary import scoring, tie_notes
 
     said: dict[str, list[str]] = {}
     for r in results:
@@ -147,7 +149,6 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
-    from xraylab.evaluation.metrics import METRICS, numbers, without_interval
 
     rows = []
     for r, result in of:
@@ -163,7 +164,6 @@ def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
 
 def _joined(evaluation: dict[str, Any]) -> list[str]:
     """How an ensemble's members are joined, where that is not one way for every study and finding."""
-    from xraylab.evaluation.ensembles.combination import Combination
 
     said = Combination.of_record(evaluation["combination"]).said() if "combination" in evaluation else []
     if chosen := evaluation.get("combination", {}).get("chosen"):
@@ -179,7 +179,6 @@ def _joined(evaluation: dict[str, Any]) -> list[str]:
 
 def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published: Mapping[str, Any], same: bool) -> str:
     """AUROC by run and finding, the best of each finding bold; nothing where there is one finding."""
-    from xraylab.evaluation.metrics import number
 
     labels = list(dict.fromkeys(label for _, x in of for label in x["labels"]))
     if len(labels) < 2:
@@ -218,7 +217,6 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
 
 def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pairs: Mapping[str, Pair]) -> str:
     """Each run minus the one it is compared with, paired: the macro AUROC, and by finding what is tested; empty of one run."""
-    from xraylab.evaluation.metrics import how_intervals
 
     if len(pairs) < 2:
         return ""
@@ -279,7 +277,6 @@ def _p(value: float | None) -> str:
 
 def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     """ECE and Brier score by run and finding."""
-    from xraylab.evaluation.metrics import number
 
     rows = []
     for r, result in of:
@@ -292,7 +289,6 @@ def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> s
 
 def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     """Mean and standard deviation over the runs that differ in their seed alone; nothing where none do."""
-    from xraylab.evaluation.metrics import ABSENT, METRICS
 
     alike: dict[str, dict[str, dict[str, Any]]] = {}
     for r, result in of:
@@ -314,7 +310,6 @@ def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> st
 
 def _groups(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     """AUROC and kappa by group, where a result has several and one label."""
-    from xraylab.evaluation.metrics import number
 
     names = sorted({g for _, x in of for g in x["groups"]})
     shares = any(sum(g in x["groups"] for _, x in of) > 1 for g in names)

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 from xraylab.data.integrity import STATES
 from xraylab.errors import listed
+from xraylab.evaluation.predictions import write_table
+from xraylab.reporting.figures import export
 from xraylab.reporting.frame import framed
+from xraylab.system.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,8 +44,6 @@ def write(found: Description, directory: Path, path: Path, splits: str, command:
         splits: how they were assigned.
         command: that was typed.
     """
-    from xraylab.evaluation.predictions import write_table
-    from xraylab.system.files import write_text
 
     tables = {"counts": found.counts, "images_per_study": found.per_study, "image_sizes": found.sizes}
     if found.per_patient is not None:
@@ -120,8 +121,6 @@ def _label_figure(found: Description, words: Sequence[str]) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from xraylab.reporting.figures.export import svg
-
     labels, splits = found.table.labels, found.splits
     several = len(labels) > 1
     words = ["positive"] if found.table.exclusive else words
@@ -141,7 +140,7 @@ def _label_figure(found: Description, words: Sequence[str]) -> str:
     panels[0].invert_yaxis()
     handles, texts = panels[0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=len(texts), frameon=False, fontsize=9)
-    return svg(figure, found.table.synthetic)
+    return export.svg(figure, found.table.synthetic)
 
 
 def _per_study(found: Description) -> list[str]:
@@ -160,8 +159,6 @@ def _spread(found: Description, table: pd.DataFrame, what: str, of: str) -> list
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from xraylab.reporting.figures.export import svg
-
     numbers = table[what].tolist()
     if len(set(numbers)) == 1:
         return [f"<p>Each of the {table[of].sum():,} {of} has {numbers[0]} {SINGULAR[what] if numbers[0] == 1 else what}.</p>"]
@@ -179,14 +176,12 @@ def _spread(found: Description, table: pd.DataFrame, what: str, of: str) -> list
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(of)
-    return [_table(["split", f"{of} (n)", "least", "median", "mean", "most"], rows), svg(figure, found.table.synthetic)]
+    return [_table(["split", f"{of} (n)", "least", "median", "mean", "most"], rows), export.svg(figure, found.table.synthetic)]
 
 
 def _sizes(found: Description) -> list[str]:
     import numpy as np
     from matplotlib.figure import Figure
-
-    from xraylab.reporting.figures.export import svg
 
     measured, total = found.sized
     sizes = found.sizes.sort_values(["images", "height", "width"], ascending=[False, True, True])
@@ -209,7 +204,7 @@ def _sizes(found: Description) -> list[str]:
     axes.set(xlabel="width (pixels)", ylabel="height (pixels)", title=f"sizes of {measured:,} images; area: how many",
              aspect="equal", xlim=(0, None), ylim=(0, None))  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
-    return [*parts, svg(figure, found.table.synthetic), "</div>"]
+    return [*parts, export.svg(figure, found.table.synthetic), "</div>"]
 
 
 def _gallery(found: Description) -> list[str]:

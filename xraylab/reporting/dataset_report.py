@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from xraylab.data.images.source import of_one_value
 from xraylab.data.integrity import counts, shapes
+from xraylab.data.study_table import UNREADABLE
 from xraylab.errors import UserError
 from xraylab.system.progress import in_threads
 
@@ -73,8 +75,6 @@ def describe(table: StudyTable, sizes_of: int | None, pictures: int, seed: int, 
     import numpy as np
     import pandas as pd
 
-    from xraylab.data.study_table import UNREADABLE
-
     frame = table.frame
     row = np.repeat(np.arange(len(frame)), frame["images"].map(len))
     images = [image for study in frame["images"] for image in study]
@@ -125,7 +125,6 @@ def _studies_per_patient(counted: pd.DataFrame) -> pd.DataFrame:
 
 def _looked_at(table: StudyTable, images: Sequence[str], skip: bool) -> tuple[list[str], list[str]]:
     """The images that are of one value, and those that cannot be read."""
-    from xraylab.data.images.source import of_one_value
 
     def look(image: str) -> bool | UserError:
         try:

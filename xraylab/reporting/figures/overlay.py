@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from xraylab.evaluation.metrics import number
+from xraylab.evaluation.objective import of_run
+from xraylab.evaluation.paired_comparison import own_words
 from xraylab.evaluation.predictions import Scoring, read_table
+from xraylab.reporting.figures import export
+from xraylab.reporting.figures.curves import KINDS, curve, scored
 from xraylab.run import Run
 
 if TYPE_CHECKING:
@@ -31,8 +36,6 @@ def overlaid(
         of: results, and what each evaluated in this split and unit.
         shared: words that all have, which the legend leaves out.
     """
-    from xraylab.reporting.figures.curves import KINDS
-    from xraylab.reporting.figures.export import save_figure, svg
 
     end = "_images" if of[0][1]["unit"] == "image" else ""
     there = [(r, x) for r, x in of if (r.directory / "predictions" / f"{split}{end}.csv").is_file()]
@@ -50,16 +53,14 @@ def overlaid(
         parts.append(f"<p class=n>The {len(drawn)} of highest macro AUROC of {len(kept)} results.</p>")
     for kind in KINDS:
         figure = _panels(kind, curves, f"{split} by {of[0][1]['unit']}")
-        parts.append(svg(figure, synthetic))
-        save_figure(figure, folder / "figures" / f"{split}_{kind}{end}.png", synthetic)
+        parts.append(export.svg(figure, synthetic))
+        export.save_figure(figure, folder / "figures" / f"{split}_{kind}{end}.png", synthetic)
     return "".join(parts)
 
 
 def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any], Scoring]], where: str) -> Figure:
     """A panel a finding, with the curve of every result that has it."""
     from matplotlib.figure import Figure
-
-    from xraylab.reporting.figures.curves import KINDS, curve, scored
 
     labels = list(dict.fromkeys(label for _, _, result, _ in curves for label in result["labels"]))
     metric, name, value = KINDS[kind]
@@ -96,7 +97,6 @@ def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any],
 
 
 def _value(result: Mapping[str, Any], label: str, metric: str) -> str:
-    from xraylab.evaluation.metrics import number
 
     found = result["macro"] if label == "macro" else result["labels"].get(label)
     return f"{number(found[metric])}, n {found[metric]['n']}" if found else "-"
@@ -105,9 +105,6 @@ def _value(result: Mapping[str, Any], label: str, metric: str) -> str:
 def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic: bool) -> str:
     """Validation loss and macro AUROC by epoch of several runs, as HTML and ``figures/training.png``; empty of one."""
     from matplotlib.figure import Figure
-
-    from xraylab.evaluation.objective import of_run
-    from xraylab.reporting.figures.export import save_figure, svg
 
     histories = [(r, pd.read_csv(Run(r.directory).history_file)) for r in runs if Run(r.directory).history_file.is_file()]
     histories = [(r, h) for r, h in histories if len(h)]
@@ -128,14 +125,13 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
                 axes.plot(history["epoch"] + 1, history[column], styles[k], marker=".", color=f"C{k % LINES}", lw=1)
     handles = [panels["train/loss"].plot([], [], styles[k], color=f"C{k % LINES}")[0] for k in range(len(histories))]
     figure.legend(handles, [_name(r, shared) for r, _ in histories], loc="outside lower center", fontsize=8, frameon=False)
-    drawn = svg(figure, synthetic)
-    save_figure(figure, folder / "figures" / "training.png", synthetic)
+    drawn = export.svg(figure, synthetic)
+    export.save_figure(figure, folder / "figures" / "training.png", synthetic)
     return f"<h2>Training</h2>{drawn}"
 
 
 def _name(r: Result, shared: set[str]) -> str:
     """What a legend calls a result."""
-    from xraylab.evaluation.paired_comparison import own_words
 
     own = own_words(r.overrides, shared)
     return f"{r.job}: {own[:LONG]}{'…' * (len(own) > LONG)}" if own else r.job
