@@ -47,17 +47,24 @@ def help_text(config: str, usage: str) -> str:
     return "\n".join(lines)
 
 
-def described_keys(text: str) -> Iterator[tuple[str, str, str]]:
+def described_keys(text: str, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Name (``early_stopping.patience``), default and comment of every key of a YAML file of ``conf/``.
 
     >>> list(described_keys("head:  # of the network\\n  hidden: []  # widths"))
     [('head', '', 'of the network'), ('head.hidden', '[]', 'widths')]
+    >>> list(described_keys("transforms:\\n  - p: 0.5  # of a flip\\n  - p: 1.0", prefix="augmentation."))[1:]
+    [('augmentation.transforms.0.p', '0.5', 'of a flip'), ('augmentation.transforms.1.p', '1.0', '')]
     """
     path: list[str] = []
-    for indent, key, value, about in re.findall(r"^( *)(\w+):[ ]*([^#\n]*?)[ ]*(?:# (.*))?$", text, re.M):
-        path[len(indent) // 2 :] = [key]
+    keys = re.findall(r"^( *)(- )?([\w.]+):[ ]*([^#\n]*?)[ ]*(?:# (.*(?:\n +# .*)*))?$", text, re.M)
+    for indent, dash, key, value, about in keys:
+        depth = len(indent + dash) // 2
+        if dash:  # the next item of a list
+            number = path[depth - 1] if len(path) >= depth else "-1"
+            path[depth - 1 :] = [str(int(number) + 1)]
+        path[depth:] = [key]
         if path[0] not in ("defaults", "hydra"):
-            yield ".".join(path), value, about
+            yield prefix + ".".join(path), value, re.sub(r"\n +# ", " ", about)
 
 
 def _short(path: Path) -> str:
