@@ -339,7 +339,7 @@ RUNS = {
     "mura_ensemble": (6, ["seed=0,1,2,3,4,5"]),
     "mura_regularisation": (5, ["seed=0"]),
     "mura_cnn_ladder": (4, ["backbone.layers=2,6", "augmentation=mura_keras"]),
-    "mura_body_parts": (8, []),
+    "mura_body_parts": (8, ["valid_fraction=0.4"]),  # of the fewest studies there are some of both classes
     "uncertainty_policies": (10, []),
     "chest_eight": (4, ["loss=ignore,hedged"]),
     "mura_transfer": (2, ["experiment=mura_densenet201_mlp,mura_resnet50_block3"]),
