@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
+from xraylab.evaluation import metrics
+from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.intervals import Clusters, Interval, none
-from xraylab.evaluation.metrics import METRICS, intervals_of, number, point, result, undefined, without_interval
+from xraylab.evaluation.metrics import METRICS, PPV, intervals_of, number, point, result, undefined, without_interval
 
 REFERENCE = {
     "auroc": lambda y, p, w: sk.roc_auc_score(y, p, sample_weight=w),
@@ -77,3 +80,11 @@ def test_why_there_is_no_interval_is_said_once_for_all_metrics_of_a_name():
     of["rare"] = {**of["rare"], "specificity": well, "kappa": result(None, 10, None, "no positive study")}
     (said,) = without_interval(of)
     assert said == "no interval of auroc, average precision, accuracy, f1, sensitivity of rare: 3 positive"
+
+
+def test_a_metric_of_calls_put_into_the_list_says_why_it_has_no_value(monkeypatch):
+    monkeypatch.setitem(metrics.METRICS, "ppv", PPV)
+    frame = pd.DataFrame({"id": list("abcd"), "patient": "", "group": "all", "split": "test"})
+    frame["p_x"], frame["y_x"] = [0.1, 0.2, 0.3, 0.4], [0.0, 1.0, 0.0, 1.0]
+    found = evaluate_split(frame, False)["labels"]["x"]["ppv"]
+    assert (found["value"], found["reason"]) == (None, "no study is called positive")

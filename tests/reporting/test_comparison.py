@@ -156,6 +156,29 @@ def test_a_paired_interval_is_near_that_of_one_bootstrap_of_both():
     assert "both give every study the same" in same["reason"]
 
 
+def test_the_page_opens_with_how_far_runs_lie_apart_only_where_they_can_be_compared(policies):
+    folder, splits = policies
+    write_comparison(folder)
+    order = sorted(SKILL, key=lambda job: splits[job]["macro"]["auroc"]["value"])
+    low, high = (splits[job]["macro"]["auroc"]["value"] for job in (order[0], order[-1]))
+    said = f"3 runs: mean AUROC from {low:.3f} (run {order[0]}) to {high:.3f} (run {order[-1]}) in 80 studies of test."
+    assert said in (folder / "report.html").read_text()
+
+    apart = "4 runs, not all of the same studies, labels and scoring, so none of them is called the best."
+    edema_only = table(SKILL["1"], 1).drop(columns=["p_mass", "y_mass", "p_rare", "y_rare"])
+    other_studies = table(SKILL["1"], 1).assign(id=[f"t{i}" for i in range(80)])
+    for found, scored in (
+        (edema_only, None),
+        (other_studies, None),
+        (table(SKILL["0"], 3), {"blank": "negative", "uncertain": "ignore"}),
+    ):
+        write_run(folder, "3", found, ["x=1", "task=other"], scored)
+        write_comparison(folder)
+        page = (folder / "report.html").read_text()
+        assert apart in page
+        assert "mean AUROC from" not in page
+
+
 def test_runs_that_score_labels_otherwise_are_not_paired_and_it_is_said(policies):
     folder, _ = policies
     write_run(folder, "3", table(SKILL["0"], 3), ["loss=zeros", "x=1"], {"blank": "negative", "uncertain": "ignore"})

@@ -12,6 +12,7 @@ import pytest
 from conftest import TINY, train_run
 from PIL import Image
 
+from xraylab.evaluation.ensembles.combination import IN_SAMPLE
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.operating_points import judge
@@ -51,6 +52,20 @@ def test_it_shows_the_numbers_of_the_evaluation(run):
     assert "choices were made on these studies" in page
     assert "held out from all choices" in page
     assert "95% intervals over studies, in closed form" in page
+
+
+def test_what_changes_how_numbers_are_read_stands_before_them(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    evaluation = json.loads((copy / "evaluation.json").read_text())
+    evaluation["scored"] = {"blank": "negative", "uncertain": "ignore"}
+    stack = {"method": "stack", "names": [], "in_sample": True, "fit_on": "train", "folds": 5, "labels": {}}
+    evaluation |= {"combination": stack, "members": {}}
+    (copy / "evaluation.json").write_text(json.dumps(evaluation))
+    page = write_report(copy).read_text()
+    before = page.split("<main>")[0]
+    for caveat in ("labels that are not mentioned are scored as negative", IN_SAMPLE):
+        assert f"<b>{caveat[0].upper()}{caveat[1:]}.</b>" in before
+        assert caveat in closing_table(evaluation, copy, "1 s").split("by study")[0]
 
 
 def test_real_data_is_not_called_synthetic_and_undefined_is_said(run, tmp_path):

@@ -136,7 +136,7 @@ def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, cluster
         truth, called = scored[rows[known], i].astype(int), score[rows[known]]
         values = {name: point(metric, truth, called, cut) for name, metric in METRICS.items()}
         found = intervals_of(values, clusters, rows[known], truth, called >= cut, called)
-        labels[label] = {m: result(v, len(truth), found.get(m), undefined(METRICS[m], truth)) for m, v in values.items()}
+        labels[label] = {m: result(v, len(truth), found.get(m), undefined(METRICS[m], truth, v)) for m, v in values.items()}
         labels[label]["auroc"]["delong"] = {k: labels[label]["auroc"][k] for k in ("low", "high", "reason")}
         labels[label] |= {kind: result(count, len(raw)) for kind, count in raw_counts(raw).items()}
         for metric, interval in found.items():

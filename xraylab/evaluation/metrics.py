@@ -161,18 +161,22 @@ METRICS = {m.name: m for m in (AUROC, AVERAGE_PRECISION, ACCURACY, F1, KAPPA, SE
 RATES = {m.name: m for m in (SENSITIVITY, SPECIFICITY, PPV, NPV, ACCURACY, F1, KAPPA)}
 
 
-def undefined(metric: Metric, truth: np.ndarray) -> str | None:
+def undefined(metric: Metric, truth: np.ndarray, value: float | None = 0.0) -> str | None:
     """Why a metric does not exist for these rows, or None if it does.
 
     Args:
         truth: 0/1 (N,).
+        value: what it came to; None: it has none.
+
+    >>> undefined(PPV, np.array([1, 0]), None)
+    'no study is called positive'
     """
     if len(truth) == 0:
         return "no study has a label that is scored"
     for kind, name in ((1, "positive"), (0, "negative")):
         if kind in metric.needs and not (truth == kind).any():
             return f"no {name} study"
-    return None
+    return (metric.lacks or "it has no value") if value is None else None
 
 
 def point(metric: Metric, truth: np.ndarray, score: np.ndarray, threshold: float = 0.5) -> float | None:

@@ -175,11 +175,10 @@ def at_threshold(
         none = {metric: result(None, len(truth), None, f"no threshold: {reason}") for metric in RATES}
         return {"threshold": None, "reason": reason, "confusion": None, **none}
     counts = cells(truth, probability, threshold).sum(0)
-    values = {k: float(v) for k, (v,) in rates(*counts[:, None]).items()}
-    missing = {name: undefined(m, truth) or (None if np.isfinite(values[name]) else m.lacks) for name, m in RATES.items()}
-    known = {m: None if missing[m] else values[m] for m in RATES}
-    intervals = {} if clusters is None or rows is None else intervals_of(known, clusters, rows, truth, probability >= threshold)
-    out = {m: result(v, len(truth), intervals.get(m), missing[m]) for m, v in known.items()}
+    of_calls = {k: float(v) for k, (v,) in rates(*counts[:, None]).items()}
+    values = {k: v if np.isfinite(v) and not undefined(RATES[k], truth) else None for k, v in of_calls.items()}
+    intervals = {} if clusters is None or rows is None else intervals_of(values, clusters, rows, truth, probability >= threshold)
+    out = {m: result(v, len(truth), intervals.get(m), undefined(RATES[m], truth, v)) for m, v in values.items()}
     tp, fp, p, n = (int(v) for v in counts)
     confusion = dict(zip(CELLS, (tp, fp, p - tp, n - fp), strict=True))
     note = {"note": found["note"]} if "note" in found else {}

@@ -59,7 +59,7 @@ def compare(
             if same and interval is not None:  # in a mean it counts as what it is, a difference of 0
                 interval = Interval(0.0, 0.0, 0.0, None, np.zeros(clusters.size))
             shown = none(0.0, SAME) if same and interval is not None else interval
-            found[metric] = result(value, len(truth), shown, undefined(METRICS[metric], truth))
+            found[metric] = result(value, len(truth), shown, undefined(METRICS[metric], truth, value))
             if value is not None:
                 means[metric][label] = (value, interval)
         p = delong_p(truth, a, b, clusters.of[rows]) if found["auroc"]["low"] is not None else None

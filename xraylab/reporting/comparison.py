@@ -51,7 +51,6 @@ def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def text_table(folder: Path) -> str:
     """The runs and ensembles of a comparison by study, on the test split if there is one, in a few lines of text."""
-
     published = (
         check_published(json.loads((folder / GIVEN).read_text(encoding="utf-8"))["published"])
         if (folder / GIVEN).is_file()
@@ -175,7 +174,6 @@ def write_results(
         ended: False: without what takes long, as more results are to come.
         reference: the result with which others are compared; None: in each split the run of highest macro AUROC.
     """
-
     synthetic = any(r.evaluation["data"] == SYNTHETIC for r in results)
     pairs, left_out = paired(results, reference) if ended else ({}, [])
     text = io.StringIO()

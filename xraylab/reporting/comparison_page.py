@@ -65,16 +65,23 @@ def page(
     if ended:
         parts.append(trainings(folder, jobs, shared, synthetic))
     name = "xraylab comparison"
-    return framed(title[0], f"{title[1]}, {count}", "\n".join(parts), synthetic, name, best_of(jobs))
+    return framed(title[0], f"{title[1]}, {count}", "\n".join(parts), synthetic, name, best_of(jobs, pairs) if ended else "")
 
 
-def best_of(jobs: Sequence[Result]) -> str:
-    """The sentence that the page opens with: how far the runs lie apart in the AUROC that counts most."""
-    splits = [last_split(r.evaluation) for r in jobs]
-    found = [(x["macro"]["auroc"]["value"], r.job, split, x["n"]) for r, (split, x) in zip(jobs, splits, strict=True)]
+def best_of(jobs: Sequence[Result], pairs: Mapping[tuple[str, str], Pair]) -> str:
+    """The sentence that the page opens with: how far runs lie apart in the AUROC that counts most, where they can be compared.
+
+    Args:
+        pairs: differences by job and split; runs that all have one reference are of the same studies, labels and scoring.
+    """
+    of = [(r, *last_split(r.evaluation)) for r in jobs]
+    found = [(x["macro"]["auroc"]["value"], r.job, split, x["n"]) for r, split, x in of]
     known = sorted((f for f in found if f[0] is not None), reverse=True)
-    if len(known) < 2 or len({(split, n) for _, _, split, n in known}) > 1:
+    if len(known) < 2:
         return ""
+    references = {pairs[job, split].reference if (job, split) in pairs else None for _, job, split, _ in known}
+    if len({split for _, _, split, _ in known}) > 1 or len(references) > 1 or None in references:
+        return f"{len(known)} runs, not all of the same studies, labels and scoring, so none of them is called the best."
     (high, best, split, n), (low, worst, *_) = known[0], known[-1]
     return (
         f"{len(known)} runs: mean AUROC from {low:.3f} (run {worst}) to {high:.3f} (run {best}) in {n} studies of {split}. "
@@ -84,7 +91,6 @@ def best_of(jobs: Sequence[Result]) -> str:
 
 def _said(results: Sequence[Result]) -> str:
     """What results say of their scoring and making, each sentence once."""
-
     said: dict[str, list[str]] = {}
     for r in results:
         ties = [f"{split}, by {x['unit']}, {note}" for split, x in by_unit(r.evaluation) for note in tie_notes(x)]
@@ -164,7 +170,6 @@ def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
 
 def _joined(evaluation: dict[str, Any]) -> list[str]:
     """How an ensemble's members are joined, where that is not one way for every study and finding."""
-
     said = Combination.of_record(evaluation["combination"]).said() if "combination" in evaluation else []
     if chosen := evaluation.get("combination", {}).get("chosen"):
         undefined = " (undefined in valid, so by the lowest validation loss)"
@@ -179,7 +184,6 @@ def _joined(evaluation: dict[str, Any]) -> list[str]:
 
 def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published: Mapping[str, Any], same: bool) -> str:
     """AUROC by run and finding, the best of each finding bold; nothing where there is one finding."""
-
     labels = list(dict.fromkeys(label for _, x in of for label in x["labels"]))
     if len(labels) < 2:
         return ""
@@ -190,9 +194,8 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
         there = [aurocs[label] for _, aurocs in found if label in aurocs]
         best[label] = max((m["value"] for m in there if m["value"] is not None), default=None)
         counts.append(", ".join(dict.fromkeys(str(m["n"]) for m in there)))
-    alike = (same or len(found) == 1) and not any(
-        "," in count for count in counts
-    )  # else the runs are of other studies, and none is the best
+    # else the runs are of other studies, and none is the best
+    alike = (same or len(found) == 1) and not any("," in count for count in counts)
     rows: list[list[Any]] = [["n", "", "".join(f"<td class=n>{c}</td>" for c in counts)]]
     for r, aurocs in found:
         cells = ""
@@ -217,7 +220,6 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
 
 def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pairs: Mapping[str, Pair]) -> str:
     """Each run minus the one it is compared with, paired: the macro AUROC, and by finding what is tested; empty of one run."""
-
     if len(pairs) < 2:
         return ""
     macros, aurocs, calls = [], [], []
@@ -277,7 +279,6 @@ def _p(value: float | None) -> str:
 
 def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     """ECE and Brier score by run and finding."""
-
     rows = []
     for r, result in of:
         for label, found in result.get("calibration", {}).get("labels", {}).items():
@@ -289,7 +290,6 @@ def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> s
 
 def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     """Mean and standard deviation over the runs that differ in their seed alone; nothing where none do."""
-
     alike: dict[str, dict[str, dict[str, Any]]] = {}
     for r, result in of:
         if "members" not in r.evaluation:

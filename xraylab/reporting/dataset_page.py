@@ -58,7 +58,7 @@ def write(found: Description, directory: Path, path: Path, splits: str, command:
     parts += [*_skipped(found), *_counts(found), *_labels(found), *_per_study(found), *_per_patient(found), *_sizes(found)]
     parts += _gallery(found)
     beside = f"{len(found.table.frame):,} studies"
-    page = framed(name, beside, "\n".join(parts), found.table.synthetic, f"{name} described", _answer(found), EXTRA_STYLE)
+    page = framed(name, beside, "\n".join(parts), found.table.synthetic, f"{name} described", _answer(found), style=EXTRA_STYLE)
     write_text(directory / "report.html", page)
 
 

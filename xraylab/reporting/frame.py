@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def _environment() -> Environment:
 
 
 def framed(
-    heading: str, beside: str, body: str, synthetic: bool, title: str = "xraylab report", answer: str = "", style: str = ""
+    heading: str, beside: str, body: str, synthetic: bool, title: str = "xraylab report", answer: str = "",
+    caveats: Sequence[str] = (), style: str = "",
 ) -> str:  # fmt: skip
     """A whole page, HTML.
 
@@ -28,6 +30,7 @@ def framed(
         synthetic: the page says so in its title and at its top.
         title: of the browser's window; text.
         answer: the sentence that the page opens with; text.
+        caveats: what to know before its numbers are read, in sentences without a full stop; text.
         style: further CSS.
     """
     contents: list[tuple[str, str]] = []
@@ -47,5 +50,5 @@ def framed(
     css = (TEMPLATES / "style.css").read_text(encoding="utf-8") + style
     return _environment().get_template("page.html").render(
         heading=heading, beside=beside, title=title + " (synthetic sample)" * synthetic, synthetic=synthetic, answer=answer,
-        contents=contents, style=Markup(css), body=Markup(body),
+        caveats=[f"{line[0].upper()}{line[1:]}." for line in caveats], contents=contents, style=Markup(css), body=Markup(body),
     )  # fmt: skip

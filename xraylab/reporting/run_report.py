@@ -8,7 +8,7 @@ from xraylab.data.study_table import SYNTHETIC
 from xraylab.reporting.frame import framed
 from xraylab.reporting.model_card import write_card
 from xraylab.reporting.sections import Context, sections
-from xraylab.reporting.summary import answer
+from xraylab.reporting.summary import answer, caveats
 from xraylab.run import Run, read_record
 from xraylab.system.files import write_text
 
@@ -20,7 +20,7 @@ def write_report(directory: Path) -> Path:
     context = Context(directory, evaluation, environment, evaluation["data"] == SYNTHETIC)
     body = "\n".join(section.html(context) for section in sections())
     place = directory.absolute()
-    page = framed(place.parent.name, place.name, body, context.synthetic, answer=answer(evaluation))
+    page = framed(place.parent.name, place.name, body, context.synthetic, answer=answer(evaluation), caveats=caveats(evaluation))
     write_text(directory / "report.html", page)
     write_card(directory)
     return directory / "report.html"

@@ -37,8 +37,7 @@ def answer(evaluation: Mapping[str, Any]) -> str:
 def closing_table(evaluation: Mapping[str, Any], directory: Path, took: str) -> str:
     """The result in a few lines of text, and where everything lies."""
     lines = ["", answer(evaluation), f"{evaluation['data']}: {evaluated_of(evaluation)}"]
-    lines += [f"  {line}" for line in (*scoring(evaluation), *moved(evaluation))]
-    lines += [f"  {IN_SAMPLE}"] if in_sample(evaluation) else []
+    lines += [f"  {line}" for line in (*caveats(evaluation), *moved(evaluation))]
     for split, result in by_unit(evaluation):
         over = result["bootstrap"]["over"]
         intervals = f"; 95% intervals over {over}" if result["bootstrap"]["resamples"] else ""
@@ -96,6 +95,11 @@ def moved(evaluation: Mapping[str, Any]) -> list[str]:
 def units(result: Mapping[str, Any]) -> str:
     """What a result counts: studies or images."""
     return "images" if result["unit"] == "image" else "studies"
+
+
+def caveats(evaluation: Mapping[str, Any]) -> list[str]:
+    """What to know before any number is read: what is scored besides certain labels; whether a stack judges its own fit."""
+    return [*scoring(evaluation), *([IN_SAMPLE] if in_sample(evaluation) else [])]
 
 
 def scoring(evaluation: Mapping[str, Any]) -> list[str]:

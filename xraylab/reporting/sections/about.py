@@ -6,7 +6,7 @@ import html
 
 from xraylab.evaluation.ensembles.combination import Combination
 from xraylab.reporting.sections import Context, Section
-from xraylab.reporting.summary import evaluated_of, moved, scoring
+from xraylab.reporting.summary import evaluated_of, moved
 
 
 def about(c: Context) -> str:
@@ -30,7 +30,7 @@ def about(c: Context) -> str:
         parts += _combination(c)
     if policy := evaluation.get("loss", {}).get("policy"):
         parts.append(f"<p>Loss: {_e(policy)}.</p>")
-    return "".join([*parts, *(f"<p><b>{_sentence(line)}</b></p>" for line in (*scoring(evaluation), *moved(evaluation)))])
+    return "".join([*parts, *(f"<p><b>{_sentence(line)}</b></p>" for line in moved(evaluation))])
 
 
 def _combination(c: Context) -> list[str]:
