@@ -14,10 +14,11 @@ from omegaconf import OmegaConf
 from sklearn.metrics import auc, roc_auc_score
 
 from xraylab.errors import UserError
-from xraylab.evaluation.evaluator import by_unit, evaluate_split
+from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.paired_tests import compare
 from xraylab.evaluation.predictions import write_table
+from xraylab.evaluation.result import by_unit
 from xraylab.report import job, read_results
 from xraylab.reporting.comparison_page import configurations
 from xraylab.reporting.figures.curves import curve

@@ -40,7 +40,7 @@ def job(cfg: DictConfig) -> None:
     from xraylab.config.settings import rules_of, scoring_of, several
     from xraylab.evaluation.ensembles.combine import CombineOptions, combine
     from xraylab.evaluation.ensembles.members import METHODS, operating_rules, read_members
-    from xraylab.evaluation.results import write_records
+    from xraylab.evaluation.evaluate_tables import write_records
     from xraylab.reporting.log_results import record_made
     from xraylab.reporting.run_report import write_report
     from xraylab.reporting.summary import closing_table

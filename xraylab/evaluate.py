@@ -7,7 +7,7 @@ import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -15,6 +15,9 @@ from xraylab.config.launch import importing, launch
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.run import Run
 from xraylab.system.command_line import command_line, flags, shown
+
+if TYPE_CHECKING:
+    from xraylab.evaluation.result import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +85,7 @@ def job(cfg: DictConfig) -> None:
     before = _read(Run(run).evaluation_file)
     options = {k: cfg[k] for k in ("checkpoint", "root", "precision", *OF_BOTH) if cfg[k] != OF_RUNS.get(k)}
     evaluation = evaluate_run(experiment, run, checkpoint)
+    assert evaluation is not None  # this is one process
     evaluation["evaluated"] = {"command": command_line("evaluate", [*flags(), *_words()]), "options": options}
     write_json(Run(run).evaluation_file, evaluation)
     write_report(run)
@@ -97,10 +101,10 @@ def evaluate_table(cfg: DictConfig) -> None:
     from xraylab.config.settings import rules_of, scoring_of, several
     from xraylab.data.splits import require_apart
     from xraylab.data.study_table import SYNTHETIC
+    from xraylab.evaluation.evaluate_tables import EvaluateOptions, evaluate_tables, write_records
     from xraylab.evaluation.operating_points import Rules
     from xraylab.evaluation.predictions import SELECTED_ON, Scoring, labels_of, read_table
     from xraylab.evaluation.reader_study import read_readings
-    from xraylab.evaluation.results import evaluate_tables, write_records
     from xraylab.reporting.run_report import write_report
     from xraylab.reporting.summary import closing_table
     from xraylab.run import new_run_dir
@@ -135,17 +139,16 @@ def evaluate_table(cfg: DictConfig) -> None:
     readers = None if cfg.readers is None else Path(cfg.readers).absolute()
     if readers is not None:
         read_readings(readers, labels_of(table), dict(zip(table["id"], table["split"], strict=True)))
-    bootstrap = {"resamples": resamples, "seed": 0}
     # what the user did not say of a table, nobody knows
     said = selected_on != list(SELECTED_ON) or any(word.startswith("selected_on=") for word in _words())
-    like = {s: {"selected_on": s in selected_on or (False if said else None), "bootstrap": bootstrap} for s in splits}
+    how = {s: EvaluateOptions(s in selected_on or (False if said else None), resamples) for s in splits}
     directory = Path(new_run_dir("table")) if cfg.output is None else new_folder(cfg.output)
-    evaluation = {
+    evaluation: Evaluation = {
         "data": SYNTHETIC if synthetic else given.name,
         "selection": "not known",
         "table": given.name,
         "scored": asdict(scoring),
-        "splits": evaluate_tables(tables, directory, like, synthetic, scoring, Rules(**rules), readers),
+        "splits": evaluate_tables(tables, directory, how, synthetic, scoring, Rules(**rules), readers),
     }
     keys = ("table", "columns", "selected_on", "bootstrap", "blank", "uncertain", "readers")
     config = {k: OmegaConf.to_container(cfg[k]) if OmegaConf.is_config(cfg[k]) else cfg[k] for k in keys}

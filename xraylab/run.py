@@ -83,8 +83,8 @@ class Run:
         return read_config(self.directory)
 
     @property
-    def evaluation(self) -> dict[str, Any]:
-        """The content of ``evaluation.json``.
+    def evaluation(self) -> Any:
+        """The content of ``evaluation.json``, as :class:`xraylab.evaluation.result.Evaluation` has it.
 
         Raises:
             UserError: it is not there, or damaged.
@@ -293,7 +293,7 @@ def refuse_foreign(path: str | Path) -> None:
         )
 
 
-def read_record(path: Path, *keys: str, then: str = "Finish that run, or leave it out.") -> dict[str, Any]:
+def read_record(path: Path, *keys: str, then: str = "Finish that run, or leave it out.") -> Any:
     """A record that a run left, as ``evaluation.json``.
 
     Args:

@@ -82,12 +82,12 @@ def train(
         with s.logged():
             s.train(experiment, callbacks)
             evaluation = evaluate_run(experiment, directory, directory)
-            if processes.rank == 0:
+            if evaluation is not None:  # in the first process
                 s.keep(evaluation, experiment)
                 write_report(directory)
                 s.finish()  # the last, for now nothing is missing
                 send_results(s.loggers, evaluation, directory)
-        if processes.rank == 0:
+        if evaluation is not None:
             log.info("%s", closing_table(evaluation, directory, clock(s.record["seconds"])))
         if s.stopped:
             raise Stopped("" if processes.rank else f"stopped before the end. {s.go_on}")

@@ -5,13 +5,12 @@ Shapes: N studies of one label.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from xraylab.evaluation.intervals import Clusters
 from xraylab.evaluation.metrics import result
 from xraylab.evaluation.probabilities import sigmoid
+from xraylab.evaluation.result import Choice, LabelCalibration
 
 BINS = 15  # of equal width, as Guo et al. (2017)
 LEAST, MOST = 0.01, 100.0  # temperatures
@@ -19,7 +18,7 @@ LEAST, MOST = 0.01, 100.0  # temperatures
 
 def calibration(
     truth: np.ndarray, probability: np.ndarray, rows: np.ndarray | None = None, clusters: Clusters | None = None
-) -> dict[str, Any]:  # fmt: skip
+) -> LabelCalibration:  # fmt: skip
     """How well probabilities agree with frequencies: ``n, ece, brier, parts, bins``.
 
     ``ece``: the mean over studies of |mean probability - frequency| of their bin, of 15 bins of equal width. With few studies
@@ -58,7 +57,7 @@ def calibration(
     }
 
 
-def fit_temperature(truth: np.ndarray, z: np.ndarray) -> dict[str, Any]:
+def fit_temperature(truth: np.ndarray, z: np.ndarray) -> Choice:
     """The temperature of least log loss, ``{"value", "reason"}``: p becomes sigmoid(z / T).
 
     Args:

@@ -7,8 +7,7 @@ studies are ranked. One by image has a further key, ``image``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,9 +15,10 @@ import pandas as pd
 from xraylab.evaluation.intervals import HOW, LEAST, LEVEL, Clusters, Interval, average
 from xraylab.evaluation.metrics import COUNTS, METRICS, intervals_of, point, result, undefined
 from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, Scoring, clusters_of, labels_of, ranked, scored_labels
+from xraylab.evaluation.result import GroupResult, Results, SplitResult, Ties, Values
 
 
-def ties(table: pd.DataFrame, label: str, truth: np.ndarray, auroc: float | None) -> dict[str, Any] | None:
+def ties(table: pd.DataFrame, label: str, truth: np.ndarray, auroc: float | None) -> Ties | None:
     """Studies of both classes whose probability is exactly 0, or exactly 1, in a table without logits; None where there are none.
 
     Args:
@@ -31,15 +31,15 @@ def ties(table: pd.DataFrame, label: str, truth: np.ndarray, auroc: float | None
     if auroc is None or f"logit_{label}" in table:
         return None
     p = table[f"p_{label}"].to_numpy()
-    counts = {name: [int(((p == value) & (truth == k)).sum()) for k in (1, 0)] for name, value in (("0", 0.0), ("1", 1.0))}
-    unknown = sum(n * m for n, m in counts.values()) / ((truth == 1).sum() * (truth == 0).sum()) / 2
-    return {**counts, "auroc": [float(auroc - unknown), float(auroc + unknown)]} if unknown else None
+    zero, one = ([int(((p == value) & (truth == k)).sum()) for k in (1, 0)] for value in (0.0, 1.0))
+    unknown = sum(n * m for n, m in (zero, one)) / ((truth == 1).sum() * (truth == 0).sum()) / 2
+    return {"0": zero, "1": one, "auroc": [float(auroc - unknown), float(auroc + unknown)]} if unknown else None
 
 
 def evaluate_split(
     table: pd.DataFrame, selected_on: bool | None, resamples: int = 1000, seed: int = 0, exclusive: bool = False,
     scoring: Scoring = CERTAIN,
-) -> dict[str, Any]:  # fmt: skip
+) -> SplitResult:  # fmt: skip
     """Every metric of one split, by label, as the mean over labels, and by group.
 
     Args:
@@ -60,12 +60,13 @@ def evaluate_split(
     clusters = Clusters(clusters_of(table), resamples > 0)
     truth = scored_labels(table[[f"y_{label}" for label in labels_of(table)]].to_numpy(np.float64), scoring)
     everything = _evaluate(table, truth, np.arange(len(table)), clusters)
-    groups = {}
+    groups: dict[str, GroupResult] = {}
     for name in sorted(table["group"].unique()):
         rows = np.flatnonzero((table["group"] == name).to_numpy())
         part = everything if len(rows) == len(table) else _evaluate(table, truth, rows, clusters)
-        groups[str(name)] = {"n": len(rows), "patients": patients.iloc[rows].nunique() if known.any() else None, **part}
-    out = {
+        whose = patients.iloc[rows].nunique() if known.any() else None
+        groups[str(name)] = {"n": len(rows), "patients": whose, "labels": part["labels"], "macro": part["macro"]}
+    out: SplitResult = {
         "n": len(table),
         "patients": patients.nunique() if known.any() else None,
         "unit": "image" if "image" in table else "study",
@@ -73,7 +74,8 @@ def evaluate_split(
         "threshold": THRESHOLD,
         "bootstrap": {"over": _over(table), "resamples": resamples, "level": LEVEL, "seed": seed},
         "intervals": {"over": _over(table), "level": LEVEL, "least": LEAST, "how": HOW} if resamples else None,
-        **everything,
+        "labels": everything["labels"],
+        "macro": everything["macro"],
         "groups": groups,
     }
     aurocs = {label: everything["labels"][label]["auroc"]["value"] for label in labels_of(table)}
@@ -85,39 +87,6 @@ def evaluate_split(
     return out
 
 
-def all_selected_on(known: Iterable[bool | None]) -> bool | None:
-    """Whether choices were made on studies of which several say it: on those of any; None: not known."""
-    said = set(known)
-    return True if True in said else None if None in said else False
-
-
-def choices(selected_on: bool | None) -> str:
-    """Whether choices were made on studies, in words."""
-    if selected_on is None:
-        return "not known whether choices were made on these studies"
-    return "choices were made on these studies" if selected_on else "held out from all choices"
-
-
-def in_sample(evaluation: Mapping[str, Any]) -> bool:
-    """Whether what an ``evaluation.json`` is of was fitted on predictions of studies that its members were trained on."""
-    return bool(evaluation.get("combination", {}).get("in_sample"))
-
-
-def by_unit(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Split and result, of every split and unit in the content of an ``evaluation.json``."""
-    for split, by_study in evaluation["splits"].items():
-        yield split, by_study
-        if "images" in by_study:
-            yield split, by_study["images"]
-
-
-def last_split(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The split whose results count most: test, or what there is."""
-    splits = evaluation["splits"]
-    name = "test" if "test" in splits else list(splits)[-1]
-    return name, splits[name]
-
-
 def _over(table: pd.DataFrame) -> str:
     """What intervals take as independent, in words."""
     nameless = table.loc[table["patient"] == "", "id"].nunique()
@@ -126,8 +95,8 @@ def _over(table: pd.DataFrame) -> str:
     return "patients" + f" (unknown for {nameless}: each such study counts as one)" * bool(nameless)
 
 
-def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, clusters: Clusters) -> dict[str, Any]:
-    labels: dict[str, Any] = {}
+def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, clusters: Clusters) -> Results:
+    labels: dict[str, Values] = {}
     intervals: dict[str, dict[str, Interval]] = {m: {} for m in METRICS}
     certain = (scored[rows] == 0) | (scored[rows] == 1)
     for i, label in enumerate(labels_of(table)):
@@ -137,11 +106,12 @@ def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, cluster
         values = {name: point(metric, truth, called, cut) for name, metric in METRICS.items()}
         found = intervals_of(values, clusters, rows[known], truth, called >= cut, called)
         labels[label] = {m: result(v, len(truth), found.get(m), undefined(METRICS[m], truth, v)) for m, v in values.items()}
-        labels[label]["auroc"]["delong"] = {k: labels[label]["auroc"][k] for k in ("low", "high", "reason")}
+        of = labels[label]["auroc"]
+        of["delong"] = {"low": of["low"], "high": of["high"], "reason": of["reason"]}
         labels[label] |= {kind: result(count, len(raw)) for kind, count in raw_counts(raw).items()}
         for metric, interval in found.items():
             intervals[metric][label] = interval
-    macro = {}
+    macro: Values = {}
     for metric in METRICS:
         names = [name for name in labels if labels[name][metric]["value"] is not None]
         mean = float(np.mean([labels[name][metric]["value"] for name in names])) if names else None
@@ -151,7 +121,7 @@ def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, cluster
     return {"labels": labels, "macro": macro}
 
 
-def _exclusive(table: pd.DataFrame, clusters: Clusters) -> dict[str, Any]:
+def _exclusive(table: pd.DataFrame, clusters: Clusters) -> Values:
     """Accuracy and kappa of the likeliest label, over studies with exactly one true label."""
     from sklearn.metrics import accuracy_score, cohen_kappa_score
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from xraylab.evaluation.intervals import (
     none,
     share,
 )  # fmt: skip
+from xraylab.evaluation.result import SplitResult, Value, Values
 
 COUNTS = ("positives", "negatives", "uncertain", "blank")
 
@@ -239,7 +240,7 @@ def intervals_of(
     return {name: interval_of(known[name], value, scored) for name, value in values.items() if value is not None}
 
 
-def result(value: float | None, n: int, interval: Interval | None = None, reason: str | None = None) -> dict[str, Any]:
+def result(value: float | None, n: int, interval: Interval | None = None, reason: str | None = None) -> Value:
     """A metric as it leaves the program: value, low, high, n, reason.
 
     Args:
@@ -254,12 +255,12 @@ def result(value: float | None, n: int, interval: Interval | None = None, reason
 ABSENT = result(None, 0, None, "not in this evaluation")
 
 
-def numbers(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def numbers(metrics: Values) -> list[str]:
     """The values of a label in words, in the order of :data:`METRICS`; a dash where an evaluation of before has none."""
     return [number(metrics.get(name, ABSENT)) for name in METRICS]
 
 
-def number(metric: Mapping[str, Any]) -> str:
+def number(metric: Value) -> str:
     """A result in words: ``0.912 (0.871-0.944)``, ``0.912 (no interval)`` where there is none, or a dash where undefined."""
     if metric["value"] is None:
         return "-"
@@ -271,33 +272,33 @@ def number(metric: Mapping[str, Any]) -> str:
     return f"{metric['value']:.3f}{bounds}"
 
 
-def lacks_interval(metric: Mapping[str, Any]) -> bool:
+def lacks_interval(metric: Value) -> bool:
     """Whether a result has a value and, with a reason, no bounds."""
     return metric["value"] is not None and (metric.get("reason") or "").startswith(NO_INTERVAL)
 
 
-def without_interval(of: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def without_interval(of: Mapping[str, Values]) -> list[str]:
     """Which of the metrics by name have no interval and why, a sentence without a full stop for each name and reason."""
     found: dict[tuple[str, str], list[str]] = {}
     for name, metrics in of.items():
         for metric, m in metrics.items():
             if metric in METRICS and lacks_interval(m):
-                found.setdefault((name, m["reason"].removeprefix(f"{NO_INTERVAL}: ")), []).append(metric.replace("_", " "))
+                reason = (m["reason"] or "").removeprefix(f"{NO_INTERVAL}: ")
+                found.setdefault((name, reason), []).append(metric.replace("_", " "))
     return [
         f"{NO_INTERVAL} of {'any metric' if len(metrics) == len(METRICS) else listed(metrics)} of {name}: {reason}"
         for (name, reason), metrics in found.items()
     ]
 
 
-def how_intervals(result: Mapping[str, Any], of: str = "") -> str:
+def how_intervals(result: SplitResult) -> str:
     """How the intervals of a split were made, in words without a full stop.
 
     Args:
         result: of a split in an ``evaluation.json``; one of a version that drew resamples says so.
-        of: what they are of, before the word intervals.
     """
-    resamples, over = (result["bootstrap"][k] for k in ("resamples", "over"))
-    if not resamples:
+    asked = result["bootstrap"]
+    if not asked["resamples"]:
         return "no intervals were asked for"
-    how = HOW if result.get("intervals") else f"by {resamples} bootstrap resamples"
-    return f"95% {of}intervals over {over}, {how}"
+    how = HOW if result.get("intervals") else f"by {asked['resamples']} bootstrap resamples"
+    return f"95% intervals over {asked['over']}, {how}"

@@ -25,6 +25,7 @@ from xraylab.evaluation.calibration import BINS, calibration, fit_temperature, s
 from xraylab.evaluation.intervals import Clusters
 from xraylab.evaluation.metrics import AUROC, RATES, intervals_of, rates, result, undefined
 from xraylab.evaluation.predictions import CERTAIN, Scoring, clusters_of, labels_of, log_odds, scored_rows
+from xraylab.evaluation.result import Choice, Chosen, Decision, LabelCalibration, LabelChosen, OperatingPoint, SplitResult
 from xraylab.system.command_line import command_line, word
 
 VALID = "valid"  # the split that chooses
@@ -92,7 +93,7 @@ def candidates(truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, 
 
 def choose(
     truth: np.ndarray, probability: np.ndarray, rules: Rules, z: np.ndarray | None = None
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+) -> dict[str, Choice]:  # fmt: skip
     """The thresholds of all rules, ``{name: {"value", "reason"[, "note"]}}``; of equally good ones the highest.
 
     Args:
@@ -108,7 +109,7 @@ def choose(
     missing = undefined(AUROC, truth)
     if missing:
         return {name: {"value": None, "reason": f"{missing} in validation"} for name in rules.names}
-    out: dict[str, dict[str, Any]] = {}
+    out: dict[str, Choice] = {}
     finer = _best(truth, z, rules) if z is not None and len(np.unique(z)) > len(np.unique(probability)) else {}
     for name, (value, tp, fp, reason) in _best(truth, probability, rules).items():
         out[name] = {"value": value, "reason": reason}
@@ -144,9 +145,8 @@ def _best(truth: np.ndarray, score: np.ndarray, rules: Rules) -> dict[str, tuple
     return {name: (float(threshold[k]), int(tp[k]), int(fp[k]), why.get(k)) for name, k in best.items()}
 
 
-def trivial(evaluated: Mapping[str, Any]) -> list[str]:
-    """The points of a split's result that call every study of validation positive, or none, in words without a full stop."""
-    points = evaluated.get("operating_points", {})
+def trivial(points: Mapping[str, OperatingPoint]) -> list[str]:
+    """The operating points that call every study of validation positive, or none, in words without a full stop."""
     found = [(name, point["rule"], label, of) for name, point in points.items() for label, of in point["labels"].items()]
     return [
         f"{name} of {label} ({rule}): {of['reason']}"
@@ -156,9 +156,9 @@ def trivial(evaluated: Mapping[str, Any]) -> list[str]:
 
 
 def at_threshold(
-    truth: np.ndarray, probability: np.ndarray, found: Mapping[str, Any], rows: np.ndarray | None = None,
+    truth: np.ndarray, probability: np.ndarray, found: Choice, rows: np.ndarray | None = None,
     clusters: Clusters | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> Decision:  # fmt: skip
     """What a label's calls are worth at a threshold.
 
     Args:
@@ -192,8 +192,8 @@ def cells(truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.nd
 
 
 def judge(
-    splits: Mapping[str, dict[str, Any]], tables: Mapping[str, pd.DataFrame], rules: Rules = STANDARD, scoring: Scoring = CERTAIN,
-) -> dict[str, Any]:  # fmt: skip
+    splits: Mapping[str, SplitResult], tables: Mapping[str, pd.DataFrame], rules: Rules = STANDARD, scoring: Scoring = CERTAIN,
+) -> Chosen:  # fmt: skip
     """Choose thresholds and temperatures on validation, and say what they are worth in every split.
 
     Adds two blocks to the result of each split: ``operating_points``: ``{name: {"rule", "chosen_on", "labels": {label: ...}}}``,
@@ -211,10 +211,10 @@ def judge(
         What was chosen: ``{"chosen_on", "rules", "labels"}`` of ``operating_points.json``.
     """
     labels = labels_of(next(iter(tables.values())))
-    chosen: dict[str, Any] = {"chosen_on": VALID if VALID in tables else None, "rules": rules.names, "labels": {}}
+    chosen: Chosen = {"chosen_on": VALID if VALID in tables else None, "rules": rules.names, "labels": {}}
     for label in labels:
-        none: dict[str, Any] = {"value": None, "reason": "there is no validation split"}
-        found = {"n": 0, "positives": 0, "thresholds": dict.fromkeys(rules.names, none), "temperature": none}
+        none: Choice = {"value": None, "reason": "there is no validation split"}
+        found: LabelChosen = {"n": 0, "positives": 0, "thresholds": dict.fromkeys(rules.names, none), "temperature": none}
         if VALID in tables:
             truth, probability, rows = scored_rows(tables[VALID], label, scoring)
             z = log_odds(tables[VALID], label)[rows]
@@ -224,12 +224,13 @@ def judge(
         chosen["labels"][label] = found
     for split, evaluated in splits.items():
         clusters = Clusters(clusters_of(tables[split]), evaluated["bootstrap"]["resamples"] > 0)
-        points: dict[str, Any] = {FIXED: {"rule": "fixed", "chosen_on": None, "labels": {}}}
+        points: dict[str, OperatingPoint] = {FIXED: {"rule": "fixed", "chosen_on": None, "labels": {}}}
         points |= {n: {"rule": rule, "chosen_on": chosen["chosen_on"], "labels": {}} for n, rule in rules.names.items()}
-        calibrated: dict[str, Any] = {}
+        calibrated: dict[str, LabelCalibration] = {}
         for label in labels:
             truth, probability, rows = scored_rows(tables[split], label, scoring)
-            of = {FIXED: {"value": float(FIXED), "reason": None}, **chosen["labels"][label]["thresholds"]}
+            fixed: Choice = {"value": float(FIXED), "reason": None}
+            of = {FIXED: fixed, **chosen["labels"][label]["thresholds"]}
             temperature = chosen["labels"][label]["temperature"]
             ways = {"as they are": probability}
             if temperature["value"] is not None:
@@ -243,7 +244,7 @@ def judge(
     return chosen
 
 
-def read_chosen(path: Path, step: int | None) -> dict[str, Any]:
+def read_chosen(path: Path, step: int | None) -> Chosen:
     """The content of a run's ``operating_points.json``; empty where there is none for the checkpoint of that step.
 
     Args:
@@ -255,7 +256,7 @@ def read_chosen(path: Path, step: int | None) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
         return content if content.get("checkpoint", {}).get("step") == step else {}
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
@@ -263,7 +264,7 @@ def read_chosen(path: Path, step: int | None) -> dict[str, Any]:
         ) from error
 
 
-def temperatures_of(chosen: Mapping[str, Any], labels: Iterable[str]) -> dict[str, float]:
+def temperatures_of(chosen: Chosen, labels: Iterable[str]) -> dict[str, float]:
     """The temperature of each label, from the content of ``operating_points.json``.
 
     Raises:
@@ -271,14 +272,13 @@ def temperatures_of(chosen: Mapping[str, Any], labels: Iterable[str]) -> dict[st
     """
     if not chosen:
         raise UserError(f"calibrate: no temperature is known: {NOT_THERE}")
-    found = {label: chosen["labels"].get(label, {}).get("temperature", {}) for label in labels}
-    missing = [f"{label} ({t.get('reason', 'not in the file')})" for label, t in found.items() if t.get("value") is None]
+    found, missing = _values({label: of["temperature"] for label, of in chosen["labels"].items()}, labels)
     if missing:
         raise UserError(f"calibrate: no temperature for {listed(missing)}. Leave calibrate out.")
-    return {label: float(t["value"]) for label, t in found.items()}
+    return found
 
 
-def thresholds_of(chosen: Mapping[str, Any], labels: Iterable[str], name: str) -> dict[str, float]:
+def thresholds_of(chosen: Chosen, labels: Iterable[str], name: str) -> dict[str, float]:
     """The threshold of each label that a rule chose, from the content of ``operating_points.json``.
 
     Args:
@@ -295,11 +295,19 @@ def thresholds_of(chosen: Mapping[str, Any], labels: Iterable[str], name: str) -
             f"threshold={name}: it is a probability, 0 to 1, or a rule that this run chose by.{did_you_mean(name, there)} "
             f"There are: {listed(there)}."
         )
-    found = {label: chosen["labels"].get(label, {}).get("thresholds", {}).get(name, {}) for label in labels}
-    missing = [f"{label} ({t.get('reason', 'not in the file')})" for label, t in found.items() if t.get("value") is None]
+    thresholds = {label: of["thresholds"][name] for label, of in chosen["labels"].items() if name in of["thresholds"]}
+    found, missing = _values(thresholds, labels)
     if missing:
         raise UserError(f"threshold={name}: there is none for {listed(missing)}. Give a probability, or leave threshold out.")
-    return {label: float(t["value"]) for label, t in found.items()}
+    return found
+
+
+def _values(chosen: Mapping[str, Choice], labels: Iterable[str]) -> tuple[dict[str, float], list[str]]:
+    """The value of each label, and labels without one, each with the reason."""
+    none: Choice = {"value": None, "reason": "not in the file"}
+    of = {label: chosen.get(label, none) for label in labels}
+    found = {label: choice["value"] for label, choice in of.items() if choice["value"] is not None}
+    return found, [f"{label} ({choice['reason']})" for label, choice in of.items() if label not in found]
 
 
 def decided(

@@ -10,6 +10,7 @@ from xraylab.errors import UserError, listed
 from xraylab.evaluation.ensembles.alignment import aligned
 from xraylab.evaluation.paired_tests import compare
 from xraylab.evaluation.predictions import Scoring, read_table
+from xraylab.evaluation.result import Differences, Evaluation, Value
 from xraylab.run import Run
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Result(NamedTuple):
 
     job: str
     overrides: str
-    evaluation: dict[str, Any]
+    evaluation: Evaluation
     directory: Path
 
 
@@ -35,18 +36,18 @@ class Pair(NamedTuple):
     """
 
     reference: str
-    found: dict[str, Any] | None
-    chosen: tuple[str, dict[str, Any]] | None
+    found: Differences | None
+    chosen: tuple[str, Differences] | None
     n: int
     picked: bool
 
-    def at(self) -> list[tuple[str, dict[str, Any]]]:
+    def at(self) -> list[tuple[str, Differences]]:
         """What was found, by what the thresholds are."""
         return ([("0.5", self.found)] if self.found else []) + ([self.chosen] if self.chosen else [])
 
-    def macro(self) -> dict[str, Any]:
+    def macro(self) -> Value:
         """The difference of macro AUROC."""
-        itself = {"value": 0.0, "low": None, "high": None, "n": self.n, "reason": "the reference"}
+        itself: Value = {"value": 0.0, "low": None, "high": None, "n": self.n, "reason": "the reference"}
         return self.found["macro"]["auroc"] if self.found else itself
 
 
@@ -101,7 +102,7 @@ def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dic
 
 def _compare(
     r: Result, other: Result, split: str, table: pd.DataFrame, theirs: pd.DataFrame, scored: Scoring
-) -> tuple[dict[str, Any], tuple[str, dict[str, Any]] | None]:  # fmt: skip
+) -> tuple[Differences, tuple[str, Differences] | None]:  # fmt: skip
     """What a result is better at than another, at 0.5; and at the thresholds that each chose by one rule, with its name."""
     b = other.evaluation["splits"][split]["bootstrap"]
     found = compare(table, theirs, b["resamples"], scored)

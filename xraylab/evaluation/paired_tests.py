@@ -12,6 +12,7 @@ from xraylab.evaluation.delong import delong_p, mcnemar
 from xraylab.evaluation.intervals import Clusters, Interval, average, difference, none
 from xraylab.evaluation.metrics import METRICS, intervals_of, point, result, undefined
 from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, Scoring, clusters_of, labels_of, ranked, scored_rows
+from xraylab.evaluation.result import Differences, Value
 
 SAME = "both give every study the same"
 
@@ -19,7 +20,7 @@ SAME = "both give every study the same"
 def compare(
     first: pd.DataFrame, second: pd.DataFrame, resamples: int = 1000, scoring: Scoring = CERTAIN,
     thresholds: Mapping[str, tuple[float, float]] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> Differences:  # fmt: skip
     """What ``first`` is better at than ``second``, finding by finding.
 
     Intervals are by patient, or by study where patients are not known, see :func:`xraylab.evaluation.intervals.difference`: what
@@ -69,7 +70,7 @@ def compare(
     return {"labels": out, "macro": {metric: _mean(of, int(scored.sum())) for metric, of in means.items()}}
 
 
-def _mean(of: Mapping[str, tuple[float, Interval | None]], n: int) -> dict[str, Any]:
+def _mean(of: Mapping[str, tuple[float, Interval | None]], n: int) -> Value:
     """The mean difference of several findings; n is the number of studies with a label that is scored."""
     if not of:
         return result(None, n, None, "undefined for every label")
@@ -79,7 +80,7 @@ def _mean(of: Mapping[str, tuple[float, Interval | None]], n: int) -> dict[str, 
     return result(float(np.mean([value for value, _ in of.values()])), n, together)
 
 
-def differences(found: Mapping[str, Any], at: str = "0.5") -> pd.DataFrame:
+def differences(found: Differences, at: str = "0.5") -> pd.DataFrame:
     """A row a finding (and the macro of several) and metric of :func:`compare`: ``label, metric, at, difference, low, high,
     delong_low, delong_high, p, n, reason``. ``at`` says which thresholds; a metric without one has a row only at 0.5.
 

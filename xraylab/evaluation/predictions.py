@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ import pandas as pd
 from xraylab.data.study_table import SYNTHETIC, patients_of
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.probabilities import logit
+from xraylab.evaluation.result import Evaluation
 from xraylab.system.files import beside
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ class Scoring:
     uncertain: str = "ignore"
 
     @classmethod
-    def of(cls, evaluation: Mapping[str, Any]) -> Scoring:
+    def of(cls, evaluation: Evaluation) -> Scoring:
         """That of the content of an ``evaluation.json``; one that does not say it has certain labels scored."""
         return cls(**evaluation.get("scored", {}))
 

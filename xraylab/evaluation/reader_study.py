@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +12,9 @@ from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.intervals import Clusters
 from xraylab.evaluation.operating_points import at_threshold
 from xraylab.evaluation.predictions import CERTAIN, Scoring, clusters_of, labels_of, scored_rows
+from xraylab.evaluation.result import Choice, Reading, SplitResult
 
-CALL: dict[str, Any] = {"value": 0.5, "reason": None}  # a reading is 0 or 1
+CALL: Choice = {"value": 0.5, "reason": None}  # a reading is 0 or 1
 
 
 def read_readings(path: Path, labels: Sequence[str], ids: Mapping[str, str]) -> pd.DataFrame:
@@ -65,7 +65,7 @@ def read_readings(path: Path, labels: Sequence[str], ids: Mapping[str, str]) -> 
 
 
 def judge_readers(
-    splits: Mapping[str, dict[str, Any]], tables: Mapping[str, pd.DataFrame], path: Path, scoring: Scoring = CERTAIN,
+    splits: Mapping[str, SplitResult], tables: Mapping[str, pd.DataFrame], path: Path, scoring: Scoring = CERTAIN,
 ) -> None:  # fmt: skip
     """Add ``readers`` to the result of each split that was read.
 
@@ -87,7 +87,7 @@ def judge_readers(
         if here.empty:
             continue
         clusters = Clusters(clusters_of(table), splits[split]["bootstrap"]["resamples"] > 0)
-        block: dict[str, Any] = {}
+        block: dict[str, Reading] = {}
         for reader, part in here.groupby("reader"):
             of_reader = part.set_index("id").reindex(table["id"])
             block[str(reader)] = {"n": len(part), "labels": {}}

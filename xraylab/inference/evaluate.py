@@ -17,6 +17,7 @@ from xraylab.evaluation.operating_points import CHOSEN, Rules, judge
 from xraylab.evaluation.predictions import Scoring, prediction_table, write_table
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.reader_study import judge_readers
+from xraylab.evaluation.result import Checkpoint, Evaluation, SplitResult, TrainedOn
 from xraylab.inference.cases import write_cases
 from xraylab.run import Run
 from xraylab.system.files import write_json
@@ -41,7 +42,7 @@ def predict_split(experiment: Experiment, split: str) -> tuple[np.ndarray, np.nd
     return rows.numpy(), logits, experiment.module.log_odds(by_image)
 
 
-def _trained_on(table: StudyTable) -> dict[str, Any]:
+def _trained_on(table: StudyTable) -> TrainedOn:
     """Counts of train: studies, patients, raw labels."""
     train = table.part("train")
     return {
@@ -64,26 +65,26 @@ def _load(experiment: Experiment, checkpoint: Path, directory: Path) -> dict[str
     return saved
 
 
-def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> dict[str, Any]:
+def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> Evaluation | None:
     """Predict with a checkpoint, write the prediction tables, evaluate them, and write what was chosen on validation.
 
     Args:
         checkpoint: a file, or the run, whose best it is.
 
     Returns:
-        The content of ``evaluation.json``; empty in a process that is not the first.
+        The content of ``evaluation.json``; None in a process that is not the first.
     """
     if rank() == 0:  # the others get its weights
         checkpoint = checkpoint_of(checkpoint)
         saved = _load(experiment, checkpoint, directory)
     table, s = experiment.table, experiment.settings
     scoring = Scoring(**s.evaluate.model_dump())
-    splits: dict[str, Any] = {}
+    splits: dict[str, SplitResult] = {}
     tables: dict[str, pd.DataFrame] = {}
     wanted = [split for split in ["valid", "test"] + ["train"] * s.save_train_predictions if len(table.part(split))]
     predicted = {split: predict_split(experiment, split) for split in wanted}
     if rank() != 0:
-        return {}
+        return None
     for split, (rows, logits, by_image) in predicted.items():
         predictions = prediction_table(table.frame, table.labels, split, rows, sigmoid(logits), logits)
         write_table(predictions, Run(directory).predictions(split), table.synthetic)
@@ -99,7 +100,7 @@ def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> d
             if split != "train":
                 splits[split]["images"] = evaluate_split(predictions, *options)
     write_cases(directory, table, *shown, s.cases, scoring)  # of test, or of valid where there is no test
-    of = {
+    of: Checkpoint = {
         "file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor,
         "weights": weights_in_words(saved, dict(zip(experiment.config.callbacks, experiment.callbacks, strict=True))),
     }  # fmt: skip

@@ -26,6 +26,7 @@ from xraylab.evaluation.ensembles.combination import Combination, read_combinati
 from xraylab.evaluation.operating_points import CHOSEN, read_chosen
 from xraylab.evaluation.predictions import COLUMNS, PREFIXES, prediction_table, read_table
 from xraylab.evaluation.probabilities import sigmoid
+from xraylab.evaluation.result import Chosen
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
 from xraylab.inference.tolerant_loader import View, predict_rows
 from xraylab.run import Run, read_config, short_names
@@ -156,7 +157,7 @@ def run_labels(run: Path, checkpoint: str = "best") -> list[str]:
     return list(read_checkpoint(checkpoint_named(run, checkpoint))["xraylab"]["labels"])
 
 
-def chosen_of(run: Path, checkpoint: str = "best") -> dict[str, Any]:
+def chosen_of(run: Path, checkpoint: str = "best") -> Chosen:
     """The thresholds and temperatures that were chosen for a run's probabilities, see :mod:`xraylab.evaluation.operating_points`;
     empty: unknown.
 

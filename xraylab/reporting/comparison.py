@@ -11,10 +11,10 @@ from typing import Any
 
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, listed
-from xraylab.evaluation.evaluator import all_selected_on, by_unit, choices, in_sample
 from xraylab.evaluation.objective import of_run
 from xraylab.evaluation.paired_comparison import Result, own_words, paired
 from xraylab.evaluation.paired_tests import differences
+from xraylab.evaluation.result import Evaluation, all_selected_on, by_unit, choices, in_sample
 from xraylab.reporting.comparison_page import beside, page
 from xraylab.run import Run
 from xraylab.system.files import write_text
@@ -157,7 +157,7 @@ def read_result(run: Path, name: str) -> Result:
     return Result(name, joined_words(evaluation) if "members" in evaluation else typed, evaluation, run)
 
 
-def joined_words(evaluation: Mapping[str, Any]) -> str:
+def joined_words(evaluation: Evaluation) -> str:
     """What a combination is called beside runs: ``mean of 0, 1``."""
     return f"{evaluation.get('combination', {}).get('method', '')} of {', '.join(evaluation['members'])}".strip()
 
@@ -192,7 +192,7 @@ def write_results(
             for label, metrics in {**result["labels"], "macro": macro}.items():
                 on = of_run(directory, f"{split}/{label}/auroc") if result["unit"] == "study" else None
                 for metric, m in metrics.items():
-                    cells = ["" if m[k] is None else m[k] for k in (*BOUNDS, "n")]
+                    cells = ["" if v is None else v for v in (m["value"], m["low"], m["high"], m["n"])]
                     cells += [*known[job, split], on or "", m["reason"] or "", *mark]
                     writer.writerow([job, overrides, split, result["unit"], label, metric, *cells])
     write_text(folder / "comparison.csv", text.getvalue())

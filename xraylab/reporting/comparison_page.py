@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from xraylab.evaluation.ensembles.combination import Combination
-from xraylab.evaluation.evaluator import all_selected_on, by_unit, choices, last_split
-from xraylab.evaluation.metrics import ABSENT, METRICS, how_intervals, number, numbers, without_interval
+from xraylab.evaluation.intervals import HOW
+from xraylab.evaluation.metrics import ABSENT, METRICS, number, numbers, without_interval
 from xraylab.evaluation.paired_comparison import Pair, Result, own_words
+from xraylab.evaluation.result import Evaluation, SplitResult, Value, Values, all_selected_on, by_unit, choices, last_split
 from xraylab.reporting.figures.overlay import overlaid, trainings
 from xraylab.reporting.frame import framed
 from xraylab.reporting.summary import scoring, tie_notes
@@ -154,7 +155,7 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix.removesuffix("."), "null" if node is None else str(node)
 
 
-def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
+def _metrics(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
 
     rows = []
     for r, result in of:
@@ -168,7 +169,7 @@ def _metrics(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
     return _rows(["job", "overrides", "label", "n", *METRICS], rows, "metrics") + note
 
 
-def _joined(evaluation: dict[str, Any]) -> list[str]:
+def _joined(evaluation: Evaluation) -> list[str]:
     """How an ensemble's members are joined, where that is not one way for every study and finding."""
     said = Combination.of_record(evaluation["combination"]).said() if "combination" in evaluation else []
     if chosen := evaluation.get("combination", {}).get("chosen"):
@@ -182,7 +183,7 @@ def _joined(evaluation: dict[str, Any]) -> list[str]:
     return said
 
 
-def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published: Mapping[str, Any], same: bool) -> str:
+def _pivot(of: list[tuple[Result, SplitResult]], shared: set[str], published: Mapping[str, Any], same: bool) -> str:
     """AUROC by run and finding, the best of each finding bold; nothing where there is one finding."""
     labels = list(dict.fromkeys(label for _, x in of for label in x["labels"]))
     if len(labels) < 2:
@@ -218,7 +219,7 @@ def _pivot(of: list[tuple[Result, dict[str, Any]]], shared: set[str], published:
     return f"<h3>AUROC by finding, {what}{note}</h3>{pivot}"
 
 
-def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pairs: Mapping[str, Pair]) -> str:
+def _differences(of: list[tuple[Result, SplitResult]], shared: set[str], pairs: Mapping[str, Pair]) -> str:
     """Each run minus the one it is compared with, paired: the macro AUROC, and by finding what is tested; empty of one run."""
     if len(pairs) < 2:
         return ""
@@ -227,7 +228,7 @@ def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pair
         if (pair := pairs.get(r.job)) is None:
             continue
         who, m = [html.escape(x) for x in (r.job, own_words(r.overrides, shared), pair.reference)], pair.macro()
-        text = m["reason"] if m["value"] is None or pair.found is None else _signed(m)
+        text = (m["reason"] or "") if m["value"] is None or pair.found is None else _signed(m)
         macros.append([*who, m["n"], f"<td>{html.escape(text)}</td>"])
         for at, found in pair.at():
             for label, d in found["labels"].items():
@@ -236,7 +237,8 @@ def _differences(of: list[tuple[Result, dict[str, Any]]], shared: set[str], pair
                     aurocs.append([*who, name, d["n"], _cells(_signed(d["auroc"]), _p(d["auroc"]["delong"]["p"]))])
                 cells = _cells(_signed(d["kappa"]), _signed(d["accuracy"]), _p(d["mcnemar"]["exact"]))
                 calls.append([*who, name, at if at == "0.5" else f"chosen: {at}", d["n"], cells])
-    how = how_intervals(of[0][1] | {"intervals": True}, "paired ")
+    b = of[0][1]["bootstrap"]
+    how = f"95% paired intervals over {b['over']}, {HOW}" if b["resamples"] else "no intervals were asked for"
     note = (
         f"Each run minus the one it is compared with, on the same studies; {how}. p of the AUROC is by DeLong's test, not "
         "by the method of its interval, so at the edge one may exclude 0 where the other does not; p of the accuracy "
@@ -264,7 +266,7 @@ def _cells(*texts: str) -> str:
     return "".join(f"<td>{html.escape(text)}</td>" for text in texts)
 
 
-def _signed(difference: Mapping[str, Any]) -> str:
+def _signed(difference: Value) -> str:
     """A difference and its interval in words, or why it has none; a dash where it is undefined."""
     value, low, high = (difference[k] for k in ("value", "low", "high"))
     if value is None:
@@ -277,7 +279,7 @@ def _p(value: float | None) -> str:
     return "-" if value is None else "<.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
+def _calibration(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
     """ECE and Brier score by run and finding."""
     rows = []
     for r, result in of:
@@ -288,9 +290,9 @@ def _calibration(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> s
     return f"<details><summary>calibration</summary>{table}</details>" if rows else ""
 
 
-def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
+def _over_seeds(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
     """Mean and standard deviation over the runs that differ in their seed alone; nothing where none do."""
-    alike: dict[str, dict[str, dict[str, Any]]] = {}
+    alike: dict[str, dict[str, Values]] = {}
     for r, result in of:
         if "members" not in r.evaluation:
             typed = own_words(r.overrides, shared).split(" ")
@@ -308,7 +310,7 @@ def _over_seeds(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> st
     return "<h3>mean (standard deviation) over seeds</h3>" + _rows(["", "runs", *METRICS], rows, "metrics") if rows else ""
 
 
-def _groups(of: list[tuple[Result, dict[str, Any]]], shared: set[str]) -> str:
+def _groups(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
     """AUROC and kappa by group, where a result has several and one label."""
 
     names = sorted({g for _, x in of for g in x["groups"]})

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xraylab.data.study_table import SYNTHETIC
-from xraylab.evaluation.evaluator import by_unit, in_sample
 from xraylab.evaluation.metrics import ABSENT, METRICS
 from xraylab.evaluation.objective import said_of
 from xraylab.evaluation.predictions import THRESHOLD
+from xraylab.evaluation.result import Evaluation, by_unit, in_sample
 from xraylab.run import Run
 from xraylab.training.loggers.record import read_record, tags_of
 
@@ -28,7 +28,7 @@ COLUMNS = ("picture", "id", "finding", "prediction", "probability", "truth", "ri
 ACROSS = 6  # pictures in a row of a sheet
 
 
-def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], directory: Path) -> None:
+def send_results(loggers: Sequence[Logger], evaluation: Evaluation, directory: Path) -> None:
     """Send what a run ends with to its loggers: the metrics by study of the checkpoint that was evaluated, curves, pictures.
 
     ``test/<label>/<metric>`` and ``test/macro/<metric>``, with ``test/n``, and 0 or 1 as ``test/selected_on`` (none where it is
@@ -83,7 +83,7 @@ def send_results(loggers: Sequence[Logger], evaluation: Mapping[str, Any], direc
             send(logger)
 
 
-def _final_metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _final_metrics(evaluation: Evaluation) -> dict[str, Any]:
     """The numbers of :func:`send_results`, by key."""
     metrics = {
         f"{'best/' * (split == 'valid')}{split}/{name}/{metric}": values[metric]["value"]
@@ -171,7 +171,7 @@ def sheet(cases: pd.DataFrame) -> Figure:
 
 
 def record_made(
-    directory: Path, evaluation: Mapping[str, Any], config: Mapping[str, Any], members: Sequence[Path], job_type: str
+    directory: Path, evaluation: Evaluation, config: Mapping[str, Any], members: Sequence[Path], job_type: str
 ) -> None:  # fmt: skip
     """Log what was made of runs' tables as a W&B run of its own that uses theirs; nothing unless all of them were logged.
 
@@ -192,7 +192,7 @@ def record_made(
     _record(logger, evaluation, config, directory, [_tables(r["id"], m) for r, m in zip(records, members, strict=True)])
 
 
-def record_evaluation(directory: Path, evaluation: Mapping[str, Any], config: Mapping[str, Any], checkpoint: Path) -> None:
+def record_evaluation(directory: Path, evaluation: Evaluation, config: Mapping[str, Any], checkpoint: Path) -> None:
     """Log a repeated evaluation as a W&B run of its own that uses the run's model; nothing unless the run was logged."""
     record = read_record(directory)
     if record is None:
@@ -209,7 +209,7 @@ def _logger_like(record: Mapping[str, Any], directory: Path) -> Wandb:
 
 
 def _record(
-    logger: Wandb, evaluation: Mapping[str, Any], config: Mapping[str, Any], directory: Path, used: Sequence[Any]
+    logger: Wandb, evaluation: Evaluation, config: Mapping[str, Any], directory: Path, used: Sequence[Any]
 ) -> None:  # fmt: skip
     from xraylab.training.loggers.wandb import finish
 
@@ -224,7 +224,7 @@ def _record(
     finish([logger])
 
 
-def _log_artifacts(logger: Wandb, evaluation: Mapping[str, Any], directory: Path) -> None:
+def _log_artifacts(logger: Wandb, evaluation: Evaluation, directory: Path) -> None:
     """The checkpoint that was evaluated, and the tables."""
     run_id = logger.artifacts_of or logger.experiment.id
     checkpoint = evaluation.get("checkpoint")

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination
-from xraylab.evaluation.evaluator import choices, in_sample, last_split
 from xraylab.evaluation.metrics import COUNTS, METRICS, how_intervals, number, numbers, without_interval
 from xraylab.evaluation.operating_points import threshold_text, trivial
+from xraylab.evaluation.result import Evaluation, SplitResult, choices, in_sample, last_split
 from xraylab.run import Run, read_config
 from xraylab.system.files import write_text
 
@@ -79,7 +79,7 @@ def write_card(directory: Path) -> Path:
     return path
 
 
-def limits(evaluation: Mapping[str, Any]) -> list[str]:
+def limits(evaluation: Evaluation) -> list[str]:
     """What is known to limit a result, a sentence each."""
     found = []
     if evaluation["data"] == SYNTHETIC:
@@ -108,13 +108,15 @@ def limits(evaluation: Mapping[str, Any]) -> list[str]:
         for label, m in result["labels"].items():
             if m["auroc"]["value"] is None:
                 undefined.append(f"{label} ({m['auroc']['reason']})")
-            elif min(m["positives"]["value"], m["negatives"]["value"]) < FEW:
-                few.append(f"{label} ({m['positives']['value']} positive, {m['negatives']['value']} negative)")
+                continue
+            positives, negatives = (m[kind]["value"] or 0 for kind in ("positives", "negatives"))
+            if min(positives, negatives) < FEW:
+                few.append(f"{label} ({positives} positive, {negatives} negative)")
         if undefined:
             found.append(f"{split}: the AUROC is undefined for {', '.join(undefined)}.")
         if few:
             found.append(f"{split}: fewer than {FEW} positive or negative studies, so little is known of {', '.join(few)}.")
-        uncertain = sum(m["uncertain"]["value"] for m in result["labels"].values())
+        uncertain = sum(m["uncertain"]["value"] or 0 for m in result["labels"].values())
         how = evaluation.get("scored", {}).get("uncertain", "ignore")
         if uncertain:
             found.append(f"{split}: {uncertain} labels are uncertain; they are scored as: {how}.")
@@ -123,7 +125,7 @@ def limits(evaluation: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _model(evaluation: Mapping[str, Any], settings: Mapping[str, Any], summary: Sequence[str]) -> str:
+def _model(evaluation: Evaluation, settings: Mapping[str, Any], summary: Sequence[str]) -> str:
     lines = list(summary)
     for group in ("backbone", "pool", "loss"):
         node = settings.get(group)
@@ -140,7 +142,7 @@ def _model(evaluation: Mapping[str, Any], settings: Mapping[str, Any], summary: 
     return "\n\n".join(part for part in (_list([*lines, *_joined(evaluation)]), _coefficients(evaluation)) if part)
 
 
-def _joined(evaluation: Mapping[str, Any]) -> list[str]:
+def _joined(evaluation: Evaluation) -> list[str]:
     """How a combination joins its members."""
     made = Combination.of_record(evaluation["combination"])
     lines = [f"method {made.method}: {WAYS[made.method]}", *made.said()]
@@ -152,7 +154,7 @@ def _joined(evaluation: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _coefficients(evaluation: Mapping[str, Any]) -> str:
+def _coefficients(evaluation: Evaluation) -> str:
     """Those of a stack, of the members' logits; empty where nothing was fitted."""
     labels = Combination.of_record(evaluation["combination"]).labels or {}
     rows = [
@@ -163,7 +165,7 @@ def _coefficients(evaluation: Mapping[str, Any]) -> str:
     return _table(["coefficients", *evaluation["members"], "intercept", "n", "positives"], rows) if rows else ""
 
 
-def data_rows(evaluation: Mapping[str, Any]) -> tuple[list[list[Any]], list[list[Any]]]:
+def data_rows(evaluation: Evaluation) -> tuple[list[list[Any]], list[list[Any]]]:
     """Rows of :data:`OF_SPLITS` and of :data:`OF_LABELS`, of train too where it is known."""
     rows, counts = [], []
     train = evaluation.get("trained_on")
@@ -177,7 +179,7 @@ def data_rows(evaluation: Mapping[str, Any]) -> tuple[list[list[Any]], list[list
     return rows, counts
 
 
-def _data(evaluation: Mapping[str, Any]) -> str:
+def _data(evaluation: Evaluation) -> str:
     rows, counts = data_rows(evaluation)
     scored = evaluation.get("scored", {})
     said = "".join(f" {k.capitalize()} labels: {v} in validation and test." for k, v in scored.items())
@@ -208,7 +210,7 @@ def _augmented(settings: Mapping[str, Any]) -> bool:
     return isinstance(node, dict) and bool(node.get("transforms"))
 
 
-def _results(evaluation: Mapping[str, Any]) -> str:
+def _results(evaluation: Evaluation) -> str:
     parts = []
     for split, r in evaluation["splits"].items():
         rows = [[label, m["auroc"]["n"], *numbers(m)] for label, m in r["labels"].items()]
@@ -223,13 +225,13 @@ def _results(evaluation: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def exclusive_note(result: Mapping[str, Any]) -> str:
+def exclusive_note(result: SplitResult) -> str:
     """How often the likeliest class is the true one, in words, without a full stop."""
     accuracy, kappa = result["exclusive"]["accuracy"], result["exclusive"]["kappa"]
     return f"The likeliest class: accuracy {number(accuracy)}, kappa {number(kappa)}, n {accuracy['n']}"
 
 
-def _operating(evaluation: Mapping[str, Any]) -> str:
+def _operating(evaluation: Evaluation) -> str:
     split, result = last_split(evaluation)
     points = result.get("operating_points")
     if not points:
@@ -244,12 +246,12 @@ def _operating(evaluation: Mapping[str, Any]) -> str:
     chosen = {str(p["chosen_on"]) for p in points.values() if p["chosen_on"]}
     where = f"chosen on {', '.join(sorted(chosen))}" if chosen else "not chosen"
     note = " On the studies that chose them, the numbers of chosen thresholds are too good." if split in chosen else ""
-    note += "".join(f" Trivial: {line}." for line in trivial(result))
+    note += "".join(f" Trivial: {line}." for line in trivial(points))
     said = f"{split}, called positive at or above (>=) the threshold; thresholds {where}"
     return f"{said}. {rules}.{note}\n\n{_table(['finding', 'point', 'threshold', *shown, 'n'], rows)}"
 
 
-def _calibration(evaluation: Mapping[str, Any]) -> str:
+def _calibration(evaluation: Evaluation) -> str:
     split, result = last_split(evaluation)
     block = result.get("calibration")
     if not block:
@@ -266,7 +268,7 @@ def _calibration(evaluation: Mapping[str, Any]) -> str:
     return f"{about}\n\n{_table(head, rows)}"
 
 
-def _subgroups(evaluation: Mapping[str, Any]) -> str:
+def _subgroups(evaluation: Evaluation) -> str:
     split, result = last_split(evaluation)
     if len(result["groups"]) < 2:
         return f"One group only: {', '.join(result['groups'])}. Age, sex and site: {BLANK}"

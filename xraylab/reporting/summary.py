@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.ensembles.combination import IN_SAMPLE
-from xraylab.evaluation.evaluator import by_unit, choices, in_sample, last_split
 from xraylab.evaluation.metrics import METRICS, number, numbers, without_interval
 from xraylab.evaluation.operating_points import trivial
 from xraylab.evaluation.predictions import CERTAIN, Scoring
+from xraylab.evaluation.result import Evaluation, SplitResult, by_unit, choices, in_sample, last_split
 
 
-def answer(evaluation: Mapping[str, Any]) -> str:
+def answer(evaluation: Evaluation) -> str:
     """The sentence that a page opens with: the main number, its interval, of how many studies, and what was chosen on them."""
     split, result = last_split(evaluation)
     labels = result["labels"]
@@ -34,7 +32,7 @@ def answer(evaluation: Mapping[str, Any]) -> str:
     return f"{sample}AUROC of {what}: {m['value']:.3f} ({bounds}), in {of}; {choices(result['selected_on'])}."
 
 
-def closing_table(evaluation: Mapping[str, Any], directory: Path, took: str) -> str:
+def closing_table(evaluation: Evaluation, directory: Path, took: str) -> str:
     """The result in a few lines of text, and where everything lies."""
     lines = ["", answer(evaluation), f"{evaluation['data']}: {evaluated_of(evaluation)}"]
     lines += [f"  {line}" for line in (*caveats(evaluation), *moved(evaluation))]
@@ -62,7 +60,8 @@ def closing_table(evaluation: Mapping[str, Any], directory: Path, took: str) -> 
             "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
             for r in rows
         ]
-        notes = (*macro_notes(result), *trivial(result), *tie_notes(result), *without_interval(labels))
+        points = result.get("operating_points", {})
+        notes = (*macro_notes(result), *trivial(points), *tie_notes(result), *without_interval(labels))
         lines += [f"    {line}" for line in notes]
     skipped = sum(map(len, evaluation.get("skipped", {}).values()))
     if skipped:
@@ -71,7 +70,7 @@ def closing_table(evaluation: Mapping[str, Any], directory: Path, took: str) -> 
     return "\n".join(lines)
 
 
-def evaluated_of(evaluation: Mapping[str, Any]) -> str:
+def evaluated_of(evaluation: Evaluation) -> str:
     """What predicted: a checkpoint, a combination of models, or a table that says no more."""
     if "checkpoint" in evaluation:
         of = evaluation["checkpoint"]
@@ -82,7 +81,7 @@ def evaluated_of(evaluation: Mapping[str, Any]) -> str:
     return evaluation["table"]
 
 
-def moved(evaluation: Mapping[str, Any]) -> list[str]:
+def moved(evaluation: Evaluation) -> list[str]:
     """What the loss learned or adapted by the evaluated checkpoint."""
     values = {key: value for key, value in evaluation.get("loss", {}).items() if key != "policy"}
     said = []
@@ -92,17 +91,17 @@ def moved(evaluation: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def units(result: Mapping[str, Any]) -> str:
+def units(result: SplitResult) -> str:
     """What a result counts: studies or images."""
     return "images" if result["unit"] == "image" else "studies"
 
 
-def caveats(evaluation: Mapping[str, Any]) -> list[str]:
+def caveats(evaluation: Evaluation) -> list[str]:
     """What to know before any number is read: what is scored besides certain labels; whether a stack judges its own fit."""
     return [*scoring(evaluation), *([IN_SAMPLE] if in_sample(evaluation) else [])]
 
 
-def scoring(evaluation: Mapping[str, Any]) -> list[str]:
+def scoring(evaluation: Evaluation) -> list[str]:
     """What labels that are not certain count as, in words; nothing where they are ignored."""
     words = {"blank": "labels that are not mentioned", "uncertain": "uncertain labels"}
     scored = asdict(Scoring.of(evaluation))
@@ -110,7 +109,7 @@ def scoring(evaluation: Mapping[str, Any]) -> list[str]:
     return [" and ".join(said)] if said else []
 
 
-def macro_notes(result: Mapping[str, Any]) -> list[str]:
+def macro_notes(result: SplitResult) -> list[str]:
     """Which findings each mean is over, and why others are not; nothing of a single one."""
     labels, macro = result["labels"], result["macro"]
     if len(labels) == 1:
@@ -126,11 +125,12 @@ def macro_notes(result: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def tie_notes(result: Mapping[str, Any]) -> list[str]:
+def tie_notes(result: SplitResult) -> list[str]:
     """Where studies of both classes have a probability of exactly 0 or 1, whose order is lost: what that may do to a number."""
     notes = []
     for label, tied in result.get("ties", {}).items():
-        found = [f"{tied[v][0]} positive and {tied[v][1]} negative {units(result)} are exactly {v}" for v in "01" if all(tied[v])]
+        at = (("0", tied["0"]), ("1", tied["1"]))
+        found = [f"{p} positive and {n} negative {units(result)} are exactly {value}" for value, (p, n) in at if p and n]
         low, high = tied["auroc"]
         notes.append(
             f"ties: probabilities of {label} of {' and '.join(found)}, and there is no logit_{label}: they rank as equal. AUROC "

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,7 +155,7 @@ class Session:
         if self.stopped in END_SIGNALS:  # there may be no time to evaluate
             raise Stopped(f"{signal.Signals(self.stopped).name}: stopped before the end; everything is saved. {self.go_on}")
 
-    def keep(self, evaluation: dict[str, Any], experiment: Experiment) -> None:
+    def keep(self, evaluation: Mapping[str, Any], experiment: Experiment) -> None:
         """Write the evaluation and how long it took."""
         write_json(Run(self.directory).evaluation_file, evaluation)
         if on_tpu(experiment.accelerator):

@@ -26,6 +26,7 @@ from xraylab.evaluation.evaluator import quick_metrics
 from xraylab.evaluation.operating_points import CHOSEN, read_chosen, temperatures_of
 from xraylab.evaluation.predictions import Scoring, scored_labels
 from xraylab.evaluation.probabilities import sigmoid
+from xraylab.evaluation.result import Chosen
 from xraylab.models.losses.adaptive_weight import derivatives
 from xraylab.models.losses.base import Loss, spec
 from xraylab.models.losses.uncertain_labels import Uncertainty
@@ -76,7 +77,7 @@ class StudyModule(pl.LightningModule):
         self.images = {"channels": 1, "bits": None, "views": False, **(images or {})}
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.interval, self.scheduler_monitor, self.seed, self.data = interval, scheduler_monitor, seed, data
-        self.operating: dict[str, Any] = {}  # operating_points.json of its run, where load finds it
+        self.operating: Chosen = {}  # operating_points.json of its run, where load finds it
         self._scheduler: Any = None
         self._scheduler_state: dict[str, Any] | None = None
         self._seen: list[tuple[Tensor, ...]] = []

@@ -16,6 +16,7 @@ from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.alignment import best_table, mean_table, own_table, union_table, vote_table
 from xraylab.evaluation.ensembles.stacking import FOLDS, PENALTY, fit_stack, stacked_table
 from xraylab.evaluation.predictions import Scoring
+from xraylab.evaluation.result import StackFit
 from xraylab.system.files import write_json
 
 INPUTS = "logits, as tables have them; of tables without, those of probabilities"
@@ -47,7 +48,7 @@ class Combination:
     chosen: Mapping[str, Any] | None = None
     fit_on: str | None = None
     folds: int | None = None
-    labels: Mapping[str, Any] | None = None
+    labels: Mapping[str, StackFit] | None = None
     inputs: str = INPUTS
     out_of_fold: pd.DataFrame | None = field(default=None, repr=False, compare=False)
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import pandas as pd
 
@@ -28,9 +28,10 @@ from xraylab.evaluation.ensembles.members import (
     scoring_of_members,
 )
 from xraylab.evaluation.ensembles.stacking import FOLDS
+from xraylab.evaluation.evaluate_tables import EvaluateOptions, evaluate_tables
 from xraylab.evaluation.operating_points import Rules
 from xraylab.evaluation.predictions import Scoring
-from xraylab.evaluation.results import evaluate_tables
+from xraylab.evaluation.result import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +69,10 @@ class Judging:
 
     scoring: Scoring
     rules: Rules
-    splits: Mapping[str, Mapping[str, Any]]
+    splits: Mapping[str, EvaluateOptions]
 
 
-def combine(members: Sequence[Member], options: CombineOptions, directory: Path) -> dict[str, Any]:
+def combine(members: Sequence[Member], options: CombineOptions, directory: Path) -> Evaluation:
     """Combine members, evaluate, and leave predictions and ``combination.json`` in a directory.
 
     Returns:
@@ -88,7 +89,7 @@ def combine(members: Sequence[Member], options: CombineOptions, directory: Path)
     require_apart(pd.concat([pd.DataFrame({"patient": patient, "split": split}) for split, patient in of_split]))
     files = common_files(members, [*SPLITS] if options.splits is None else [*options.splits], options.splits is not None)
     how = how_to_evaluate(members, {f[:-4].removesuffix("_images") for f in files}, options.bootstrap, options.seed)
-    combination = _combination(members, options, scoring, next(iter(how.values()))["bootstrap"]["seed"])
+    combination = _combination(members, options, scoring, next(iter(how.values())).seed)
     for line in combination.said():
         (log.warning if combination.in_sample else log.info)("%s.", line)
     judging = Judging(scoring, options.rules or operating_rules(members), how)
@@ -126,7 +127,7 @@ def _by_study(members: Sequence[Member]) -> dict[str, dict[str, pd.DataFrame]]:
 def joined(
     members: Sequence[Member], names: Sequence[str], combination: Combination, files: Sequence[str], judging: Judging, data: str,
     directory: Path, strict: bool = True,
-) -> dict[str, Any]:  # fmt: skip
+) -> Evaluation:  # fmt: skip
     """Join the members' tables, evaluate them, and write them and ``combination.json`` into a directory.
 
     Args:
@@ -159,7 +160,7 @@ def joined(
     by_study = [(file.removesuffix(".csv"), table) for file, table in tables.items() if "members" in table]
     counted = {split: table["members"].value_counts().sort_index() for split, table in by_study}
     members_of = {split: {str(k): int(n) for k, n in of.items()} for split, of in counted.items()}
-    return {
+    found = {
         "data": data,
         "selection": next((m.evaluation["selection"] for m in members if m.evaluation), "not known"),
         "members": list(names),
@@ -169,3 +170,4 @@ def joined(
         **({"members_of_studies": members_of} if members_of else {}),
         "splits": evaluate_tables(tables, directory, judging.splits, data == SYNTHETIC, judging.scoring, judging.rules),
     }
+    return cast(Evaluation, found)

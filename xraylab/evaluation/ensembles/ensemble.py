@@ -27,9 +27,10 @@ from xraylab.evaluation.ensembles.members import (
     operating_rules,
     same_scoring,
 )
+from xraylab.evaluation.evaluate_tables import write_records
 from xraylab.evaluation.objective import require_alike
 from xraylab.evaluation.predictions import Scoring
-from xraylab.evaluation.results import write_records
+from xraylab.evaluation.result import Evaluation
 from xraylab.run import Run
 
 
@@ -97,7 +98,7 @@ def chosen(members: Sequence[Member]) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: what is chosen by is not of the same studies, or weighed otherwise.
     """
-    valid = {m.name: m.evaluation["splits"]["valid"]["labels"] for m in members}
+    valid = {m.name: m.evaluation["splits"]["valid"]["labels"] for m in members if m.evaluation}
     paths = [m.path for m in members]
     out: dict[str, dict[str, Any]] = {}
     for label in next(iter(valid.values())):
@@ -109,7 +110,7 @@ def chosen(members: Sequence[Member]) -> dict[str, dict[str, Any]]:
     return out
 
 
-def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: Path) -> tuple[list[str], dict[str, Any]] | None:
+def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: Path) -> tuple[list[str], Evaluation] | None:
     """Join the members' tables, evaluate, and write ``ensembles/<name>`` under a sweep's folder, a run directory.
 
     Returns:
@@ -121,8 +122,10 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     if len(ensemble.eligible(runs)) < ensemble.members:
         return None
     members = [member_of_run(run, run.name) for run in ensemble.choose(runs)]
-    splits = members[0].evaluation["splits"]
-    scoring = same_scoring([m.evaluation for m in members], [m.name for m in members])
+    first = members[0].evaluation
+    assert first is not None
+    splits = first["splits"]
+    scoring = same_scoring([m.scoring for m in members], [m.name for m in members])
     how = how_to_evaluate(members, set(splits), None, None)
     seed = next(iter(splits.values()))["bootstrap"]["seed"]
     combination, rules = ensemble.combination(members, scoring, seed), operating_rules(members)
@@ -130,7 +133,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     if not ensemble.union:  # whose members have other images
         files = [f for s, of in splits.items() for f in (f"{s}.csv", f"{s}_images.csv") if f == f"{s}.csv" or "images" in of]
     names = [f"{m.name} (valid/loss {lowest_loss(m.path):.4f})" if ensemble.best else m.name for m in members]
-    directory, data = folder / "ensembles" / name, members[0].evaluation["data"]
+    directory, data = folder / "ensembles" / name, first["data"]
     evaluation = joined(members, names, combination, files, Judging(scoring, rules, how), data, directory, strict=False)
     config = {"name": name, "method": combination.method, "operating": asdict(rules)}
     write_records(directory, evaluation, config, "train", sys.argv[1:], seed)

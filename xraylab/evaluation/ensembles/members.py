@@ -15,9 +15,10 @@ from xraylab.config.instantiate import plain
 from xraylab.config.settings import rules_of
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.evaluation.evaluator import all_selected_on
+from xraylab.evaluation.evaluate_tables import EvaluateOptions
 from xraylab.evaluation.operating_points import Rules
 from xraylab.evaluation.predictions import CERTAIN, SELECTED_ON, Scoring, read_table
+from xraylab.evaluation.result import Evaluation, all_selected_on
 from xraylab.run import Run, read_config, read_record, run_of, short_names
 
 log = logging.getLogger(__name__)
@@ -33,24 +34,29 @@ class Member:
     name: str
     path: Path
     tables: dict[str, pd.DataFrame]  # by file name, as in a run's predictions
-    evaluation: dict[str, Any]  # empty of a table
+    evaluation: Evaluation | None  # None of a table
     config: DictConfig | None  # None of a table
     synthetic: bool = False
+
+    @property
+    def scoring(self) -> Scoring:
+        """How its labels were scored; of a table, which was not, certain ones only."""
+        return Scoring.of(self.evaluation) if self.evaluation is not None else CERTAIN
 
 
 def operating_rules(members: Sequence[Member], given: Mapping[str, float] | None = None) -> Rules:
     """See :func:`same_rules`; tables have none."""
-    runs = [(m, OmegaConf.select(m.config, "operating")) for m in members if m.config is not None]
-    return same_rules([rules_asked(plain(of) if of is not None else None, m.evaluation) for m, of in runs], given or {})
+    runs = [(m.evaluation, OmegaConf.select(m.config, "operating")) for m in members if m.config is not None]
+    asked = [rules_asked(plain(of) if of is not None else None, e) for e, of in runs if e is not None]
+    return same_rules(asked, given or {})
 
 
-def same_scoring(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Scoring:
-    """What blank and uncertain labels count as in all evaluations.
+def same_scoring(scored: Sequence[Scoring], names: Sequence[str]) -> Scoring:
+    """What blank and uncertain labels count as in all evaluations, whose names these are.
 
     Raises:
         UserError: not the same.
     """
-    scored = [Scoring.of(e) for e in evaluations]
     if not scored:
         return CERTAIN
     for name, other in zip(names, scored, strict=True):
@@ -59,7 +65,7 @@ def same_scoring(evaluations: Sequence[Mapping[str, Any]], names: Sequence[str])
     return scored[0]
 
 
-def rules_asked(operating: Mapping[str, Any] | None, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def rules_asked(operating: Mapping[str, Any] | None, evaluation: Evaluation) -> dict[str, Any]:
     """``operating`` of a member's settings, with what its last evaluation was asked for."""
     anew = evaluation.get("evaluated", {}).get("options", {})
     return {**(operating or {}), **{k: anew[k] for k in ("sensitivity", "specificity") if k in anew}}
@@ -108,7 +114,7 @@ def member_of_run(path: Path, name: str) -> Member:
     Raises:
         UserError: its evaluation, settings or a table cannot be read.
     """
-    evaluation = read_record(Run(path).evaluation_file, "data", "selection", "splits")
+    evaluation: Any = read_record(Run(path).evaluation_file, "data", "selection", "splits")
     splits = dict.fromkeys(("train", *SPLITS, *evaluation["splits"]))
     known = [f"{split}{unit}.csv" for split in splits for unit in ("", "_images")]
     files = [path / "predictions" / file for file in known if (path / "predictions" / file).is_file()]
@@ -122,7 +128,7 @@ def _of_table(path: Path, name: str, columns: Mapping[str, str]) -> Member:
     end = "_images.csv" if "image" in table else ".csv"
     synthetic, table = "data" in table, table.drop(columns="data", errors="ignore")
     parts = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}
-    return Member(name, path, parts, {}, None, synthetic)
+    return Member(name, path, parts, None, None, synthetic)
 
 
 def scoring_of_members(runs: Sequence[Member], given: Mapping[str, str]) -> Scoring:
@@ -132,11 +138,11 @@ def scoring_of_members(runs: Sequence[Member], given: Mapping[str, str]) -> Scor
         UserError: runs were scored otherwise than each other in what is not given.
     """
     try:
-        scoring = same_scoring([{"scored": {**m.evaluation.get("scored", {}), **given}} for m in runs], [m.name for m in runs])
+        scoring = same_scoring([replace(m.scoring, **given) for m in runs], [m.name for m in runs])
     except UserError as error:
         raise UserError(f"{error}. Say what counts: blank=ignore|negative uncertain=ignore|negative|positive") from None
     scoring = replace(scoring, **given)
-    if other := [m.name for m in runs if Scoring.of(m.evaluation) != scoring]:
+    if other := [m.name for m in runs if m.scoring != scoring]:
         log.warning("scored with %s, and %s otherwise: their own numbers are of other labels.", scoring, listed(other))
     return scoring
 
@@ -171,17 +177,15 @@ def other_splits(files: Sequence[str]) -> str:
 
 def how_to_evaluate(
     members: Sequence[Member], splits: set[str], bootstrap: int | None, seed: int | None
-) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """How each split is evaluated, see :func:`xraylab.evaluation.results.evaluate_tables`."""
-    out: dict[str, dict[str, Any]] = {}
+) -> dict[str, EvaluateOptions]:  # fmt: skip
+    """How each split is evaluated, see :func:`xraylab.evaluation.evaluate_tables.evaluate_tables`."""
+    out = {}
     for split in sorted(splits):
-        found = [r for m in members if (r := m.evaluation.get("splits", {}).get(split)) is not None]
-        b = found[0]["bootstrap"] if found else {"resamples": 1000, "seed": 0}
-        chosen = {"resamples": b["resamples"] if bootstrap is None else bootstrap, "seed": b["seed"] if seed is None else seed}
+        found = [m.evaluation["splits"][split] for m in members if m.evaluation is not None and split in m.evaluation["splits"]]
+        resamples, drawn = (found[0]["bootstrap"]["resamples"], found[0]["bootstrap"]["seed"]) if found else (1000, 0)
         told = [*(r["selected_on"] for r in found), *[None] * (len(found) < len(members)), *[True] * (split in SELECTED_ON)]
-        out[split] = {"selected_on": all_selected_on(told), "bootstrap": chosen}
-        if any("exclusive" in r for r in found):
-            out[split]["exclusive"] = True
+        asked = (resamples if bootstrap is None else bootstrap, drawn if seed is None else seed)
+        out[split] = EvaluateOptions(all_selected_on(told), *asked, any("exclusive" in r for r in found))
     return out
 
 
@@ -221,7 +225,7 @@ def described(members: Sequence[Member], scoring: Scoring) -> list[str]:
             log.warning("%s was stopped before its end; it is combined as it is.", member.path)
         first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
         typed.append([w for w in first.get("overrides", []) if not w.startswith("hydra.")])
-        own, asked = asdict(Scoring.of(member.evaluation)), asdict(scoring)
+        own, asked = asdict(member.scoring), asdict(scoring)
         typed[-1] += [f"scored there with {k} {v}" for k, v in own.items() if member.evaluation and v != asked[k]]
     shared = set(typed[0]).intersection(*typed)
     words = [" ".join(w for w in of if w not in shared) for of in typed]

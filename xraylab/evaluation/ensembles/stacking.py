@@ -8,7 +8,6 @@ heart (Wolpert 1992, Neural Networks 5:241-259).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,7 @@ from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.alignment import alike, mean_of
 from xraylab.evaluation.predictions import Scoring, labels_of, log_odds, scored_labels, with_logits
 from xraylab.evaluation.probabilities import sigmoid
+from xraylab.evaluation.result import StackFit
 
 PENALTY = 1.0  # scikit-learn's C, its default
 FOLDS = 5
@@ -26,7 +26,7 @@ FOLDS = 5
 
 def fit_stack(
     tables: Sequence[pd.DataFrame], names: Sequence[str], scoring: Scoring, seed: int = 0, folds: int = FOLDS
-) -> tuple[dict[str, Any], pd.DataFrame]:  # fmt: skip
+) -> tuple[dict[str, StackFit], pd.DataFrame]:  # fmt: skip
     """Coefficients by label, and the probabilities of the same studies out of fold.
 
     A label with one class only, in all or in a fold's complement, cannot be fitted: it stays the mean of the members.
@@ -55,7 +55,7 @@ def fit_stack(
     fold = in_parts(first, [f"y_{label}" for label in labels], [1 / folds] * folds, seed)
     out = first.copy()
     logits: dict[str, np.ndarray | None] = {}
-    record: dict[str, Any] = {}
+    record: dict[str, StackFit] = {}
     for label in labels:
         z = np.stack([log_odds(t, label) for t in same], axis=1)
         truth = scored_labels(first[f"y_{label}"].to_numpy(np.float64), scoring)
@@ -69,19 +69,20 @@ def fit_stack(
                 intercept, coefficients = _fit(z[there], truth[there])
                 found[here] = z[here] @ coefficients + intercept
         exactly = {name: n for name, t in zip(names, same, strict=True) if (n := _exactly(t, label))}
-        counts = {"n": int(certain.sum()), "positives": int((truth == 1).sum()), "certain": exactly}
+        record[label] = {
+            "intercept": None, "coefficients": None, "n": int(certain.sum()), "positives": int((truth == 1).sum()),
+            "certain": exactly, "reason": None if reason is None else f"{reason}: the mean of the members",
+        }  # fmt: skip
         if reason is None:
             intercept, coefficients = _fit(z[certain], truth[certain])
-            values = dict(zip(names, map(float, coefficients), strict=True))
-            record[label] = {"intercept": float(intercept), "coefficients": values, **counts, "reason": None}
-        else:
-            record[label] = {"intercept": None, "coefficients": None, **counts, "reason": f"{reason}: the mean of the members"}
+            record[label]["intercept"] = float(intercept)
+            record[label]["coefficients"] = dict(zip(names, map(float, coefficients), strict=True))
         out[f"p_{label}"], logits[label] = (sigmoid(found), found) if reason is None else mean_of(same, label)
     return record, with_logits(out, logits)
 
 
 def stacked_table(
-    tables: Sequence[pd.DataFrame], names: Sequence[str], record: Mapping[str, Any], farthest: float = np.inf
+    tables: Sequence[pd.DataFrame], names: Sequence[str], record: Mapping[str, StackFit], farthest: float = np.inf
 ) -> pd.DataFrame:  # fmt: skip
     """The members' tables by coefficients that are known.
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xraylab.evaluation.calibration import BINS
 from xraylab.evaluation.metrics import number
+from xraylab.evaluation.result import Calibration
 from xraylab.reporting.figures.layout import panel_grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def reliability(block: Mapping[str, Any], where: str) -> Figure:
+def reliability(block: Calibration, where: str) -> Figure:
     """A panel a finding: frequency of positives against mean probability in each bin, before and after the temperature.
 
     Args:

@@ -14,6 +14,7 @@ import pandas as pd
 from xraylab.evaluation.evaluator import likeliest
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.predictions import Scoring, labels_of, scored_labels, scored_rows, scores
+from xraylab.evaluation.result import SplitResult
 from xraylab.reporting.figures.layout import COLUMNS, panel_grid, spaced
 from xraylab.reporting.figures.points import points_legend, roc_points
 
@@ -57,7 +58,7 @@ def thinned(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndar
     return x[kept], y[kept]
 
 
-def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, scoring: Scoring) -> Figure:
+def panels(kind: str, table: pd.DataFrame, result: SplitResult, where: str, scoring: Scoring) -> Figure:
     """A figure of one panel a finding; one whose curve is undefined stays empty and says why.
 
     Args:
@@ -77,7 +78,8 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, s
         truth, score = scored(table, label, scoring)
         axes.set_title(f"{label}\nn {len(truth)}, {int(truth.sum())} positive\n{number(m)}", fontsize=9)
         if m["value"] is None:
-            axes.text(0.5, 0.5, m["reason"].replace(" that ", "\nthat "), ha="center", va="center", fontsize=8, color="#656d76")
+            why = (m["reason"] or "").replace(" that ", "\nthat ")
+            axes.text(0.5, 0.5, why, ha="center", va="center", fontsize=8, color="#656d76")
             continue
         _draw(axes, kind, truth, score, color="C0")
         if kind == "roc":
@@ -90,7 +92,7 @@ def panels(kind: str, table: pd.DataFrame, result: dict[str, Any], where: str, s
     return figure
 
 
-def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, scoring: Scoring) -> Figure:
+def side_by_side(table: pd.DataFrame, result: SplitResult, where: str, scoring: Scoring) -> Figure:
     """A figure of all findings' ROC curves, and beside them the precision-recall curves. Arguments as of :func:`panels`."""
     from matplotlib.figure import Figure
 
@@ -121,7 +123,7 @@ def side_by_side(table: pd.DataFrame, result: dict[str, Any], where: str, scorin
     return figure
 
 
-def confusion(table: pd.DataFrame, result: dict[str, Any], where: str, scoring: Scoring) -> Figure:
+def confusion(table: pd.DataFrame, result: SplitResult, where: str, scoring: Scoring) -> Figure:
     """A figure of confusion matrices: of each finding at the first operating point, 0.5; of exclusive ones also the likeliest.
 
     Cells hold counts; colours the share of a row, which is what is true. Arguments as of :func:`panels`.

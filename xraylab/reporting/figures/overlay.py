@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xraylab.evaluation.metrics import number
+from xraylab.evaluation.metrics import ABSENT, number
 from xraylab.evaluation.objective import of_run
 from xraylab.evaluation.paired_comparison import own_words
 from xraylab.evaluation.predictions import Scoring, read_table
+from xraylab.evaluation.result import SplitResult
 from xraylab.reporting.figures import export
 from xraylab.reporting.figures.curves import KINDS, curve, scored
 from xraylab.run import Run
@@ -28,7 +29,7 @@ LONG = 60  # characters of a run's words in a legend
 
 
 def overlaid(
-    folder: Path, split: str, of: Sequence[tuple[Result, dict[str, Any]]], shared: set[str], synthetic: bool
+    folder: Path, split: str, of: Sequence[tuple[Result, SplitResult]], shared: set[str], synthetic: bool
 ) -> str:  # fmt: skip
     """Curves of several results, as HTML; also written as ``figures/<split>_{roc,pr}.png`` (``_images`` by image).
 
@@ -39,9 +40,9 @@ def overlaid(
 
     end = "_images" if of[0][1]["unit"] == "image" else ""
     there = [(r, x) for r, x in of if (r.directory / "predictions" / f"{split}{end}.csv").is_file()]
-    kept = [pair for pair in there if pair[1]["macro"]["auroc"]["value"] is not None]
-    best = sorted(kept, key=lambda pair: -pair[1]["macro"]["auroc"]["value"])[:LINES]
-    drawn = [pair for pair in kept if pair in best]
+    kept = [(value, pair) for pair in there if (value := pair[1]["macro"]["auroc"]["value"]) is not None]
+    best = [pair for _, pair in sorted(kept, key=lambda found: -found[0])[:LINES]]
+    drawn = [pair for _, pair in kept if pair in best]
     if not drawn:
         return ""
     curves = []
@@ -58,7 +59,7 @@ def overlaid(
     return "".join(parts)
 
 
-def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any], Scoring]], where: str) -> Figure:
+def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, SplitResult, Scoring]], where: str) -> Figure:
     """A panel a finding, with the curve of every result that has it."""
     from matplotlib.figure import Figure
 
@@ -74,7 +75,7 @@ def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any],
         axes.set_title(label, fontsize=9)
         axes.tick_params(labelsize=8)
         for k, (_, table, result, scoring) in enumerate(curves):
-            if result["labels"].get(label, {}).get(metric, {}).get("value") is not None:
+            if result["labels"].get(label, {}).get(metric, ABSENT)["value"] is not None:
                 truth, score = scored(table, label, scoring)
                 style = "steps-post" if kind == "pr" else "default"
                 axes.plot(*curve(kind, truth, score), drawstyle=style, color=f"C{k}", lw=1.2)
@@ -96,7 +97,7 @@ def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, dict[str, Any],
     return figure
 
 
-def _value(result: Mapping[str, Any], label: str, metric: str) -> str:
+def _value(result: SplitResult, label: str, metric: str) -> str:
 
     found = result["macro"] if label == "macro" else result["labels"].get(label)
     return f"{number(found[metric])}, n {found[metric]['n']}" if found else "-"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from xraylab.evaluation.result import SplitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 MARKERS, SIGNS = "xo^vsD", "✕○△▽□◇"  # of operating points, the fixed one first
 
 
-def roc_points(axes: Axes, result: Mapping[str, Any], label: str, colour: str) -> None:
+def roc_points(axes: Axes, result: SplitResult, label: str, colour: str) -> None:
     """Put a finding's operating points, and those of its readers, on its ROC curve."""
     _reader_points(axes, result, label, colour)
     for marker, (name, point) in zip(MARKERS, result.get("operating_points", {}).items(), strict=False):
@@ -22,7 +23,7 @@ def roc_points(axes: Axes, result: Mapping[str, Any], label: str, colour: str) -
             axes.scatter(x, y, 32, marker=marker, color=colour, zorder=3, gid=f"{label}: {name}", **fill)
 
 
-def _reader_points(axes: Axes, result: Mapping[str, Any], label: str, colour: str) -> None:
+def _reader_points(axes: Axes, result: SplitResult, label: str, colour: str) -> None:
     for reader, of in result.get("readers", {}).get("readers", {}).items():
         found = of["labels"].get(label)
         if found and found["sensitivity"]["value"] is not None and found["specificity"]["value"] is not None:
@@ -31,7 +32,7 @@ def _reader_points(axes: Axes, result: Mapping[str, Any], label: str, colour: st
             axes.annotate(reader, (x, y), textcoords="offset points", xytext=(5, -3), fontsize=7, color=colour)
 
 
-def points_legend(result: Mapping[str, Any]) -> str:
+def points_legend(result: SplitResult) -> str:
     """Which marker is which operating point, a line to put below an axis; empty where there are none."""
     words = [f"{sign} {name}" for sign, name in zip(SIGNS, result.get("operating_points", {}), strict=False)]
     words += ["★ readers"] if "readers" in result else []

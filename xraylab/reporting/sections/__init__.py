@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xraylab.evaluation.result import Evaluation
+
 
 @dataclass(frozen=True)
 class Context:
@@ -21,7 +23,7 @@ class Context:
     """
 
     directory: Path
-    evaluation: Mapping[str, Any]
+    evaluation: Evaluation
     environment: Mapping[str, Any]
     synthetic: bool
 

@@ -39,12 +39,12 @@ def _combination(c: Context) -> list[str]:
     style = " class=sample" if combination.in_sample else ""
     parts = [f"<p{style}>{_sentence(line)}</p>" for line in combination.said()]
     parts += [f"<p>No {_e(file)}, for {_e(reason)}.</p>" for file, reason in c.evaluation.get("left_out", {}).items()]
-    fitted = {label: v for label, v in (combination.labels or {}).items() if v["coefficients"] is not None}
+    fitted = {la: (v, of) for la, v in (combination.labels or {}).items() if (of := v["coefficients"]) is not None}
     if fitted:
         head = "".join(f"<th>{_e(x)}</th>" for x in ["", *c.evaluation["members"], "intercept", "n", "positives"])
         rows = ""
-        for label, v in fitted.items():
-            numbers = "".join(f"<td>{x:.3f}</td>" for x in [*v["coefficients"].values(), v["intercept"]])
+        for label, (v, coefficients) in fitted.items():
+            numbers = "".join(f"<td>{x:.3f}</td>" for x in [*coefficients.values(), v["intercept"]])
             rows += f"<tr><td>{_e(label)}</td>{numbers}<td>{v['n']}</td><td>{v['positives']}</td></tr>"
         parts.append(f"<h3>Coefficients of the members' logits</h3><table><tr>{head}</tr>{rows}</table>")
     return parts

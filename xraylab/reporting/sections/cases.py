@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from xraylab.evaluation.evaluator import last_split
 from xraylab.evaluation.predictions import THRESHOLD, Scoring, read_table
+from xraylab.evaluation.result import last_split
 from xraylab.inference.cases import EACH, FOLDER, choose_cases
 from xraylab.reporting.sections import Context, Section
 from xraylab.run import Run

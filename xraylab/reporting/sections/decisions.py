@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from typing import Any
 
 from xraylab.evaluation.metrics import RATES, number
 from xraylab.evaluation.operating_points import CELLS, FIXED, threshold_text, trivial
+from xraylab.evaluation.result import Calibration, OperatingPoint, ReaderStudy
 
 
-def operating_table(split: str, points: Mapping[str, Any]) -> str:
+def operating_table(split: str, points: Mapping[str, OperatingPoint]) -> str:
     """Every operating point of every finding: threshold, rates with intervals, and the four counts of the confusion.
 
     Args:
@@ -28,7 +28,7 @@ def operating_table(split: str, points: Mapping[str, Any]) -> str:
                 f"<tr><td>{html.escape(label)}</td>{''.join(f'<td>{c}</td>' for c in cells)}<td>{found['kappa']['n']}</td></tr>"
             )
     rules = "; ".join(f"{name}: {point['rule']}" for name, point in points.items() if name != FIXED)
-    chosen = {point["chosen_on"] for name, point in points.items() if name != FIXED} - {None}
+    chosen = {on for name, point in points.items() if name != FIXED and (on := point["chosen_on"])}
     where = f"chosen on {', '.join(sorted(chosen))}" if chosen else "not chosen: there is no validation split"
     note = f"A study is called positive at or above (>=) the threshold, {where}. {rules}."
     if split in chosen:
@@ -37,13 +37,13 @@ def operating_table(split: str, points: Mapping[str, Any]) -> str:
     missing = f"<p>No threshold: {html.escape('; '.join(sorted(none)))}.</p>" if none else ""
     noted = [f"{label}, {name}: {f['note']}" for name, p in points.items() for label, f in p["labels"].items() if "note" in f]
     missing += "".join(f"<p>{html.escape(line)}.</p>" for line in noted)
-    missing += "".join(f"<p><b>Trivial:</b> {html.escape(line)}.</p>" for line in trivial({"operating_points": points}))
+    missing += "".join(f"<p><b>Trivial:</b> {html.escape(line)}.</p>" for line in trivial(points))
     title = f"<h3>operating points and confusion <small>{split}</small></h3>"
     table = f"<table class=decisions><tr>{head}</tr>{''.join(rows)}</table>"
     return f"{title}<p class=n>{html.escape(note)}</p>{table}{missing}"
 
 
-def readers_table(split: str, block: Mapping[str, Any]) -> str:
+def readers_table(split: str, block: ReaderStudy) -> str:
     """What each reader's calls are worth, by finding.
 
     Args:
@@ -62,7 +62,7 @@ def readers_table(split: str, block: Mapping[str, Any]) -> str:
     return f"{title}<p class=n>{html.escape(note)}</p><table class=decisions><tr>{head}</tr>{''.join(rows)}</table>"
 
 
-def calibration_table(split: str, block: Mapping[str, Any]) -> str:
+def calibration_table(split: str, block: Calibration) -> str:
     """Calibration of every finding, before and after its temperature.
 
     Args:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 
 import pandas as pd
 
-from xraylab.evaluation.evaluator import by_unit, choices
 from xraylab.evaluation.metrics import COUNTS, METRICS, how_intervals, number, without_interval
 from xraylab.evaluation.predictions import Scoring, read_table
+from xraylab.evaluation.result import SplitResult, Values, by_unit, choices
 from xraylab.reporting.figures import export
 from xraylab.reporting.figures.calibration import reliability
 from xraylab.reporting.figures.curves import KINDS, confusion, panels, side_by_side
@@ -29,7 +28,7 @@ def results(c: Context) -> str:
     return "".join("".join(_split(c, split, result)) for split, result in order)
 
 
-def _split(c: Context, split: str, result: dict[str, Any]) -> list[str]:
+def _split(c: Context, split: str, result: SplitResult) -> list[str]:
     directory, synthetic = c.directory, c.synthetic
     chosen, intervals = choices(result["selected_on"]), how_intervals(result)
     patients = "patients not known" if result["patients"] is None else f"{result['patients']} patients"
@@ -51,7 +50,7 @@ def _split(c: Context, split: str, result: dict[str, Any]) -> list[str]:
     elif len(result["groups"]) > 1:
         for name, group in result["groups"].items():
             parts.append(f"<h3>{_e(name)} <small>{group['n']} {units(result)}</small></h3>{_table(group['labels'])}")
-    undefined: dict[tuple[str, str], list[str]] = {}
+    undefined: dict[tuple[str, str | None], list[str]] = {}
     for name, metrics in result["labels"].items():
         for metric, m in metrics.items():
             if m["value"] is None:
@@ -73,7 +72,7 @@ def _split(c: Context, split: str, result: dict[str, Any]) -> list[str]:
     return parts
 
 
-def _table(labels: dict[str, Any]) -> str:
+def _table(labels: dict[str, Values]) -> str:
     told = [c for c in COUNTS if c in ("positives", "negatives") or any(m.get(c, NONE)["value"] for m in labels.values())]
     columns = [*METRICS, *told]
     titles = [*(m.title for m in METRICS.values()), *told]
@@ -85,7 +84,7 @@ def _table(labels: dict[str, Any]) -> str:
     return f"<table class=metrics><tr>{head}</tr>{''.join(rows)}</table>"
 
 
-def _figures(c: Context, table: pd.DataFrame, split: str, result: dict[str, Any]) -> str:
+def _figures(c: Context, table: pd.DataFrame, split: str, result: SplitResult) -> str:
     """Write ``figures/<split>_roc.png``, ``_pr.png`` and ``_confusion.png``, and return the curves for the page."""
     directory, synthetic, scored = c.directory, c.synthetic, Scoring.of(c.evaluation)
     where, end = f"{split} by {result['unit']}", "_images" * (result["unit"] == "image")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,31 @@ from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.operating_points import CHOSEN, STANDARD, Rules, judge
 from xraylab.evaluation.predictions import COLUMNS, PREFIXES, Scoring, write_table
 from xraylab.evaluation.reader_study import judge_readers
+from xraylab.evaluation.result import Evaluation, SplitResult
 from xraylab.run import Run
 from xraylab.system.environment import environment
 from xraylab.system.files import write_json, write_text
 
 
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How a split is evaluated, see :func:`xraylab.evaluation.evaluator.evaluate_split`."""
+
+    selected_on: bool | None
+    resamples: int
+    seed: int = 0
+    exclusive: bool = False
+
+
 def evaluate_tables(
-    tables: Mapping[str, pd.DataFrame], directory: Path, like: Mapping[str, Mapping[str, Any]], synthetic: bool,
+    tables: Mapping[str, pd.DataFrame], directory: Path, how: Mapping[str, EvaluateOptions], synthetic: bool,
     scoring: Scoring, rules: Rules = STANDARD, readers: Path | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, SplitResult]:  # fmt: skip
     """Write prediction tables into a directory and evaluate them, with operating points chosen on valid.
 
     Args:
         tables: by file name, ``<split>.csv`` by study and ``<split>_images.csv`` by image.
-        like: by split, how to evaluate it: ``selected_on``, ``bootstrap`` with ``resamples`` and ``seed``, and
-            ``exclusive`` where labels are; as the splits of another evaluation have it.
+        how: by split.
         scoring: what blank and uncertain labels count as.
         rules: of the operating points.
         readers: people's readings, see :func:`xraylab.evaluation.reader_study.read_readings`.
@@ -40,14 +50,13 @@ def evaluate_tables(
     Raises:
         UserError: the readings are not of these studies.
     """
-    splits: dict[str, Any] = {}
+    splits: dict[str, SplitResult] = {}
     for file, table in sorted(tables.items(), key=lambda item: item[0].endswith("_images.csv")):
         split = file.removesuffix(".csv").removesuffix("_images")
         kept = [c for c in table.columns if c in COLUMNS or c.startswith(PREFIXES)]
         write_table(table[kept], directory / "predictions" / file, synthetic)
-        how = like[split]
-        b = how["bootstrap"]
-        result = evaluate_split(table, how["selected_on"], b["resamples"], b["seed"], "exclusive" in how, scoring)
+        o = how[split]
+        result = evaluate_split(table, o.selected_on, o.resamples, o.seed, o.exclusive, scoring)
         if split in splits:
             splits[split]["images"] = result
         else:
@@ -63,7 +72,7 @@ def evaluate_tables(
 
 
 def write_records(
-    directory: Path, evaluation: Mapping[str, Any], config: Mapping[str, Any], command: str, words: list[str], seed: int
+    directory: Path, evaluation: Evaluation, config: Mapping[str, Any], command: str, words: list[str], seed: int
 ) -> None:  # fmt: skip
     """Write ``evaluation.json``, ``config.yaml`` and ``environment.json``.
 
