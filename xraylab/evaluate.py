@@ -67,9 +67,9 @@ def job(cfg: DictConfig) -> None:
         from xraylab.reporting.summary import closing_table
         from xraylab.training.checkpoints import checkpoint_of
         from xraylab.training.experiment import Experiment
-        from xraylab.training.fit import quiet
+        from xraylab.training.fit import silence_lightning
 
-    quiet()
+    silence_lightning()
     checkpoint = checkpoint_of(run)
     if cfg.checkpoint != "best":
         checkpoint = Run(run).checkpoint("last") if cfg.checkpoint == "last" else Path(cfg.checkpoint)

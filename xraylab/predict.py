@@ -55,7 +55,7 @@ def job(cfg: DictConfig) -> None:
         from xraylab.inference.inputs import LEFT_OUT, find_studies
         from xraylab.inference.predictor import SPLITS, Options, predict_all, run_labels
         from xraylab.inference.submission import check_format, write_submission
-        from xraylab.training.fit import quiet
+        from xraylab.training.fit import silence_lightning
 
     check_format(cfg.format)
     if cfg.format != "table":
@@ -64,7 +64,7 @@ def job(cfg: DictConfig) -> None:
     threshold = 0.5 if cfg.threshold is None and cfg.format == "mura" else cfg.threshold
     temperatures, thresholds = _chosen(runs, cfg, threshold)
     started = time.monotonic()
-    quiet()
+    silence_lightning()
     accelerator: Any = OmegaConf.to_container(cfg.accelerator)
     precision = None if cfg.precision is None else str(cfg.precision)
     options = Options(

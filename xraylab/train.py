@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.config.launch import ended_by, importing, launch, say_all
+from xraylab.config.launch import escape_unprintable, exit_with, importing, launch
 from xraylab.config.messages import every_key
 from xraylab.errors import EXIT_RESUMABLE, Lost, Stopped, UserError, listed
 from xraylab.run import BEGUN
@@ -79,13 +79,13 @@ def train(
         if first := s.first_model():
             _train_first(s, *first)
         experiment = s.prepare()
-        with s.logged():
+        with s.closing():
             s.train(experiment, callbacks)
             evaluation = evaluate_run(experiment, directory, directory)
             if evaluation is not None:  # in the first process
-                s.keep(evaluation, experiment)
+                s.write_evaluation(evaluation, experiment)
                 write_report(directory)
-                s.finish()  # the last, for now nothing is missing
+                s.mark_finished()  # the last, for now nothing is missing
                 send_results(s.loggers, evaluation, directory)
         if evaluation is not None:
             log.info("%s", closing_table(evaluation, directory, clock(s.record["seconds"])))
@@ -142,14 +142,14 @@ def _job(cfg: DictConfig) -> None:
         with process_group(processes):
             composed = every_key(OmegaConf.to_container(cfg, resolve=False))
             agree("settings", {k: v for k, v in composed if not isinstance(v, dict)})
-            mine = (resolved(cfg, directory, typed), directory) if processes.rank == 0 else (None, directory)
+            mine = (config_to_run(cfg, directory, typed), directory) if processes.rank == 0 else (None, directory)
             going, directory = gather(mine, patiently=True)[0]
             if going is not None:
                 train(going, directory, typed, processes)
         return
     if swept and (directory / BEGUN).is_file():  # of a sweep that was cut off, and goes on
         cfg.resume, typed = str(directory), []
-    if (going := resolved(cfg, directory, typed)) is None:
+    if (going := config_to_run(cfg, directory, typed)) is None:
         return
     processes = planned(going.accelerator)
 
@@ -158,11 +158,11 @@ def _job(cfg: DictConfig) -> None:
         from xraylab.sweeps.median_pruning import MedianPruning
 
         callbacks = [MedianPruning.of(cfg.sweep, cfg.monitor, directory)]
-    with process_group(processes, partial(for_another, going, directory, typed)):
+    with process_group(processes, partial(pickled_for_child, going, directory, typed)):
         train(going, directory, typed, processes, callbacks)
 
 
-def resolved(cfg: DictConfig, directory: Path, typed: list[str]) -> DictConfig | None:
+def config_to_run(cfg: DictConfig, directory: Path, typed: list[str]) -> DictConfig | None:
     """The configuration of the run to begin or to go on with; None if it is finished.
 
     Raises:
@@ -172,7 +172,7 @@ def resolved(cfg: DictConfig, directory: Path, typed: list[str]) -> DictConfig |
     from xraylab.run import run_of
 
     if cfg.resume == "auto":
-        return auto(cfg, directory)
+        return auto_resumed_config(cfg, directory)
     if cfg.resume:
         resumed = resumed_config(cfg.resume, typed, cfg.accelerator)
         if directory.resolve() != run_of(cfg.resume, begun=True).resolve():
@@ -182,8 +182,8 @@ def resolved(cfg: DictConfig, directory: Path, typed: list[str]) -> DictConfig |
     return cfg
 
 
-def for_another(cfg: DictConfig, directory: Path, typed: list[str], processes: Processes) -> bytes:
-    """What :func:`other` is called with in one of the processes of a run."""
+def pickled_for_child(cfg: DictConfig, directory: Path, typed: list[str], processes: Processes) -> bytes:
+    """The module and the arguments of :func:`run_child`, for one of the processes that the first starts."""
     from hydra.core.hydra_config import HydraConfig
 
     # without the launchers' types, which are others in the processes that they start
@@ -191,12 +191,12 @@ def for_another(cfg: DictConfig, directory: Path, typed: list[str], processes: P
     return pickle.dumps(("xraylab.train", (plain, cfg, directory, typed, processes)))
 
 
-def other(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], processes: Processes) -> None:
-    """One of the processes of a run that the first has started, to its end."""
+def run_child(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], processes: Processes) -> None:
+    """One process of a run, which the first has started by :mod:`xraylab.training.distributed.launch`, to its end."""
     from hydra.core.hydra_config import HydraConfig
 
     silence()
-    say_all()
+    escape_unprintable()
     from xraylab.training.distributed.launch import process_group
 
     HydraConfig.instance().cfg = hydra_cfg
@@ -204,12 +204,12 @@ def other(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], pr
         with process_group(processes):
             train(cfg, directory, typed, processes)
     except (UserError, Stopped, Lost) as error:
-        ended_by(error)
+        exit_with(error)
     except KeyboardInterrupt:
         sys.exit(1)  # the first process says it
 
 
-def auto(cfg: DictConfig, directory: Path) -> DictConfig | None:
+def auto_resumed_config(cfg: DictConfig, directory: Path) -> DictConfig | None:
     """The configuration to go on with in a directory of ``resume=auto``, or to begin with; None if that run is finished.
 
     Raises:

@@ -102,11 +102,11 @@ def test_a_stopped_run_goes_on_as_one_that_was_not(before):
     stopped, whole = before / "runs" / "stopped", before / "runs" / "whole"
     epochs = len(pd.read_csv(stopped / "history.csv")) + 2
     shutil.rmtree(before / "again", ignore_errors=True)
-    from xraylab.train import resolved, train
+    from xraylab.train import config_to_run, train
 
     words = [f"resume={stopped}", f"max_epochs={epochs}"]
     cfg = OmegaConf.create({"resume": str(stopped), "accelerator": {}})
-    train(resolved(cfg, stopped, words), stopped, words)
+    train(config_to_run(cfg, stopped, words), stopped, words)
     found, expected = (pd.read_csv(run / "history.csv").drop(columns=list(NEW)) for run in (stopped, whole))
     assert len(found) == epochs
     numbers = expected.select_dtypes("number").columns

@@ -33,7 +33,7 @@ from xraylab.sweeps.record import Journal, resumed_words
 from xraylab.sweeps.search_space import search_space
 from xraylab.system.command_line import word
 from xraylab.system.processes import SINGLE_PROCESS
-from xraylab.train import USAGE, for_another
+from xraylab.train import USAGE, pickled_for_child
 
 LOCAL = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 SPACE = ["optimizer.lr=tag(log,interval(1e-5,1e-1))", "batch_size=1,4"]
@@ -413,7 +413,7 @@ def test_jobs_run_through_launchers(drawn, launcher, monkeypatch):
             raise UserError(f"too much, in process {os.getpid()}")
         loader = DataLoader([1, 2], num_workers=1, multiprocessing_context=reading_context(1))
         assert [int(x) for x in loader] == [1, 2], "with readers of its own"
-        assert pickle.loads(for_another(cfg, directory, [], SINGLE_PROCESS))[1][2:] == (directory, [], SINGLE_PROCESS), (
+        assert pickle.loads(pickled_for_child(cfg, directory, [], SINGLE_PROCESS))[1][2:] == (directory, [], SINGLE_PROCESS), (
             "and processes"
         )
         return os.getpid()

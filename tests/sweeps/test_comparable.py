@@ -21,7 +21,7 @@ from xraylab.evaluation.objective import of_objective, said_of
 from xraylab.evaluation.predictions import Scoring
 from xraylab.models.losses.cross_entropy import CrossEntropy, TwoSoftmax, WeightedBCE
 from xraylab.models.losses.focal import Focal
-from xraylab.sweeps.comparable import deciding
+from xraylab.sweeps.comparable import deciding_keys
 from xraylab.sweeps.median_pruning import MedianPruning
 from xraylab.sweeps.record import Journal, SweepJob
 from xraylab.system.paths import conf_dir
@@ -85,10 +85,10 @@ def test_losses_are_alike_where_they_score_and_weigh_alike():
 
 def test_the_keys_that_jobs_differ_in_are_named():
     grid = [{"lr": lr, "loss.balance": b, "seed": s} for lr, b, s in itertools.product("12", ["none", "label"], "01")]
-    assert deciding(grid, [job["loss.balance"] for job in grid]) == ["loss.balance"]
-    assert deciding(grid, [job["loss.balance"] + job["seed"] for job in grid]) == ["lr", "loss.balance", "seed"]
-    assert deciding([{"seed": "0", "x": "1"}, {"seed": "1", "x": "1"}], [0, 1]) == ["seed"]
-    assert deciding([{"x": "1"}, {"x": "1"}], [0, 1]) == []
+    assert deciding_keys(grid, [job["loss.balance"] for job in grid]) == ["loss.balance"]
+    assert deciding_keys(grid, [job["loss.balance"] + job["seed"] for job in grid]) == ["lr", "loss.balance", "seed"]
+    assert deciding_keys([{"seed": "0", "x": "1"}, {"seed": "1", "x": "1"}], [0, 1]) == ["seed"]
+    assert deciding_keys([{"x": "1"}, {"x": "1"}], [0, 1]) == []
 
 
 def journal(folder, objective, balances, scores, of=None):

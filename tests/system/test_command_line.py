@@ -22,7 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from xraylab.config.launch import say_all
+from xraylab.config.launch import escape_unprintable
 from xraylab.errors import UserError
 from xraylab.reporting.run_report import write_report
 from xraylab.system.command_line import checked, command_line, shown, value_of, word
@@ -299,7 +299,7 @@ def test_a_terminal_without_all_characters_loses_no_line_and_the_log_is_utf8(her
     try:
         for handler in (file, screen):
             log.addHandler(handler)
-        say_all()
+        escape_unprintable()
         for line in ("first", "josé … ß", "last"):
             log.warning(line)
         terminal.flush()

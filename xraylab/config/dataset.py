@@ -36,8 +36,8 @@ def settings_beside(cfg: DictConfig, *own: str) -> Settings:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A configuration with what its data brings, and the data.
+class ResolvedConfig:
+    """A configuration, completed by what its data brings, and that data.
 
     Attributes:
         config: finished; nothing behind it needs the words that were typed.
@@ -55,7 +55,7 @@ class Found:
         return self.reader.embedded(self.sample) if self.path is None else self.path
 
 
-def resolved(cfg: DictConfig, typed: Sequence[str] = (), fresh: bool = True) -> Found:
+def resolved(cfg: DictConfig, typed: Sequence[str] = (), fresh: bool = True) -> ResolvedConfig:
     """A composed configuration, finished: what its data needs, and what the embedded sample brings, replaces what was not typed.
 
     Args:
@@ -68,23 +68,22 @@ def resolved(cfg: DictConfig, typed: Sequence[str] = (), fresh: bool = True) -> 
     """
     cfg = copy.deepcopy(cfg)
     OmegaConf.set_struct(cfg, False)
-    return Found(cfg, *_found(cfg, typed, fresh))
-
-
-def _found(cfg: DictConfig, typed: Sequence[str], fresh: bool) -> tuple[DatasetReader, Path | None, dict[str, Any]]:
-    embedded = plain(cfg.dataset.get("embedded") or {})
     reader = reader_of(cfg)
     path = reader.find()
-    if not fresh:
-        return reader, path, {}
+    sample = _set_from_data(cfg, reader, path, typed) if fresh else {}
+    return ResolvedConfig(cfg, reader, path, sample)
+
+
+def _set_from_data(cfg: DictConfig, reader: DatasetReader, path: Path | None, typed: Sequence[str]) -> dict[str, Any]:
+    """Set the keys that the data brings and that were not typed; returns the embedded sample's options where that is used."""
+    embedded = plain(cfg.dataset.get("embedded") or {})
     given = {key: value for t in typed for key, _, value in [t.lstrip("+~").partition("=")]}
     needed = _replace(cfg, reader.settings, given)
     if needed:
         log.info("%s needs, and was given: %s", reader.published_name, ", ".join(needed))
     if path is not None:
-        return reader, path, {}
+        return {}
     changed = _replace(cfg, embedded.get("settings", {}), given)
-    sample = reader.sample | {k: v for k, v in embedded.get("sample", {}).items() if f"dataset.sample.{k}" not in given}
     asked = reader.root is not None
     why = "as asked" if asked else f"no {reader.published_name} in dataset.root, ${ENVIRONMENT} or ./data"
     log.warning(
@@ -92,7 +91,7 @@ def _found(cfg: DictConfig, typed: Sequence[str], fresh: bool) -> tuple[DatasetR
         "The data: %s\nThe sample's own settings, unless typed: %s\n%s",
         "=" * 100, why, reader.register, ", ".join(changed) or "none", "=" * 100,
     )  # fmt: skip
-    return reader, None, sample
+    return reader.sample | {k: v for k, v in embedded.get("sample", {}).items() if f"dataset.sample.{k}" not in given}
 
 
 def read(reader: DatasetReader, path: Path) -> StudyTable:

@@ -49,28 +49,28 @@ def launch(
     if {"-h", "--help"} & set(sys.argv[1:]):
         _show(help_text(config, usage))
         return
-    sys.argv[1:] = _arranged(sys.argv[1:])
+    sys.argv[1:] = _flags_first(sys.argv[1:])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # exceptions reach us instead of Hydra's own report
-    say_all()
+    escape_unprintable()
     OmegaConf.register_new_resolver("run_dir", _run_dir, replace=True)
     try:
         sys.argv[1:] = checked(sys.argv[1:], choices())
         require_recordable(os.getcwd())
-        _one_of_many(config)
+        _check_processes(config)
     except UserError as error:
-        ended_by(error)
-    ended: list[Exception] = []
+        exit_with(error)
+    errors: list[Exception] = []
 
     def guarded(cfg: DictConfig) -> None:
-        say_all()  # in whatever process
+        escape_unprintable()  # in whatever process
         try:
-            job(settled(cfg))
+            job(normalised(cfg))
         except (UserError, Stopped, Lost, Pruned) as error:
             if HydraConfig.get().mode is not RunMode.RUN:
                 if not isinstance(error, Stopped):  # the sweep says how to go on
                     print(error if isinstance(error, Pruned) else f"error: {error}", file=sys.stderr)
                 raise  # to the sweeper, from whatever process
-            ended.append(error)
+            errors.append(error)
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
         except Exception:
             if HydraConfig.get().mode is not RunMode.RUN:
@@ -81,10 +81,10 @@ def launch(
         sys.argv[1:] = sys.argv[1:] if rewrite is None else rewrite(sys.argv[1:])
         with raise_on_signals() if config == "config" else contextlib.nullcontext():
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config)(guarded)()
-        if ended:
-            raise ended[0]
+        if errors:
+            raise errors[0]
     except (UserError, Stopped, Lost) as error:
-        ended_by(error)
+        exit_with(error)
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if (said := _users_mistake(error, config)) is None:
             raise
@@ -95,10 +95,10 @@ def launch(
         if not isinstance(error, SignalReceived):
             _exit("interrupted before there was anything to keep", 1)
         words = f"{error}: stopped before there was anything to keep; the same command begins it again."
-        ended_by(Stopped("" if launched().rank else words))
+        exit_with(Stopped("" if launched().rank else words))
 
 
-def _arranged(words: list[str]) -> list[str]:
+def _flags_first(words: list[str]) -> list[str]:
     """The words of a command line as Hydra takes them: flags first, for argparse wants overrides in one piece."""
     flags = [a for a in words if re.match(r"(-m|--multirun|--[\w-]+=.*)$", a)]
     # Hydra takes a bare brace for the beginning of a mapping
@@ -127,8 +127,8 @@ def _users_mistake(error: Exception, config: str) -> str | None:
     return None
 
 
-def say_all() -> None:
-    """Let a terminal that has not all characters show the others by their numbers, or lines are lost; a log has all of them."""
+def escape_unprintable() -> None:
+    """Let streams write characters that they cannot encode as escapes, or lines are lost; log files are UTF-8 and have all."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -137,8 +137,8 @@ def say_all() -> None:
             handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-def settled(cfg: DictConfig) -> DictConfig:
-    """A composed configuration of any command, ``~`` at the beginning of a path written out.
+def normalised(cfg: DictConfig) -> DictConfig:
+    """A composed configuration of any command, with ``~`` at the beginning of paths written out.
 
     Raises:
         UserError: None where null is meant, a change of the working directory, or a folder that cannot be recorded.
@@ -156,15 +156,15 @@ def settled(cfg: DictConfig) -> DictConfig:
         )
     if here.mode is RunMode.RUN:
         require_recordable(here.runtime.output_dir)
-    home = _at_home(values)
+    home = _expand_home(values)
     return cfg if home == values else OmegaConf.create(home, flags=cfg._metadata.flags)
 
 
-def _at_home(node: Any) -> Any:
+def _expand_home(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key: _at_home(value) for key, value in node.items()}
+        return {key: _expand_home(value) for key, value in node.items()}
     if isinstance(node, list):
-        return [_at_home(value) for value in node]
+        return [_expand_home(value) for value in node]
     return os.path.expanduser(node) if isinstance(node, str) and node.startswith("~/") else node
 
 
@@ -207,7 +207,7 @@ def _remove_if_empty(directory: Path) -> None:
             folder.rmdir()
 
 
-def _one_of_many(config: str) -> None:
+def _check_processes(config: str) -> None:
     """Refuse commands that are one process; give the others of a training a place for what Hydra writes of them.
 
     Raises:
@@ -226,8 +226,8 @@ def _one_of_many(config: str) -> None:
         sys.argv.append(word("hydra.run.dir", folder))  # the first's is that of the run
 
 
-def ended_by(error: UserError | Stopped | Lost) -> NoReturn:
-    """Say it, unless another process has, and exit with its code."""
+def exit_with(error: UserError | Stopped | Lost) -> NoReturn:
+    """Print an error, unless another process has, and exit with its code."""
     # from a reading process it comes with that process's traceback before it
     text = str(error).rsplit("xraylab.errors.UserError: ", 1)[-1].rstrip()
     if text:

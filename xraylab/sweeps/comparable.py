@@ -20,7 +20,7 @@ UNMEASURED = ("accelerator", "accumulate", "augmentation", "backbone", "batch_si
               "save_top_k", "save_train_predictions", "scheduler", "upload")  # fmt: skip
 
 
-def over(
+def incomparable_over(
     space: Mapping[str, Dimension], objectives: Sequence[str], compose: Callable[[list[str]], DictConfig], method: str
 ) -> list[str]:  # fmt: skip
     """Why objectives are not comparable over the keys of a sweep, in sentences without a full stop, before its first job.
@@ -37,12 +37,12 @@ def over(
     from omegaconf import open_dict
 
     from xraylab.config.dataset import resolved
-    from xraylab.config.launch import settled
-    from xraylab.sweeps.search_space import around
+    from xraylab.config.launch import normalised
+    from xraylab.sweeps.search_space import one_at_a_time
     from xraylab.training.experiment import to_be_measured
 
     said = []
-    for key, points in around(space).items():
+    for key, points in one_at_a_time(space).items():
         found = []
         for words in points if key.split(".")[0].lstrip("+") not in UNMEASURED else ():
             try:
@@ -50,7 +50,7 @@ def over(
                 typed = list(config.hydra.overrides.task)
                 with open_dict(config):
                     del config["hydra"]
-                config = settled(config) if HydraConfig.initialized() else config
+                config = normalised(config) if HydraConfig.initialized() else config
                 record = {"measured": to_be_measured(resolved(config, typed))}
             except UserError:
                 continue  # the job says it
@@ -66,7 +66,7 @@ def over(
     return said
 
 
-def deciding(jobs: Sequence[Mapping[str, str]], groups: Sequence[Any]) -> list[str]:
+def deciding_keys(jobs: Sequence[Mapping[str, str]], groups: Sequence[Any]) -> list[str]:
     """The keys by which jobs differ in what they are measured on: each alone tells it, where one does; else all that vary.
 
     Args:

@@ -15,7 +15,7 @@ from xraylab.config.settings import mode_of
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.objective import of_objective, reason
 from xraylab.run import Run, how_it_went, read_record
-from xraylab.sweeps.comparable import deciding
+from xraylab.sweeps.comparable import deciding_keys
 from xraylab.system.command_line import alone, command_line, flags, value_of, word
 from xraylab.system.files import write_json
 
@@ -90,7 +90,7 @@ class Journal:
         else:
             job.state = "stopped"
 
-    def alike(self) -> list[list[SweepJob]]:
+    def comparable_parts(self) -> list[list[SweepJob]]:
         """The jobs that have every objective, by what these are measured on: only within such a part they can be compared."""
         parts: dict[tuple[str | None, ...], list[SweepJob]] = {}
         for job in self.jobs:
@@ -100,11 +100,11 @@ class Journal:
 
     def incomparable(self) -> str | None:
         """Why the objective chooses no job, in a sentence without a full stop; None where it can."""
-        parts = self.alike()
+        parts = self.comparable_parts()
         if len(parts) < 2:
             return None
         of = [(dict(word.partition("=")[::2] for word in job.overrides), k) for k, part in enumerate(parts) for job in part]
-        keys = deciding([words for words, _ in of], [k for _, k in of])
+        keys = deciding_keys([words for words, _ in of], [k for _, k in of])
         one, other = ([*part[0].measured, *[None] * len(self.objectives)] for part in parts[:2])
         which = next(k for k in range(len(self.objectives)) if one[k] != other[k] or one[k] is None)
         differ = f"jobs differ in {listed(keys)}, so " if keys else "as "
@@ -112,7 +112,7 @@ class Journal:
 
     def best(self) -> list[SweepJob]:
         """The best job; of several objectives, all that no other beats in each. None where jobs cannot be compared."""
-        parts = self.alike()
+        parts = self.comparable_parts()
         return self._best(parts[0]) if len(parts) == 1 else []
 
     def _best(self, known: Sequence[SweepJob]) -> list[SweepJob]:
@@ -137,7 +137,7 @@ class Journal:
     def closing(self) -> str:
         """What to say at the end: the best by the objective, with its command; and what did not come to an end."""
         lines = []
-        parts = self.alike()
+        parts = self.comparable_parts()
         on_test = " (chosen on test: its results there are too good)" * any(o.startswith("test/") for o in self.objectives)
         if (why := self.incomparable()) is not None:
             lines.append(f"no job is the best of all: {why}. Choose by another objective, of the same studies: sweep.objective=…")

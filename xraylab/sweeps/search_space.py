@@ -112,8 +112,8 @@ def corners(space: Mapping[str, Dimension]) -> list[list[str]]:
     return [words_of(space, {key: values[k] for key, values in ends.items()}) for k in (0, 1)]
 
 
-def around(space: Mapping[str, Dimension]) -> dict[str, list[list[str]]]:
-    """Of each key that varies, the overrides of a point for each of its values, or ends, all others being at their first."""
+def one_at_a_time(space: Mapping[str, Dimension]) -> dict[str, list[list[str]]]:
+    """For each key that varies, a point for each value (or end of an interval), as overrides; other keys are at their first."""
     ends = {key: d.texts if isinstance(d, Choice) else (d.low, d.high) for key, d in varied(space).items()}
     first: dict[str, Any] = {key: values[0] for key, values in ends.items()}
     return {key: [words_of(space, {**first, key: value}) for value in values] for key, values in ends.items()}

@@ -168,7 +168,7 @@ class JobSweeper(Sweeper):
         Raises:
             UserError: it is there.
         """
-        with _aside():
+        with _checking_ahead():
             if (error := self._mistake(jobs[0], at_once)) and str(error) == str(self._mistake(jobs[-1], at_once)):
                 raise error
 
@@ -180,7 +180,7 @@ class JobSweeper(Sweeper):
         Raises:
             UserError: it is not measured alike, and ``tpe`` would follow it.
         """
-        from xraylab.sweeps.comparable import over
+        from xraylab.sweeps.comparable import incomparable_over
 
         if str(self.config.hydra.launcher._target_).endswith(("SlurmLauncher", "RayLauncher", "RayAWSLauncher")):
             return
@@ -190,8 +190,8 @@ class JobSweeper(Sweeper):
             HydraConfig.instance().set_config(config)
             return config
 
-        with _aside():
-            found = over(space, objectives, compose, method)
+        with _checking_ahead():
+            found = incomparable_over(space, objectives, compose, method)
         for why in found:
             log.warning("%s. No job will be the best of all.", why)
 
@@ -208,7 +208,7 @@ class JobSweeper(Sweeper):
 
     def _check_job(self, words: list[str], at_once: int) -> None:
         from xraylab.config.dataset import reader_of, resolved
-        from xraylab.config.launch import settled
+        from xraylab.config.launch import normalised
         from xraylab.config.settings import check_config
 
         config = self.hydra_context.config_loader.load_sweep_config(self.config, words)
@@ -216,7 +216,7 @@ class JobSweeper(Sweeper):
         typed = list(config.hydra.overrides.task)
         with open_dict(config):
             del config["hydra"]
-        config = settled(config)
+        config = normalised(config)
         check_config(config)
         processes = planned(config.accelerator, sweep=True)
         if config.sweep.prune and processes.world > 1:
@@ -317,7 +317,7 @@ class JobSweeper(Sweeper):
 
 
 @contextlib.contextmanager
-def _aside() -> Iterator[None]:
+def _checking_ahead() -> Iterator[None]:
     """Compose and check jobs ahead, quietly, for each says the rest itself; Hydra's configuration is what it was afterwards."""
     hydra, handlers = HydraConfig.instance(), logging.root.handlers
     composed = hydra.cfg

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from xraylab.config.settings import mode_of, sweep_of
 from xraylab.errors import UserError
 from xraylab.evaluation.objective import objectives_of
-from xraylab.sweeps.comparable import over
+from xraylab.sweeps.comparable import incomparable_over
 from xraylab.sweeps.search_space import corners, grid, search_space, varied, wandb_parameters, words_of
 from xraylab.system.paths import conf_dir
 
@@ -48,7 +48,7 @@ def sweep_file(words: list[str]) -> dict[str, Any]:
     if rules.method == "tpe":
         logging.disable(logging.WARNING)  # of the data, which is looked into
         try:
-            over(space, objectives, lambda words: loader.load_sweep_config(config, words), rules.method)
+            incomparable_over(space, objectives, lambda words: loader.load_sweep_config(config, words), rules.method)
         finally:
             logging.disable(logging.NOTSET)
     fixed = {key: d for key, d in space.items() if key not in varied(space)}

@@ -45,7 +45,7 @@ def keep_from(trainer: pl.Trainer) -> pl.Trainer:
 
 
 @contextmanager
-def ended() -> Iterator[None]:
+def ignore_signals() -> Iterator[None]:
     """Those signals change nothing: it is ending already. torchrun sends one to all when a process is lost."""
     with _handled(lambda number, frame: None):
         yield

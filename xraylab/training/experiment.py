@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.config.dataset import Found, read
+from xraylab.config.dataset import ResolvedConfig, read
 from xraylab.config.instantiate import build, plain
 from xraylab.config.settings import Settings, check_config, sweep_of
 from xraylab.data.augmentation import Augmentation
@@ -65,18 +65,18 @@ class Experiment:
         return measured(self.table, self.module.loss, Scoring(**counts_as.model_dump()), self.settings.unit)
 
     @classmethod
-    def from_config(cls, found: Found, fresh: bool = True, processes: Processes = SINGLE_PROCESS) -> Experiment:
+    def from_config(cls, resolved: ResolvedConfig, fresh: bool = True, processes: Processes = SINGLE_PROCESS) -> Experiment:
         """Check the whole configuration, then build the model, then read the data.
 
         Args:
-            found: the configuration with what its data brings, see :func:`xraylab.config.dataset.resolved`.
+            resolved: the configuration with what its data brings, see :func:`xraylab.config.dataset.resolved`.
             fresh: a new run; else the configuration is that of an earlier one, whose checkpoint brings the weights.
             processes: among which training is shared out.
 
         Raises:
             UserError: something in the configuration or the data is wrong.
         """
-        cfg = found.config
+        cfg = resolved.config
         settings = check_config(cfg)
         accelerator, precision = hardware(plain(cfg.accelerator), settings.precision, processes)
         static_shapes = bool(accelerator.pop("static_shapes", False))
@@ -88,23 +88,23 @@ class Experiment:
         options = {**device_options(accelerator, precision), **trainer_options(processes)}
         parts = Components.of(cfg, settings, fresh, accelerator, options)
         objectives = objectives_of(sweep_of(plain(cfg.sweep)), settings.monitor) if cfg.get("sweep") else []
-        table, digest, packed = _data(found, settings, parts, fresh)
+        table, digest, packed = _data(resolved, settings, parts, fresh)
         require_fit(table, parts, settings, processes.world, objectives)
         _fit_loss_to(parts.loss, table, settings, digest)
         data = _datamodule(table, parts, settings, packed, processes, static_shapes)
-        module = _module(table, parts, settings, data, digest, getattr(found.reader, "bits", None))
+        module = _module(table, parts, settings, data, digest, getattr(resolved.reader, "bits", None))
         if processes.world > 1:
             announce_batch_norm(module.net, settings.batch_size, processes.world)
         config = OmegaConf.create(plain(cfg))
         return cls(config, settings, table, digest, data, module, parts.callbacks, accelerator, precision, processes)
 
 
-def _data(found: Found, settings: Settings, parts: Components, fresh: bool) -> tuple[StudyTable, str, bool]:
+def _data(resolved: ResolvedConfig, settings: Settings, parts: Components, fresh: bool) -> tuple[StudyTable, str, bool]:
     """The study table with its splits, their digest, and whether its images are packed; what is read first is checked first."""
-    reader, loss = found.reader, parts.loss
-    path = found.data()
+    reader, loss = resolved.reader, parts.loss
+    path = resolved.data()
     log.info("reading %s", path)
-    found.config.dataset.root = reader.root if is_url(reader.root) else str(path.absolute())
+    resolved.config.dataset.root = reader.root if is_url(reader.root) else str(path.absolute())
     table = split_table(reader, path, settings, loss.held_back)
     if loss.held_back:
         held = table.label_values(table.part(HELD_BACK).index)
@@ -176,14 +176,14 @@ def fit_loss(loss: Loss, table: StudyTable, settings: Settings) -> tuple[StudyTa
     return units, rows, counted
 
 
-def to_be_measured(found: Found) -> dict[str, Any]:
+def to_be_measured(resolved: ResolvedConfig) -> dict[str, Any]:
     """What the run of a configuration would be judged on, see :mod:`xraylab.evaluation.objective`; nothing but its table is read.
 
     Raises:
         UserError: something in the configuration or the data is wrong.
     """
-    settings, loss = check_config(found.config), build(found.config.loss, "loss")
-    table = split_table(found.reader, found.data(), settings, loss.held_back)
+    settings, loss = check_config(resolved.config), build(resolved.config.loss, "loss")
+    table = split_table(resolved.reader, resolved.data(), settings, loss.held_back)
     fit_loss(loss, table, settings)
     return measured(table, loss, Scoring(**settings.evaluate.model_dump()), settings.unit)
 

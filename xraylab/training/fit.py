@@ -1,4 +1,4 @@
-"""A experiment trained and judged: its callbacks, its Trainer, its predictions, its evaluation."""
+"""An experiment trained: its callbacks, its Trainer, its fit."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ def fit(
     if profiler is not None:
         log.info("where the time went: %s", directory / "profile")
     if not stop.stopped:
-        _say_early(trainer)
+        _log_early_stop(trainer)
     return stop.stopped
 
 
-def _say_early(trainer: pl.Trainer) -> None:
-    """Why training ended before its last epoch, if it did."""
+def _log_early_stop(trainer: pl.Trainer) -> None:
+    """Log why training ended before its last epoch, if it did."""
     for early in trainer.early_stopping_callbacks:
         if early.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
             log.warning("stopped early: %s is not a finite number in epoch %d", early.monitor, trainer.current_epoch)
@@ -115,7 +115,7 @@ def make_trainer(experiment: Experiment, plugins: Sequence[Any] = (), **options:
     return keep_from(trainer)
 
 
-def quiet() -> None:
+def silence_lightning() -> None:
     """Keep Lightning's remarks that do not concern the user out of the output."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for reason in (

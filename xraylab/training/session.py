@@ -39,7 +39,7 @@ from xraylab.training.devices import memory_in_words
 from xraylab.training.distributed.collectives import agree, gather, in_turn, is_lost
 from xraylab.training.distributed.launch import lost_words
 from xraylab.training.experiment import Experiment
-from xraylab.training.fit import fit, quiet
+from xraylab.training.fit import fit, silence_lightning
 from xraylab.training.loggers.setup import introduce, make_loggers
 from xraylab.training.loggers.wandb import finish
 from xraylab.training.xla import log_compiled, on_tpu
@@ -115,16 +115,16 @@ class Session:
             UserError, Stopped: as of :func:`xraylab.train.train`.
         """
         loggers, experiment = in_turn(
-            lambda: (make_loggers(self.config, self.directory), self._checked()), self.processes.local_rank
+            lambda: (make_loggers(self.config, self.directory), self._checked_experiment()), self.processes.local_rank
         )
         agree("data", {"studies and splits": experiment.digest})
         if self.processes.rank == 0:
-            self.record = _describe(experiment, self.directory, self.typed)
+            self.record = _write_record(experiment, self.directory, self.typed)
             introduce(loggers, experiment, self.directory, self.checkpoint)
             self.loggers = loggers
         return experiment
 
-    def _checked(self) -> Experiment:
+    def _checked_experiment(self) -> Experiment:
         fresh = self.checkpoint is None
         experiment = Experiment.from_config(resolved(self.config, self.typed, fresh), fresh, self.processes)
         if experiment.settings.readers is not None:  # before hours of training
@@ -155,22 +155,22 @@ class Session:
         if self.stopped in END_SIGNALS:  # there may be no time to evaluate
             raise Stopped(f"{signal.Signals(self.stopped).name}: stopped before the end; everything is saved. {self.go_on}")
 
-    def keep(self, evaluation: Mapping[str, Any], experiment: Experiment) -> None:
-        """Write the evaluation and how long it took."""
+    def write_evaluation(self, evaluation: Mapping[str, Any], experiment: Experiment) -> None:
+        """Write ``evaluation.json``, and into ``environment.json`` how long the run took."""
         write_json(Run(self.directory).evaluation_file, evaluation)
         if on_tpu(experiment.accelerator):
             log_compiled()
         self.record["seconds"] = round(time.monotonic() - self.started, 1)
         write_json(Run(self.directory).environment_file, self.record)
 
-    def finish(self) -> None:
-        """Record that nothing is missing."""
+    def mark_finished(self) -> None:
+        """Record in ``environment.json`` that nothing is missing, unless the run was stopped."""
         self.record["finished"] = not self.stopped
         write_json(Run(self.directory).environment_file, self.record)
 
     @contextmanager
-    def logged(self) -> Iterator[None]:
-        """Around all that a run does once it is described: it is recorded where it was given up, and loggers end with it."""
+    def closing(self) -> Iterator[None]:
+        """Close the loggers at the end of what is done inside, and record a run that was given up."""
         try:
             yield
         except Pruned as pruned:
@@ -201,14 +201,14 @@ def session(
             "save_train_predictions=true), and name its run: loss.first=<run>."
         )
     if outer is not None:
-        with _held(cfg, directory, typed, processes, outer.upload) as held:
+        with _hold(cfg, directory, typed, processes, outer.upload) as held:
             yield held
         return
     mine = cfg.get("upload") and processes.rank == 0
     upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if mine else None
     logging.raiseExceptions = False  # a full disk stops the run by its own words, not by those of its log
     try:
-        with raise_on_signals(), _held(cfg, directory, typed, processes, upload) as held:
+        with raise_on_signals(), _hold(cfg, directory, typed, processes, upload) as held:
             yield held
     finally:
         if upload:
@@ -216,10 +216,10 @@ def session(
 
 
 @contextmanager
-def _held(
+def _hold(
     cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes, upload: RunUpload | None
 ) -> Iterator[Session]:  # fmt: skip
-    quiet()
+    silence_lightning()
     first = processes.rank == 0
     go_on = f"Go on with:\n  {command_line('train', [word('resume', directory)], processes.again)}"
     with claimed(directory) if first else nullcontext():
@@ -280,7 +280,7 @@ def _begin(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> list[str]:
     return [*read_begun(directory)["typed"], *typed]
 
 
-def _describe(experiment: Experiment, directory: Path, typed: Sequence[str]) -> dict[str, Any]:
+def _write_record(experiment: Experiment, directory: Path, typed: Sequence[str]) -> dict[str, Any]:
     """Write what a run is, before it is trained; the content of ``environment.json``."""
     write_text(Run(directory).config_file, f"# data: {experiment.table.data}\n{OmegaConf.to_yaml(experiment.config)}")
     before = Run(directory).environment_file
@@ -296,7 +296,7 @@ def _describe(experiment: Experiment, directory: Path, typed: Sequence[str]) -> 
         "finished": False,
     }
     write_json(before, record)
-    _summarise(experiment, directory)
+    _write_summary(experiment, directory)
     return record
 
 
@@ -337,7 +337,7 @@ def _whole(broken: Path) -> list[tuple[Path, str]]:
     return [(path, what) for _, path, what in sorted(found, reverse=True)]
 
 
-def _summarise(experiment: Experiment, directory: Path) -> None:
+def _write_summary(experiment: Experiment, directory: Path) -> None:
     """``model_summary.txt``, and its last word in the log."""
     module = experiment.module
     total = sum(p.numel() for p in module.parameters())

@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.system.processes import Processes, cores
-from xraylab.system.signals import ended
+from xraylab.system.signals import ignore_signals
 from xraylab.training.distributed.collectives import PATIENT, Groups, abort_nccl, is_lost
 
 log = logging.getLogger(__name__)
@@ -47,12 +47,12 @@ def _store_of_others(processes: Processes) -> tuple[Any, bool]:
     return store, False
 
 
-def _part(children: list[subprocess.Popen[bytes]]) -> None:
-    with ended():
+def _leave_group(children: list[subprocess.Popen[bytes]]) -> None:
+    with ignore_signals():
         with suppress(Exception):  # where others are gone
             dist.destroy_process_group()
         Groups.patient = None
-        _end(children)
+        _end_children(children)
 
 
 @contextmanager
@@ -83,8 +83,8 @@ def process_group(processes: Processes, start: Callable[[Processes], bytes] | No
     try:
         if start is not None:
             store = dist.TCPStore(processes.address, 0, is_master=True, timeout=JOIN, wait_for_workers=False)
-            children = _start(processes, store.port, start)
-            _await(children, store)
+            children = _start_children(processes, store.port, start)
+            _await_children(children, store)
         else:
             store, hosting = _store_of_others(processes)
         try:
@@ -95,10 +95,10 @@ def process_group(processes: Processes, start: Callable[[Processes], bytes] | No
             )  # fmt: skip
             Groups.patient = dist.new_group(backend="gloo", timeout=PATIENT)
         except (RuntimeError, ValueError) as error:
-            raise Lost(f"{processes.name} on {socket.gethostname()}: the others did not come: {_line(error)}") from error
+            raise Lost(f"{processes.name} on {socket.gethostname()}: the others did not come: {_brief(error)}") from error
         yield
     except Exception as error:
-        with ended():
+        with ignore_signals():
             outcome = outcome_of(processes, error)
             abort_nccl()
             with suppress(Exception):
@@ -108,7 +108,7 @@ def process_group(processes: Processes, start: Callable[[Processes], bytes] | No
             raise
         raise outcome from error
     finally:
-        _part(children)
+        _leave_group(children)
         _store = None
         torch.set_num_threads(threads)  # Lightning shares them out, also for later jobs of a sweep
         if not named:
@@ -117,11 +117,11 @@ def process_group(processes: Processes, start: Callable[[Processes], bytes] | No
 
 def lost_words(processes: Processes, error: BaseException) -> str:
     """What is said where another process does not answer."""
-    return f"{processes.name}, on {socket.gethostname()}: another process of this run ended or does not answer ({_line(error)})."
+    return f"{processes.name}, on {socket.gethostname()}: another process of this run ended or does not answer ({_brief(error)})."
 
 
-def _line(error: BaseException) -> str:
-    """The first sentence, without the place in torch's source."""
+def _brief(error: BaseException) -> str:
+    """The first sentence of an error, without the place in torch's source."""
     text = (str(error).splitlines() or [""])[0].partition(". ")[0]
     return re.sub(r"^\[\S+:\d+\] ", "", text)[:160].rstrip(".")
 
@@ -135,7 +135,7 @@ def outcome_of(processes: Processes, error: Exception) -> Exception:
     with suppress(Exception):
         mistake = isinstance(error, UserError)
         where = f"{processes.name}, on {socket.gethostname()}, failed"
-        text = str(error) if mistake else f"{where}: {type(error).__name__}: {_line(error)}. Its output has the whole of it."
+        text = str(error) if mistake else f"{where}: {type(error).__name__}: {_brief(error)}. Its output has the whole of it."
         _store.compare_set("reason", "", json.dumps([mistake, text]))  # unless another was first
     return error
 
@@ -164,7 +164,7 @@ def tell_others(processes: Processes, error: Exception, hosting: bool) -> None:
         _store.add("heard", 1)
 
 
-def _start(processes: Processes, port: int, start: Callable[[Processes], bytes]) -> list[subprocess.Popen[bytes]]:
+def _start_children(processes: Processes, port: int, start: Callable[[Processes], bytes]) -> list[subprocess.Popen[bytes]]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
@@ -183,7 +183,7 @@ def _start(processes: Processes, port: int, start: Callable[[Processes], bytes])
     return children
 
 
-def _await(children: list[subprocess.Popen[bytes]], store: Any) -> None:
+def _await_children(children: list[subprocess.Popen[bytes]], store: Any) -> None:
     deadline = time.monotonic() + JOIN.total_seconds()
     while not store.check([f"here/{number}" for number in range(1, len(children) + 1)]):
         for number, child in enumerate(children, 1):
@@ -194,7 +194,7 @@ def _await(children: list[subprocess.Popen[bytes]], store: Any) -> None:
         time.sleep(0.05)
 
 
-def _end(children: list[subprocess.Popen[bytes]]) -> None:
+def _end_children(children: list[subprocess.Popen[bytes]]) -> None:
     deadline = time.monotonic() + GRACE + 5
     for child in children:
         try:
@@ -207,7 +207,7 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
 def main() -> None:
     """One of the processes that the first starts: what to do comes by standard input."""
     module, arguments = pickle.loads(sys.stdin.buffer.read())
-    importlib.import_module(module).other(*arguments)
+    importlib.import_module(module).run_child(*arguments)
 
 
 if __name__ == "__main__":

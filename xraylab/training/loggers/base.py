@@ -17,7 +17,7 @@ class Unfailing(Logger):
     """Turns a logger of Lightning off on its first failure, with one warning. The first of a class's bases."""
 
     called = "the logger"
-    _broken = _said = False
+    _broken = _warned = False
 
     @property
     def experiment(self) -> Any:
@@ -38,8 +38,8 @@ class Unfailing(Logger):
             call()
         except Exception as error:  # whatever a dashboard raises, training goes on
             self._broken = True
-            if not self._said:  # by what was called inside, or before the end
-                self._said = True
+            if not self._warned:  # by what was called inside, or before the end
+                self._warned = True
                 reason = f"{self.called} is off for the rest of this run: {in_a_line(error)}"
                 log.warning("%s. Training goes on; history.csv is complete.", reason)
 

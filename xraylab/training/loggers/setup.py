@@ -42,4 +42,4 @@ def introduce(loggers: Sequence[Logger], experiment: Experiment, directory: Path
                 directory, "train", group_of(directory), tags_of(experiment.table.data, experiment.table.name, backbone)
             )
         elif isinstance(logger, TensorBoard):  # a run killed before its first checkpoint begins again in place
-            logger.go_on_from(int(read_checkpoint(checkpoint)["global_step"]) if checkpoint else 0)
+            logger.resume_after(int(read_checkpoint(checkpoint)["global_step"]) if checkpoint else 0)

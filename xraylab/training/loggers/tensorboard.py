@@ -12,6 +12,6 @@ class TensorBoard(Unfailing, TensorBoardLogger):
 
     called = "TensorBoard"
 
-    def go_on_from(self, step: int) -> None:
+    def resume_after(self, step: int) -> None:
         """Hide what an earlier session wrote behind optimiser step ``step``, of the checkpoint. Before anything is logged."""
         self._kwargs["purge_step"] = step + 1  # the first that is hidden
