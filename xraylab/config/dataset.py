@@ -1,4 +1,4 @@
-"""From nodes of a configuration to objects, and where the data is: what every command needs, without importing torch."""
+"""The configuration completed by its data: the reader, the place of the data, and the keys that these bring. Without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes of the configuration made objects."""
+"""Objects made from nodes of the configuration."""
 
 from __future__ import annotations
 

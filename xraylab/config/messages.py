@@ -1,4 +1,4 @@
-"""Hydra's errors in words."""
+"""Hydra's errors as messages to the user."""
 
 from __future__ import annotations
 

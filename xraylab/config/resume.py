@@ -1,4 +1,4 @@
-"""What may change in a run that goes on."""
+"""The configuration of a run that goes on: which run that is, and what may change."""
 
 from __future__ import annotations
 

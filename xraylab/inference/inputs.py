@@ -54,7 +54,7 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True)
 class Files:
-    """Studies as files.
+    """Studies that an input names, as files.
 
     Attributes:
         frame: one row a study: ``id``, ``patient`` and ``group`` (blank where not known), ``images`` (absolute paths) and

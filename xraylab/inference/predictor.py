@@ -43,7 +43,7 @@ BATCH = 8  # studies in a batch, where the run does not say
 
 @dataclass(frozen=True)
 class Options:
-    """How to predict.
+    """Options of a prediction.
 
     Attributes:
         checkpoint: ``best``, ``last`` or a file.
@@ -65,7 +65,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What came of it.
+    """Predictions, and the files that could not be read.
 
     Attributes:
         table: a prediction table, in the order of the input; it has truths only where those of the run's own data are known.

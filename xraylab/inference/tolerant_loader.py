@@ -32,7 +32,7 @@ LOG_SECONDS = 10.0
 
 
 class View(NamedTuple):
-    """An image that was read."""
+    """An image that was read, by its study and place."""
 
     row: int  # of its study
     image: str

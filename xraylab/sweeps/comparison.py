@@ -1,4 +1,4 @@
-"""What happens at the end of a sweep."""
+"""The comparison of a sweep's jobs and ensembles, which Hydra asks for after each job and at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union", "sta
 
 
 class Comparison(Callback):
-    """Hydra's hook after a job, whether it failed or not, so that a sweep that is cut off is compared as far as it came.
+    """Hydra's callback that compares a sweep's jobs: after each, failed or not, so that one that is cut off is compared too.
 
     Args:
         ensembles: name -> arguments of :class:`xraylab.evaluation.ensembles.ensemble.Ensemble`; each is made as soon as its

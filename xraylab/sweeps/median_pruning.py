@@ -1,4 +1,4 @@
-"""Giving up a job of a sweep that is worse than the median of those that finished."""
+"""Median pruning: a job of a sweep is given up that is worse than the median of those that finished."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def worse_than_median(own: Sequence[float], others: Sequence[float], mode: str) 
 
 
 class MedianPruning(Callback):
-    """After each epoch but the last, compare with the finished jobs beside this one, by their ``history.csv``.
+    """Callback that gives a job up which is worse, after an epoch but the last, than the median of the finished jobs beside it.
 
-    The files serve every launcher: jobs in other processes, or on other machines with a shared disk, need no server.
+    It reads their ``history.csv``, which serves every launcher: jobs in other processes, or on other machines with a shared
+    disk, need no server.
 
     Args:
         directory: of this job's run, beside those of the others.

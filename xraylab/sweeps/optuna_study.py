@@ -57,7 +57,9 @@ def stored(folder: Path, go_on: str) -> Iterator[None]:
 
 
 class Study:
-    """The trials of a sweep. Each draw is seeded by its job's number, so a sweep that was cut off draws as one that was not.
+    """Optuna's study of a sweep, one trial a job.
+
+    Each draw is seeded by its job's number, so a sweep that was cut off draws as one that was not.
 
     Args:
         folder: of the sweep; ``study.db`` lies in it.

@@ -39,7 +39,7 @@ class SweepJob:
 
 @dataclass
 class Journal:
-    """What ``sweep.json`` holds."""
+    """The record of a sweep, which is the content of ``sweep.json``."""
 
     folder: Path
     words: list[str]  # the command's, the flags of Hydra that bring configuration among them

@@ -18,7 +18,9 @@ LATER = {"later": True}  # as storage_options of Trainer.save_checkpoint: writte
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Lightning's own goes by way of a file in the system's folder for temporary files, which may be on another disk.
+    """Lightning's plugin for checkpoint files: each is written as a whole or not at all.
+
+    Lightning's own goes by way of a file in the system's folder for temporary files, which may be on another disk.
 
     What is written later is copied first, so that it is the state of its step; there is one such copy at most.
     """

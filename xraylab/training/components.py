@@ -1,4 +1,4 @@
-"""What of a run is made from its configuration alone, and checked before any data is read."""
+"""The parts of a run that its configuration alone makes; they are checked before any data is read."""
 
 from __future__ import annotations
 

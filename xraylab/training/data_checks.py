@@ -1,4 +1,4 @@
-"""What a run's data has to have for its settings, and what is said of it."""
+"""Checks of a run's data against its settings, and the log lines about that data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What validation and test of a run are about, as digests."""
+"""Digests of what a run is judged on: studies, labels, weights. Numbers of runs whose digests differ are not comparable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def measured(table: StudyTable, loss: Loss, scoring: Scoring, unit: str) -> dict[str, Any]:
-    """What validation and test of a run are about, see the head of this module.
+    """By split and label, the digest of the studies that count and of their truth; and of ``valid/loss``, with its weights.
 
     Args:
         loss: with its balance counted.

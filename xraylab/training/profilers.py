@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Profilers: where the time of a training step goes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytorch_lightning.profilers import Profiler, SimpleProfiler, XLAProfiler
 
 
 class XLAReport(XLAProfiler):
-    """Lightning's, which serves traces at a port, and the counts and times of compilation, execution and transfer in a file."""
+    """Lightning's XLA profiler: traces at a port, and in a file the counts and times of compilation, execution and transfer."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A run's directory while a process works there: begun or gone on with, trained, recorded, and what breaks said in words."""
+"""A session: the time in which a process works in a run's directory. It begins or resumes the run, and explains its errors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Session:
-    """A run that is held by this process, from its configuration to its last word; see :func:`session`.
+    """A run while this process holds its directory, from the configuration to the last file; see :func:`session`.
 
     Attributes:
         config: as composed, or of the run that goes on.

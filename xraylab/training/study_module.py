@@ -37,7 +37,7 @@ from xraylab.training.distributed.collectives import from_first, gather, rank, s
 
 
 class StudyModule(pl.LightningModule):
-    """A classifier of studies.
+    """A classifier of studies, as a LightningModule: the network, its loss, and what rebuilds both from a checkpoint.
 
     Args:
         net: uint8 images to logits.
@@ -57,6 +57,14 @@ class StudyModule(pl.LightningModule):
         images: what images were like, beside ``preprocessing``: ``channels``, ``bits`` of 16-bit files, and ``views``, as in
             :class:`xraylab.data.study_table.StudyTable`; ``volumes``: False where slices of a volume were files, each prepared
             alone.
+
+    >>> from functools import partial
+    >>> from xraylab.losses import WeightedBCE
+    >>> from xraylab.models import CNN, MaxFeature
+    >>> net = StudyNet(CNN(image_size=32, layers=2, filters=4), MaxFeature(), num_outputs=1)
+    >>> model = StudyModule(net, WeightedBCE(), labels=["acl"], optimizer=partial(torch.optim.Adam, lr=1e-4))
+    >>> model.predict(np.zeros((5, 32, 32), np.uint8)).keys()  # of an exam of five slices
+    dict_keys(['acl'])
     """
 
     def __init__(

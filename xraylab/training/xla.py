@@ -78,7 +78,7 @@ def device_options(accelerator: dict[str, Any], precision: str, *plugins: Any) -
 
 
 class XLAStep(XLAPrecision):
-    """Steps that end where their graph does, in float32 or, of weights in float32, with matrix products in bfloat16.
+    """XLA's precision plugin: steps end where their graph does; weights are float32, matrix products float32 or bfloat16.
 
     Not Lightning's ``bf16-true``: that makes XLA keep every number in bfloat16, weights and the sum of an epoch's losses too,
     where a step of 1e-5 on a weight of 0.01 changes nothing.
@@ -128,7 +128,7 @@ class XLAStep(XLAPrecision):
 
 
 class XLACheckpointFiles(CheckpointFiles, XLACheckpointIO):
-    """Checkpoint files of what is on the device, which XLA's strategy wants to be of Lightning's kind."""
+    """Checkpoint files of a run on a TPU, by way of the host; of Lightning's kind, which XLA's strategy wants."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Copy it to the host, and write it or begin to.

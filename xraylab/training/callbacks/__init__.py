@@ -1,4 +1,4 @@
-"""What happens at the steps and epochs of a training."""
+"""Lightning callbacks of a training: at its steps, epochs and checkpoints."""
 
 from xraylab.system.classes import lazy
 

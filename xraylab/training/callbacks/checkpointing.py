@@ -12,7 +12,7 @@ from xraylab.system.remote import RunUpload
 
 
 class Best(ModelCheckpoint):
-    """``best.ckpt``. A class each, for Lightning tells the states of two ModelCheckpoints apart by class."""
+    """Callback that writes ``best.ckpt``. A class each, for Lightning tells the states of two ModelCheckpoints apart by class."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best score back, also where the run's directory was moved, which Lightning takes for another run."""
@@ -23,15 +23,15 @@ class Best(ModelCheckpoint):
 
 
 class Top(Best):
-    """The checkpoints of ``save_top_k``."""
+    """Callback that writes the checkpoints of ``save_top_k``."""
 
 
 class Last(Best):
-    """``last.ckpt``, not by ``save_last``: that leaves an old one after an epoch that is no best (pytorch-lightning 2.6)."""
+    """Callback that writes ``last.ckpt``: ``save_last`` leaves an old one after an epoch that is no best (Lightning 2.6)."""
 
 
 class Upload(Checkpoint):
-    """Copies the run elsewhere after every epoch. A Checkpoint, for Lightning calls those last, in their order."""
+    """Callback that copies the run elsewhere after every epoch. A Checkpoint, for Lightning calls those last, in their order."""
 
     def __init__(self, upload: RunUpload) -> None:
         self.upload = upload

@@ -1,4 +1,4 @@
-"""What ends a run with a reason: a loss that is not a number, too little memory; and where the time of a step goes."""
+"""A training that ends where its loss or weights are no numbers, naming the step and its studies."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ REMEDIES = "Lower optimizer.lr, set gradient_clip=1.0 or precision=32, or look a
 
 
 class Diverged(UserError):
-    """Training came to numbers that are not finite; going on would come to them again."""
+    """The error of a training that came to numbers that are not finite; going on would come to them again."""
 
 
 class FiniteLoss(Callback):
-    """Ends training at the first batch whose loss is NaN or infinite in any process, naming its step and studies.
+    """Callback that ends training at the first batch whose loss is NaN or infinite in any process, naming its step and studies.
 
     The number of that batch is kept on the device and looked at, in all processes, every ``every`` steps, before a checkpoint is
     written and before validation.

@@ -1,4 +1,4 @@
-"""What a user sees of a run while it goes on, and how they stop it."""
+"""``history.csv`` and the log line of an epoch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAST_COLUMNS = ["seconds", "studies_per_s", "images_per_s"]
 
 
 class History(Callback):
-    """Writes ``history.csv``, logs one line an epoch, and sends the same numbers to the loggers.
+    """Callback that writes ``history.csv``, logs one line an epoch, and sends the same numbers to the loggers.
 
     Args:
         path: of history.csv; rows of earlier epochs of a resumed run are kept.
@@ -54,7 +54,7 @@ class History(Callback):
         return [sum(counts) for counts in zip(*gather((self._units, self._images)), strict=True)]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
+        """Take the rows and the place in the epoch back."""
         self.rows = list(state["rows"])
         self._units, self._images = (state["units"], state["images"]) if rank() == 0 else (0, 0)
         self._start = time.monotonic() - state["seconds"]

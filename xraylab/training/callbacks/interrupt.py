@@ -22,11 +22,11 @@ from xraylab.training.distributed.collectives import abort_nccl, largest, rank
 
 
 class Interrupted(Exception):
-    """Training was stopped in the middle of an epoch; ``last.ckpt`` holds everything."""
+    """Raised where training is stopped in the middle of an epoch; ``last.ckpt`` holds everything."""
 
 
 class StopOnInterrupt(Callback):
-    """Writes ``last.ckpt`` within epochs: every so often while training goes on, and where it is asked to stop.
+    """Callback that writes ``last.ckpt`` within epochs: every so often while training goes on, and where it is asked to stop.
 
     Ctrl-C, SIGTERM and SIGUSR1 (SLURM's) end training after the current optimiser step; a second one at once. In the middle of an
     epoch that raises :class:`Interrupted`, because ``trainer.should_stop`` would run the hooks of the epoch's end, and they would

@@ -16,7 +16,7 @@ from xraylab.training.study_module import StudyModule
 
 
 class RunningLoss(Callback):
-    """The running training loss and learning rates by step, one device sync every ``every`` steps, to loggers and the bar."""
+    """Callback that sends the running training loss and the learning rates to loggers and the bar, every ``every`` steps."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -28,7 +28,7 @@ class RunningLoss(Callback):
         return {"before": self._before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
+        """Take the sums back."""
         self._before = tuple(state["before"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -52,7 +52,7 @@ class RunningLoss(Callback):
 
 
 class StudyProgress(ProgressBar):
-    """A bar in studies (or images), with their rate, ETA and the running loss; silent where standard error is not a terminal."""
+    """Progress bar in studies (or images), with rate, ETA and running loss; silent where standard error is not a terminal."""
 
     def __init__(self, running: RunningLoss, unit: str = "study") -> None:
         super().__init__()

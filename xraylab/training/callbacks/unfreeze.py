@@ -1,4 +1,4 @@
-"""Layers that are trained from an epoch on."""
+"""Unfreezing: layers that are trained from an epoch on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Unfreeze(Callback):
-    """Trains more of the backbone from an epoch on.
+    """Callback that trains more of the backbone from an epoch on.
 
     Args:
         at: epoch, counted from 1 -> ``trainable_from``, as the backbone takes it; null: all of it.

@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 class Averages(AveragedModel):
-    """The weights and their averages; their number stays on the CPU.
+    """A model's averaged weights, as torch's ``AveragedModel``; the number of averaged steps stays on the CPU.
 
-    torch's (2.15) asks the device for that number at every step, or sends it there for every parameter: the host waits.
+    torch's own (2.15) asks the device for that number at every step, or sends it there for every parameter: the host waits.
 
     Args:
         share: of the current weights, by how many are averaged already.
@@ -44,14 +44,17 @@ class Averages(AveragedModel):
 
 
 class OnDevice(WeightAveraging):
-    """Averages that stay on the device: Lightning (2.6) makes them before the model is there, and so copies it at every step."""
+    """Base of the averaging callbacks: averages that live on the model's device.
+
+    Lightning (2.6) makes them before the model is on its device, and so copies it at every step.
+    """
 
     def share(self, n: int) -> float:
         """Of the current weights in the average, if n are averaged already."""
         raise NotImplementedError
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make them."""
+        """Make the averages, before a fit."""
         if stage == "fit":
             self._average_model = Averages(pl_module, self.share)
 
@@ -62,10 +65,15 @@ class OnDevice(WeightAveraging):
 
 
 class ExponentialAveraging(OnDevice):
-    """The exponential moving average of the weights, from the first step on.
+    """Callback that keeps an exponential moving average of the weights, from the first step on.
+
+    The average is what is validated, kept in checkpoints and evaluated.
 
     Args:
         decay: share of the average before, at each step.
+
+    >>> ExponentialAveraging(decay=0.75).share(10)  # of the current weights, after ten steps
+    0.25
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -75,12 +83,12 @@ class ExponentialAveraging(OnDevice):
         self.decay = decay
 
     def share(self, n: int) -> float:
-        """The same at every step."""
+        """The part of the current weights in the new average: the same at every step."""
         return 1 - self.decay
 
 
 class StochasticWeightAveraging(OnDevice):
-    """The mean of the weights after every step from an epoch on (Izmailov et al. 2018, arXiv:1803.05407).
+    """Callback that keeps the mean of the weights after every step from an epoch on (Izmailov et al. 2018, arXiv:1803.05407).
 
     From that epoch on, validation is of the mean; the best checkpoint is chosen, and early stopping counts, among such epochs
     alone. Batch statistics are averaged as the weights are, and not measured anew. The learning rate is the scheduler's: a mean
@@ -88,6 +96,9 @@ class StochasticWeightAveraging(OnDevice):
 
     Args:
         start: the first epoch that counts, from 1.
+
+    >>> StochasticWeightAveraging(start=11).share(4)  # of the current weights, after four steps that count
+    0.2
     """
 
     def __init__(self, start: int) -> None:
@@ -97,7 +108,7 @@ class StochasticWeightAveraging(OnDevice):
         self.start = start
 
     def share(self, n: int) -> float:
-        """As much as each before."""
+        """The part of the current weights in the new mean, of n steps before: as much as each of those."""
         return 1 / (n + 1)
 
     def check(self, max_epochs: int) -> None:

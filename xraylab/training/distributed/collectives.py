@@ -1,4 +1,4 @@
-"""What processes of a run tell each other."""
+"""Collective operations: what the processes of a run tell each other."""
 
 from __future__ import annotations
 

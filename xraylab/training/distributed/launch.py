@@ -1,4 +1,4 @@
-"""How the processes of a run meet and what they say to each other; with one process, all of it is nothing.
+"""The start, the meeting and the end of a run's processes; nothing of it happens with one.
 
 Objects and numbers of the CPU go over gloo, tensors of a GPU over NCCL.
 """

@@ -11,7 +11,7 @@ from xraylab.system.processes import Processes
 
 
 class FixedClusterEnvironment(ClusterEnvironment):
-    """For Lightning: the processes are there, and these."""
+    """Lightning's cluster environment for processes that are started already."""
 
     def __init__(self, processes: Processes) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where a run is recorded beside its own directory."""
+"""Dashboards of a run: TensorBoard, and Weights & Biases."""
 
 import os
 

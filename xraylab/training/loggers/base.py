@@ -14,7 +14,12 @@ log = logging.getLogger(__name__)
 
 
 class Unfailing(Logger):
-    """Turns a logger of Lightning off on its first failure, with one warning. The first of a class's bases."""
+    """Mixin for loggers of Lightning: the first failure turns the logger off, with one warning. The first of a class's bases.
+
+    >>> class Dashboard(Unfailing, DummyLogger):
+    ...     called = "the dashboard"
+    >>> Dashboard().safely(lambda: 1 / 0)  # warns; training goes on
+    """
 
     called = "the logger"
     _broken = _warned = False

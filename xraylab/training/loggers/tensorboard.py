@@ -1,4 +1,4 @@
-"""TensorBoard."""
+"""The logger of TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from xraylab.training.loggers.base import Unfailing
 
 
 class TensorBoard(Unfailing, TensorBoardLogger):
-    """Lightning's TensorBoard logger, which never stops a run."""
+    """Lightning's TensorBoard logger, which never stops a run.
+
+    >>> TensorBoard("outputs/mine", name="", version="tensorboard").log_dir
+    'outputs/mine/tensorboard'
+    """
 
     called = "TensorBoard"
 

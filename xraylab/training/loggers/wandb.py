@@ -1,4 +1,4 @@
-"""Loggers of Lightning that can never stop a run; what they are sent at its end is in :mod:`xraylab.reporting.log_results`."""
+"""The logger of Weights & Biases; what a run sends at its end is in :mod:`xraylab.reporting.log_results`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ class Wandb(Unfailing, WandbLogger):
 
     Raises:
         UserError: a value of another type.
+
+    >>> Wandb("outputs", tags=["baseline"]).offline  # recorded under outputs/wandb, for a later wandb sync
+    True
     """
 
     called = "W&B"
