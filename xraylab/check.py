@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TypeVar
 
 from omegaconf import DictConfig, open_dict
 
@@ -26,9 +25,6 @@ xraylab.check: read all of a dataset and compare it with what is published of it
 The whole dataset is checked, whatever plane, task or body part is chosen. Data is looked for as in training.
 Exit codes: 0 complete, or nothing is published to compare with; 2 something is missing, too much or broken.
 """
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def job(cfg: DictConfig) -> None:

@@ -6,16 +6,12 @@ import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab.config.launch import launch
 from xraylab.errors import UserError, did_you_mean
 from xraylab.run import Run
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

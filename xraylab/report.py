@@ -144,9 +144,7 @@ def _of_one(given: str) -> None:
     log.info("read %s", write_report(run))
 
 
-def _of_multirun(
-    folder: Path, results: Sequence[Result], waiting: list[str]
-) -> tuple[Path, tuple[str, str], dict[str, Any]]:  # fmt: skip
+def _of_multirun(folder: Path, results: Sequence[Result], waiting: list[str]) -> tuple[Path, tuple[str, str], dict[str, Any]]:
     """Where a multirun's comparison is, its title and published numbers, as its end would have them."""
     from xraylab.reporting.comparison import GIVEN, check_published
     from xraylab.reporting.run_report import write_report

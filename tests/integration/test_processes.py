@@ -269,7 +269,7 @@ def test_batch_statistics_are_those_of_the_first_process(train_together, tmp_pat
 
 def test_all_stop_at_the_step_at_which_one_was_asked_and_any_number_goes_on(
     train_here, train_together, tmp_path, mrnet_root, monkeypatch
-):  # fmt: skip
+):
     def asks(self):
         raise AssertionError("a host sync at every batch, for what is agreed here already")
 
@@ -378,7 +378,7 @@ def test_what_torch_says_of_others_is_told_from_what_it_says_of_mistakes(monkeyp
 @pytest.mark.parametrize("every", [1, 4])
 def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_same_words(
     every, train_together, tmp_path, mrnet_root, monkeypatch
-):  # fmt: skip
+):
     """Looked at every few steps, the first batch that was not finite in any process counts, by that process's studies."""
     step = StudyModule.training_step
 

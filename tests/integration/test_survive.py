@@ -132,7 +132,7 @@ def test_a_signal_to_one_of_two_processes_saves_and_ends_both(to, tmp_path, mrne
 @pytest.mark.parametrize("epochs", [2, 1])
 def test_a_signal_in_validation_is_saved_too_in_the_last_epoch_as_well(
     number, epochs, train_here, tmp_path, mrnet_root, monkeypatch
-):  # fmt: skip
+):
     begin = StudyModule.on_validation_epoch_end
 
     def signalled(self):
@@ -508,7 +508,7 @@ def test_stochastic_weight_averaging_is_the_mean_of_its_steps(train_here, tmp_pa
 
 def test_early_stopping_counts_averages_alone_and_an_average_that_never_begins_is_said(
     train_here, compose, tmp_path, mrnet_root, caplog
-):  # fmt: skip
+):
     caplog.set_level("INFO")
     options = [*SMALL, f"dataset.root={mrnet_root}", "max_epochs=6", "callbacks=swa", "early_stopping.patience=1",
                "early_stopping.min_delta=9"]  # fmt: skip

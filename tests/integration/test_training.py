@@ -268,9 +268,7 @@ def uninterrupted(tmp_path_factory):
         pytest.param(16, UNFREEZE, marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_resumes_to_the_same_weights(
-    train_here, uninterrupted, tmp_path, mrnet_root, monkeypatch, at, more
-):  # fmt: skip
+def test_an_interrupted_run_resumes_to_the_same_weights(train_here, uninterrupted, tmp_path, mrnet_root, monkeypatch, at, more):
     """In the middle of an epoch and at its end; with augmentation, dropout, balance, plateau, Adam, averages, unfreezing."""
     options = [
         *QUICK,

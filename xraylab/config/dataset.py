@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from xraylab.data.datasets.base import DatasetReader
     from xraylab.data.study_table import StudyTable
 
-
 log = logging.getLogger(__name__)
 
 

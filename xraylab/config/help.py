@@ -9,8 +9,6 @@ from pathlib import Path
 from xraylab.config.messages import choices_of, keys_of_datasets
 from xraylab.system.paths import conf_dir
 
-# ---- help -----------------------------------------------------------------------------------------------------------
-
 
 def help_text(config: str, usage: str) -> str:
     """Usage, then every group with its choices and every key with its default, from the comments in ``conf/``."""

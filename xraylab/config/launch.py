@@ -38,7 +38,7 @@ from xraylab.system.signals import SignalReceived, raise_on_signals
 
 def launch(
     config: str, job: Callable[[DictConfig], None], usage: str, rewrite: Callable[[list[str]], list[str]] | None = None
-) -> None:  # fmt: skip
+) -> None:
     """Compose ``conf/<config>.yaml`` with the overrides in ``sys.argv``, run the job, exit with its code.
 
     Args:

@@ -17,8 +17,6 @@ from xraylab.errors import did_you_mean, listed
 from xraylab.system.command_line import as_text, command_line, shown, value_of
 from xraylab.system.paths import conf_dir
 
-# ---- mistakes in words ----------------------------------------------------------------------------------------------
-
 
 def in_words(error: Exception, config: str) -> str:
     """A composition error of Hydra as a message to the user."""

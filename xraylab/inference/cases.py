@@ -24,9 +24,7 @@ SIDE = 192  # pixels, at most, of a picture's longer side
 KINDS = ("false positive", "false negative", "true positive", "true negative")
 
 
-def choose_cases(
-    table: pd.DataFrame, each: int, scoring: Scoring = CERTAIN, threshold: float = THRESHOLD
-) -> pd.DataFrame:  # fmt: skip
+def choose_cases(table: pd.DataFrame, each: int, scoring: Scoring = CERTAIN, threshold: float = THRESHOLD) -> pd.DataFrame:
     """The cases of a prediction table: of each finding the most confident mistakes, and half as many confident right calls.
 
     Args:

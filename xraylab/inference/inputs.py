@@ -154,7 +154,7 @@ def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> F
 
 def _of_list(
     entries: Iterable[tuple[str | None, str]], name: str, roots: Sequence[Path], study: str, patterns: dict[str, re.Pattern[str]]
-) -> Files:  # fmt: skip
+) -> Files:
     """Studies of ids (None: the path says it) and paths, of files or of folders whose images are a study."""
     bags: dict[str, list[str]] = defaultdict(list)
     paths: dict[str, str] = {}

@@ -203,7 +203,7 @@ def _config(run: Path) -> DictConfig | None:
 
 def _own(
     run: Path, config: DictConfig | None, split: str, module: StudyModule, options: Options
-) -> tuple[StudyTable, list[Skipped]]:  # fmt: skip
+) -> tuple[StudyTable, list[Skipped]]:
     """The run's own data, and what is missing of a split since it was trained."""
     if config is None:
         raise UserError(f"input={split}: {run} has no config.yaml that names its data. Give the run's directory, or files.")
@@ -253,7 +253,7 @@ def _of_files(files: Files, module: StudyModule, options: Options) -> StudyTable
     bits = options.bits if options.bits is not None else module.images["bits"]
     views = bool(module.images["views"])
     source = AnyFileSource(module.images["channels"] == 3, bits, volumes=module.images.get("volumes", not views))
-    _say_of_series(files, views)
+    _warn_of_series(files, views)
     return StudyTable(
         frame=files.frame.assign(split="", **unknown),
         labels=module.labels,
@@ -265,7 +265,7 @@ def _of_files(files: Files, module: StudyModule, options: Options) -> StudyTable
     )
 
 
-def _say_of_series(files: Files, views: bool) -> None:
+def _warn_of_series(files: Files, views: bool) -> None:
     """Log what is done with studies that look like series of slices, a DICOM file each."""
     several = {
         s: [i for i in images if is_dicom(Path(i))] for s, images in zip(files.frame["id"], files.frame["images"], strict=True)
@@ -281,9 +281,6 @@ def _say_of_series(files: Files, views: bool) -> None:
             else "slices are stacked in the order of their names, not of their places"
         )
         log.warning("%d studies look like series of slices (CT, MR or PET): %s: %s", len(series), done, listed(series))
-
-
-# ---- combinations -----------------------------------------------------------------------------------------------------
 
 
 def _combined(run: Path, combination: Combination, members: list[Path], studies: str | Files, options: Options) -> Predicted:

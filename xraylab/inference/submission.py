@@ -49,9 +49,7 @@ def check_format(name: str, labels: Sequence[str] | None = None) -> None:
         )
 
 
-def write_submission(
-    name: str, table: pd.DataFrame, paths: Sequence[str], file: Path, left_out: Sequence[str] = ()
-) -> None:  # fmt: skip
+def write_submission(name: str, table: pd.DataFrame, paths: Sequence[str], file: Path, left_out: Sequence[str] = ()) -> None:
     """Write a challenge's file, as a whole or not at all.
 
     Args:

@@ -2,9 +2,4 @@
 
 from xraylab.system.classes import lazy
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "Comparison": "comparison",
-    },
-)
+__getattr__, __dir__, __all__ = lazy(__name__, {"Comparison": "comparison"})

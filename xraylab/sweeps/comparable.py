@@ -22,7 +22,7 @@ UNMEASURED = ("accelerator", "accumulate", "augmentation", "backbone", "batch_si
 
 def incomparable_over(
     space: Mapping[str, Dimension], objectives: Sequence[str], compose: Callable[[list[str]], DictConfig], method: str
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Why objectives are not comparable over the keys of a sweep, in sentences without a full stop, before its first job.
 
     Each value of a key is composed with the first of the others, the ends of an interval likewise.

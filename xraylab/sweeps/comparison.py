@@ -32,7 +32,7 @@ class Comparison(Callback):
 
     def __init__(
         self, ensembles: Mapping[str, Mapping[str, Any]] | None = None, published: Mapping[str, Any] | None = None
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.ensembles = dict(ensembles or {})
         self.published = dict(published or {})
         check_published(published)

@@ -75,7 +75,7 @@ class Study:
 
     def __init__(
         self, folder: Path, method: str, space: Mapping[str, Dimension], objectives: Sequence[str], seed: int, parallel: bool
-    ) -> None:  # fmt: skip
+    ) -> None:
         try:
             import optuna
         except ImportError as error:

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def require_fit(
-    table: StudyTable, parts: Components, settings: Settings, world: int, objectives: Sequence[str] = ()
-) -> None:  # fmt: skip
+def require_fit(table: StudyTable, parts: Components, settings: Settings, world: int, objectives: Sequence[str] = ()) -> None:
     """Refuse settings that this data cannot have.
 
     Args:

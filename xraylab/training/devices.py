@@ -11,10 +11,10 @@ import torch
 from xraylab.config.settings import Settings
 from xraylab.errors import UserError
 from xraylab.system.processes import SINGLE_PROCESS, Processes
-from xraylab.training.callbacks.finite_loss import TOO_LITTLE
 from xraylab.training.xla import precision_of_tpu, require_tpu, tpu_there
 
 log = logging.getLogger(__name__)
+TOO_LITTLE = "out of memory|ALLOC_FAILED|can't allocate memory|not enough memory"
 
 
 def memory_in_words(error: BaseException, settings: Settings) -> str | None:

@@ -134,7 +134,7 @@ def _fit_loss_to(loss: Loss, table: StudyTable, settings: Settings, digest: str)
 
 def _datamodule(
     table: StudyTable, parts: Components, settings: Settings, packed: bool, processes: Processes, static_shapes: bool
-) -> StudyDataModule:  # fmt: skip
+) -> StudyDataModule:
     size, rescale = (None, False) if packed else (settings.image.size, settings.image.rescale)
     return StudyDataModule(
         table, settings.batch_size, settings.accumulate, size, rescale, parts.augmentation,
@@ -146,7 +146,7 @@ def _datamodule(
 
 def _module(
     table: StudyTable, parts: Components, settings: Settings, data: StudyDataModule, digest: str, bits: int | None
-) -> StudyModule:  # fmt: skip
+) -> StudyModule:
     loss, labels = parts.loss, len(table.labels)
     net = StudyNet(
         parts.backbone, parts.pool, loss.outputs(labels), settings.head.hidden, settings.head.dropout,

@@ -53,7 +53,7 @@ def fit(
     def keep(kind: type[ModelCheckpoint], name: str, **options: Any) -> ModelCheckpoint:
         return kind(
             folder, name, save_on_train_epoch_end=True, auto_insert_metric_name=False, enable_version_counter=False, **options
-        )  # fmt: skip
+        )
 
     chosen: dict[str, Any] = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
     callbacks: list[pl.Callback] = [

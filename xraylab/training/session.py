@@ -183,7 +183,7 @@ class Session:
 @contextmanager
 def session(
     cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = SINGLE_PROCESS, outer: Session | None = None
-) -> Iterator[Session]:  # fmt: skip
+) -> Iterator[Session]:
     """Hold a run's directory: it is begun or goes on, and what breaks is said in words.
 
     Args:
@@ -218,7 +218,7 @@ def session(
 @contextmanager
 def _hold(
     cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes, upload: RunUpload | None
-) -> Iterator[Session]:  # fmt: skip
+) -> Iterator[Session]:
     silence_lightning()
     first = processes.rank == 0
     go_on = f"Go on with:\n  {command_line('train', [word('resume', directory)], processes.again)}"

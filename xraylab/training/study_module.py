@@ -305,7 +305,7 @@ class StudyModule(pl.LightningModule):
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: Any = None, **kwargs: Any
-    ) -> StudyModule:  # fmt: skip
+    ) -> StudyModule:
         """As :func:`xraylab.load`: a checkpoint says itself how its model is made.
 
         Raises:

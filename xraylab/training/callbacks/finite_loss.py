@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,8 +13,6 @@ from xraylab.data.batching import Batch
 from xraylab.errors import UserError, listed
 from xraylab.training.distributed.collectives import gather, largest
 
-log = logging.getLogger(__name__)
-TOO_LITTLE = "out of memory|ALLOC_FAILED|can't allocate memory|not enough memory"
 REMEDIES = "Lower optimizer.lr, set gradient_clip=1.0 or precision=32, or look at the studies (python -m xraylab.check)."
 
 

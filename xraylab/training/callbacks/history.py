@@ -36,9 +36,7 @@ class History(Callback):
         unit: what is trained on, study or image.
     """
 
-    def __init__(
-        self, path: Path, labels: tuple[str, ...], headline: str, synthetic: bool = False, unit: str = "study"
-    ) -> None:  # fmt: skip
+    def __init__(self, path: Path, labels: tuple[str, ...], headline: str, synthetic: bool = False, unit: str = "study") -> None:
         self.path, self.labels, self.headline, self.synthetic, self.unit = path, labels, headline, synthetic, unit
         self.rows: list[dict[str, Any]] = []
         self._units, self._images, self._epoch = 0, 0, 0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import pickle
 import re
@@ -27,8 +26,6 @@ from xraylab.errors import Lost, Stopped, UserError
 from xraylab.system.processes import Processes, cores
 from xraylab.system.signals import ignore_signals
 from xraylab.training.distributed.collectives import PATIENT, Groups, abort_nccl, is_lost
-
-log = logging.getLogger(__name__)
 
 JOIN = timedelta(minutes=10)  # for processes to start and to find each other
 GRACE = 10.0  # seconds for others to end, or to say why they did
@@ -90,9 +87,7 @@ def process_group(processes: Processes, start: Callable[[Processes], bytes] | No
         try:
             # torchrun's store outlives a restart, and what is in it
             _store = dist.PrefixStore(f"xraylab{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-            dist.init_process_group(
-                backend, store=_store, rank=processes.rank, world_size=processes.world, timeout=timeout
-            )  # fmt: skip
+            dist.init_process_group(backend, store=_store, rank=processes.rank, world_size=processes.world, timeout=timeout)
             Groups.patient = dist.new_group(backend="gloo", timeout=PATIENT)
         except (RuntimeError, ValueError) as error:
             raise Lost(f"{processes.name} on {socket.gethostname()}: the others did not come: {_brief(error)}") from error

@@ -46,7 +46,7 @@ class Wandb(Unfailing, WandbLogger):
 
     def __init__(
         self, save_dir: str = ".", offline: bool = True, artifacts: bool = True, tags: Sequence[str] = (), **options: Any
-    ) -> None:  # fmt: skip
+    ) -> None:
         for key, value in (("offline", offline), ("artifacts", artifacts)):
             if not isinstance(value, bool):
                 raise UserError(f"logger.wandb.{key}={value}: it is true or false.")
