@@ -84,7 +84,7 @@ def run_here(tmp_path):
         columns = dict(cfg.columns)
         asked = ("method", "own", "fit_on", "folds", "splits", "bootstrap", "seed", "blank", "uncertain")
         options = CombineOptions(**{key: cfg[key] for key in asked})
-        return combined(read_members([str(p) for p in paths], columns), options, directory), directory
+        return combined(read_members([str(p) for p in paths], columns, options.needed), options, directory), directory
 
     return run
 
@@ -234,6 +234,23 @@ def test_a_split_of_another_name_is_held_out_as_evaluate_has_it(tmp_path, run_he
     assert combined["splits"]["external"]["selected_on"] is None
     again, _ = run_here("method=mean", "splits=[external]", paths=[tmp_path / "one", paths[1]])
     assert auroc(again, "external") == auroc(combined, "external")
+
+
+def test_a_damaged_table_stops_only_what_needs_it(members, run_here, tmp_path, caplog):
+    """Tables of other splits show whether studies are in two; without one, the rest is combined as it was."""
+    whole, _ = run_here("method=mean", "splits=[test]", paths=members)
+    for split in ("train", "valid"):
+        (members[0] / "predictions" / f"{split}.csv").write_text("id,damaged\n")
+    with caplog.at_level(logging.WARNING):
+        found, _ = run_here("method=mean", "splits=[test]", paths=members)
+    assert found == whole
+    said = [r.getMessage() for r in caplog.records if "It is not needed" in r.getMessage()]
+    assert [line.partition(": ")[0] for line in said] == [
+        str(members[0] / "predictions" / f"{s}.csv") for s in ("train", "valid")
+    ]
+    for words in (["method=mean"], ["method=stack", "splits=[test]"], ["method=stack", "fit_on=train", "splits=[test]"]):
+        with pytest.raises(UserError, match=r"(train|valid)\.csv: not a prediction table"):
+            run_here(*words, paths=members)
 
 
 def test_records_that_are_damaged_and_files_that_are_no_runs_are_named(members, run_here):

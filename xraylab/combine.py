@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -61,10 +61,11 @@ def job(cfg: DictConfig) -> None:
     directory = Path(hydra.runtime.output_dir)
     if Run(directory).config_file.exists():
         raise UserError(f"{directory} holds a run already. Name another hydra.run.dir.")
-    members = read_members(paths, dict(cfg.columns))
-    rules = operating_rules(members, given)
     asked = {k: cfg[k] for k in ("method", "own", "fit_on", "folds", "bootstrap", "seed", "blank", "uncertain")}
-    evaluation = combine(members, CombineOptions(**asked, splits=splits, rules=rules), directory)
+    options = CombineOptions(**asked, splits=splits)
+    members = read_members(paths, dict(cfg.columns), options.needed)
+    rules = operating_rules(members, given)
+    evaluation = combine(members, replace(options, rules=rules), directory)
     seed = next(iter(evaluation["splits"].values()))["bootstrap"]["seed"]
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)

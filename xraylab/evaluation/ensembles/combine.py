@@ -62,6 +62,11 @@ class CombineOptions:
     uncertain: str | None = None
     rules: Rules | None = None
 
+    @property
+    def needed(self) -> set[str]:
+        """The splits whose tables are combined or fitted on."""
+        return {*(SPLITS if self.splits is None else self.splits), *([self.fit_on] if self.method == "stack" else [])}
+
 
 @dataclass(frozen=True)
 class Judging:

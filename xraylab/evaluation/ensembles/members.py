@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,12 @@ def same_rules(operating: Sequence[Mapping[str, Any]], given: Mapping[str, float
     return Rules(**rules_of({**common, **given}))
 
 
-def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Member]:
+def read_members(paths: Sequence[str], columns: Mapping[str, str], needed: Collection[str] = SPLITS) -> list[Member]:
     """The runs and tables of these paths.
+
+    Args:
+        columns: of tables, see :func:`xraylab.evaluation.predictions.read_table`.
+        needed: the splits of runs that are combined or fitted on, see :func:`member_of_run`.
 
     Raises:
         UserError: there are fewer than two, one is there twice, or cannot be read.
@@ -103,23 +108,35 @@ def read_members(paths: Sequence[str], columns: Mapping[str, str]) -> list[Membe
     if twice:
         raise UserError(f"runs: {listed(twice)} is there twice. Name each member once.")
     return [
-        _of_table(path, name, columns) if path.suffix.lower() == ".csv" else member_of_run(path, name)
+        _of_table(path, name, columns) if path.suffix.lower() == ".csv" else member_of_run(path, name, needed)
         for path, name in zip(places, short_names(places), strict=True)
     ]
 
 
-def member_of_run(path: Path, name: str) -> Member:
+def member_of_run(path: Path, name: str, needed: Collection[str] = SPLITS) -> Member:
     """A finished run as a member.
 
+    Args:
+        needed: splits whose tables are combined or fitted on. Those of the others only show whether a study or a patient is in
+            two splits; one that cannot be read is left out, and that is said.
+
     Raises:
-        UserError: its evaluation, settings or a table cannot be read.
+        UserError: its evaluation, settings or a table of a needed split cannot be read.
     """
     evaluation: Any = read_record(Run(path).evaluation_file, "data", "selection", "splits")
     splits = dict.fromkeys(("train", *SPLITS, *evaluation["splits"]))
-    known = [f"{split}{unit}.csv" for split in splits for unit in ("", "_images")]
-    files = [path / "predictions" / file for file in known if (path / "predictions" / file).is_file()]
     config = read_config(path)
-    tables = {f.name: read_table(f).drop(columns="data", errors="ignore") for f in files}
+    tables = {}
+    for split, unit in itertools.product(splits, ("study", "image")):
+        if (file := Run(path).predictions(split, unit)).is_file():
+            try:
+                tables[file.name] = read_table(file).drop(columns="data", errors="ignore")
+            except UserError as error:
+                if split in needed:
+                    raise
+                log.warning(
+                    "%s. It is not needed; whether its studies are in another split too is not checked.", str(error).rstrip(".")
+                )
     return Member(name, path, tables, evaluation, config, evaluation["data"] == SYNTHETIC)
 
 
