@@ -260,7 +260,7 @@ def run_of(path: str | Path, begun: bool = False) -> Path:
     Raises:
         UserError: there is none.
     """
-    from xraylab.system.remote import fetch_run, is_url
+    from xraylab.system.remote import fetch_run, is_url  # fsspec, which every command would wait for
 
     refuse_foreign(path)
     given = fetch_run(str(path)) if is_url(path) else Path(path).expanduser()

@@ -180,7 +180,7 @@ def test_every_command_of_a_sweep_runs_as_it_stands(typed_in, by_shell, monkeypa
         if len(begun) == 2:
             raise UserError("what fails once")
 
-    monkeypatch.setattr("xraylab.config.dataset.resolved", lambda *_: None)  # there is no data
+    monkeypatch.setattr("xraylab.sweeps.sweeper.resolved", lambda *_: None)  # there is no data
     monkeypatch.setattr("xraylab.training.experiment.Experiment.from_config", lambda *_, **__: None)
     monkeypatch.setattr("xraylab.train._job", job)
     start, type_in = typed_in

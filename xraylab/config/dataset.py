@@ -29,7 +29,7 @@ def settings_beside(cfg: DictConfig, *own: str) -> Settings:
     Raises:
         UserError: see :func:`xraylab.config.settings.check_config`.
     """
-    from xraylab.config.settings import check_config
+    from xraylab.config.settings import check_config  # pydantic, which a command's help does not wait for
 
     return check_config(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in own]))
 

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab.errors import UserError, did_you_mean
-from xraylab.run import BEGUN, Run, read_begun, read_config
+from xraylab.run import BEGUN, Run, is_finished, read_begun, read_config, run_of
 from xraylab.system.command_line import command_line, word
 
 RESUMABLE = ("max_epochs", "dataset.root", "num_workers", "log_every", "bootstrap", "save_train_predictions", "cache", "upload",
@@ -70,8 +70,6 @@ def existing_run(resume: str) -> tuple[Path, Path | None]:
         UserError: there is no run, or it has no checkpoint and is too old to be started again; or it is finished, and its last
             is gone.
     """
-    from xraylab.run import BEGUN, is_finished, run_of
-
     run = run_of(resume, begun=True)
     if resume.endswith(".ckpt"):
         return run, run / "checkpoints" / Path(resume).name

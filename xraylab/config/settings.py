@@ -6,16 +6,15 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from xraylab.errors import UserError, did_you_mean
 from xraylab.system.command_line import said
 from xraylab.system.paths import conf_dir
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 M = TypeVar("M", bound=BaseModel)
 PRECISION = Literal["auto", "32", "bf16", "16"]
@@ -239,8 +238,6 @@ def several(key: str, value: Any) -> list[str]:
     Raises:
         UserError: there is none.
     """
-    from omegaconf import OmegaConf
-
     items = list(value) if OmegaConf.is_list(value) else [value]
     if any(not isinstance(item, str | int | float) for item in items):
         raise UserError(f"{key}={'null' if value is None else value}: it is one, or several: {key}=[<a>,<b>].")
@@ -286,8 +283,6 @@ def check_config(cfg: DictConfig) -> Settings:
     Raises:
         UserError: a value of the wrong type or out of range, or a key that does not exist.
     """
-    from omegaconf import OmegaConf
-
     folders = config_folders()
     groups = {p.name for folder in folders for p in folder.iterdir() if p.is_dir()}
     datasets = [path for folder in folders for path in (folder / "dataset").glob("*.yaml")]
@@ -319,8 +314,6 @@ def check_config(cfg: DictConfig) -> Settings:
 
 def config_folders() -> list[Path]:
     """The shipped YAML files' folder, and those given by ``--config-dir``."""
-    from hydra.core.hydra_config import HydraConfig
-
     sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
     given = [Path(s.path) for s in sources if s.schema == "file" and Path(s.path).is_dir()]
     return [conf_dir(), *(p for p in given if p != conf_dir())]

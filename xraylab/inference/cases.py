@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from xraylab.data.study_table import StudyTable
 from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, Scoring, labels_of, log_odds, scored_labels
@@ -97,9 +99,6 @@ def write_cases(
 
 def _write_png(path: Path, image: np.ndarray, data: str) -> None:
     """uint8 (H,W) or (H,W,3) as a small PNG that says of what data it is."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
     scale = min(1.0, SIDE / max(image.shape[:2]))
     if scale < 1:
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from xraylab.config.dataset import resolved
+from xraylab.config.launch import normalised
 from xraylab.errors import UserError
 from xraylab.evaluation.objective import of_objective, reason
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from xraylab.sweeps.search_space import Dimension
+from xraylab.sweeps.search_space import Dimension, one_at_a_time
 
 # keys and groups by which a job is not measured otherwise
 UNMEASURED = ("accelerator", "accumulate", "augmentation", "backbone", "batch_size", "bootstrap", "cache", "callbacks", "cases",
@@ -33,13 +34,7 @@ def incomparable_over(
     Raises:
         UserError: there is a reason, and the method is ``tpe``, which would follow it.
     """
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import open_dict
-
-    from xraylab.config.dataset import resolved
-    from xraylab.config.launch import normalised
-    from xraylab.sweeps.search_space import one_at_a_time
-    from xraylab.training.experiment import to_be_measured
+    from xraylab.training.experiment import to_be_measured  # torch, which a record of a sweep does not need
 
     said = []
     for key, points in one_at_a_time(space).items():

@@ -10,10 +10,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
+from xraylab.config.instantiate import plain
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError
+from xraylab.evaluation.ensembles.combination import read_combination
+from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
 from xraylab.evaluation.paired_comparison import Result
 from xraylab.reporting.comparison import GIVEN, check_published, finished, joined_words, read_result, text_table, write_results
+from xraylab.reporting.log_results import record_made
+from xraylab.reporting.run_report import write_report
 from xraylab.run import Run
+from xraylab.sweeps.record import JOURNAL, Journal
 from xraylab.system.files import write_json
 
 OPTIONS = {"members", "best", "without", "only", "own", "best_by", "union", "stack"}
@@ -55,8 +62,6 @@ class Comparison(Callback):
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Write the whole comparison, and print it; then the best job, and what did not come to an end."""
-        from xraylab.sweeps.record import JOURNAL, Journal
-
         folder = Path(config.hydra.sweep.dir)
         waiting = write_comparison(folder, self.ensembles, self.published)
         if (folder / "comparison.csv").is_file():
@@ -69,9 +74,6 @@ class Comparison(Callback):
 
 def _record_ensembles(folder: Path, ensembles: Mapping[str, Mapping[str, Any]]) -> None:
     """Log a multirun's ensembles where its runs were logged."""
-    from xraylab.evaluation.ensembles.combination import read_combination
-    from xraylab.reporting.log_results import record_made
-
     for name, options in ensembles.items():
         directory = folder / "ensembles" / name
         if (made := read_combination(directory)) is not None:
@@ -92,11 +94,6 @@ def write_comparison(
         ensembles, published: as of :class:`Comparison`.
         ended, reference: as of :func:`write_results`.
     """
-    from xraylab.config.instantiate import plain
-    from xraylab.data.study_table import SYNTHETIC
-    from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
-    from xraylab.reporting.run_report import write_report
-
     runs, waiting = finished(folder)
     if not runs:
         return waiting
@@ -126,7 +123,5 @@ def write_comparison(
 
 def not_comparable(folder: Path) -> list[str]:
     """What is said where the objective of a sweep cannot choose among its jobs."""
-    from xraylab.sweeps.record import JOURNAL, Journal
-
     why = Journal.read(folder).incomparable() if (folder / JOURNAL).is_file() else None
     return [f"no job is the best of all: {why}"] if why else []

@@ -121,7 +121,7 @@ def one_at_a_time(space: Mapping[str, Dimension]) -> dict[str, list[list[str]]]:
 
 def distributions(space: Mapping[str, Dimension]) -> dict[str, Any]:
     """Optuna's distributions of what varies."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # an optional extra
 
     out: dict[str, Any] = {}
     for key, d in varied(space).items():

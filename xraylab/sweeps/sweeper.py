@@ -1,6 +1,7 @@
 """Several jobs from one command: a grid, random points or Optuna's TPE, through any of Hydra's launchers.
 
-Hydra imports this module whenever it starts, so the rest is imported where a sweep begins.
+What imports torch is imported where it is used: mistakes in a sweep answer before, and what only hands jobs to a cluster needs
+none of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,18 +23,22 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from joblib import effective_n_jobs  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from xraylab.config.dataset import reader_of, resolved
+from xraylab.config.launch import normalised
+from xraylab.config.settings import Sweep, check_config, sweep_of
 from xraylab.errors import EXIT_USER, Stopped, UserError
-from xraylab.run import Run
+from xraylab.evaluation.objective import objectives_of
+from xraylab.run import Run, claimed, holder_of
+from xraylab.sweeps.comparable import incomparable_over
+from xraylab.sweeps.optuna_study import Study, stored
+from xraylab.sweeps.record import SETTLED, Journal, SweepJob, words_of_command
+from xraylab.sweeps.search_space import Dimension, corners, grid, search_space, varied
 from xraylab.system.command_line import require_recordable, shown
 from xraylab.system.processes import planned, shared_gpus
-
-if TYPE_CHECKING:
-    from xraylab.sweeps.optuna_study import Study
-    from xraylab.sweeps.record import Journal, SweepJob
-    from xraylab.sweeps.search_space import Dimension
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +77,6 @@ class JobSweeper(Sweeper):
             Stopped: interrupted; it can be resumed.
             SystemExit: a job failed.
         """
-        from xraylab.config.settings import sweep_of
-        from xraylab.evaluation.objective import objectives_of
-        from xraylab.run import claimed
-        from xraylab.sweeps.record import SETTLED
-        from xraylab.sweeps.search_space import corners, search_space, varied
-
         config = self.config
         rules = sweep_of(OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
         objectives = objectives_of(rules, str(config.monitor))
@@ -104,8 +103,6 @@ class JobSweeper(Sweeper):
             around.enter_context(claimed(folder, "hydra.sweep.dir"))
             study = None
             if rules.method != "grid":
-                from xraylab.sweeps.optuna_study import Study, stored
-
                 around.enter_context(stored(folder, journal.go_on))
                 study = Study(folder, rules.method, space, objectives, int(config.seed), size > 1)
             OmegaConf.save(config, folder / "multirun.yaml")
@@ -127,11 +124,8 @@ class JobSweeper(Sweeper):
         others = "" if here else " Jobs that were started go on where they are; wait for their end, or cancel them."
         return f"the sweep is stopped.{others} Go on with:\n  {go_on}"
 
-    def _journal(self, folder: Path, rules: Any, objectives: list[str], space: Any) -> Any:
+    def _journal(self, folder: Path, rules: Sweep, objectives: list[str], space: Mapping[str, Dimension]) -> Journal:
         """The record of a sweep that begins, or of the one that goes on, on which no other process works."""
-        from xraylab.run import holder_of
-        from xraylab.sweeps.record import SETTLED, Journal, words_of_command
-
         if rules.resume:
             journal = Journal.read(folder)
         elif (folder / "sweep.json").is_file():
@@ -180,8 +174,6 @@ class JobSweeper(Sweeper):
         Raises:
             UserError: it is not measured alike, and ``tpe`` would follow it.
         """
-        from xraylab.sweeps.comparable import incomparable_over
-
         if str(self.config.hydra.launcher._target_).endswith(("SlurmLauncher", "RayLauncher", "RayAWSLauncher")):
             return
 
@@ -207,10 +199,6 @@ class JobSweeper(Sweeper):
         return None
 
     def _check_job(self, words: list[str], at_once: int) -> None:
-        from xraylab.config.dataset import reader_of, resolved
-        from xraylab.config.launch import normalised
-        from xraylab.config.settings import check_config
-
         config = self.hydra_context.config_loader.load_sweep_config(self.config, words)
         HydraConfig.instance().set_config(config)
         typed = list(config.hydra.overrides.task)
@@ -258,15 +246,10 @@ class JobSweeper(Sweeper):
                 )
             return
         if count and "n_jobs" in options:
-            from joblib import effective_n_jobs  # type: ignore[import-untyped]
-
             print(shared_gpus(count, devices, min(at_once, effective_n_jobs(int(options.n_jobs)))))
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))  # for own_gpus of its workers
 
     def _list_grid(self, journal: Journal, space: Mapping[str, Dimension]) -> None:
-        from xraylab.sweeps.record import SweepJob
-        from xraylab.sweeps.search_space import grid
-
         journal.jobs = [SweepJob(k, words) for k, words in enumerate(grid(space))]
         self.validate_batch_is_legal([job.overrides for job in journal.jobs])
 
@@ -345,8 +328,6 @@ def _error_of(result: Any) -> Exception | None:
 
 def _prepare(journal: Journal, job: SweepJob) -> None:
     """Make a job that is not settled ready to run: in place where it was cut off and left a checkpoint, else anew."""
-    from xraylab.sweeps.record import SETTLED
-
     before = job.state
     if before in ("waiting", *SETTLED):
         return

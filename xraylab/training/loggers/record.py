@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
 from xraylab.data.study_table import SYNTHETIC
 
 RECORD = "wandb.json"
@@ -21,9 +24,6 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 
 def group_of(directory: Path) -> str | None:
     """The name of the multirun that a run directory belongs to; None where it belongs to none."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return Path(HydraConfig.get().sweep.dir).name
     directory = directory.absolute()

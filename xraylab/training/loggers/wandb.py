@@ -96,7 +96,7 @@ class Wandb(Unfailing, WandbLogger):
         return super()._opened()
 
     def _begin(self) -> None:
-        import wandb
+        import wandb  # half a second, for those who log elsewhere
 
         if self.mode == "online":
             try:
