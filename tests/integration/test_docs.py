@@ -200,30 +200,41 @@ def pictures(root, number: int = 60):
     pd.DataFrame(rows, columns=["file", "patient", "split", "fracture"]).to_csv(root / "list.csv", index=False)
 
 
-def test_the_dataset_of_the_page_trains(here, tmp_path, monkeypatch):
-    page = REPOSITORY / "docs" / "contributing" / "add-a-dataset.md"
-    (code,), (config,) = blocks(page, "python"), blocks(page, "yaml")
-    (tmp_path / "toy.py").write_text(code, encoding="utf-8")
-    (tmp_path / "mine" / "dataset").mkdir(parents=True)
-    (tmp_path / "mine" / "dataset" / "toy.yaml").write_text(config, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    pictures(tmp_path / "Toy-v1")
+def without_figures(monkeypatch) -> None:
+    """Drawing takes longer than all else of a tiny run."""
     monkeypatch.setattr("xraylab.reporting.figures.export.svg", lambda *_: "")
     monkeypatch.setattr("xraylab.reporting.figures.export.save_figure", lambda *_: None)
-    words = ["--config-dir", str(tmp_path / "mine"), "dataset=toy", f"dataset.root={tmp_path / 'Toy-v1'}", *QUICK]
-    code, said = here(*words, "hydra.run.dir=run")
+
+
+def write_page(page, group, name, folder, monkeypatch) -> list[str]:
+    """The module and the configuration of a page, as files a user has; returns the words that take them up.
+
+    Args:
+        page: below ``docs/contributing``.
+        group: of ``conf``.
+        name: of the YAML file; the module is called as its ``_target_`` says.
+    """
+    (code,), (config,) = (blocks(REPOSITORY / "docs" / "contributing" / page, kind) for kind in ("python", "yaml"))
+    module = re.search(r"_target_: (\w+)\.", config).group(1)
+    (folder / f"{module}.py").write_text(code, encoding="utf-8")
+    (folder / "mine" / group).mkdir(parents=True)
+    (folder / "mine" / group / f"{name}.yaml").write_text(config, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    return ["--config-dir", str(folder / "mine"), f"{group}={name}"]
+
+
+def test_the_dataset_of_the_page_trains(here, tmp_path, monkeypatch):
+    words = write_page("add-a-dataset.md", "dataset", "toy", tmp_path, monkeypatch)
+    pictures(tmp_path / "Toy-v1")
+    without_figures(monkeypatch)
+    code, said = here(*words, f"dataset.root={tmp_path / 'Toy-v1'}", *QUICK, "hydra.run.dir=run")
     assert code == 0, said
     test = json.loads((tmp_path / "run" / "evaluation.json").read_text())["splits"]["test"]
     assert (test["n"], test["labels"]["fracture"]["positives"]["value"]) == (20, 10)
 
 
 def test_the_loss_of_the_page_is_its_formula_and_trains(here, tmp_path, monkeypatch, mrnet_root):
-    page = REPOSITORY / "docs" / "contributing" / "add-a-loss.md"
-    (code,), (config,) = blocks(page, "python"), blocks(page, "yaml")
-    (tmp_path / "toy_loss.py").write_text(code, encoding="utf-8")
-    (tmp_path / "mine" / "loss").mkdir(parents=True)
-    (tmp_path / "mine" / "loss" / "steep.yaml").write_text(config, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    words = write_page("add-a-loss.md", "loss", "steep", tmp_path, monkeypatch)
     from toy_loss import Steep
 
     from xraylab.models.losses.base import spec
@@ -238,15 +249,14 @@ def test_the_loss_of_the_page_is_its_formula_and_trains(here, tmp_path, monkeypa
     assert torch.autograd.gradcheck(lambda z: loss.total(z, labels), logits)
     assert spec(loss)["arguments"]["power"] == 2.0
     monkeypatch.setattr("xraylab.reporting.run_report.write_report", lambda _: None)
-    words = ["--config-dir", str(tmp_path / "mine"), "dataset=mrnet", f"dataset.root={mrnet_root}", "loss=steep", "loss.power=2"]
-    status, said = here(*words, *QUICK, "hydra.run.dir=run")
+    words += ["dataset=mrnet", f"dataset.root={mrnet_root}", "loss.power=2", *QUICK, "hydra.run.dir=run"]
+    status, said = here(*words)
     assert status == 0, said
     assert xraylab.load(tmp_path / "run").loss.power == 2  # rebuilt from its checkpoint
 
 
-def test_the_metric_of_the_page_appears_everywhere(tmp_path, monkeypatch, mrnet_root, train_here):
+def test_the_metric_of_the_page_appears_everywhere(tmp_path, mrnet_root, train_here):
     """By its one registration: in evaluation, history, report, card, and the table of several runs."""
-    monkeypatch.setattr(metrics, "METRICS", metrics.METRICS)
     (code,) = blocks(REPOSITORY / "docs" / "contributing" / "add-a-metric.md", "python")
     try:
         exec(compile(code, "add-a-metric.md", "exec"), {})
@@ -274,8 +284,7 @@ def test_the_section_of_the_page_is_in_the_report_by_one_file(tmp_path, monkeypa
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "duration.py").write_text(code, encoding="utf-8")
     monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path / "more")])
-    monkeypatch.setattr("xraylab.reporting.figures.export.svg", lambda *_: "")
-    monkeypatch.setattr("xraylab.reporting.figures.export.save_figure", lambda *_: None)
+    without_figures(monkeypatch)
     with tarfile.open(REPOSITORY / "tests" / "fixtures" / "runs.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     page = write_report(tmp_path / "runs" / "study").read_text()

@@ -389,7 +389,7 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_same_words(
         return step(self, batch, batch_idx) * float("nan" if (rank(), done) in ((1, 9), (0, 11)) else 1)
 
     monkeypatch.setattr(StudyModule, "training_step", spoiled)
-    monkeypatch.setattr("xraylab.training.callbacks.finite_loss.FiniteLoss", lambda _: FiniteLoss(every))
+    monkeypatch.setattr("xraylab.training.fit.FiniteLoss", lambda _: FiniteLoss(every))
     run, raised = train_together("run", *SMALL, f"dataset.root={mrnet_root}")
     assert {type(error) for error in raised.values()} == {Diverged}
     told = f"the loss is not a finite number at step 5, in epoch 1, of the studies {(tmp_path / 'ids').read_text()}:"

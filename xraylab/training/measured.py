@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from xraylab.data.study_table import StudyTable
 from xraylab.evaluation.predictions import Scoring, scored_labels
-
-if TYPE_CHECKING:
-    from xraylab.data.study_table import StudyTable
-    from xraylab.models.losses.base import Loss
+from xraylab.models.losses.base import Loss
 
 
 def measured(table: StudyTable, loss: Loss, scoring: Scoring, unit: str) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 XLA compiles a graph for every shape of its inputs, so batches are filled, see :class:`xraylab.data.batching.StudyDataset`, and
 nothing in a step may depend on a value. Metrics need nothing of it: logits leave the device once an epoch.
+
+torch_xla is an optional package, so it is imported where it is used.
 """
 
 from __future__ import annotations
@@ -11,20 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning.accelerators import XLAAccelerator
 from pytorch_lightning.plugins import XLAPrecision
 from pytorch_lightning.plugins.io import XLACheckpointIO
+from torch import Tensor
 
 from xraylab.errors import UserError
 from xraylab.training.checkpoints import CheckpointFiles
-
-if TYPE_CHECKING:
-    import pytorch_lightning as pl
-    from torch import Tensor
 
 log = logging.getLogger(__name__)
 PRECISIONS = {"auto": "bf16-mixed", "bf16": "bf16-mixed", "32": "32-true"}
