@@ -1,4 +1,4 @@
-"""The data module: the loaders of a study table's splits."""
+"""The data module: loaders over a study table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ADAPT = 2048  # studies that a loss adapts by, at most: held back, and of train
 
 
 def as_is(packed: Any) -> Any:
-    """Return its argument: the ``collate_fn`` of a dataset whose items are batches; no lambda, for other processes load it."""
+    """For what leaves its dataset packed; a function of its own, for readers in other processes."""
     return packed
 
 
@@ -44,15 +44,6 @@ class StudyDataModule(pl.LightningDataModule):
             whole studies.
         rank, world: of how many processes which this is; it reads its share, see :class:`xraylab.data.batching.StepSampler`.
         static_shapes: see :class:`xraylab.data.batching.StudyDataset`.
-
-    >>> import pandas as pd
-    >>> from xraylab.data.images.source import ArraySource
-    >>> source = ArraySource({"exams": np.zeros((2, 5, 32, 32), np.uint8)}, volume=True)  # two exams of five slices
-    >>> rows = {"id": ["s1", "s2"], "patient": ["p1", "p2"], "group": "knee", "split": ["train", "valid"], "acl": [1.0, 0.0]}
-    >>> frame = pd.DataFrame({**rows, "images": [("exams:0",), ("exams:1",)]})
-    >>> data = StudyDataModule(StudyTable(frame, ("acl",), source, "mine"), batch_size=1)
-    >>> [(tuple(batch.images.shape), batch.labels.tolist()) for batch in data.val_dataloader()]
-    [((5, 1, 32, 32), [[0.0]])]
     """
 
     def __init__(
@@ -152,7 +143,7 @@ class StudyDataModule(pl.LightningDataModule):
 
 
 def outlive_signals(worker: int) -> None:
-    """In a reader: end by a SIGTERM of the parent alone. A scheduler sends one to all, and the parent needs one more batch."""
+    """In a reader: let no SIGTERM but its parent's end it. A scheduler sends it to all, and the parent needs one more batch."""
     if threading.current_thread() is not threading.main_thread():
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
