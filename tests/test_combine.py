@@ -18,16 +18,15 @@ from sklearn.metrics import roc_auc_score
 from xraylab import evaluate
 from xraylab.data.splits import in_parts
 from xraylab.errors import UserError
-from xraylab.evaluation.ensembles.alignment import alike, mean_table, own_table, union_table, vote_table
-from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination, read_combination, stack_of
+from xraylab.evaluation.ensembles.alignment import vote_table
+from xraylab.evaluation.ensembles.combination import IN_SAMPLE, read_combination
 from xraylab.evaluation.ensembles.combine import CombineOptions
 from xraylab.evaluation.ensembles.combine import combine as combined
 from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
 from xraylab.evaluation.ensembles.members import operating_rules, read_members
-from xraylab.evaluation.ensembles.stacking import fit_stack, stacked_table
 from xraylab.evaluation.evaluator import evaluate_split
-from xraylab.evaluation.predictions import Scoring, prediction_table, read_table, scores, write_table
-from xraylab.evaluation.probabilities import logit, sigmoid
+from xraylab.evaluation.predictions import read_table, write_table
+from xraylab.evaluation.probabilities import logit
 from xraylab.inference.cases import choose_cases
 from xraylab.reporting.run_report import write_report
 from xraylab.system.paths import conf_dir
@@ -130,40 +129,6 @@ def test_coefficients_are_those_of_scikit_learn_and_valid_is_judged_out_of_fold(
     assert auroc(evaluation, "valid") == pytest.approx(roc_auc_score(y, expected))
 
 
-def test_noise_members_look_good_in_sample_and_are_nothing_out_of_fold():
-    """Forty members that know nothing: what coefficients fitted and judged on the same studies would claim."""
-    tables = [table("valid", k, 0.0, n=120) for k in range(40)]
-    names = [str(k) for k in range(40)]
-    record, out = fit_stack(tables, names, Scoring())
-    inside = stacked_table(tables, names, record)
-    y = out["y_acl"]
-    assert roc_auc_score(y, inside["p_acl"]) > 0.75
-    assert roc_auc_score(y, out["p_acl"]) < 0.6
-
-
-def test_a_label_that_cannot_be_fitted_stays_the_mean_and_it_is_said():
-    a, b = (table("valid", k, 0.3, n=40, labels=("acl", "tear")) for k in range(2))
-    for t in (a, b):
-        t["y_tear"] = np.where(np.arange(40) == 3, 1.0, 0.0)
-    record, out = fit_stack([a, b], ["a", "b"], Scoring())
-    assert record["acl"]["coefficients"] is not None
-    assert record["tear"]["coefficients"] is None
-    assert record["tear"]["reason"] == "no positive study outside a fold: the mean of the members"
-    np.testing.assert_allclose(out["p_tear"], (a["p_tear"] + b["p_tear"]) / 2)
-    np.testing.assert_allclose(stacked_table([a, b], ["a", "b"], record)["p_tear"], out["p_tear"])
-
-
-def test_uncertain_and_blank_labels_are_not_fitted_but_predicted():
-    a, b = (table("valid", k, 0.3) for k in range(2))
-    for t in (a, b):
-        t.loc[:9, "y_acl"], t.loc[10:19, "y_acl"] = np.nan, -1.0
-    record, out = fit_stack([a, b], ["a", "b"], Scoring())
-    assert record["acl"]["n"] == 180
-    assert out["p_acl"].between(0, 1).all()
-    negative, _ = fit_stack([a, b], ["a", "b"], Scoring("negative", "positive"))
-    assert negative["acl"]["n"] == 200
-
-
 def test_mean_and_vote_are_those_by_hand(members, run_here):
     tables = [read_table(m / "predictions" / "test.csv")["p_acl"] for m in members]
     _, directory = run_here("method=mean", paths=members)
@@ -174,28 +139,6 @@ def test_mean_and_vote_are_those_by_hand(members, run_here):
     called = sum((p >= 0.5).to_numpy(int) for p in (*tables, third.sort_index()["p_acl"]))
     np.testing.assert_allclose(votes, called / 3)
     assert set((votes >= 0.5) == (called >= 2)) == {True}
-
-
-def test_groups_that_differ_are_named_together_and_unknown_patients_are_anothers():
-    a, b = table("test", 0, 0.1), table("test", 1, 0.1, group="coronal")
-    joined = alike([a.assign(patient=""), b], ["a", "b"])
-    assert set(joined[0]["group"]) == {"axial+coronal"}
-    assert joined[0]["patient"].equals(b["patient"])
-    assert set(alike([a, b.assign(group="all")], ["a", "b"])[0]["group"]) == {"axial"}
-
-
-def test_patients_are_put_together_study_by_study():
-    a, b, c = (table("test", k, 0.1, n=8) for k in range(3))
-    known = a["patient"].copy()
-    a.loc[0:3, "patient"], b.loc[2:, "patient"] = "", ""
-    found = [alike([a, b], ["a", "b"])[0], own_table([a, b.assign(group="axial")], ["axial", "coronal"])]
-    for joined in found:
-        assert joined["patient"].tolist() == [*known[:2], "", "", *known[4:]]
-    assert union_table([a, b], ["a", "b"])["patient"].tolist() == [*known[:2], "", "", *known[4:]]
-    with pytest.raises(UserError, match="runs b and c have other patients: test0 is test-p0 and x, test1 is test-p0 and x"):
-        alike([a, b, c.assign(patient=["x", "x", *known[2:]])], ["a", "b", "c"])
-    with pytest.raises(UserError, match=r"have other groups of the same studies: axial\+coronal\. With method=own every run"):
-        own_table([a, b.assign(group="coronal")], ["axial", "coronal"])
 
 
 def test_operating_points_are_chosen_as_members_chose_theirs(tmp_path, run_here, caplog):
@@ -236,44 +179,6 @@ def test_a_split_of_another_name_is_held_out_as_evaluate_has_it(tmp_path, run_he
     assert auroc(again, "external") == auroc(combined, "external")
 
 
-def test_a_damaged_table_stops_only_what_needs_it(members, run_here, tmp_path, caplog):
-    """Tables of other splits show whether studies are in two; without one, the rest is combined as it was."""
-    whole, _ = run_here("method=mean", "splits=[test]", paths=members)
-    for split in ("train", "valid"):
-        (members[0] / "predictions" / f"{split}.csv").write_text("id,damaged\n")
-    with caplog.at_level(logging.WARNING):
-        found, _ = run_here("method=mean", "splits=[test]", paths=members)
-    assert found == whole
-    said = [r.getMessage() for r in caplog.records if "It is not needed" in r.getMessage()]
-    assert [line.partition(": ")[0] for line in said] == [
-        str(members[0] / "predictions" / f"{s}.csv") for s in ("train", "valid")
-    ]
-    for words in (["method=mean"], ["method=stack", "splits=[test]"], ["method=stack", "fit_on=train", "splits=[test]"]):
-        with pytest.raises(UserError, match=r"(train|valid)\.csv: not a prediction table"):
-            run_here(*words, paths=members)
-
-
-def test_records_that_are_damaged_and_files_that_are_no_runs_are_named(members, run_here):
-    for name, text, said in (
-        ("evaluation.json", "{}", "no evaluation.json that can be read (it has no data, selection, splits). Finish"),
-        ("evaluation.json", "[]", "no evaluation.json that can be read (it has no data, selection, splits). Finish"),
-        ("evaluation.json", "{", "no evaluation.json that can be read (Expecting property name"),
-        ("environment.json", "{", "no environment.json that can be read (Expecting property name"),
-        ("config.yaml", "a: [", "config.yaml: cannot be read (while parsing"),
-        ("config.yaml", "- a", "config.yaml: cannot be read (no settings"),
-    ):
-        before = (members[1] / name).read_text()
-        (members[1] / name).write_text(text)
-        with pytest.raises(UserError, match=re.escape(said)):
-            run_here("method=mean", paths=members)
-        (members[1] / name).write_text(before)
-    (members[1] / "environment.json").write_text("{}")
-    with pytest.raises(UserError, match=r"no environment.json that can be read \(it has no command\)"):
-        write_report(members[1])
-    with pytest.raises(UserError, match=r"weights\.h5: weights of other frameworks are out of scope"):
-        run_here("method=mean", paths=[members[0], "weights.h5"])
-
-
 def test_each_study_by_the_model_of_its_group(tmp_path, run_here):
     runs = []
     for k, part in enumerate(("hand", "wrist")):
@@ -299,67 +204,6 @@ def test_each_study_by_the_model_of_its_group(tmp_path, run_here):
     ):
         with pytest.raises(UserError, match=said):
             run_here("method=own", "splits=[test]", *words, paths=runs)
-
-
-def changed(folder, members, **tables):
-    """A copy of the second member with other tables."""
-    found = {s: read_table(members[1] / "predictions" / f"{s}.csv") for s in ("train", "valid", "test")}
-    found |= tables
-    return write_run(folder / "other", {s: t for s, t in found.items() if t is not None}, "plane: coronal\n")
-
-
-def test_members_that_differ_are_refused_and_the_difference_is_named(members, run_here, tmp_path):
-    test = read_table(members[1] / "predictions" / "test.csv")
-    again = test.copy()
-    again.loc[[4, 7], "y_acl"] = [1.0, np.nan]
-    who = test.assign(patient=test["patient"].where(test["id"] != "test6", "x"))
-    valid = read_table(members[1] / "predictions" / "valid.csv")
-    shared = valid.assign(patient=valid["patient"].where(valid["id"] != "valid0", "test-p3"))
-    train = read_table(members[1] / "predictions" / "train.csv")
-    leaked = pd.concat([train, test.head(1).assign(split="train")], ignore_index=True)
-    for tables, said in (
-        ({"test": test.iloc[3:]}, "test.csv: runs honest and other are of other studies: test0, test1, test2 only in honest."),
-        ({"test": test.assign(id=["x", *test["id"][1:]])}, "other studies: test0 only in honest; x only in other"),
-        ({"test": again}, "runs honest and other have other labels of acl: test4 is 0 and 1, test7 is 1 and blank"),
-        ({"test": who}, "runs honest and other have other patients: test6 is test-p3 and x"),
-        ({"test": test.rename(columns={"p_acl": "p_x", "y_acl": "y_x"})}, "have other columns: acl, x only in one of them"),
-        ({"test": test.assign(split="final")}, "have other splits: test0 is test and final, "),
-        ({"valid": shared}, "1 patients are in more than one split: test-p3. Results would be too good."),
-        ({"train": leaked}, "study test0 is in test of run honest and in train of run other"),
-        ({"test": None}, "there are no predictions of test of other, as honest have. What all have is splits=[valid]."),
-    ):
-        other = changed(tmp_path, members, **tables)
-        with pytest.raises(UserError, match=re.escape(said)):
-            run_here("method=mean", paths=[members[0], other])
-        for file in (other / "predictions").iterdir():
-            file.unlink()
-
-
-def test_what_members_lack_is_said(members, run_here, tmp_path):
-    for path in members:
-        (path / "predictions" / "train.csv").unlink()
-    with pytest.raises(UserError, match=r"fit_on=train: there is no predictions/train.csv of honest, heart. Train it with"):
-        run_here("method=stack", "fit_on=train", paths=members)
-    with pytest.raises(UserError, match="folds=1: there are at least 2"):
-        run_here("method=stack", "folds=1", paths=members)
-    with pytest.raises(UserError, match="folds=101: a part has a patient at least, and there are 100 to fit on"):
-        run_here("method=stack", "folds=101", paths=members)
-    negative = {"blank": "negative", "uncertain": "ignore"}
-    other = write_run(tmp_path / "a", {s: table(s, 4, 0.1) for s in ("valid", "test")}, scored=negative)
-    with pytest.raises(
-        UserError, match=r"runs honest and a score labels otherwise: .*\. Say what counts: blank=ignore\|negative"
-    ):
-        run_here("method=mean", paths=[members[0], other])
-    other = write_run(tmp_path / "b", {s: table(s, 4, 0.1) for s in ("valid", "test")}, data="MRNet-v2")
-    with pytest.raises(UserError, match=r"runs are of other data: honest: MRNet-v1\.0, b: MRNet-v2"):
-        run_here("method=mean", paths=[members[0], other])
-    for paths, said in (
-        (members[:1], "a combination has two members or more"),
-        ([members[0], members[0]], "is there twice"),
-        ([members[0], tmp_path / "none"], "is not a run directory"),
-    ):
-        with pytest.raises(UserError, match=said):
-            run_here("method=mean", paths=paths)
 
 
 def test_labels_count_as_told(tmp_path, run_here, caplog):
@@ -471,25 +315,6 @@ def test_the_command_leaves_a_run_that_report_and_a_further_combination_accept(m
         read_combination(tmp_path / "wrong")
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "runs must be given"),
-        (["runs=[a,b]"], "method must be given"),
-        (["runs=null", "method=mean"], "runs=null: it is one, or several: runs=[<a>,<b>]."),
-        (["runs=3", "method=mean"], "runs=3: a combination has two members or more"),
-        (["runs=[a,b]", "method=mean", "sensitivity=7"], "sensitivity=7: it should be less than or equal to 1"),
-        (["runs=[a,b]", "method=mean", "blank=positive"], "blank=positive: it should be 'ignore' or 'negative'"),
-        (["runs=[a,b]", "method=staple"], "method=staple: it is one of stack, mean, vote, own. Did you mean stack"),
-    ],
-)
-def test_mistakes_are_said(command, tmp_path, words, said):
-    done = command("combine", *words)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert not list((tmp_path / "empty").iterdir())
-
-
 def test_tables_of_other_tools_are_members_too(tmp_path, run_here):
     for k in range(2):
         found = pd.concat([table(s, k, 0.2) for s in ("valid", "test")])
@@ -506,59 +331,3 @@ def test_tables_of_other_tools_are_members_too(tmp_path, run_here):
     run = write_run(tmp_path / "run", {s: table(s, 7, 0.1) for s in ("valid", "test")})
     evaluation, _ = run_here("method=mean", *mapped, paths=[run, tmp_path / "1.csv"])
     assert (evaluation["data"], [*evaluation["splits"]["test"]["groups"]]) == ("MRNet-v1.0", ["axial"])
-
-
-@pytest.mark.parametrize("side", [1, -1], ids=["near 0", "near 1"])
-@pytest.mark.parametrize("known", ["neither", "one", "both"])
-def test_members_that_are_all_but_certain_are_stacked_by_their_logits(side, known):
-    """Members of AUROC .98 and .93 whose probabilities are all beyond 1e-6, as tables with logits and as those without."""
-    tables, names = [], ["a", "b"]
-    for seed in (1, 2):
-        rng, parts = np.random.default_rng(seed), {}
-        for split in ("valid", "test"):
-            y = (np.arange(160) % 4 == 0).astype(float)
-            z = side * -22 + 4 * y + rng.normal(0, 2, 160)
-            frame = pd.DataFrame({"id": np.arange(160).astype(str), "patient": "", "group": "all", "x": y})
-            logits = z[:, None] if known == "both" or (known == "one" and seed == 1) else None
-            parts[split] = prediction_table(frame, ["x"], split, np.arange(160), sigmoid(z[:, None]), logits)
-        tables.append(parts)
-    record, out_of_fold = fit_stack([t["valid"] for t in tables], names, Scoring())
-    stacked = stacked_table([t["test"] for t in tables], names, record)
-    alone = [roc_auc_score(t["test"]["y_x"], scores(t["test"], "x")) for t in tables]
-    for joined in (stacked, out_of_fold):
-        np.testing.assert_allclose(joined["p_x"], sigmoid(joined["logit_x"].to_numpy()))
-        assert roc_auc_score(joined["y_x"], joined["logit_x"]) > 0.95
-    assert roc_auc_score(stacked["y_x"], stacked["p_x"]) >= max(alone) - 0.01
-    mean = mean_table([t["test"] for t in tables], names)
-    assert ("logit_x" in mean) == (known == "both")
-    np.testing.assert_array_equal(mean["p_x"], (tables[0]["test"]["p_x"] + tables[1]["test"]["p_x"]) / 2)
-    if known == "both":
-        np.testing.assert_allclose(sigmoid(mean["logit_x"].to_numpy()), mean["p_x"], rtol=1e-12)
-        union = union_table([t["test"] for t in tables], names)
-        np.testing.assert_allclose(union["logit_x"], mean["logit_x"], rtol=1e-12)
-    assert "logit_x" not in vote_table([t["test"] for t in tables], names)
-
-
-def test_probabilities_of_exactly_0_and_1_are_counted_where_a_stack_has_no_logits_of_them():
-    y = (np.arange(80) % 2).astype(float)
-    rng = np.random.default_rng(0)
-    z = 40 * (y - 0.5) + rng.normal(0, 20, 80)
-    frame = pd.DataFrame({"id": np.arange(80).astype(str), "patient": "", "group": "all", "x": y})
-    p = 1 / (1 + np.exp(-z.astype(np.float32)))
-    table = prediction_table(frame, ["x"], "valid", np.arange(80), p[:, None])
-    stack = stack_of([table, table], ["a", "b"], "valid", Scoring(), 0)
-    count = int((p == 1).sum() + (p == 0).sum())
-    assert count > 5
-    assert f"x: {count} probabilities of a are exactly 0 or 1, and it has no logits: they count as its farthest" in stack.said()
-    assert roc_auc_score(y, stack.out_of_fold["logit_x"]) > 0.8
-
-
-def test_a_stack_of_before_keeps_the_inputs_that_its_coefficients_are_of():
-    frame = pd.DataFrame({"id": ["a", "b"], "patient": "", "group": "all", "x": [0.0, 1.0]})
-    table = prediction_table(frame, ["x"], "test", np.arange(2), sigmoid(np.array([[-40.0], [3.0]])), np.array([[-40.0], [3.0]]))
-    fitted = {"x": {"intercept": 0.5, "coefficients": {"a": 1.0, "b": 0.0}, "n": 2, "positives": 1, "reason": None}}
-    record = {"method": "stack", "names": ["a", "b"], "fit_on": "valid", "folds": 5, "labels": fitted}
-    old = Combination.of_record({**record, "inputs": "logits of probabilities, clipped to [1e-06, 1 - 1e-06]"})
-    assert old.join([table, table])["logit_x"].tolist() == pytest.approx([0.5 - np.log(1e6 - 1), 3.5], rel=1e-6)
-    assert Combination.of_record(old.record()) == old
-    assert Combination.of_record(record).join([table, table])["logit_x"].tolist() == pytest.approx([-39.5, 3.5])

@@ -19,11 +19,9 @@ from sklearn.metrics import roc_auc_score
 import xraylab
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split
-from xraylab.evaluation.operating_points import decided, temperatures_of, thresholds_of
 from xraylab.evaluation.predictions import read_table, write_table
 from xraylab.inference.inputs import FROM_THE_REST, LEFT_OUT, find_studies
-from xraylab.inference.predictor import Options, chosen_of, predict, predict_all
-from xraylab.inference.submission import write_submission
+from xraylab.inference.predictor import Options, predict, predict_all
 
 SMALL = [
     *TINY, "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small", "+backbone.kwargs.channels=[8,8,16,16]",
@@ -289,27 +287,6 @@ def test_the_command_wants_a_run_and_an_input(command, mura):
         assert done.stderr.splitlines()[-1] == f"error: {missing} must be given: {missing}=…  (--help explains it)"
 
 
-def test_challenges_get_their_files(tmp_path):
-    table = pd.DataFrame({"id": ["0", "1"], "p_acl": [0.1, 0.2], "p_abnormal": [0.3, 0.4], "p_meniscus": [0.5, 0.6]})
-    write_submission("mrnet", table, ["0", "1"], tmp_path / "mrnet.csv")
-    assert (tmp_path / "mrnet.csv").read_text() == "0.3,0.1,0.5\n0.4,0.2,0.6\n"
-    with pytest.raises(UserError, match="none can be missing; 1 could not be predicted, the first 0044"):
-        write_submission("mrnet", table, ["0", "1"], tmp_path / "mrnet.csv", left_out=["0044"])
-
-    findings = ["edema", "atelectasis", "pleural_effusion", "cardiomegaly", "consolidation"]
-    table = pd.DataFrame({"id": ["a"], **{f"p_{f}": [k / 10] for k, f in enumerate(findings)}})
-    write_submission("chexpert", table, ["/data/CheXpert-v1.0/test/patient64741/study1"], tmp_path / "chexpert.csv")
-    assert (tmp_path / "chexpert.csv").read_text().splitlines() == [
-        "Study,Atelectasis,Cardiomegaly,Consolidation,Edema,Pleural Effusion",
-        "CheXpert-v1.0/test/patient64741/study1,0.1,0.3,0.4,0.0,0.2",
-    ]
-    with pytest.raises(UserError, match="Missing: edema"):
-        write_submission("chexpert", table.drop(columns="p_edema"), ["a"], tmp_path / "chexpert.csv")
-    table = pd.DataFrame({"id": ["a", "b"], "p_abnormal": [0.5, 0.49], "call_abnormal": [1, 0]})
-    write_submission("mura", table, ["/x/MURA-v1.1/test/XR_HAND/patient1/study1", "b"], tmp_path / "mura.csv")
-    assert (tmp_path / "mura.csv").read_text() == "MURA-v1.1/test/XR_HAND/patient1/study1/,1\nb/,0\n"
-
-
 def test_calls_and_calibration_are_those_of_validation(here, mura, mura_root, tmp_path):
     run = shutil.copytree(mura, tmp_path / "run")
     file = run / "operating_points.json"
@@ -383,89 +360,6 @@ def test_views_are_predicted_by_combinations_and_side_by_side(mura, mura_root, t
     assert list(both)[-4:] == ["p_abnormal", "p_normal", "logit_abnormal", "logit_normal"]
     for k, label in enumerate(("abnormal", "normal")):
         assert np.allclose(both[f"p_{label}"], parts[k]["p_abnormal"], rtol=0, atol=1e-7)
-
-
-@pytest.fixture(scope="module")
-def planes(tmp_path_factory, mrnet_root):
-    """Runs on two planes of knees, and their stack."""
-    from xraylab.evaluation.ensembles.combine import CombineOptions, combine
-    from xraylab.evaluation.ensembles.members import read_members
-
-    home = tmp_path_factory.mktemp("planes")
-    runs = [
-        run_of(home / plane, "dataset=mrnet", f"plane={plane}", "task=acl", f"dataset.root={mrnet_root}")
-        for plane in ("axial", "coronal")
-    ]
-    (home / "stack").mkdir()
-    evaluation = combine(read_members([str(r) for r in runs], {}), CombineOptions("stack"), home / "stack")
-    (home / "stack" / "config.yaml").write_text("method: stack\n")
-    assert "test" in evaluation["splits"]
-    return [*runs, home / "stack"]
-
-
-def test_a_stack_of_planes_predicts_as_it_was_evaluated(planes, mrnet_root):
-    stack = planes[-1]
-    test = table_of(stack / "predictions" / "test.csv")
-    again = predict(stack, "test", CPU)
-    assert again.table["id"].tolist() == test["id"].tolist()
-    assert np.abs(again.table["p_acl"] - test["p_acl"]).max() < 1e-6
-    assert again.table["y_acl"].tolist() == test["y_acl"].tolist()
-    files = predict(stack, find_studies(str(mrnet_root / "valid")), CPU)
-    assert files.table["id"].tolist() == test["id"].tolist(), "ids are without the plane"
-    assert np.abs(files.table["p_acl"] - test["p_acl"]).max() < 1e-6
-    assert set(files.table["group"]) == {"axial+coronal"}
-    with pytest.raises(UserError, match=r"was fitted on that split; .*predictions/valid\.csv has"):
-        predict(stack, "valid", CPU)
-    chosen = json.loads((stack / "operating_points.json").read_text())
-    chosen["labels"]["acl"]["temperature"] = {"value": 0.5, "reason": None}
-    chosen["labels"]["acl"]["thresholds"]["youden"] = {"value": 0.3, "reason": None}
-    assert chosen_of(stack)["labels"].keys() == chosen["labels"].keys(), "a combination has its own"
-    table = decided(again.table, thresholds_of(chosen, ["acl"], "youden"), temperatures_of(chosen, ["acl"]))
-    assert table["call_acl"].tolist() == (again.table["p_acl"] >= 0.3).astype(int).tolist()
-    with pytest.raises(UserError, match="is a combination, of its members' best"):
-        predict(stack, "test", Options(checkpoint="last"))
-
-
-def test_an_exam_without_one_of_the_planes_is_left_out(planes, mrnet_root, tmp_path):
-    root = shutil.copytree(mrnet_root / "valid", tmp_path / "valid")
-    (root / "coronal" / "0041.npy").unlink()
-    (root / "axial" / "0043.npy").write_bytes(b"broken")
-    done = predict(planes[-1], find_studies(str(root)), CPU)
-    assert len(done.table) == 28
-    assert {(s.id, s.reason) for s in done.skipped} == {
-        ("0041", "not every run has images of it"), ("0043", "not a whole array"),
-    }  # fmt: skip
-
-
-def test_a_model_of_a_plane_takes_the_images_of_that_plane(planes, mrnet_root):
-    everything = predict(planes[0], find_studies(str(mrnet_root / "valid")), CPU).table
-    own = table_of(planes[0] / "predictions" / "test.csv")
-    assert everything[["id", "group"]].equals(own[["id", "group"]])
-    both = predict(planes[0], find_studies(str(mrnet_root)), CPU).table
-    assert set(own["id"]) < set(both["id"]), "also below train and valid"
-    with pytest.raises(UserError, match=r"these are images of coronal; the model was trained on plane=axial"):
-        predict(planes[0], find_studies(str(mrnet_root / "valid" / "coronal")), CPU)
-
-
-def test_runs_of_other_labels_make_one_table(here, planes, mrnet, mrnet_root, tmp_path):
-    with pytest.raises(UserError, match="both predict acl"):
-        here(f"run=[{planes[0]},{planes[1]}]", "input=test", "output=o.csv")
-    with pytest.raises(UserError, match="output must be given where there are several runs"):
-        here(f"run=[{planes[-1]},{mrnet}]", "input=test")
-    here(f"run=[{planes[-1]},{mrnet}]", f"input={mrnet_root / 'valid'}", "output=o.csv", "format=mrnet")
-    found = np.loadtxt(tmp_path / "empty" / "o.csv", delimiter=",")
-    assert found.shape == (30, 3)
-    acl = table_of(planes[-1] / "predictions" / "test.csv")["p_acl"].astype(float)
-    others = table_of(mrnet / "predictions" / "test.csv")
-    here(f"run=[{planes[-1]},{mrnet}]", f"input={mrnet_root / 'valid'}", "output=t.csv")
-    table = table_of(tmp_path / "empty" / "t.csv")
-    findings = ["acl", "meniscus", "abnormal"]
-    columns = [f"{kind}_{finding}" for kind in ("p", "logit") for finding in findings]
-    assert list(table) == ["id", "patient", "group", "split", *columns, "data"]
-    assert set(table["group"]) == {"axial+coronal"}
-    here(f"run=[{mrnet},{planes[-1]}]", f"input={mrnet_root / 'valid'}", "output=u.csv")
-    assert set(table_of(tmp_path / "empty" / "u.csv")["group"]) == {"axial+coronal"}, "not those of the first run alone"
-    assert np.abs(found - np.stack([others["p_abnormal"].astype(float), acl, others["p_meniscus"].astype(float)], 1)).max() < 1e-6
 
 
 # ---- DICOM ------------------------------------------------------------------------------------------------------------
