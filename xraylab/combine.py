@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab.config.launch import launch
@@ -31,7 +32,6 @@ out of fold, test by coefficients of all of valid. fit_on=train does what should
 
 def job(cfg: DictConfig) -> None:
     """Combine, and report."""
-    from hydra.core.hydra_config import HydraConfig
 
     from xraylab.config.settings import rules_of, scoring_of, several
     from xraylab.evaluation.ensembles.combine import CombineOptions, combine

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from xraylab.config.dataset import settings_beside
+from xraylab.config.dataset import read, resolved, settings_beside
 from xraylab.config.launch import launch
 from xraylab.errors import UserError, listed
 from xraylab.reporting.dataset_page import write
@@ -30,9 +31,7 @@ where patients are known, studies_per_patient.csv. Without data the synthetic sa
 
 def job(cfg: DictConfig) -> None:
     """Describe one dataset."""
-    from hydra.core.hydra_config import HydraConfig
 
-    from xraylab.config.dataset import read, resolved
     from xraylab.data.splits import assign_splits
     from xraylab.data.study_table import BLANK
 

@@ -9,12 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from xraylab.config.dataset import resolved
 from xraylab.config.launch import importing, launch
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.run import Run
+from xraylab.run import Run, new_run_dir, read_config, run_of
 from xraylab.system.command_line import command_line, flags, shown
+from xraylab.system.files import new_folder, write_json
 
 if TYPE_CHECKING:
     from xraylab.evaluation.result import Evaluation
@@ -48,8 +51,6 @@ def job(cfg: DictConfig) -> None:
         evaluate_table(cfg)
         return
     _refuse_keys_of_tables(cfg)
-    from xraylab.run import read_config, run_of
-    from xraylab.system.files import write_json
 
     started = time.monotonic()
     run = run_of(cfg.run)
@@ -59,7 +60,6 @@ def job(cfg: DictConfig) -> None:
             f"run={run}: made of tables, it has no model of its own. Combine anew, or evaluate its {shown('table', table)}."
         )
     with importing():
-        from xraylab.config.dataset import resolved
         from xraylab.config.instantiate import plain
         from xraylab.inference.evaluate import evaluate_run
         from xraylab.reporting.log_results import record_evaluation
@@ -107,8 +107,6 @@ def evaluate_table(cfg: DictConfig) -> None:
     from xraylab.evaluation.reader_study import read_readings
     from xraylab.reporting.run_report import write_report
     from xraylab.reporting.summary import closing_table
-    from xraylab.run import new_run_dir
-    from xraylab.system.files import new_folder
 
     started = time.monotonic()
     given = Path(cfg.table)
@@ -197,8 +195,6 @@ def _refuse_keys_of_tables(cfg: DictConfig) -> None:
 
 def _words() -> list[str]:
     """The words of the command line."""
-    from hydra.core.hydra_config import HydraConfig
-
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 

@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.config.launch import importing, launch
 from xraylab.errors import UserError, listed
-from xraylab.run import Run
+from xraylab.run import Run, run_of
 from xraylab.system.command_line import shown
+from xraylab.system.files import beside
 
 if TYPE_CHECKING:
     from xraylab.inference.inputs import Skipped
@@ -128,7 +129,6 @@ def _chosen(runs: list[Path], cfg: DictConfig, threshold: Any) -> tuple[dict[str
 
 def _run(given: str) -> Path:
     """The run directory, or a checkpoint that lies in none."""
-    from xraylab.run import run_of
     from xraylab.system.remote import is_url
 
     path = Path(given).expanduser()
@@ -218,7 +218,6 @@ def _write_skipped(skipped: Sequence[Skipped], file: Path) -> None:
     import pandas as pd
 
     from xraylab.inference.inputs import Skipped
-    from xraylab.system.files import beside
 
     if not skipped:
         file.unlink(missing_ok=True)

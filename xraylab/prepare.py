@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from xraylab.config.dataset import read, resolved
 from xraylab.config.launch import launch
 from xraylab.errors import UserError
 
@@ -25,14 +27,12 @@ where it was interrupted, and does nothing where nothing changed. Runs find it b
 
 def job(cfg: DictConfig) -> None:
     """Build one cache."""
-    from hydra.core.hydra_config import HydraConfig
 
     from xraylab.config.settings import check_config
 
     if check_config(cfg).cache == "off":
         raise UserError("cache=off: leave it out to build the cache, or name its folder.")
 
-    from xraylab.config.dataset import read, resolved
     from xraylab.data.cache.build import with_cache
 
     found = resolved(cfg, HydraConfig.get().overrides.task)

@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.config.launch import launch
 from xraylab.errors import UserError, did_you_mean, listed
-from xraylab.run import Run
+from xraylab.run import Run, new_run_dir, read_config, read_record, run_of, short_names
 from xraylab.system.command_line import command_line, word
+from xraylab.system.files import new_folder
 
 if TYPE_CHECKING:
     from xraylab.evaluation.paired_comparison import Result
@@ -38,8 +39,6 @@ python -m xraylab.evaluate table=….
 def job(cfg: DictConfig) -> None:
     """Report."""
     from xraylab.reporting.comparison import NOTHING, text_table, write_results
-    from xraylab.run import new_run_dir
-    from xraylab.system.files import new_folder
 
     started = time.monotonic()
     if OmegaConf.is_missing(cfg, "runs"):
@@ -78,7 +77,6 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
         UserError: one is neither, has no evaluation, or is there twice.
     """
     from xraylab.reporting.comparison import finished, read_result
-    from xraylab.run import run_of, short_names
 
     places: list[Path] = []
     waiting: list[str] = []
@@ -117,8 +115,6 @@ def _is_multirun(path: Path) -> bool:
 
 def _require_whole(run: Path) -> None:
     """Refuse a run that was not evaluated, or whose records are damaged."""
-    from xraylab.run import read_config, read_record
-
     read_record(Run(run).evaluation_file, "data", "splits")
     read_record(Run(run).environment_file, "overrides", "finished")
     if Run(run).config_file.is_file():
@@ -137,7 +133,6 @@ def _reference(asked: str, results: Sequence[Result]) -> str:
 def _of_one(given: str) -> None:
     """Write a run's report anew."""
     from xraylab.reporting.run_report import write_report
-    from xraylab.run import run_of
 
     run = run_of(given)
     _require_whole(run)
@@ -158,7 +153,7 @@ def _of_multirun(folder: Path, results: Sequence[Result], waiting: list[str]) ->
     for r in results:
         if "members" in r.evaluation and not (r.directory / "report.html").is_file():
             write_report(r.directory)
-    return folder, (folder.absolute().parents[1].name, folder.name), check_published(given.get("published"))
+    return folder, (folder.absolute().parent.parent.name, folder.name), check_published(given.get("published"))
 
 
 def main() -> None:

@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from xraylab.config.dataset import reader_of
 from xraylab.config.launch import launch
 from xraylab.errors import UserError
 from xraylab.system.command_line import command_line, word
@@ -27,10 +29,6 @@ Training on it: python -m xraylab.train dataset=mrnet dataset.root=samples
 
 def job(cfg: DictConfig) -> None:
     """Write one sample."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from xraylab.config.dataset import reader_of
-
     reader = reader_of(cfg)
     try:
         path = reader.write_sample(Path(cfg.root).expanduser(), **reader.sample)

@@ -12,13 +12,15 @@ from multiprocessing import current_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from xraylab.config.launch import escape_unprintable, exit_with, importing, launch
 from xraylab.config.messages import every_key
+from xraylab.config.resume import resumed_config
 from xraylab.errors import EXIT_RESUMABLE, Lost, Stopped, UserError, listed
-from xraylab.run import BEGUN
+from xraylab.run import BEGUN, differing, is_finished, read_begun, run_of
 from xraylab.system.processes import SINGLE_PROCESS, Processes, own_gpus, planned, silence
 from xraylab.system.progress import clock
 
@@ -114,7 +116,6 @@ def job(cfg: DictConfig) -> None:
 
 def _job(cfg: DictConfig) -> None:
     """Heavy imports happen here, after composition."""
-    from hydra.core.hydra_config import HydraConfig
 
     from xraylab.config.settings import check_config
 
@@ -168,9 +169,6 @@ def config_to_run(cfg: DictConfig, directory: Path, typed: list[str]) -> DictCon
     Raises:
         UserError: there is nothing to go on with, or not in this way.
     """
-    from xraylab.config.resume import resumed_config
-    from xraylab.run import run_of
-
     if cfg.resume == "auto":
         return auto_resumed_config(cfg, directory)
     if cfg.resume:
@@ -184,7 +182,6 @@ def config_to_run(cfg: DictConfig, directory: Path, typed: list[str]) -> DictCon
 
 def pickled_for_child(cfg: DictConfig, directory: Path, typed: list[str], processes: Processes) -> bytes:
     """The module and the arguments of :func:`run_child`, for one of the processes that the first starts."""
-    from hydra.core.hydra_config import HydraConfig
 
     # without the launchers' types, which are others in the processes that they start
     plain = OmegaConf.create(OmegaConf.to_container(HydraConfig.instance().cfg))
@@ -193,8 +190,6 @@ def pickled_for_child(cfg: DictConfig, directory: Path, typed: list[str], proces
 
 def run_child(hydra_cfg: Any, cfg: DictConfig, directory: Path, typed: list[str], processes: Processes) -> None:
     """One process of a run, which the first has started by :mod:`xraylab.training.distributed.launch`, to its end."""
-    from hydra.core.hydra_config import HydraConfig
-
     silence()
     escape_unprintable()
     from xraylab.training.distributed.launch import process_group
@@ -215,9 +210,6 @@ def auto_resumed_config(cfg: DictConfig, directory: Path) -> DictConfig | None:
     Raises:
         UserError: the directory holds a run of another configuration.
     """
-    from xraylab.config.resume import resumed_config
-    from xraylab.run import differing, is_finished, read_begun
-
     if not (directory / BEGUN).is_file():
         log.info("resume=auto: no unfinished run of this command; a new one begins in %s", directory)
         cfg.resume = None
