@@ -235,6 +235,6 @@ def exit_with(error: UserError | Stopped | Lost) -> NoReturn:
     sys.exit(EXIT_USER if isinstance(error, UserError) else EXIT_RESUMABLE if isinstance(error, Stopped) else 1)
 
 
-def _exit(message: str, code: int) -> None:
+def _exit(message: str, code: int) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(code)

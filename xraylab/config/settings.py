@@ -18,6 +18,8 @@ from xraylab.system.paths import conf_dir
 
 M = TypeVar("M", bound=BaseModel)
 PRECISION = Literal["auto", "32", "bf16", "16"]
+#: of Hydra, that every training configuration has
+GROUPS = ("backbone", "pool", "loss", "augmentation", "optimizer", "scheduler", "accelerator", "logger", "callbacks", "dataset")
 
 
 class _Strict(BaseModel):
@@ -291,18 +293,7 @@ def check_config(cfg: DictConfig) -> Settings:
     for name in map(str, cfg):
         if name not in known:
             raise UserError(f"there is no key {name}.{did_you_mean(name, known)}")
-    for name in (
-        "backbone",
-        "pool",
-        "loss",
-        "augmentation",
-        "optimizer",
-        "scheduler",
-        "accelerator",
-        "logger",
-        "callbacks",
-        "dataset",
-    ):
+    for name in GROUPS:
         if not OmegaConf.is_dict(node := cfg.get(name)):
             choices = sorted({path.stem for folder in folders for path in (folder / name).glob("*.yaml")})
             raise UserError(f"{name}={said(node)}: it is one of {', '.join(choices)}.")

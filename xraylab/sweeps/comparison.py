@@ -116,7 +116,7 @@ def write_comparison(
     waiting += not_comparable(folder)
     data = SYNTHETIC if any(r.evaluation["data"] == SYNTHETIC for r in results) else results[0].evaluation["data"]
     write_json(folder / GIVEN, {"data": data, "ensembles": plain(ensembles or {}), "published": plain(published or {})})
-    title = (folder.absolute().parents[1].name, folder.name)
+    title = (folder.absolute().parent.parent.name, folder.name)
     write_results(folder, title, results, waiting, check_published(published), ended, reference)
     return waiting
 

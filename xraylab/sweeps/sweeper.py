@@ -41,6 +41,7 @@ from xraylab.system.command_line import require_recordable, shown
 from xraylab.system.processes import planned, shared_gpus
 
 log = logging.getLogger(__name__)
+ELSEWHERE = ("SlurmLauncher", "RayLauncher", "RayAWSLauncher")  # launchers whose jobs run on other machines
 
 
 class JobSweeper(Sweeper):
@@ -57,7 +58,8 @@ class JobSweeper(Sweeper):
 
     def __init__(self, max_batch_size: int | None = None, params: Mapping[str, str] | None = None) -> None:
         self.max_batch_size, self.params = max_batch_size, dict(params or {})
-        self.mistakes: list[bool] = []  # of the jobs that failed, whether it was by one; their errors would keep what they had
+        # of each job that failed, whether by the user's mistake; its error would keep alive what the job had in memory
+        self.mistakes: list[bool] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """As Hydra asks for it."""
@@ -119,8 +121,12 @@ class JobSweeper(Sweeper):
             self.hydra_context.callbacks.on_multirun_end(config=config)  # which Hydra leaves out where a sweep fails
             sys.exit(EXIT_USER if all(self.mistakes) else 1)
 
+    @property
+    def _launcher_name(self) -> str:
+        return str(self.config.hydra.launcher._target_).rpartition(".")[2]
+
     def _stopped(self, go_on: str) -> str:
-        here = str(self.config.hydra.launcher._target_).endswith((".BasicLauncher", ".JoblibLauncher"))
+        here = self._launcher_name in ("BasicLauncher", "JoblibLauncher")
         others = "" if here else " Jobs that were started go on where they are; wait for their end, or cancel them."
         return f"the sweep is stopped.{others} Go on with:\n  {go_on}"
 
@@ -145,8 +151,7 @@ class JobSweeper(Sweeper):
         """Jobs that the launcher gets at once."""
         if self.max_batch_size is not None:
             return max(1, self.max_batch_size)
-        target = str(self.config.hydra.launcher._target_)
-        if target.endswith(".BasicLauncher"):
+        if self._launcher_name == "BasicLauncher":
             return 1  # so that what a job shows is known before the next
         if method == "tpe" or fail_fast:
             key = f"sweep.method={method}" if method == "tpe" else "fail_fast=true"
@@ -174,7 +179,7 @@ class JobSweeper(Sweeper):
         Raises:
             UserError: it is not measured alike, and ``tpe`` would follow it.
         """
-        if str(self.config.hydra.launcher._target_).endswith(("SlurmLauncher", "RayLauncher", "RayAWSLauncher")):
+        if self._launcher_name in ELSEWHERE:
             return
 
         def compose(words: list[str]) -> DictConfig:
@@ -209,7 +214,7 @@ class JobSweeper(Sweeper):
         processes = planned(config.accelerator, sweep=True)
         if config.sweep.prune and processes.world > 1:
             raise UserError("sweep.prune: a job of several processes cannot be given up. Leave out one of the two.")
-        launcher = str(self.config.hydra.launcher._target_).rpartition(".")[2]
+        launcher = self._launcher_name
         if launcher == "SlurmLauncher" and shutil.which("srun") is None:
             raise UserError(
                 "hydra/launcher=submitit_slurm: there is no SLURM on this machine (no srun). Start the sweep where there is, or "
@@ -219,7 +224,7 @@ class JobSweeper(Sweeper):
             from xraylab.training.experiment import Experiment
 
             Experiment.from_config(resolved(config, typed), processes=processes)
-        elif launcher in ("SlurmLauncher", "RayLauncher", "RayAWSLauncher"):
+        elif launcher in ELSEWHERE:
             reader_of(config)  # the data and the device are those of other machines
         else:
             if self.config.hydra.launcher.get("n_jobs") == 0:

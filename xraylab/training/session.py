@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import shutil
 import signal
@@ -57,7 +56,7 @@ class Session:
         typed: the overrides that it was begun by.
         checkpoint: to go on from; None: it begins.
         upload: of the directory, where one is asked for.
-        go_on: the words that say how to go on with it.
+        command: that goes on with it.
         loggers: of the configuration, in the first process.
         stopped: the signal that ended its training early, or 0.
     """
@@ -68,11 +67,16 @@ class Session:
     processes: Processes
     checkpoint: Path | None
     upload: RunUpload | None
-    go_on: str
+    command: str
     loggers: list[Logger] = field(default_factory=list)
     stopped: int = 0
     started: float = field(default_factory=time.monotonic)
     record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def go_on(self) -> str:
+        """The sentence that says how to go on."""
+        return f"Go on with:\n  {self.command}"
 
     def first_model(self) -> tuple[DictConfig, Path] | None:
         """Configuration and directory of a self-trained loss's first model, where it is still to be trained.
@@ -93,8 +97,7 @@ class Session:
             shutil.rmtree(first)  # of a run that ended before its first epoch
         if begun and not cfg.get("resume"):
             _require_same(first, self.typed)
-        record = Run(first).environment_file
-        if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["finished"]:
+        if Run(first).finished:
             return None
         what = "resumed" if begun else "trained"
         log.info("loss=selftrained: a first model, which ignores uncertain labels, is %s in %s", what, first)
@@ -151,7 +154,9 @@ class Session:
         except UserError as error:
             if isinstance(error, CannotWrite | Diverged) or not Run(self.directory).checkpoint("last").exists():
                 raise
-            raise UserError(f"{error} What was trained before is kept; where that is mended, g{self.go_on[1:]}") from error
+            raise UserError(
+                f"{error} What was trained before is kept; where that is mended, go on with:\n  {self.command}"
+            ) from error
         if self.stopped in END_SIGNALS:  # there may be no time to evaluate
             raise Stopped(f"{signal.Signals(self.stopped).name}: stopped before the end; everything is saved. {self.go_on}")
 
@@ -184,7 +189,7 @@ class Session:
 def session(
     cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes = SINGLE_PROCESS, outer: Session | None = None
 ) -> Iterator[Session]:
-    """Hold a run's directory: it is begun or goes on, and what breaks is said in words.
+    """Context that holds a run's directory: the run is begun or goes on, and what breaks is said in words.
 
     Args:
         processes: that have met, see :func:`xraylab.training.distributed.launch.process_group`; only the first writes.
@@ -204,8 +209,8 @@ def session(
         with _hold(cfg, directory, typed, processes, outer.upload) as held:
             yield held
         return
-    mine = cfg.get("upload") and processes.rank == 0
-    upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if mine else None
+    asked = cfg.get("upload") and processes.rank == 0
+    upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if asked else None
     logging.raiseExceptions = False  # a full disk stops the run by its own words, not by those of its log
     try:
         with raise_on_signals(), _hold(cfg, directory, typed, processes, upload) as held:
@@ -221,17 +226,18 @@ def _hold(
 ) -> Iterator[Session]:
     silence_lightning()
     first = processes.rank == 0
-    go_on = f"Go on with:\n  {command_line('train', [word('resume', directory)], processes.again)}"
+    command = command_line("train", [word("resume", directory)], processes.again)
+    go_on = f"Go on with:\n  {command}"
     with claimed(directory) if first else nullcontext():
         checkpoint = _checkpoint_to_resume(cfg, directory) if first else None
         if first and checkpoint is None:
             typed = _begin(cfg, directory, typed)
         checkpoint, typed = gather((checkpoint, typed), patiently=True)[0]
         try:
-            yield Session(cfg, directory, list(typed), processes, checkpoint, upload, go_on)
+            yield Session(cfg, directory, list(typed), processes, checkpoint, upload, command)
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
             if not Run(directory).checkpoint("last").exists():
-                raise Stopped(f"stopped before the first checkpoint; it begins again with:{go_on.partition(':')[2]}") from error
+                raise Stopped(f"stopped before the first checkpoint; it begins again with:\n  {command}") from error
             raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
         except CannotWrite as error:
             raise UserError(f"{error} Make room, or let it be written there. {go_on}") from error
@@ -246,7 +252,7 @@ def _hold(
                 raise Stopped(f"{lost_words(processes, error)} {state} {go_on}") from error
             if (words := memory_in_words(error, check_config(cfg))) is None:
                 raise
-            more = f" The last checkpoint is whole: where there is more memory, g{go_on[1:]}" if there else ""
+            more = f" The last checkpoint is whole: where there is more memory, go on with:\n  {command}" if there else ""
             raise UserError(f"{words}{more}") from error
 
 
@@ -281,9 +287,8 @@ def _begin(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> list[str]:
 
 
 def _write_record(experiment: Experiment, directory: Path, typed: Sequence[str]) -> dict[str, Any]:
-    """Write what a run is, before it is trained; the content of ``environment.json``."""
+    """Write ``config.yaml``, ``environment.json`` and ``model_summary.txt`` before training; returns what the second holds."""
     write_text(Run(directory).config_file, f"# data: {experiment.table.data}\n{OmegaConf.to_yaml(experiment.config)}")
-    before = Run(directory).environment_file
     earlier = how_it_went(directory)
     record = {
         **environment(experiment.settings.seed, list(typed)),
@@ -295,7 +300,7 @@ def _write_record(experiment: Experiment, directory: Path, typed: Sequence[str])
         "sessions_before": [*earlier.pop("sessions_before", []), *([earlier] if earlier else [])],
         "finished": False,
     }
-    write_json(before, record)
+    write_json(Run(directory).environment_file, record)
     _write_summary(experiment, directory)
     return record
 
@@ -338,7 +343,7 @@ def _whole(broken: Path) -> list[tuple[Path, str]]:
 
 
 def _write_summary(experiment: Experiment, directory: Path) -> None:
-    """``model_summary.txt``, and its last word in the log."""
+    """Write ``model_summary.txt``: every part of the network with its parameters; their sums are logged."""
     module = experiment.module
     total = sum(p.numel() for p in module.parameters())
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)

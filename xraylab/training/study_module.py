@@ -55,14 +55,12 @@ class StudyModule(pl.LightningModule):
         split_digest: of the studies and their splits, for checkpoints.
         blank, uncertain: what such labels count as in validation, see :func:`xraylab.evaluation.predictions.scored_labels`.
         images: what images were like, beside ``preprocessing``: ``channels``, ``bits`` of 16-bit files, and ``views``, as in
-            :class:`xraylab.data.study_table.StudyTable`; ``volumes``: False where slices of a volume were files, each prepared
-            alone.
+            :class:`xraylab.data.study_table.StudyTable`; ``volumes``: False where slices of a volume were files of their own.
 
-    >>> from functools import partial
     >>> from xraylab.losses import WeightedBCE
     >>> from xraylab.models import CNN, MaxFeature
     >>> net = StudyNet(CNN(image_size=32, layers=2, filters=4), MaxFeature(), num_outputs=1)
-    >>> model = StudyModule(net, WeightedBCE(), labels=["acl"], optimizer=partial(torch.optim.Adam, lr=1e-4))
+    >>> model = StudyModule(net, WeightedBCE(), labels=["acl"])
     >>> model.predict(np.zeros((5, 32, 32), np.uint8)).keys()  # of an exam of five slices
     dict_keys(['acl'])
     """
@@ -94,9 +92,8 @@ class StudyModule(pl.LightningModule):
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, outputs)."""
         if not isinstance(batch, Batch):
-            raise UserError(
-                f"model(...) takes a Batch of a StudyDataModule, not a {type(batch).__name__}: model.predict(images)."
-            )
+            kind = type(batch).__name__
+            raise UserError(f"model(...) takes a Batch of a StudyDataModule, not a {kind}: model.predict(images).")
         studies = len(batch.labels)
         return self.net(batch.images, batch.study, max(studies, 1), batch.real)[:studies]
 
@@ -124,8 +121,7 @@ class StudyModule(pl.LightningModule):
         """Refuse a Trainer under which a step would not be what its batches say."""
         if stage != "fit":
             return
-        if self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            n = self.trainer.overfit_batches  # type: ignore[attr-defined]
+        if n := self.trainer.overfit_batches:  # type: ignore[attr-defined]
             raise UserError(
                 f"Trainer(overfit_batches={n}) puts a sampler of Lightning's in the place of the one that draws whole batches. "
                 f"The same: Trainer(limit_train_batches={n}) and trainer.fit(model, data.loader('train', plain=True))."
@@ -199,10 +195,10 @@ class StudyModule(pl.LightningModule):
             seen = [part for of in gather([[t.cpu() for t in part] for part in seen]) for part in of]  # type: ignore[misc]
         outputs, labels, losses = (torch.cat(parts).to(self.device) for parts in zip(*seen, strict=True))
         total, certain = losses.sum(0)
-        values: dict[str, Any] = {"loss": total / certain if certain else float("nan")}
         logits = self.log_odds(outputs)
         require_finite(logits, split)
-        values |= quick_metrics(self.labels, logits, labels.cpu().numpy(), threshold=0.0)
+        loss = total / certain if certain else float("nan")
+        values = {"loss": loss, **quick_metrics(self.labels, logits, labels.cpu().numpy(), threshold=0.0)}
         found = {f"{split}/{name}": float(value) for name, value in values.items()}
         if self.trainer.state.fn == TrainerFn.FITTING:
             found["step"] = float(self.trainer.global_step)  # of a logger's axis, where Lightning (2.6) would give the one before

@@ -23,6 +23,7 @@ from xraylab.config.resume import resumed_config
 from xraylab.errors import UserError
 from xraylab.sweeps.comparison import Comparison
 from xraylab.train import train
+from xraylab.training.loggers.record import group_of
 from xraylab.training.loggers.wandb import Wandb, finish
 
 QUICK = [
@@ -192,6 +193,10 @@ def test_wandb_gets_cases_by_confidence_and_artifacts(sweep):
     for artifact in (model, tables):  # copies, which stay as they are when the run goes on
         assert all(Path(c["local_path"]).is_relative_to(run / "wandb") for c in artifact["manifest"]["contents"])
         assert all(md5(Path(c["local_path"])) == c["digest"] for c in artifact["manifest"]["contents"])
+
+
+def test_a_run_directory_directly_below_the_root_belongs_to_no_multirun():
+    assert [group_of(Path(p)) for p in ("/run", "/", "/multirun/10-00/3", "/outputs/a/run")] == [None, None, "10-00", None]
 
 
 def test_a_resumed_run_goes_on_in_the_same_wandb_run(sweep):

@@ -27,7 +27,7 @@ def group_of(directory: Path) -> str | None:
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return Path(HydraConfig.get().sweep.dir).name
     directory = directory.absolute()
-    return directory.parent.name if directory.parents[1].name == "multirun" else None
+    return directory.parent.name if directory.parent.parent.name == "multirun" else None
 
 
 def tags_of(data: str, *words: str) -> list[str]:

@@ -113,9 +113,7 @@ class Wandb(Unfailing, WandbLogger):
     def _start(self, mode: str) -> None:
         if mode != "online":
             self._data_dir = os.environ.get("WANDB_DATA_DIR", "")
-            os.environ["WANDB_DATA_DIR"] = self._data_dir or str(
-                Path(str(self._save_dir)) / "wandb"
-            )  # else it stages under the home
+            os.environ["WANDB_DATA_DIR"] = self._data_dir or f"{self._save_dir}/wandb"  # else it stages under the home
         self._wandb_init["mode"] = mode
         run = super()._opened()
         if self.kept_in is not None and mode != "disabled":
@@ -128,18 +126,14 @@ class Wandb(Unfailing, WandbLogger):
         def send() -> None:
             run = self.experiment
             for key, value in metrics.items():
-                if (
-                    key not in self._defined
-                    and isinstance(value, int | float)
-                    and (key.startswith("valid/") or key == "train/loss")
-                ):
+                chosen_by = key.startswith("valid/") or key == "train/loss"
+                if chosen_by and key not in self._defined and isinstance(value, int | float):
                     self._defined.add(key)
                     run.define_metric(key, step_metric=STEP, step_sync=True, summary=mode_of(key))
             self._last = max(self._last, step or 0)
             run.log({**metrics, STEP: self._last if step is None else step}, step=self._last)
 
-        if not self._broken:
-            self.safely(send)
+        self.safely(send)
 
     def use(self, artifact: Any) -> None:
         """Say that the run uses an artifact of another one, given by its content, which W&B knows it by."""
@@ -157,8 +151,7 @@ class Wandb(Unfailing, WandbLogger):
             run.log({}, step=self._last, commit=True)  # else W&B takes the last row into the summary after this
             run.summary.update(dict(metrics))
 
-        if not self._broken:
-            self.safely(send)
+        self.safely(send)
 
     def finish(self, exit_code: int = 0, again: bool = False) -> None:
         """End the W&B run, so that the next job of a sweep gets its own.
@@ -169,7 +162,8 @@ class Wandb(Unfailing, WandbLogger):
         """
         run, self._experiment = self._experiment, None
         if run is not None:
-            for end in [run.mark_preempting] * again + [lambda: run.finish(exit_code=exit_code)]:
+            ends = [*([run.mark_preempting] if again else []), lambda: run.finish(exit_code=exit_code)]
+            for end in ends:
                 self._broken = False  # even where W&B failed, the next job must not go on in this run
                 self.safely(end)
         if self._data_dir is not None:
