@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraylab.config.launch import importing, launch
 from xraylab.errors import UserError, listed
-from xraylab.run import Run, run_of
+from xraylab.run import home_of, run_of
 from xraylab.system.command_line import shown
 from xraylab.system.files import beside
 
@@ -171,7 +171,7 @@ def _output(cfg: DictConfig, runs: Sequence[Path], given: str | list[str]) -> Pa
     else:
         if len(runs) > 1:
             raise UserError("output must be given where there are several runs: output=<file.csv>")
-        home = next((p for p in (runs[0], *runs[0].absolute().parents[:2]) if Run(p).config_file.is_file()), None)
+        home = home_of(runs[0])
         if home is None:
             raise UserError(f"output must be given: {runs[0]} is a checkpoint in no run directory. output=<file.csv>")
         calls = cfg.threshold is not None and cfg.format == "table"

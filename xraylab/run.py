@@ -280,6 +280,11 @@ def run_of(path: str | Path, begun: bool = False) -> Path:
     raise UserError(f"{given} is not a run directory: it has no config.yaml.{newest}")
 
 
+def home_of(run: Path) -> Path | None:
+    """The run directory, of itself or of a checkpoint in it; None: a checkpoint on its own."""
+    return next((p for p in (run, *run.absolute().parents[:2]) if Run(p).config_file.is_file()), None)
+
+
 def refuse_foreign(path: str | Path) -> None:
     """Refuse what is no run but a file of another framework.
 

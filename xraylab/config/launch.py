@@ -170,7 +170,7 @@ def _expand_home(node: Any) -> Any:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Around the imports of torch and what goes with it: a quarter of their time went to looking for garbage."""
+    """Context for importing torch and what goes with it, without the garbage collector, which took a quarter of the time."""
     if "torch" in sys.modules:
         yield
         return

@@ -27,7 +27,7 @@ class _Strict(BaseModel):
 
 
 class EarlyStop(_Strict):
-    """When training ends before ``max_epochs``."""
+    """Early stopping: when training ends before ``max_epochs``."""
 
     monitor: str
     patience: int = Field(ge=0)
@@ -68,7 +68,7 @@ class Operating(_Strict):
 
 
 class Sweep(_Strict):
-    """How a sweep goes; the comments in ``conf/config.yaml`` explain the keys."""
+    """The keys of a sweep; the comments in ``conf/config.yaml`` explain the keys."""
 
     method: Literal["grid", "random", "tpe"] = "grid"
     trials: int = Field(default=20, ge=1)

@@ -29,7 +29,7 @@ from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.result import Chosen
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
 from xraylab.inference.tolerant_loader import View, predict_rows
-from xraylab.run import Run, read_config, short_names
+from xraylab.run import Run, home_of, read_config, short_names
 from xraylab.training.checkpoints import checkpoint_of, read_checkpoint
 from xraylab.training.devices import hardware
 from xraylab.training.experiment import split_table
@@ -181,11 +181,6 @@ def checkpoint_named(run: Path, name: str) -> Path:
     if name == "last" and run.is_file():
         raise UserError(f"checkpoint=last: {run} is a checkpoint itself. Leave it out, or give the run's directory.")
     return checkpoint_of(Run(run).checkpoint("last") if name == "last" else Path(name))
-
-
-def home_of(run: Path) -> Path | None:
-    """The run directory, of itself or of a checkpoint in it; None: a checkpoint on its own."""
-    return next((p for p in (run, *run.absolute().parents[:2]) if Run(p).config_file.is_file()), None)
 
 
 def _config(run: Path) -> DictConfig | None:

@@ -53,7 +53,7 @@ class MedianPruning(Callback):
 
     @classmethod
     def of(cls, sweep: Any, monitor: str, directory: Path) -> MedianPruning:
-        """By the configuration of a sweep."""
+        """The callback that the configuration of a sweep asks for."""
         rules = sweep_of(OmegaConf.to_container(sweep, resolve=True))  # type: ignore[arg-type]
         return cls(directory, objectives_of(rules, monitor)[0], rules.prune_jobs, rules.prune_epochs)
 

@@ -26,7 +26,7 @@ REDRAWS = 50  # of a point that is there already
 
 @contextmanager
 def stored(folder: Path, go_on: str) -> Iterator[None]:
-    """Around all that reads or writes ``study.db``.
+    """Context for all that reads or writes ``study.db``, whose errors become messages.
 
     Args:
         go_on: the command that goes on with the sweep.
@@ -95,7 +95,7 @@ class Study:
         self.trials: dict[int, Any] = {}  # by job
 
     def catch_up(self, journal: Journal) -> None:
-        """After a sweep was cut off: nothing runs any more, and what was finished meanwhile counts."""
+        """Bring the study up to date after a sweep was cut off: nothing runs any more, and what was finished meanwhile counts."""
         state = self.optuna.trial.TrialState
         for trial in self.study.get_trials(deepcopy=False, states=(state.RUNNING,)):
             self.study.tell(trial.number, state=state.FAIL)
@@ -118,13 +118,13 @@ class Study:
         return None
 
     def ask_again(self, job: SweepJob) -> None:
-        """A trial for a job that is repeated, or was not told of."""
+        """Make a trial for a job that is repeated, or was not told of."""
         if job.number not in self.trials:
             self.study.enqueue_trial(job.params)
             self._keep(self.study.ask(self.distributions), job)
 
     def tell(self, job: SweepJob, folder: Path) -> None:
-        """What became of a job: its scores, and its course where there is one objective."""
+        """Record what became of a job: its scores, and its course where there is one objective."""
         trial, state = self.trials.pop(job.number), self.optuna.trial.TrialState
         if len(self.objectives) == 1 and self.objectives[0].startswith("valid/"):
             course = history_of(folder / str(job.number) / "history.csv", self.objectives[0])

@@ -68,7 +68,7 @@ class Journal:
         write_json(self.folder / JOURNAL, {**asdict(self), "folder": str(self.folder), "jobs": jobs})
 
     def settle(self, job: SweepJob, error: BaseException | None = None) -> None:
-        """What became of a job, by the files it left."""
+        """Set what became of a job, by the files it left."""
         run = self.folder / str(job.number)
         record = how_it_went(run)
         job.scores, job.measured, job.reason = [], [], None

@@ -62,7 +62,7 @@ class JobSweeper(Sweeper):
         self.mistakes: list[bool] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """As Hydra asks for it."""
+        """Take what Hydra hands over before :meth:`sweep`."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config

@@ -30,7 +30,7 @@ class CheckpointFiles(TorchCheckpointIO):
         self._writing: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write it, or begin to.
+        """Write a checkpoint, or begin to.
 
         Raises:
             CannotWrite: this one, or the one before it, cannot be written.
@@ -43,7 +43,7 @@ class CheckpointFiles(TorchCheckpointIO):
             self.wait()
 
     def wait(self) -> None:
-        """Until what was begun is written.
+        """Wait until what was begun is written.
 
         Raises:
             CannotWrite: it cannot be.
@@ -53,12 +53,12 @@ class CheckpointFiles(TorchCheckpointIO):
             writing.result()
 
     def remove_checkpoint(self, path: Any) -> None:
-        """After what was begun is written."""
+        """Remove a checkpoint, after what was begun is written."""
         self.wait()
         super().remove_checkpoint(path)
 
     def teardown(self) -> None:
-        """Called by Lightning at the end of a fit, however it ends."""
+        """Wait for what was begun, at the end of a fit, however it ends."""
         self.wait()
 
 

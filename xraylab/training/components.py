@@ -57,7 +57,7 @@ class Components:
     def of(
         cls, cfg: DictConfig, settings: Settings, fresh: bool, accelerator: dict[str, Any], options: Mapping[str, Any]
     ) -> Components:
-        """Build them, and try those whose mistakes show only when they are used.
+        """Build the components, and try those whose mistakes show only when they are used.
 
         Args:
             fresh: a new run; else the checkpoint brings the weights.
@@ -106,7 +106,7 @@ def _schedule(cfg: DictConfig) -> tuple[dict[str, Any], str, str]:
 
 
 def _callbacks(cfg: DictConfig, accelerator: dict[str, Any]) -> tuple[list[pl.Callback], dict[str, str]]:
-    """Those of the configuration, and the metrics that they watch, by key."""
+    """The callbacks of the configuration, and the metrics that they watch, by key."""
     callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     watched = check_callbacks(dict(zip(map(str, cfg.callbacks), callbacks, strict=True)), bool(cfg.logger))
     averaging = [name for name, c in zip(cfg.callbacks, callbacks, strict=True) if isinstance(c, WeightAveraging)]
@@ -142,7 +142,7 @@ def scheduler_of(schedule: dict[str, Any], steps: int) -> Any:
 
 
 def _try(optimizer: Any, scheduler: Any) -> None:
-    """Make both for one parameter, so that a wrong value is refused before data is read."""
+    """Make optimizer and scheduler for one parameter, so that a wrong value is refused before data is read."""
     made, where = None, "optimizer"
     try:
         made = optimizer([torch.nn.Parameter(torch.zeros(1))])

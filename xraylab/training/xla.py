@@ -59,7 +59,7 @@ def require_tpu(processes: int, others: str) -> None:
 
 
 def precision_of_tpu(precision: str) -> str:
-    """The Trainer's word for it.
+    """The Trainer's name of a precision on a TPU.
 
     Raises:
         UserError: a TPU has not that precision.
@@ -93,7 +93,7 @@ class XLAStep(XLAPrecision):
 
     @contextmanager
     def forward_context(self) -> Iterator[None]:
-        """Where the network computes."""
+        """Context in which the network computes."""
         with torch.autocast("xla", dtype=torch.bfloat16) if self.precision == "bf16-mixed" else nullcontext():
             yield
 
@@ -131,7 +131,7 @@ class XLACheckpointFiles(CheckpointFiles, XLACheckpointIO):
     """Checkpoint files of a run on a TPU, by way of the host; of Lightning's kind, which XLA's strategy wants."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Copy it to the host, and write it or begin to.
+        """Copy a checkpoint to the host, and write it or begin to.
 
         Raises:
             CannotWrite: this one, or the one before it, cannot be written.

@@ -22,7 +22,7 @@ class XraylabSweeper(Sweeper):
         self.sweeper = JobSweeper(max_batch_size, params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """As Hydra asks for it."""
+        """See :meth:`xraylab.sweeps.sweeper.JobSweeper.setup`."""
         self.sweeper.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> None:

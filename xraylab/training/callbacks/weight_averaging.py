@@ -50,7 +50,7 @@ class OnDevice(WeightAveraging):
     """
 
     def share(self, n: int) -> float:
-        """Of the current weights in the average, if n are averaged already."""
+        """The part of the current weights in the new average, of n steps before."""
         raise NotImplementedError
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

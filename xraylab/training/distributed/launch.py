@@ -111,7 +111,7 @@ def process_group(processes: Processes, start: Callable[[Processes], bytes] | No
 
 
 def lost_words(processes: Processes, error: BaseException) -> str:
-    """What is said where another process does not answer."""
+    """The message where another process does not answer."""
     return f"{processes.name}, on {socket.gethostname()}: another process of this run ended or does not answer ({_brief(error)})."
 
 
@@ -200,7 +200,7 @@ def _end_children(children: list[subprocess.Popen[bytes]]) -> None:
 
 
 def main() -> None:
-    """One of the processes that the first starts: what to do comes by standard input."""
+    """Run one of the processes that the first starts; what to do comes by standard input."""
     module, arguments = pickle.loads(sys.stdin.buffer.read())
     importlib.import_module(module).run_child(*arguments)
 
