@@ -11,6 +11,7 @@ import pandas as pd
 from xraylab.evaluation.predictions import THRESHOLD, Scoring, read_table
 from xraylab.evaluation.result import last_split
 from xraylab.inference.cases import EACH, FOLDER, choose_cases
+from xraylab.reporting.frame import table as html_table
 from xraylab.reporting.sections import Context, Section
 from xraylab.run import Run
 
@@ -70,9 +71,9 @@ def listed_section(table: pd.DataFrame, split: str, data: str, scoring: Scoring)
     rows = []
     for (label, kind), of in chosen.groupby(["label", "kind"], sort=False):
         named = ", ".join(f"{case['id']} {case['p']:.3f}" for case in of.to_dict("records"))
-        rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in (label, kind, named)) + "</tr>")
+        rows.append((label, kind, named))
     head = f"<h2>Cases <small>{html.escape(data)}</small></h2><p class=n>{html.escape(note)}</p>"
-    return f"{head}<div class=settings><table>{''.join(rows)}</table></div>"
+    return f"{head}<div class=settings>{html_table((), rows)}</div>"
 
 
 SECTION = Section(40, cases)
