@@ -26,7 +26,7 @@ from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
 from xraylab.evaluation.ensembles.members import operating_rules, read_members
 from xraylab.evaluation.ensembles.stacking import fit_stack, stacked_table
 from xraylab.evaluation.evaluator import evaluate_split
-from xraylab.evaluation.predictions import Scoring, prediction_table, read_table, scores, write_table
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.probabilities import logit, sigmoid
 from xraylab.inference.cases import choose_cases
 from xraylab.reporting.run_report import write_report
@@ -51,9 +51,9 @@ def write_run(folder, tables, config="plane: axial\n", scored=None, data="MRNet-
     splits = {}
     for file, found in tables.items():
         split = file.removesuffix("_images")
-        write_table(found, folder / "predictions" / f"{file}.csv")
+        PredictionTable(found).write(folder / "predictions" / f"{file}.csv")
         if split != "train":
-            result = evaluate_split(found, split == "valid", 20, 3)
+            result = evaluate_split(PredictionTable(found), split == "valid", 20, 3)
             splits.setdefault(split, {}).update({"images": result} if file.endswith("_images") else result)
     content = {"data": data, "selection": "holdout", "scored": scored or SCORED, "splits": splits}
     (folder / "evaluation.json").write_text(json.dumps(content))
@@ -109,21 +109,21 @@ def test_a_stack_fitted_on_train_believes_the_member_that_learnt_it_by_heart(mem
 def test_coefficients_are_those_of_scikit_learn_and_valid_is_judged_out_of_fold(members, run_here):
     evaluation, directory = run_here("method=stack", "folds=4", paths=members)
     found = evaluation["combination"]["labels"]["acl"]
-    valid, test = ([read_table(m / "predictions" / f"{s}.csv") for m in members] for s in ("valid", "test"))
+    valid, test = ([PredictionTable.read(m / "predictions" / f"{s}.csv").frame for m in members] for s in ("valid", "test"))
     x, y = logit(np.stack([t["p_acl"] for t in valid], 1)), valid[0]["y_acl"].to_numpy()
     whole = LogisticRegression(tol=1e-8).fit(x, y)
     assert list(found["coefficients"].values()) == pytest.approx(whole.coef_[0].tolist(), rel=1e-5)
     assert found["intercept"] == pytest.approx(whole.intercept_[0], rel=1e-5)
     assert (found["n"], found["positives"]) == (200, int(y.sum()))
     on_test = whole.predict_proba(logit(np.stack([t["p_acl"] for t in test], 1)))[:, 1]
-    np.testing.assert_allclose(read_table(directory / "predictions" / "test.csv")["p_acl"], on_test, rtol=1e-5)
+    np.testing.assert_allclose(PredictionTable.read(directory / "predictions" / "test.csv").frame["p_acl"], on_test, rtol=1e-5)
     fold = in_parts(valid[0].rename(columns={"y_acl": "acl"}), ["acl"], [0.25] * 4, 3)
     assert pd.Series(fold).groupby(valid[0]["patient"].to_numpy()).nunique().max() == 1, "no patient is in two folds"
     expected = np.zeros(len(y))
     for k in range(4):
         part = LogisticRegression(tol=1e-8).fit(x[fold != k], y[fold != k])
         expected[fold == k] = part.predict_proba(x[fold == k])[:, 1]
-    out = read_table(directory / "predictions" / "valid.csv")
+    out = PredictionTable.read(directory / "predictions" / "valid.csv").frame
     np.testing.assert_allclose(out["p_acl"], expected, rtol=1e-5)
     assert not np.allclose(expected, whole.predict_proba(x)[:, 1], rtol=1e-5)
     assert evaluation["splits"]["valid"]["selected_on"]
@@ -165,11 +165,11 @@ def test_uncertain_and_blank_labels_are_not_fitted_but_predicted():
 
 
 def test_mean_and_vote_are_those_by_hand(members, run_here):
-    tables = [read_table(m / "predictions" / "test.csv")["p_acl"] for m in members]
+    tables = [PredictionTable.read(m / "predictions" / "test.csv").frame["p_acl"] for m in members]
     _, directory = run_here("method=mean", paths=members)
-    np.testing.assert_allclose(read_table(directory / "predictions" / "test.csv")["p_acl"], sum(tables) / 2)
+    np.testing.assert_allclose(PredictionTable.read(directory / "predictions" / "test.csv").frame["p_acl"], sum(tables) / 2)
     third = table("test", 5, 0.1).sample(frac=1, random_state=0)
-    members_tables = [read_table(m / "predictions" / "test.csv") for m in members]
+    members_tables = [PredictionTable.read(m / "predictions" / "test.csv").frame for m in members]
     votes = vote_table([*members_tables, third], ["a", "b", "c"])["p_acl"]
     called = sum((p >= 0.5).to_numpy(int) for p in (*tables, third.sort_index()["p_acl"]))
     np.testing.assert_allclose(votes, called / 3)
@@ -225,7 +225,7 @@ def test_operating_points_are_chosen_as_members_chose_theirs(tmp_path, run_here,
 
 def test_a_split_of_another_name_is_held_out_as_evaluate_has_it(tmp_path, run_here):
     for k in range(2):
-        write_table(table("external", k, 0.2, n=40), tmp_path / f"{k}.csv")
+        PredictionTable(table("external", k, 0.2, n=40)).write(tmp_path / f"{k}.csv")
     paths = [tmp_path / "0.csv", tmp_path / "1.csv"]
     combined, _ = run_here("method=mean", "splits=[external]", paths=paths)
     run_job("evaluate", f"table={paths[0]}", "bootstrap=0", f"output={tmp_path / 'one'}")
@@ -272,8 +272,8 @@ def test_each_study_by_the_model_of_its_group(tmp_path, run_here):
     with pytest.raises(UserError, match=r"only in one of them\.$"):
         run_here("method=mean", paths=[runs[0], other])
     evaluation, directory = run_here("method=own", "own=body_part", "splits=[test]", paths=runs)
-    tables = [read_table(r / "predictions" / "test.csv")["p_acl"] for r in runs]
-    out = read_table(directory / "predictions" / "test.csv")["p_acl"]
+    tables = [PredictionTable.read(r / "predictions" / "test.csv").frame["p_acl"] for r in runs]
+    out = PredictionTable.read(directory / "predictions" / "test.csv").frame["p_acl"]
     assert out.tolist() == [*tables[0][:120], *tables[1][120:]]
     assert evaluation["combination"]["groups"] == ["hand", "wrist"]
     for words, said in (
@@ -286,19 +286,19 @@ def test_each_study_by_the_model_of_its_group(tmp_path, run_here):
 
 def changed(folder, members, **tables):
     """A copy of the second member with other tables."""
-    found = {s: read_table(members[1] / "predictions" / f"{s}.csv") for s in ("train", "valid", "test")}
+    found = {s: PredictionTable.read(members[1] / "predictions" / f"{s}.csv").frame for s in ("train", "valid", "test")}
     found |= tables
     return write_run(folder / "other", {s: t for s, t in found.items() if t is not None}, "plane: coronal\n")
 
 
 def test_members_that_differ_are_refused_and_the_difference_is_named(members, run_here, tmp_path):
-    test = read_table(members[1] / "predictions" / "test.csv")
+    test = PredictionTable.read(members[1] / "predictions" / "test.csv").frame
     again = test.copy()
     again.loc[[4, 7], "y_acl"] = [1.0, np.nan]
     who = test.assign(patient=test["patient"].where(test["id"] != "test6", "x"))
-    valid = read_table(members[1] / "predictions" / "valid.csv")
+    valid = PredictionTable.read(members[1] / "predictions" / "valid.csv").frame
     shared = valid.assign(patient=valid["patient"].where(valid["id"] != "valid0", "test-p3"))
-    train = read_table(members[1] / "predictions" / "train.csv")
+    train = PredictionTable.read(members[1] / "predictions" / "train.csv").frame
     leaked = pd.concat([train, test.head(1).assign(split="train")], ignore_index=True)
     for tables, said in (
         ({"test": test.iloc[3:]}, "test.csv: runs honest and other are of other studies: test0, test1, test2 only in honest."),
@@ -353,7 +353,7 @@ def test_labels_count_as_told(tmp_path, run_here, caplog):
         t["patient"] = t["id"]
     paths = [tmp_path / f"{k}.csv" for k in range(2)]
     for path, t in zip(paths, found, strict=True):
-        write_table(t, path)
+        PredictionTable(t).write(path)
     plain, _ = run_here("method=mean", paths=paths)
     assert plain["splits"]["test"]["labels"]["acl"]["auroc"]["n"] == 170
     told, _ = run_here("method=mean", "blank=negative", "uncertain=positive", paths=paths)
@@ -385,7 +385,7 @@ def test_without_a_test_the_numbers_out_of_fold_are_the_result(tmp_path, run_her
     evaluation, directory = run_here("method=stack", paths=paths)
     assert set(evaluation["splits"]) == {"valid"}
     assert evaluation["splits"]["valid"]["selected_on"]
-    assert set(read_table(directory / "predictions" / "valid.csv")["group"]) == {"axial+coronal+sagittal"}
+    assert set(PredictionTable.read(directory / "predictions" / "valid.csv").frame["group"]) == {"axial+coronal+sagittal"}
     assert evaluation["members"][1] == "coronal (plane=coronal)", "its own words, not those of all"
 
 
@@ -427,14 +427,14 @@ def test_the_command_leaves_a_run_that_report_and_a_further_combination_accept(m
     assert "fitted on train: fitted on predictions of studies that the members were trained on" in done.stdout
     page = (tmp_path / "wrong" / "report.html").read_text()
     assert "<p class=sample>A logistic regression a label on the members&#x27; logits, fitted on train" in page
-    worst = choose_cases(read_table(tmp_path / "wrong" / "predictions" / "test.csv"), 12)["id"].iloc[0]
+    worst = choose_cases(PredictionTable.read(tmp_path / "wrong" / "predictions" / "test.csv"), 12)["id"].iloc[0]
     assert f"<td>acl</td><td>false positive</td><td>{worst} " in page, "cases by id, where no images are at hand"
     assert f"- The combination was {IN_SAMPLE}." in (tmp_path / "wrong" / "MODEL_CARD.md").read_text()
     combination, paths = read_combination(tmp_path / "wrong")
     assert [p.resolve() for p in paths] == members
     assert json.loads((tmp_path / "wrong" / "combination.json").read_text())["paths"] == ["../honest", "../heart"]
-    tables = [read_table(m / "predictions" / "test.csv") for m in members]
-    written = read_table(tmp_path / "wrong" / "predictions" / "test.csv")
+    tables = [PredictionTable.read(m / "predictions" / "test.csv").frame for m in members]
+    written = PredictionTable.read(tmp_path / "wrong" / "predictions" / "test.csv").frame
     np.testing.assert_allclose(combination.join(tables)["p_acl"], written["p_acl"], rtol=1e-12)
     unlabelled = [t.drop(columns="y_acl") for t in tables]
     assert combination.join(unlabelled)["p_acl"].equals(combination.join(tables)["p_acl"]), "new studies have no labels"
@@ -503,11 +503,11 @@ def test_members_that_are_all_but_certain_are_stacked_by_their_logits(side, know
             z = side * -22 + 4 * y + rng.normal(0, 2, 160)
             frame = pd.DataFrame({"id": np.arange(160).astype(str), "patient": "", "group": "all", "x": y})
             logits = z[:, None] if known == "both" or (known == "one" and seed == 1) else None
-            parts[split] = prediction_table(frame, ["x"], split, np.arange(160), sigmoid(z[:, None]), logits)
+            parts[split] = PredictionTable.of_studies(frame, ["x"], split, np.arange(160), sigmoid(z[:, None]), logits).frame
         tables.append(parts)
     record, out_of_fold = fit_stack([t["valid"] for t in tables], names, Scoring())
     stacked = stacked_table([t["test"] for t in tables], names, record)
-    alone = [roc_auc_score(t["test"]["y_x"], scores(t["test"], "x")) for t in tables]
+    alone = [roc_auc_score(t["test"]["y_x"], PredictionTable(t["test"]).scores("x")) for t in tables]
     for joined in (stacked, out_of_fold):
         np.testing.assert_allclose(joined["p_x"], sigmoid(joined["logit_x"].to_numpy()))
         assert roc_auc_score(joined["y_x"], joined["logit_x"]) > 0.95
@@ -528,7 +528,7 @@ def test_probabilities_of_exactly_0_and_1_are_counted_where_a_stack_has_no_logit
     z = 40 * (y - 0.5) + rng.normal(0, 20, 80)
     frame = pd.DataFrame({"id": np.arange(80).astype(str), "patient": "", "group": "all", "x": y})
     p = 1 / (1 + np.exp(-z.astype(np.float32)))
-    table = prediction_table(frame, ["x"], "valid", np.arange(80), p[:, None])
+    table = PredictionTable.of_studies(frame, ["x"], "valid", np.arange(80), p[:, None]).frame
     stack = stack_of([table, table], ["a", "b"], "valid", Scoring(), 0)
     count = int((p == 1).sum() + (p == 0).sum())
     assert count > 5
@@ -538,7 +538,9 @@ def test_probabilities_of_exactly_0_and_1_are_counted_where_a_stack_has_no_logit
 
 def test_a_stack_of_before_keeps_the_inputs_that_its_coefficients_are_of():
     frame = pd.DataFrame({"id": ["a", "b"], "patient": "", "group": "all", "x": [0.0, 1.0]})
-    table = prediction_table(frame, ["x"], "test", np.arange(2), sigmoid(np.array([[-40.0], [3.0]])), np.array([[-40.0], [3.0]]))
+    table = PredictionTable.of_studies(
+        frame, ["x"], "test", np.arange(2), sigmoid(np.array([[-40.0], [3.0]])), np.array([[-40.0], [3.0]])
+    ).frame
     fitted = {"x": {"intercept": 0.5, "coefficients": {"a": 1.0, "b": 0.0}, "n": 2, "positives": 1, "reason": None}}
     record = {"method": "stack", "names": ["a", "b"], "fit_on": "valid", "folds": 5, "labels": fitted}
     old = Combination.of_record({**record, "inputs": "logits of probabilities, clipped to [1e-06, 1 - 1e-06]"})

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xraylab.data.integrity import STATES
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import listed
-from xraylab.evaluation.predictions import write_table
 from xraylab.reporting.figures import export
 from xraylab.reporting.frame import framed
 from xraylab.reporting.frame import table as html_table
@@ -50,7 +50,8 @@ def write(found: Description, directory: Path, path: Path, splits: str, command:
     if found.per_patient is not None:
         tables["studies_per_patient"] = found.per_patient
     for name, table in tables.items():
-        write_table(table, directory / f"{name}.csv", found.table.synthetic)
+        marked = table.assign(data=SYNTHETIC) if found.table.synthetic else table
+        write_text(directory / f"{name}.csv", marked.to_csv(index=False))
     name = found.table.name
     parts = [
         f"<p>Read from {html.escape(str(path.absolute()))}, split as training splits it with {html.escape(splits)}.</p>"

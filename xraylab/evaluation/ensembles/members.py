@@ -17,7 +17,7 @@ from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.evaluate_tables import EvaluateOptions
 from xraylab.evaluation.operating_points import Rules
-from xraylab.evaluation.predictions import CERTAIN, SELECTED_ON, Scoring, read_table
+from xraylab.evaluation.predictions import CERTAIN, SELECTED_ON, PredictionTable, Scoring
 from xraylab.evaluation.result import Evaluation, all_selected_on
 from xraylab.run import Run, read_config, read_record, run_of, short_names
 
@@ -119,12 +119,12 @@ def member_of_run(path: Path, name: str) -> Member:
     known = [f"{split}{unit}.csv" for split in splits for unit in ("", "_images")]
     files = [path / "predictions" / file for file in known if (path / "predictions" / file).is_file()]
     config = read_config(path)
-    tables = {f.name: read_table(f).drop(columns="data", errors="ignore") for f in files}
+    tables = {f.name: PredictionTable.read(f).frame.drop(columns="data", errors="ignore") for f in files}
     return Member(name, path, tables, evaluation, config, evaluation["data"] == SYNTHETIC)
 
 
 def _of_table(path: Path, name: str, columns: Mapping[str, str]) -> Member:
-    table = read_table(path, columns)
+    table = PredictionTable.read(path, columns).frame
     end = "_images.csv" if "image" in table else ".csv"
     synthetic, table = "data" in table, table.drop(columns="data", errors="ignore")
     parts = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}

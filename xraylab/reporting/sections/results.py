@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import html
 
-import pandas as pd
-
 from xraylab.evaluation.metrics import COUNTS, METRICS, how_intervals, number, without_interval
-from xraylab.evaluation.predictions import Scoring, read_table
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import SplitResult, Values, by_unit, choices
 from xraylab.reporting.figures import export
 from xraylab.reporting.figures.calibration import reliability
@@ -61,7 +59,7 @@ def _split(c: Context, split: str, result: SplitResult) -> list[str]:
         parts.append(f"<p>Undefined: {_e('; '.join(said))}.</p>")
     path = Run(directory).predictions(split, result["unit"])
     if path.is_file():
-        parts.append(_figures(c, read_table(path), split, result))
+        parts.append(_figures(c, PredictionTable.read(path), split, result))
     if "operating_points" in result:
         parts.append(operating_table(split, result["operating_points"]))
     if "readers" in result:
@@ -81,7 +79,7 @@ def _table(labels: dict[str, Values]) -> str:
     return table(head, rows, "metrics")
 
 
-def _figures(c: Context, of: pd.DataFrame, split: str, result: SplitResult) -> str:
+def _figures(c: Context, of: PredictionTable, split: str, result: SplitResult) -> str:
     """Write ``figures/<split>_roc.png``, ``_pr.png`` and ``_confusion.png``, and return the curves for the page."""
     directory, synthetic, scored = c.directory, c.synthetic, Scoring.of(c.evaluation)
     where, end = f"{split} by {result['unit']}", "_images" * (result["unit"] == "image")
