@@ -29,7 +29,7 @@ def as_is(packed: Any) -> Any:
 
 
 class StudyDataModule(pl.LightningDataModule):
-    """Train, validation and test loaders of packed batches.
+    """Lightning data module over a study table: train, validation and test loaders of packed batches.
 
     Args:
         table: with its splits assigned.
@@ -44,6 +44,14 @@ class StudyDataModule(pl.LightningDataModule):
             whole studies.
         rank, world: of how many processes which this is; it reads its share, see :class:`xraylab.data.batching.StepSampler`.
         static_shapes: see :class:`xraylab.data.batching.StudyDataset`.
+
+    >>> import pandas as pd
+    >>> from xraylab.data.images.source import ArraySource
+    >>> source = ArraySource({"mine": np.zeros((4, 8, 8), np.uint8)}, volume=False)
+    >>> frame = pd.DataFrame({"id": [*"abcd"], "group": "", "split": "train", "acl": [0.0, 1.0, 0.0, 1.0]})
+    >>> table = StudyTable(frame.assign(images=[(f"mine:{i}",) for i in range(4)]), ("acl",), source, "mine")
+    >>> [batch.images.shape for batch in StudyDataModule(table, batch_size=2).train_dataloader()]
+    [torch.Size([2, 1, 8, 8]), torch.Size([2, 1, 8, 8])]
     """
 
     def __init__(

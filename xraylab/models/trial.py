@@ -1,4 +1,4 @@
-"""What a backbone makes of one blank image: found before data is read, not after hours of packing it."""
+"""Checks of a backbone by one blank image, made before data is read and not after hours of packing it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the readers of chest X-rays share: their lists, labels and views, and the way from images to studies."""
+"""The base class of readers of chest X-rays: their lists, labels and views, and the way from images to studies."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ LOG_SECONDS = 10.0
 
 
 class Radiographs(DatasetReader):
-    """Chest X-rays, a study of one or more views.
+    """Base class of readers of chest X-rays, with studies of one or more views.
 
     Args:
+        root, on_error, sample: see :class:`~xraylab.data.DatasetReader`.
         view: ``frontal``, ``lateral``, ``pa``, ``ap``, ``all``, or a list of them; images of another view are left out.
         findings: ``all``, ``competition``, or a list of findings in any spelling: the labels.
         bits: how many bits the values of 16-bit files use.

@@ -36,11 +36,19 @@ TOTALS = {
 
 
 class CheXpert(Radiographs):
-    """Studies of CheXpert-v1.0, in full or small; a study's group is its views: ap, pa, frontal (not known which), lateral.
+    """Reader of CheXpert-v1.0, in full or small; a study's group is its views: ap, pa, frontal (not known which), lateral.
 
     Args:
+        root, view, findings, bits, on_error, sample: see :class:`~xraylab.data.datasets.chest_xray.Radiographs`.
         test: of the test set that was published later: ``auto``: it is the test split where it is there; ``ignore``: train and
             valid alone, as publications before it had.
+
+    >>> import tempfile
+    >>> from xraylab.data.synthetic.chest import write_chexpert
+    >>> root = write_chexpert(Path(tempfile.mkdtemp()) / "CheXpert-v1.0-small", train=20, valid=20)
+    >>> table = CheXpert(findings=["edema", "Pleural Effusion"]).read(root)
+    >>> len(table.frame), table.labels
+    (40, ('edema', 'pleural_effusion'))
     """
 
     published_name = "CheXpert-v1.0-small"

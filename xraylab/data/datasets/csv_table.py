@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class CsvTable(OwnData):
-    """A CSV of studies.
+    """Reader of one's own images, listed in a CSV of studies.
 
     Args:
         labels: the columns that are labels; None: all but id, patient, group, split and images.
@@ -62,6 +62,12 @@ class CsvTable(OwnData):
         exclusive: exactly one label of a study is 1.
         colour: read three channels, not one.
         bits: how many bits the values of 16-bit files use, e.g. 12.
+
+    >>> import tempfile
+    >>> root = write_table(Path(tempfile.mkdtemp()), train=8, test=8)
+    >>> table = CsvTable(labels="nodule").read(root / "table.csv")
+    >>> len(table.frame), table.labels
+    (16, ('nodule',))
     """
 
     published_name = "table.csv"

@@ -49,7 +49,7 @@ EMPTY_CLASS = "class folders without an image"
 
 
 class OwnData(DatasetReader):
-    """Data that is not published and so is nowhere to be looked for: ``root`` names it, or is ``sample``."""
+    """Base class of readers of data that is not published and so is looked for nowhere: ``root`` names it, or is ``sample``."""
 
     needed: str  # what root must hold, in words
 
@@ -78,7 +78,7 @@ class OwnData(DatasetReader):
 
 
 class Folder(OwnData):
-    """Folders of classes.
+    """Reader of one's own images in a folder for each class.
 
     Args:
         positive: of two classes, the one that is labelled 1 and names the label; None: the other one of normal, negative,

@@ -23,11 +23,17 @@ from xraylab.errors import UserError, did_you_mean, listed
 
 
 class MedMNIST(DatasetReader):
-    """One set of MedMNIST v2.
+    """Reader of one set of MedMNIST v2.
 
     Args:
         subset: its name, or ``auto``: by the file that ``root`` names, else pneumoniamnist.
         resolution: 28, 64, 128 or 224, the published variants.
+
+    >>> import tempfile
+    >>> path = write_medmnist(Path(tempfile.mkdtemp()) / "breastmnist.npz", "breastmnist", train=8, val=4, test=4)
+    >>> table = MedMNIST(subset="breastmnist").read(path)
+    >>> len(table.frame), table.labels
+    (16, ('normal-or-benign',))
     """
 
     register = "free without registration, CC BY 4.0 (dermamnist: CC BY-NC 4.0), https://medmnist.com"

@@ -39,12 +39,19 @@ PATIENTS = {"train": 64586, "valid": 500, "test": 293}
 
 
 class MIMIC(Radiographs):
-    """Studies of MIMIC-CXR-JPG; a study's group is its views: ap, pa, lateral, other.
+    """Reader of MIMIC-CXR-JPG; a study's group is its views: ap, pa, lateral, other.
 
     Args:
+        root, view, findings, bits, on_error, sample: see :class:`~xraylab.data.datasets.chest_xray.Radiographs`.
         labels: whose reading of the reports: ``chexpert`` or ``negbio``.
         test_labels: of the test split: ``radiologists``: theirs, and only the studies that they labelled; ``report``: as of the
             other splits; ``auto``: the radiologists' where their file is there.
+
+    >>> import tempfile
+    >>> from xraylab.data.synthetic.chest import write_mimic
+    >>> root = write_mimic(Path(tempfile.mkdtemp()) / "MIMIC-CXR-JPG", train=20, valid=20, test=20)
+    >>> MIMIC(view="all", labels="negbio").read(root).frame["split"].value_counts().to_dict()
+    {'train': 20, 'valid': 20, 'test': 20}
     """
 
     published_name = "MIMIC-CXR-JPG"

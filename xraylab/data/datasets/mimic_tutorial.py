@@ -48,12 +48,19 @@ Problems = defaultdict[str, list[str]]
 
 
 class MimicTutorial(DatasetReader):
-    """Single X-rays of one view or of both, with the 14 labels of CheXpert.
+    """Reader of the tutorial's release of MIMIC-CXR: single X-rays of one view or of both, with the 14 labels of CheXpert.
 
     Args:
         view: ``frontal``, ``lateral`` or ``all``.
         findings: ``all``, ``competition``, or a list of findings in any spelling: the labels.
         bits: how many bits the values of 16-bit images use, e.g. 12.
+
+    >>> import tempfile
+    >>> from xraylab.data.synthetic.chest import write_tutorial
+    >>> root = write_tutorial(Path(tempfile.mkdtemp()) / "mimic-cxr-tutorial", train=20, valid=20, test=20)
+    >>> table = MimicTutorial(view="all", findings="edema").read(root)
+    >>> sorted(set(table.frame["group"])), table.labels
+    (['frontal', 'lateral'], ('edema',))
     """
 
     published_name = "mimic-cxr-tutorial"

@@ -43,7 +43,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 class MRNet(DatasetReader):
-    """One plane of MRNet-v1.0, or all three at once, with one or several of its three labels.
+    """Reader of MRNet-v1.0: one plane, or all three at once, with one or several of its three labels.
 
     Args:
         plane: axial, coronal or sagittal; or all: a study is then an exam that has all three, each a part of its own.

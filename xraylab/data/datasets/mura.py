@@ -43,7 +43,7 @@ TOTALS_V10 = {"patients": 12251, "studies": 14982, "images": 40895}
 
 
 class MURA(DatasetReader):
-    """Studies of some or all body parts of MURA-v1.1 or v1.0, labelled normal or abnormal.
+    """Reader of MURA-v1.1 or v1.0: studies of some or all body parts, labelled normal or abnormal.
 
     Args:
         body_part: all, elbow, finger, forearm, hand, humerus, shoulder or wrist, or a list of them.

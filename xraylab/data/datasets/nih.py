@@ -32,7 +32,16 @@ TOTALS = {None: {"images": 112120, "patients": 30805}, "train": {"images": 86524
 
 
 class NIH(Radiographs):
-    """Images of ChestX-ray14, each a study of its own; its group is its view, ap or pa."""
+    """Reader of ChestX-ray14, whose images are studies of their own; the group is the view, ap or pa.
+
+    Arguments as of :class:`~xraylab.data.datasets.chest_xray.Radiographs`.
+
+    >>> import tempfile
+    >>> from xraylab.data.synthetic.chest import write_nih
+    >>> table = NIH(findings="hernia").read(write_nih(Path(tempfile.mkdtemp()) / "ChestX-ray14", train=20, test=20))
+    >>> len(table.frame), table.labels
+    (40, ('hernia',))
+    """
 
     published_name = "ChestX-ray14"
     other_names = ("CXR8", "NIH", "nih-chest-xrays")

@@ -10,7 +10,7 @@ from xraylab.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone,
 
 
 class AlexNet(Backbone):
-    """torchvision's AlexNet without its classifier, globally averaged: 256 features, as in Bien et al. 2018.
+    """Backbone AlexNet, torchvision's without its classifier, globally averaged: 256 features, as in Bien et al. 2018.
 
     Args:
         pretrained: True for the ImageNet weights, False for random ones (He et al. 2015), or a file of weights.

@@ -18,7 +18,7 @@ POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
 class CNN(Backbone):
-    """Cells 1..N, each of ``convs`` convolutions with as many channels as the cell has filters.
+    """Backbone of cells 1..N, each of ``convs`` convolutions with as many channels as the cell has filters.
 
     Six layers at 256x256x3 with 32 starting filters and one sigmoid have 6,308,609 parameters, as the published network.
 

@@ -15,7 +15,7 @@ from xraylab.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone,
 
 
 class Timm(Backbone):
-    """Any model of timm by name, pooled as it pools itself.
+    """Backbone of any model of timm by name, pooled as it pools itself.
 
     Args:
         name: e.g. resnet18, or with a tag, densenet121.tv_in1k.
@@ -91,7 +91,7 @@ class Timm(Backbone):
 
 
 class LogSumExp(nn.Module):
-    """log(mean(exp(r * x))) / r over the pixels of a map (Pinheiro and Collobert 2015; Wang et al. 2017, eq. 4).
+    """Pooling by log(mean(exp(r * x))) / r over the pixels of a map (Pinheiro and Collobert 2015; Wang et al. 2017, eq. 4).
 
     Between the mean (r to 0) and the largest value (r to infinity).
 

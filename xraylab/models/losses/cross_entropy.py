@@ -11,7 +11,7 @@ from xraylab.models.losses.base import BALANCES, Loss
 
 
 class WeightedBCE(Loss):
-    """Binary cross-entropy by label.
+    """Binary cross-entropy by label, with weights for the class balance.
 
     Args:
         balance: weights of [negatives, positives], from the n and p of train: ``label`` [1, n/p]; ``group`` [p/(n+p),
@@ -73,6 +73,10 @@ class TwoSoftmax(WeightedBCE):
     """Cross-entropy of two softmax outputs a label, negative and positive.
 
     It is binary cross-entropy of their difference, and is computed so. Arguments as of :class:`WeightedBCE`.
+
+    >>> loss = TwoSoftmax()
+    >>> loss.outputs(num_labels=1), loss.probabilities(torch.zeros(1, 2))
+    (2, tensor([[0.5000]]))
     """
 
     def __init__(self, balance: str = "none", label_smoothing: float = 0.0) -> None:
@@ -98,6 +102,11 @@ class CrossEntropy(Loss):
     Args:
         balance: ``label`` - a class weighs n / (classes * n_class), counted on train; ``none``.
         label_smoothing: s; spread evenly over the classes in training.
+
+    >>> loss = CrossEntropy()
+    >>> loss.build(num_labels=3)
+    >>> round(float(loss(torch.zeros(1, 3), torch.tensor([[0.0, 1.0, 0.0]]))), 4)  # log 3
+    1.0986
     """
 
     balances = ("label", "none")

@@ -1,4 +1,4 @@
-"""Losses for labels that are not sure: what an uncertain or unmentioned label is worth is configuration.
+"""The loss of labels that may be uncertain or unmentioned; what those are worth is configuration.
 
 With x the logit of a finding and p its probability, a label's loss is
 
