@@ -87,7 +87,7 @@ class Augmentation:
         return np.stack(out)
 
     def _fault(self, images: np.ndarray, seed: int, epoch: int, study: str, first: int) -> UserError:
-        """What is wrong with a draw, and with which transform: they are applied one by one."""
+        """The error of a draw that fails, with the transform that is to blame: they are applied one by one."""
         key, whole = ("images", [images]) if self.per == "study" else ("image", list(images))
         for i, made in enumerate(whole, start=first if self.per == "image" else 0):
             shape = made.shape

@@ -1,4 +1,4 @@
-"""One vocabulary of findings and of views for every dataset of chest X-rays."""
+"""The vocabulary of findings and of views that all datasets of chest X-rays share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a dataset is whole and sound: files, labels, splits, pictures."""
+"""Check that a dataset is whole and sound: files, labels, splits, pictures."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that was found out about a dataset."""
+    """Result of the check of a dataset."""
 
     name: str
     path: Path

@@ -1,4 +1,4 @@
-"""What is published of datasets, and what both their readers and their drawings have to know."""
+"""Published numbers and names of datasets, which both their readers and their drawings have to know."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _ORGANS_3D = "liver kidney-right kidney-left femur-right femur-left bladder hear
 
 @dataclass(frozen=True)
 class Subset:
-    """What is published of one set. Two-class sets have one label, class 1.
+    """The published description of one set of MedMNIST. Two-class sets have one label, class 1.
 
     Attributes:
         labels: class or finding names in the order of the file; ``negative|positive`` for two classes.

@@ -1,4 +1,4 @@
-"""Studies assigned to train, valid and test: holdout, folds, official splits; by patient."""
+"""Assignment of studies to train, valid and test, by patient: holdout, folds, official splits."""
 
 from __future__ import annotations
 

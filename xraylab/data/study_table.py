@@ -1,4 +1,4 @@
-"""The study table: what every reader returns and everything downstream knows; its splits and counts.
+"""The study table, which every reader returns and which is all that the rest knows of a dataset.
 
 One row is a study: ``id``, ``patient`` (empty where unknown), ``group``, ``split``, ``images`` (a tuple of references
 that the table's source reads) and one column a label: 1 positive, 0 negative, -1 uncertain, NaN not mentioned. Optional:
@@ -28,7 +28,7 @@ ALL_LABELS = "labels/all"
 
 @dataclass(frozen=True)
 class StudyTable:
-    """A dataset: its studies, how to read their images, and what has to be said about it.
+    """Table of a dataset: its studies, how to read their images, and what has to be said about it.
 
     >>> from pathlib import Path
     >>> from xraylab.data.images.source import FileSource
@@ -138,5 +138,5 @@ def stop_or_skip(problems: dict[str, list[str]], on_error: str, where: str, tota
 
 
 def patients_of(frame: pd.DataFrame) -> pd.Series:
-    """Whose each row is; a study whose patient is not known is a patient of its own, called as no patient is."""
+    """The patient of each row; a study whose patient is not known is a patient of its own, called as no patient is."""
     return frame["patient"].where(frame["patient"] != "", "\x1f" + frame["id"])

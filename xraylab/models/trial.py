@@ -77,7 +77,7 @@ def _pass(backbone: Backbone, height: int, width: int, device: str = "cpu") -> A
 
 
 def _remedy(backbone: Backbone, height: int, width: int) -> str:
-    """What to set, each tried."""
+    """The settings that would fit, each tried."""
     side, ways = max(height, width), []
     cfg: Any = backbone.model.pretrained_cfg if isinstance(backbone, Timm) else None
     made_for = int((cfg or {}).get("input_size", (3, 224, 224))[-1])

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, folders for results, and locks."""
+"""Writing of files as a whole or not at all, folders for results, and locks."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, 
 
 
 class CannotWrite(UserError):
-    """A file of the run cannot be written; the one before it is untouched."""
+    """Error of a file of the run that cannot be written; the one before it is untouched."""
 
 
 def new_folder(path: str | Path, key: str = "output") -> Path:

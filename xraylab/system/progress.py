@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, lines in a log, and how long it will take."""
+"""Progress of long jobs: a bar on a terminal, lines in a log, and how long they will take."""
 
 from __future__ import annotations
 

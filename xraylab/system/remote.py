@@ -57,7 +57,7 @@ def is_url(text: object) -> bool:
 
 
 def mirror(url: str) -> Path:
-    """What lies at a URL, copied to the user's cache; the next time only what changed is.
+    """Copy what lies at a URL to the user's cache, the next time only what changed; returns where it is.
 
     A CSV is copied with the folder that it lies in, for its images start there.
 
@@ -99,7 +99,7 @@ def mirror(url: str) -> Path:
 
 
 def fetch_run(url: str) -> Path:
-    """The run at a URL, copied to ``outputs/<name>/<date_time>`` unless what is there is as far, or farther.
+    """Copy the run at a URL to ``outputs/<name>/<date_time>`` unless what is there is as far; returns where it is.
 
     Raises:
         UserError: it cannot be read, or is no run.
@@ -131,7 +131,7 @@ def fetch_run(url: str) -> Path:
 
 
 class RunUpload:
-    """Copies a run directory to ``<url>/<name>/<date_time>``, its last two parts, as it grows.
+    """Upload of a run directory to ``<url>/<name>/<date_time>``, its last two parts, as it grows.
 
     Args:
         url: of the folder for all runs.
@@ -202,7 +202,7 @@ class RunUpload:
 
 
 class _Index:
-    """Which files of a copy are whole: one line of JSON each, the last of a name counts."""
+    """Record of which files of a copy are whole: one line of JSON each, the last of a name counts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -226,7 +226,7 @@ class _Index:
 
 
 class _Progress(Callback):
-    """Bytes copied: a bar on a terminal, else now and then a line."""
+    """Progress of the copying, in bytes: a bar on a terminal, else now and then a line."""
 
     def __init__(self, total: int) -> None:
         super().__init__()

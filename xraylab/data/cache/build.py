@@ -1,4 +1,4 @@
-"""The packed cache: prepared images of files in memory-mapped arrays, built once and shared by runs, processes and sweeps.
+"""Building of the packed cache: prepared images in memory-mapped arrays, made once and shared by runs, processes and sweeps.
 
 A shard is a folder of one array and its index, for one published split and group of a dataset at one resolution:
 ``<cache>/<dataset>/<split>_<group>_<size>[_rescaled]_<checksum>/{images.npy,index.json}``. The checksum covers place, size
@@ -318,7 +318,7 @@ def _build(missing: list[Shard], place: Path, workers: int) -> None:
 
 
 class _Progress:
-    """A bar on a terminal, else a line in the log every ten seconds: images done, images a second, time left."""
+    """Progress of the packing, a bar on a terminal, else lines in the log: images done, images a second, time left."""
 
     def __init__(self, total: int, done: int) -> None:
         self.total, self.done, self.before = total, done, done

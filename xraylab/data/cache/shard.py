@@ -27,7 +27,7 @@ STATS = 16  # files that are looked at together
 
 
 def volumes_of(table: StudyTable) -> dict[str, bool]:
-    """What a checkpoint says beside of a table whose volumes are files of one slice each: those are prepared one by one."""
+    """A note for checkpoints, of a table whose volumes are files of one slice each: those slices are prepared one by one."""
     return {"volumes": False} if not table.views and not table.parts and (table.frame["images"].map(len) > 1).any() else {}
 
 

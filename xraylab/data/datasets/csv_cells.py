@@ -27,7 +27,7 @@ SPLIT_NAMES = {**SPLITS, "validate": "valid", "heldout": "heldout"}
 
 
 class Faults:
-    """What is wrong with a table: kinds with the studies they concern, and rows without an id."""
+    """Record of what is wrong with a table: kinds with the studies they concern, and rows without an id."""
 
     def __init__(self) -> None:
         self.nameless: list[str] = []
@@ -43,8 +43,7 @@ class Faults:
 
 
 def read_cells(path: Path) -> tuple[pd.DataFrame, dict[int, int]]:
-    """The text of a CSV's cells, by the header's names, the index is the line where a row is; and of rows that have fewer cells
-    than the header, how many.
+    """The text of a CSV's cells, columns by the header and the index by line; and how many cells the rows have that are short.
 
     Raises:
         UserError: it cannot be read as CSV, holds no row, or a column has no name or that of another.

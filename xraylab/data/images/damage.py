@@ -1,4 +1,4 @@
-"""Damage that a decoder gets over: it says so where nobody looks, and makes up what it could not read of the picture.
+"""Detection of damage inside an image, which decoders get over: they make up what they cannot read, and few hear them say so.
 
 libjpeg and libpng speak on C's ``stderr``, which names no file and is one for all threads. :func:`heard` listens to it. What is
 inside a TIFF is decoded without a word; :func:`damage` has its strips decoded by who is stricter.

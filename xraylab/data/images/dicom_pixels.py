@@ -243,7 +243,7 @@ def _of_bits(where: str, values: np.ndarray, stream: Stream, header: dict[str, A
 
 
 class Stream(NamedTuple):
-    """What a compressed frame says of itself."""
+    """The header of a compressed frame."""
 
     rows: int
     columns: int

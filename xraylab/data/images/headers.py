@@ -1,4 +1,4 @@
-"""What the head of an encoded image says, read without a decoder: its sides, how it is turned, and what OpenCV reads wrongly.
+"""Headers of encoded images, read without a decoder: sides, orientation, and what OpenCV reads wrongly.
 
 EXIF is read here, since OpenCV and PIL differ over it (a prefix in PNG and WebP, a chunk behind the pixels, orientations in
 XMP), so that a header tells the shape that decoding gives. Broken metadata says nothing, and does not cost the picture.
@@ -27,7 +27,7 @@ WHITE = re.compile(rb"P[2356]" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")  # of 
 
 
 class Head(NamedTuple):
-    """Of an encoded image."""
+    """The header of an encoded image."""
 
     kind: str  # PNG, JPEG, WebP or TIFF
     height: int  # as it is stored

@@ -1,4 +1,4 @@
-"""Where images come from: files of pictures, arrays of slices, arrays in memory.
+"""Image sources: files of pictures, arrays of slices, arrays in memory.
 
 A study's images are references, text that its source understands. What one reference holds depends on the source: one
 view, or all slices of a volume.
@@ -35,17 +35,17 @@ ARRAY = ".npy"
 MISSING = "missing image files"  # a kind of problem
 NO_PICTURE = (".csv", ".txt", ".tsv", ".lst", ".md", ".json", ".xml", ".db", ".ini")  # not worth a look for DICOM
 
-#: what decoders raise: of an unknown format an OSError, of more pixels than are allowed an error of their own
 MOST = 2**28  # pixels of an image: 16,384 x 16,384
 THIN = 256  # pixels for each byte of a file: of more, next to nothing is there
 SOME = 2**24  # pixels that an image may have whose head is not read
+#: what decoders raise: of an unknown format an OSError, of more pixels than are allowed an error of their own
 UNREADABLE = (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError)
 #: uint8: slices of a volume (N,H,W[,3]), or a list of views (H,W[,3]), whose sizes may differ
 Images: TypeAlias = "np.ndarray | list[np.ndarray]"
 
 
 class ImageSource(ABC):
-    """Reads the images that references stand for."""
+    """Base class of the sources, which read the images that references stand for."""
 
     @abstractmethod
     def read(self, images: Sequence[str]) -> Images:
@@ -73,7 +73,7 @@ class ImageSource(ABC):
 
 
 class FileSource(ImageSource):
-    """One image a file: PNG, JPEG and whatever else OpenCV decodes, turned as its EXIF says.
+    """Source of one image a file: PNG, JPEG and whatever else OpenCV decodes, turned as its EXIF says.
 
     Args:
         root: references are paths relative to it.
@@ -242,7 +242,7 @@ def file_fault(path: Path | str) -> str | None:
 
 
 class AnyFileSource(ImageSource):
-    """Files of every kind that is read, pictures, arrays and DICOM, each of one image or, the last two, of a volume.
+    """Source of files of every kind that is read, pictures, arrays and DICOM, each of one image or, the last two, of a volume.
 
     Args:
         colour: read three channels, not one.
@@ -336,7 +336,7 @@ def _array(path: Path, colour: bool) -> np.ndarray:
 
 
 class NpySource(ImageSource):
-    """One ``.npy`` of uint8 slices (N,H,W) a reference.
+    """Source of one ``.npy`` of uint8 slices (N,H,W) a reference.
 
     Args:
         root: references are paths relative to it.
@@ -368,7 +368,7 @@ class NpySource(ImageSource):
 
 
 class ArraySource(ImageSource):
-    """Arrays in memory; a reference is ``<array>:<index>``.
+    """Source of arrays in memory; a reference is ``<array>:<index>``.
 
     Args:
         arrays: uint8 (items,H,W[,3]), or (items,N,H,W) where an item is a volume.

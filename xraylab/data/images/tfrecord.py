@@ -46,7 +46,7 @@ LOG_SECONDS = 10.0
 
 @dataclass
 class Records:
-    """What a shard holds. Names and codes are of records in which nothing is wrong."""
+    """Index of a shard. Names and codes are of records in which nothing is wrong."""
 
     names: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)  # references of a TFRecordSource
@@ -59,7 +59,7 @@ class Records:
 
 
 class TFRecordSource(ImageSource):
-    """One encoded image in a record of a shard a reference: ``<shard>:<number of the record>@<its first byte>``.
+    """Source of one encoded image in a record of a shard a reference: ``<shard>:<number of the record>@<its first byte>``.
 
     Nothing is held open, so that forked and spawned processes read alike.
 

@@ -10,11 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-KINDS = {"fracture": 0.5, "plate": 0.2, "rod": 0.15, "pins": 0.15}
-
-
+KINDS = {"fracture": 0.5, "plate": 0.2, "rod": 0.15, "pins": 0.15}  # share of each among signs
 AIR, FLESH, CORTEX, MARROW, DENSE, THIN, METAL = 8, 44, 64, 40, 170, 16, 255  # bones add up, with what they lie on
-
 
 ACROSS = np.linspace(-1, 1, 9)
 XY = tuple[float, float]
@@ -23,7 +20,7 @@ Layer = list[tuple[int, np.ndarray]]  # values and outlines (n,2), each drawn ov
 
 @dataclass(frozen=True)
 class Sign:
-    """What is wrong in a study, and where.
+    """The abnormality of a synthetic study: its kind and its place.
 
     Attributes:
         kind: fracture, plate, rod or pins.

@@ -1,5 +1,4 @@
-"""Drawinfrom xraylab.data.synthetic.film import Grid, ramp, Film, expose
-gs of chest radiographs, frontal and lateral, with findings from subtle to obvious and with what looks like them.
+"""Drawings of chest radiographs, frontal and lateral, with findings from subtle to obvious and with what looks like them.
 
 A finding has a severity, which sets its size and contrast, and lies at the same place in every view of a study. A mimic is
 harmless and something else to the eye: a fat pad beside the heart, a skin fold, a scar. Pose, exposure, noise, sharpness,
@@ -31,7 +30,7 @@ APEX, BASE, SPACING = -0.37, 0.27, 0.083  # of the lungs, and between ribs, in h
 
 @dataclass(frozen=True)
 class Case:
-    """What a study's images show.
+    """The findings of one synthetic study, which its images show.
 
     Attributes:
         severity: of each finding that is there, over 0 to 1.

@@ -1,4 +1,4 @@
-"""What synthetic chest X-rays show, and what reports say of it.
+"""Findings of synthetic chest X-rays, and the labels that reports give them.
 
 Findings come together as in life (edema with a large heart and effusions), and each has a fixed share of any number of
 studies. A report is uncertain of subtle findings and of negatives with a mimic, and does not mention most negatives. The share
