@@ -9,6 +9,7 @@ that the table's source reads) and one column a label: 1 positive, 0 negative, -
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ BLANK = "pictures of one value, on which nothing can be seen"  # another
 # a column: all labels that the dataset has, whichever are asked for, so that these do not decide the split; texts of
 # :func:`xraylab.data.stratification.written`; where it is missing, the table has them all
 ALL_LABELS = "labels/all"
+Problems = defaultdict[str, list[str]]  # what is wrong with a dataset: kind -> names
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,11 @@ def stop_or_skip(problems: dict[str, list[str]], on_error: str, where: str, tota
             + "\n".join(lines)
             + f"\nMend the data, or go on without these {unit} with dataset.on_error=skip (the results will name them)."
         )
+
+
+def named(problems: Problems) -> set[str]:
+    """Images and studies already named as wrong."""
+    return {name.split(" ", 1)[0] for names in problems.values() for name in names}
 
 
 def patients_of(frame: pd.DataFrame) -> pd.Series:

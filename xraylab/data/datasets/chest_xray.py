@@ -26,7 +26,7 @@ from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.findings import VIEWS, chosen, finding, wanted_views
 from xraylab.data.images.source import FileSource, check_bits, file_fault
 from xraylab.data.stratification import written
-from xraylab.data.study_table import ALL_LABELS, StudyTable, stop_or_skip
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean, listed
 
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 KINDS = VIEWS["all"]
 RANK = {kind: ("lateral", "other").index(kind) + 1 if kind in ("lateral", "other") else 0 for kind in KINDS}
-Problems = defaultdict[str, list[str]]
 CHUNK = 512  # files that a thread looks at in one go
 THREADS = 16  # they wait for the disk
 LOG_SECONDS = 10.0
@@ -261,11 +260,6 @@ def name_wrong(texts: pd.Series, what: str, name: str, problems: Problems) -> No
 def with_lines(names: pd.Series) -> list[str]:
     """Names of rows and their line numbers."""
     return [f"{name} (line {line})" for line, name in names.items()]
-
-
-def named(problems: Problems) -> set[str]:
-    """Images and studies already named as wrong."""
-    return {name.split(" ", 1)[0] for names in problems.values() for name in names}
 
 
 # ---- from images to studies -----------------------------------------------------------------------------------------

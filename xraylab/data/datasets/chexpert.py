@@ -15,10 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from xraylab.data.datasets.chest_xray import Problems, Radiographs, name_wrong, read_list, settled, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, settled, with_lines
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.published import IMAGES, Published
-from xraylab.data.study_table import ALL_LABELS, StudyTable
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable
 from xraylab.errors import UserError
 
 LISTS = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("test.csv", "test_labels.csv")}

@@ -23,7 +23,6 @@ from xraylab.data.datasets.layout import (
     PICTURES,
     SPLITS,
     Aside,
-    Problems,
     by_layout,
     folders,
     holds_image,
@@ -34,7 +33,7 @@ from xraylab.data.datasets.layout import (
     studies_of,
 )
 from xraylab.data.images.source import AnyFileSource, check_bits
-from xraylab.data.study_table import StudyTable, stop_or_skip
+from xraylab.data.study_table import Problems, StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.data.synthetic.pictures import write_folder
 from xraylab.errors import UserError, did_you_mean, listed, printable

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
-from xraylab.data.datasets.chest_xray import Problems, Radiographs, differing, find_list, name_wrong, named, read_list, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, differing, find_list, name_wrong, read_list, with_lines
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.published import Published
-from xraylab.data.study_table import ALL_LABELS, StudyTable
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
 from xraylab.errors import UserError, did_you_mean, listed
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from xraylab.data.findings import CHEXPERT, chosen, finding
 from xraylab.data.images.source import FileSource, ImageSource, check_bits
 from xraylab.data.images.tfrecord import SHARD, Records, TFRecordSource, index_shards, unpacked
 from xraylab.data.stratification import written
-from xraylab.data.study_table import ALL_LABELS, StudyTable, stop_or_skip
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean, listed
 
@@ -44,7 +44,6 @@ JPG = "jpg_bytes"
 PATH_COLUMNS = ("path", "image_path", "image", "file", "filename", "file_name", "jpg", "jpg_path")
 FEATURES = tuple("airspace_opacity" if name == "lung_opacity" else name for name in CHEXPERT)  # as the release spells them
 VALUES = np.array([np.nan, 0, -1, 1], np.float32)  # of the codes 0 to 3
-Problems = defaultdict[str, list[str]]
 
 
 class MimicTutorial(DatasetReader):

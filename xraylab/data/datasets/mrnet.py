@@ -20,7 +20,7 @@ from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.images.source import NpySource
 from xraylab.data.published import Published
 from xraylab.data.stratification import written
-from xraylab.data.study_table import ALL_LABELS, StudyTable, stop_or_skip
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean
 
@@ -97,7 +97,7 @@ class MRNet(DatasetReader):
 
     def read(self, path: Path) -> StudyTable:
         """One row an exam; the held-out split is the published valid."""
-        problems: dict[str, list[str]] = defaultdict(list)
+        problems: Problems = defaultdict(list)
         frames = [self._read_split(path, split, problems) for split in ("train", "valid")]
         frame = pd.concat(frames, ignore_index=True)
         twice = frame["id"].duplicated()
@@ -114,7 +114,7 @@ class MRNet(DatasetReader):
             problems={kind: names for kind, names in problems.items() if names},
         )
 
-    def _read_split(self, path: Path, split: str, problems: dict[str, list[str]]) -> pd.DataFrame:
+    def _read_split(self, path: Path, split: str, problems: Problems) -> pd.DataFrame:
         labels = pd.DataFrame({t: _read_labels(path / f"{split}-{t}.csv", problems) for t in self.tasks})
         others = [t for t in TASKS if t not in self.tasks and (path / f"{split}-{t}.csv").is_file()]
         every = labels.copy()
@@ -123,18 +123,15 @@ class MRNet(DatasetReader):
                 every[task] = _read_labels(path / f"{split}-{task}.csv", defaultdict(list))
         told = written(every.reindex(columns=list(TASKS)))
         for task in self.tasks:
-            missing = labels.index[labels[task].isna()]
-            problems[f"exams of {split} without a row in {split}-{task}.csv"] += [
-                i for i in missing if not any(i in bad for bad in map(_first_words, problems.values()))
-            ]
+            missing, known = labels.index[labels[task].isna()], named(problems)
+            problems[f"exams of {split} without a row in {split}-{task}.csv"] += [i for i in missing if i not in known]
         labels = labels.dropna()
         whole = set(labels.index)
         for folder in (f"{split}/{plane}" for plane in self.planes):
             files = {p.stem for p in (path / folder).glob("*.npy") if not p.name.startswith(".")}
             problems[f"ids of {split} without a file in {folder}"] += sorted(set(labels.index) - files)
-            problems[f"files in {folder} without a label"] += [
-                f"{name}.npy" for name in sorted(files - set(labels.index)) if not _named(name, problems)
-            ]
+            unlabelled = files - set(labels.index) - named(problems)
+            problems[f"files in {folder} without a label"] += [f"{name}.npy" for name in sorted(unlabelled)]
             faults = {name: _fault(path / folder / f"{name}.npy") for name in labels.index if name in files}
             problems["arrays that cannot be used"] += [
                 f"{folder}/{name}.npy ({fault})" for name, fault in faults.items() if fault
@@ -180,7 +177,7 @@ class MRNet(DatasetReader):
         return write_mrnet(parent / self.published_name, **options)
 
 
-def _read_labels(path: Path, problems: dict[str, list[str]]) -> pd.Series:
+def _read_labels(path: Path, problems: Problems) -> pd.Series:
     """Labels 0/1 by id from a CSV without a header; rows that are wrong are named in ``problems``."""
     values: dict[str, float] = {}
     seen: set[str] = set()
@@ -205,14 +202,6 @@ def _read_labels(path: Path, problems: dict[str, list[str]]) -> pd.Series:
             values[name] = float(cells[1])
         seen.add(name)
     return pd.Series(values, dtype=np.float32).sort_index()
-
-
-def _first_words(names: list[str]) -> set[str]:
-    return {n.split(" ", 1)[0] for n in names}
-
-
-def _named(name: str, problems: dict[str, list[str]]) -> bool:
-    return any(name in _first_words(names) for names in problems.values())
 
 
 def _fault(path: Path) -> str | None:

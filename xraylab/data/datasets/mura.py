@@ -20,7 +20,7 @@ import pandas as pd
 from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.images.source import FileSource, file_fault
 from xraylab.data.published import STUDIES, Published
-from xraylab.data.study_table import StudyTable, stop_or_skip
+from xraylab.data.study_table import Problems, StudyTable, named, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean
 
@@ -28,7 +28,6 @@ PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 LABEL = "abnormal"
 IMAGE = re.compile(r"(train|valid)/XR_([A-Z]+)/(patient\d+)/(study\w+)/([^/.][^/]*)")
 STUDY = re.compile(r"(train|valid)/XR_([A-Z]+)/(patient\d+)/(study\w+)")
-Problems = defaultdict[str, list[str]]
 # published of v1.1
 TOTALS = {
     "train": {"patients": 11184, "studies": 13457, "images": 36808},
@@ -118,7 +117,7 @@ class MURA(DatasetReader):
                 bags[image.rpartition("/")[0]].append(image)
         listed = {image.rpartition("/")[0] for image in images}
         if version == "v1.1":
-            problems[f"studies of {listing} without a label"] += sorted(listed - set(labels) - _said(problems))
+            problems[f"studies of {listing} without a label"] += sorted(listed - set(labels) - named(problems))
             problems[f"studies with a label but no image in {listing}"] += sorted(set(labels) - listed)
         problems[f"studies of {split} of whose images none can be used"] += sorted(listed & set(labels) - set(bags))
         studies = [s for s in bags if s in labels]
@@ -266,8 +265,3 @@ def _label_fault(study: str, label: str, listing: str, where: str, problems: Pro
         problems[f"labels in {listing} that contradict the study's folder"].append(f"{study} ({label}, {where})")
         return False
     return True
-
-
-def _said(problems: Problems) -> set[str]:
-    """Studies already named as wrong."""
-    return {name.split(" ", 1)[0] for names in problems.values() for name in names}

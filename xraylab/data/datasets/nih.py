@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.chest_xray import Problems, Radiographs, name_wrong, named, read_list, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, with_lines
 from xraylab.data.findings import NIH as FINDINGS
 from xraylab.data.findings import finding
 from xraylab.data.published import Published
 from xraylab.data.stratification import written
-from xraylab.data.study_table import ALL_LABELS, StudyTable
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
 from xraylab.errors import UserError
 
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
