@@ -37,6 +37,11 @@ def finding(name: str) -> str:
     return SAME.get(name, name)
 
 
+def spelled(label: str) -> str:
+    """A finding as the published lists spell it: ``Pleural Effusion``."""
+    return label.replace("_", " ").title()
+
+
 def chosen(findings: str | Sequence[str], known: Sequence[str], on_request: Sequence[str] = ()) -> tuple[str, ...]:
     """The findings that a key stands for, in the order given.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import gzip
 import logging
 import os
@@ -23,7 +22,8 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
-from xraylab.data.findings import VIEWS, chosen, finding, wanted_views
+from xraylab.data.datasets.csv_cells import label_value
+from xraylab.data.findings import VIEWS, chosen, finding, spelled, wanted_views
 from xraylab.data.images.source import FileSource, check_bits, file_fault
 from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, stop_or_skip
@@ -171,7 +171,7 @@ def read_list(
         frame[finding(column)] = np.array(list(map(sys.intern, map(str.strip, cells))), object)  # rows and files share texts
     for column in set(columns) - set(there):
         frame[finding(column)] = ""
-    table = np.array([[_number(cell) for cell in cells] for cells in found], np.float32)
+    table = np.array([[label_value(cell) for cell in cells] for cells in found], np.float32)
     values = pd.DataFrame(table.reshape(len(combinations), len(read)), columns=read)
     frame[list(labels)] = values[list(labels)].to_numpy()[codes]
     if known:
@@ -187,11 +187,6 @@ def _name_wrong(
     for i, k in np.argwhere(np.isinf(frame[list(labels)].to_numpy())).tolist():
         what = f"line {frame.index[i]} ({spelled(labels[k])} {cell(i, k)!r})"
         problems[f"labels in {name} other than 1, 0, -1 and blank"].append(what)
-
-
-def spelled(label: str) -> str:
-    """A finding as the published lists spell it."""
-    return label.replace("_", " ").title()
 
 
 @contextmanager
@@ -238,15 +233,6 @@ def _picker(places: Sequence[int]) -> Any:
     if len(places) > 1:
         return itemgetter(*places)
     return (lambda row: (row[places[0]],)) if places else (lambda row: ())
-
-
-@functools.cache
-def _number(cell: str) -> float:
-    try:
-        value = float(cell.strip() or "nan")
-    except ValueError:
-        return np.inf
-    return value if value in (1, 0, -1) or np.isnan(value) else np.inf
 
 
 def name_wrong(texts: pd.Series, what: str, name: str, problems: Problems) -> None:

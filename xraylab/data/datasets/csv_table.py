@@ -34,13 +34,7 @@ from xraylab.data.datasets.csv_cells import (
 )
 from xraylab.data.datasets.folder import OwnData, check_names, heldout_split
 from xraylab.data.datasets.layout import by_layout
-from xraylab.data.images.source import (
-    MISSING,
-    AnyFileSource,
-    ImageSource,
-    NpySource,
-    check_bits,
-)
+from xraylab.data.images.source import MISSING, AnyFileSource, ImageSource, NpySource, check_bits
 from xraylab.data.study_table import ALL_LABELS, StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.data.synthetic.pictures import write_table

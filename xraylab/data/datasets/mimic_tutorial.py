@@ -24,6 +24,7 @@ import pandas as pd
 from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.datasets.chest_xray import file_faults
 from xraylab.data.datasets.folder import heldout_split
+from xraylab.data.datasets.layout import SPLITS
 from xraylab.data.findings import CHEXPERT, chosen, finding
 from xraylab.data.images.source import FileSource, ImageSource, check_bits
 from xraylab.data.images.tfrecord import SHARD, Records, TFRecordSource, index_shards, unpacked
@@ -35,10 +36,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 log = logging.getLogger(__name__)
 
 VIEWS = ("frontal", "lateral")
-SPLITS = {
-    "train": "train", "training": "train", "val": "valid", "valid": "valid", "validate": "valid", "validation": "valid",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+SPLIT_WORDS = {**SPLITS, "training": "train", "validate": "valid", "testing": "test"}
 NUMBERED = re.compile(r"(.*-)(\d+)-of-(\d+)(.*)")
 JPG = "jpg_bytes"
 PATH_COLUMNS = ("path", "image_path", "image", "file", "filename", "file_name", "jpg", "jpg_path")
@@ -210,7 +208,7 @@ class _Part(NamedTuple):
 def _told(file: str) -> _Part | None:
     """What a file holds, by the words of its path; None where they do not tell, or tell two things."""
     words = re.split(r"[^a-z]+", file.lower())
-    splits, views = {SPLITS[word] for word in words if word in SPLITS}, {word for word in words if word in VIEWS}
+    splits, views = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}, {word for word in words if word in VIEWS}
     return _Part(file, splits.pop(), views.pop()) if len(splits) == 1 and len(views) == 1 else None
 
 

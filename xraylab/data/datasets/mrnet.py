@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
+from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.images.source import NpySource
 from xraylab.data.published import Published
 from xraylab.data.stratification import written
@@ -181,11 +182,7 @@ def _read_labels(path: Path, problems: Problems) -> pd.Series:
     """Labels 0/1 by id from a CSV without a header; rows that are wrong are named in ``problems``."""
     values: dict[str, float] = {}
     seen: set[str] = set()
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
         cells = [c.strip().strip('"') for c in line.split(",")]

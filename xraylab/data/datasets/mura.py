@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
+from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.images.source import FileSource, file_fault
 from xraylab.data.published import STUDIES, Published
 from xraylab.data.study_table import Problems, StudyTable, named, stop_or_skip
@@ -188,11 +189,7 @@ def _version(path: Path) -> str | None:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a CSV without a header that hold something, with their numbers."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(text_lines(path), start=1) if line.strip()]
 
 
 def _inside(cell: str) -> str:

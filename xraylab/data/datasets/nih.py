@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, with_lines
+from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.findings import NIH as FINDINGS
 from xraylab.data.findings import finding
 from xraylab.data.published import Published
 from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
-from xraylab.errors import UserError
 
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 LISTS = {"train": "train_val_list.txt", "heldout": "test_list.txt"}
@@ -166,8 +166,4 @@ def _folders(path: Path) -> dict[str, str]:
 
 def _names(path: Path) -> pd.Series:
     """The names in a list, one a line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    return pd.Series([line.strip() for line in lines if line.strip()], dtype=object)
+    return pd.Series([line.strip() for line in text_lines(path) if line.strip()], dtype=object)
