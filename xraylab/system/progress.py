@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import sys
 import time
@@ -11,9 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 R = TypeVar("R")
-
 T = TypeVar("T")
-
 log = logging.getLogger(__name__)
 
 
@@ -33,12 +30,38 @@ def clock(seconds: float) -> str:
 INTERVAL = 10.0  # seconds between two lines of progress, where there is no terminal
 
 
+class Pace:
+    """Pace of a long job, which says when a line of progress is due.
+
+    Args:
+        total: what is to be done, in any unit.
+        done: of it, before the start.
+    """
+
+    def __init__(self, total: float, done: float = 0) -> None:
+        self.total, self.before = total, done
+        self.start = self.said = time.monotonic()
+
+    def due(self, done: float) -> tuple[float, float] | None:
+        """How much is done a second, and seconds to go; None: no line is due yet."""
+        now = time.monotonic()
+        if now - self.said < INTERVAL or done <= self.before:
+            return None
+        self.said, rate = now, (done - self.before) / (now - self.start)
+        return rate, max(self.total - done, 0) / rate
+
+
+def mapped(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """A function's results in order, a few thousand calls at a time: each that waits takes 2 kB."""
+    for start in range(0, len(items), 4096):
+        yield from pool.map(function, items[start : start + 4096])
+
+
 def in_threads(function: Callable[[T], R], items: Sequence[T], title: str) -> Iterator[R]:
     """A function's results in order, from a pool of threads, with progress and the time left."""
     pool = ThreadPoolExecutor()
     try:
-        parts = (pool.map(function, items[start : start + 4096]) for start in range(0, len(items), 4096))  # not all at once
-        yield from _watched(itertools.chain.from_iterable(parts), len(items), title)
+        yield from _watched(mapped(pool, function, items), len(items), title)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -50,11 +73,9 @@ def _watched(items: Iterable[T], total: int, title: str) -> Iterator[T]:
     if sys.stderr.isatty():
         yield from tqdm(items, desc=title, total=total, leave=False, dynamic_ncols=True, mininterval=0.5)
         return
-    start = said = time.monotonic()
+    pace = Pace(total)
     for done, item in enumerate(items, start=1):
         yield item
-        now = time.monotonic()
-        if now - said >= INTERVAL and done < total:
-            said, rate = now, done / (now - start)
-            left = tqdm.format_interval((total - done) / rate)
-            log.info("%s: %s of %s, %.0f a second, %s to go", title, f"{done:,}", f"{total:,}", rate, left)
+        if done < total and (due := pace.due(done)):
+            left = tqdm.format_interval(due[1])
+            log.info("%s: %s of %s, %.0f a second, %s to go", title, f"{done:,}", f"{total:,}", due[0], left)

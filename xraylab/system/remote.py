@@ -13,7 +13,6 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -30,7 +29,7 @@ from xraylab.errors import Stopped, UserError, listed
 from xraylab.system.command_line import shown
 from xraylab.system.files import locked
 from xraylab.system.paths import cache_dir
-from xraylab.system.progress import data_size
+from xraylab.system.progress import Pace, data_size
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,6 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # protocol -> wha
 STAMPS = ("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "Last-Modified", "updated", "created")
 MARKS = ("history.csv", "evaluation.json")  # tell how far a run is, so they are copied last
 THREADS = 16
-LOG_SECONDS = 10.0
 for _name in ("botocore", "aiobotocore"):  # they say at every turn where they found credentials
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -230,20 +228,16 @@ class _Progress(Callback):
 
     def __init__(self, total: int) -> None:
         super().__init__()
-        self.total, self.done = total, 0
-        self.start = self.said = time.monotonic()
+        self.total, self.done, self.pace = total, 0, Pace(total)
         self.bar = tqdm(total=total or None, desc="copying", unit="B", unit_scale=True, leave=False, dynamic_ncols=True,
                         disable=not sys.stderr.isatty())  # fmt: skip
 
     def relative_update(self, inc: int = 1) -> None:
         self.done += inc
         self.bar.update(inc)
-        now = time.monotonic()
-        if self.bar.disable and now - self.said >= LOG_SECONDS and self.done:
-            self.said = now
-            rate = self.done / (now - self.start)
-            log.info("copying: %s of %s, %s a second, %s to go", data_size(self.done), data_size(self.total), data_size(rate),
-                     tqdm.format_interval(max(self.total - self.done, 0) / rate))  # fmt: skip
+        if self.bar.disable and (due := self.pace.due(self.done)):
+            done, total, rate = map(data_size, (self.done, self.total, due[0]))
+            log.info("copying: %s of %s, %s a second, %s to go", done, total, rate, tqdm.format_interval(due[1]))
 
 
 def _fetched(files_at: Any, files: Mapping[str, _File], paths: Mapping[str, Path], key: str) -> Iterator[str]:
@@ -384,7 +378,5 @@ def _hash(text: str) -> str:
 
 
 def local(root: str) -> Path:
-    """The path that ``root`` names; what lies at a URL is copied to the cache, see :func:`xraylab.system.remote.mirror`."""
-    from xraylab.system.remote import is_url, mirror
-
+    """The path that ``root`` names; what lies at a URL is copied to the cache, see :func:`mirror`."""
     return mirror(root) if is_url(root) else Path(root).expanduser()

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import sys
-import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.system.progress import Pace
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ KINDS = VIEWS["all"]
 RANK = {kind: ("lateral", "other").index(kind) + 1 if kind in ("lateral", "other") else 0 for kind in KINDS}
 CHUNK = 512  # files that a thread looks at in one go
 THREADS = 16  # they wait for the disk
-LOG_SECONDS = 10.0
 
 
 class Radiographs(DatasetReader):
@@ -327,15 +326,12 @@ def file_faults(root: Path, images: Sequence[str]) -> np.ndarray:
     def faults(chunk: Sequence[str]) -> list[str]:
         return [file_fault(base + image) or "" for image in chunk]
 
-    found: list[str] = []
-    start = said = time.monotonic()
+    pace, found = Pace(len(images)), list[str]()
     with ThreadPoolExecutor(THREADS) as pool:
         for part in pool.map(faults, [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]):
             found += part
-            now = time.monotonic()
-            if now - said >= LOG_SECONDS:
-                said, left = now, (len(images) - len(found)) / len(found) * (now - start)
-                log.info("looking for image files: %s of %s, %.0f s to go", f"{len(found):,}", f"{len(images):,}", left)
+            if due := pace.due(len(found)):
+                log.info("looking for image files: %s of %s, %.0f s to go", f"{len(found):,}", f"{len(images):,}", due[1])
     return np.array(found, object)
 
 

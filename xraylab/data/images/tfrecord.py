@@ -17,7 +17,6 @@ import logging
 import re
 import shutil
 import struct
-import time
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from xraylab.data.images.source import ImageSource, decode, header_shape
 from xraylab.errors import UserError
 from xraylab.system.files import beside
 from xraylab.system.paths import cache_dir
+from xraylab.system.progress import Pace
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ SHARD = re.compile(r"(.+)\.tfrecords?(-\d+-of-\d+)?(\.gz)?", re.I)
 CUT = "records that are cut short, with which their shard ends"
 LENGTH = "records whose length is damaged, so that the rest of their shard cannot be read"
 DAMAGED = "records whose checksum is wrong"
-LOG_SECONDS = 10.0
 
 
 @dataclass
@@ -126,15 +125,13 @@ def index_shards(
     """
     paths = {shard: plain.get(shard, root / shard) for shard in shards}
     sizes = [path.stat().st_size for path in paths.values()]
-    start = said = time.monotonic()
-    found: list[Records] = []
+    pace, found = Pace(sum(sizes)), list[Records]()
     with ThreadPoolExecutor(4) as pool:  # which overlaps reading, not parsing
         for records in pool.map(lambda shard: _index(paths[shard], shard, shards[shard], image, labels, known), shards):
             found.append(records)
-            now, done = time.monotonic(), sum(sizes[: len(found)])
-            if now - said >= LOG_SECONDS and len(found) < len(shards):
-                said, left = now, (now - start) * (sum(sizes) - done) / max(done, 1)
-                log.info("indexing shards: %.1f of %.1f GB, %.0f s to go", done / 1e9, sum(sizes) / 1e9, left)
+            done = sum(sizes[: len(found)])
+            if len(found) < len(shards) and (due := pace.due(done)):
+                log.info("indexing shards: %.1f of %.1f GB, %.0f s to go", done / 1e9, pace.total / 1e9, due[1])
     return found
 
 
