@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+MAX_PIXELS = 2**28  # of an image or a frame: 16,384 x 16,384
 ORIENTATION = 0x0112
 #: of TIFF: sides, bits, compression, photometric, orientation, samples, planar, tile width, extra samples, sample format
 TAGS = {256, 257, 258, 259, 262, ORIENTATION, 277, 284, 322, 338, 339}

@@ -24,7 +24,7 @@ from xraylab.data.images.damage import damage, heard
 from xraylab.data.images.decoder_process import apart
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.dicom import dicom_shape, is_dicom, read_dicom
-from xraylab.data.images.headers import WHITE, Head, plain_png, read_head, turned
+from xraylab.data.images.headers import MAX_PIXELS, WHITE, Head, plain_png, read_head, turned
 from xraylab.errors import UserError, listed
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ ARRAY = ".npy"
 MISSING = "missing image files"  # a kind of problem
 NO_PICTURE = (".csv", ".txt", ".tsv", ".lst", ".md", ".json", ".xml", ".db", ".ini")  # not worth a look for DICOM
 
-MOST = 2**28  # pixels of an image: 16,384 x 16,384
 THIN = 256  # pixels for each byte of a file: of more, next to nothing is there
 SOME = 2**24  # pixels that an image may have whose head is not read
 #: what decoders raise: of an unknown format an OSError, of more pixels than are allowed an error of their own
@@ -168,8 +167,8 @@ def of_one_value(images: Images) -> bool:
 
 def _refuse(head: Head | None, where: object) -> None:
     """Raise UserError for what is known from a head not to be read."""
-    if head and head.height * head.width > MOST:
-        raise UserError(f"{where}: its header says {head.height}x{head.width} pixels, where {MOST:,} are read at most.")
+    if head and head.height * head.width > MAX_PIXELS:
+        raise UserError(f"{where}: its header says {head.height}x{head.width} pixels, where {MAX_PIXELS:,} are read at most.")
     if head and head.fault:
         raise UserError(f"{where}: {head.fault}")
     if head and head.pages > 1:
