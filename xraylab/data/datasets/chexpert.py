@@ -17,7 +17,7 @@ import pandas as pd
 
 from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, settled, with_lines
 from xraylab.data.findings import CHEXPERT
-from xraylab.data.published import IMAGES, Published
+from xraylab.data.published import CHEXPERT_IMAGES, Published
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable
 from xraylab.errors import UserError
 
@@ -132,7 +132,7 @@ class CheXpert(Radiographs):
         counts = [
             Published(unit, n, named[split]) for split, of in TOTALS.items() if named[split] in splits for unit, n in of.items()
         ]
-        for label, numbers in IMAGES.items():
+        for label, numbers in CHEXPERT_IMAGES.items():
             counts += [Published("images", n, "train", None, (label, v)) for v, n in zip((1, 0, -1), numbers, strict=True)]
         return counts
 

@@ -19,28 +19,15 @@ import pandas as pd
 from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.images.source import NpySource
-from xraylab.data.published import Published
+from xraylab.data.published import MRNET, Published
+from xraylab.data.published import MRNET_PLANES as PLANES
 from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean
 
-PLANES = ("axial", "coronal", "sagittal")
 ALL = "all"  # the three planes of an exam as one study
 TASKS = ("abnormal", "acl", "meniscus")
-# published: exams, least and most slices by plane, positives by task
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "train": {
-        "exams": 1130,
-        "slices": {"axial": (19, 61), "coronal": (17, 58), "sagittal": (17, 51)},
-        "positives": {"abnormal": 913, "acl": 208, "meniscus": 397},
-    },
-    "heldout": {
-        "exams": 120,
-        "slices": {"axial": (20, 52), "coronal": (17, 48), "sagittal": (21, 45)},
-        "positives": {"abnormal": 95, "acl": 54, "meniscus": 52},
-    },
-}
 
 
 class MRNet(DatasetReader):
@@ -161,7 +148,7 @@ class MRNet(DatasetReader):
     def published(self, table: StudyTable) -> list[Published]:
         """Exams and slices by plane, positive exams by task."""
         counts = []
-        for split, of in PUBLISHED.items():
+        for split, of in MRNET.items():
             counts += [Published("studies", of["exams"], split, plane) for plane in PLANES]
             counts += [Published("images a study", slices, split, plane) for plane, slices in of["slices"].items()]
             counts += [Published("studies", n, split, label=(task, 1)) for task, n in of["positives"].items()]

@@ -20,7 +20,7 @@ import pandas as pd
 from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.images.source import FileSource, file_fault
-from xraylab.data.published import STUDIES, Published
+from xraylab.data.published import MURA_STUDIES, Published
 from xraylab.data.study_table import Problems, StudyTable, named, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean
@@ -151,7 +151,7 @@ class MURA(DatasetReader):
                 Published("images", abnormal, "train", part, (LABEL, 1)),
                 Published("images", heldout, "heldout", part),
             ]
-        for part, of_splits in STUDIES.items():
+        for part, of_splits in MURA_STUDIES.items():
             for split, numbers in zip(TOTALS, of_splits, strict=True):
                 counts += [Published("studies", n, split, part, (LABEL, v), "literature") for v, n in enumerate(numbers)]
         return counts

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xraylab.data.findings import CHEXPERT, COMPETITION, finding
-from xraylab.data.published import IMAGES
+from xraylab.data.published import CHEXPERT_IMAGES
 from xraylab.data.synthetic.chest_drawing import DRAWN, MIMICKED, Case
 from xraylab.errors import UserError
 
@@ -34,7 +34,7 @@ TOGETHER = {
 }  # fmt: skip
 OPACITIES = ("consolidation", "edema", "atelectasis", "lung_lesion", "pneumonia")  # any of them is a lung opacity
 MIMICS = {name: 0.3 if name in COMPETITION else 0.08 for name in MIMICKED}  # share of negatives with one
-MENTIONED = {name: counts for name, counts in IMAGES.items() if name != "no_finding"}  # positive, negative, uncertain
+MENTIONED = {name: counts for name, counts in CHEXPERT_IMAGES.items() if name != "no_finding"}  # positive, negative, uncertain
 #: of uncertain labels, how many are positive in truth
 TRUTH = dict.fromkeys(MENTIONED, 0.5) | {
     "atelectasis": 0.85, "edema": 0.7, "pleural_effusion": 0.6, "cardiomegaly": 0.4, "pneumonia": 0.35, "consolidation": 0.25,
