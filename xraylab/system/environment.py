@@ -22,7 +22,7 @@ PACKAGES = (
 
 def environment(seed: int, overrides: list[str], command: str = "train") -> dict[str, Any]:
     """The content of ``environment.json``: versions, machine, seed, command, git state."""
-    import torch
+    import torch  # which takes seconds, and commands that fail before it do without
 
     versions = {}
     for package in PACKAGES:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from tqdm import tqdm
+
 R = TypeVar("R")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -68,8 +70,6 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], title: str) -> It
 
 def _watched(items: Iterable[T], total: int, title: str) -> Iterator[T]:
     """The items, and how many are done: a bar on a terminal, else now and then a line."""
-    from tqdm import tqdm
-
     if sys.stderr.isatty():
         yield from tqdm(items, desc=title, total=total, leave=False, dynamic_ncols=True, mininterval=0.5)
         return

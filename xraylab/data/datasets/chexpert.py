@@ -19,6 +19,7 @@ from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list,
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.published import CHEXPERT_IMAGES, Published
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable
+from xraylab.data.synthetic.chest import write_chexpert
 from xraylab.errors import UserError
 
 LISTS = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("test.csv", "test_labels.csv")}
@@ -44,7 +45,6 @@ class CheXpert(Radiographs):
             valid alone, as publications before it had.
 
     >>> import tempfile
-    >>> from xraylab.data.synthetic.chest import write_chexpert
     >>> root = write_chexpert(Path(tempfile.mkdtemp()) / "CheXpert-v1.0-small", train=20, valid=20)
     >>> table = CheXpert(findings=["edema", "Pleural Effusion"]).read(root)
     >>> len(table.frame), table.labels
@@ -142,8 +142,6 @@ class CheXpert(Radiographs):
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`xraylab.data.synthetic.chest.write_chexpert`."""
-        from xraylab.data.synthetic.chest import write_chexpert
-
         return write_chexpert(parent / self.published_name, **options)
 
 

@@ -23,6 +23,7 @@ from xraylab.data.datasets.chest_xray import Radiographs, differing, find_list, 
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.published import Published
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
+from xraylab.data.synthetic.chest import write_mimic
 from xraylab.errors import UserError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,6 @@ class MIMIC(Radiographs):
             other splits; ``auto``: the radiologists' where their file is there.
 
     >>> import tempfile
-    >>> from xraylab.data.synthetic.chest import write_mimic
     >>> root = write_mimic(Path(tempfile.mkdtemp()) / "MIMIC-CXR-JPG", train=20, valid=20, test=20)
     >>> MIMIC(view="all", labels="negbio").read(root).frame["split"].value_counts().to_dict()
     {'train': 20, 'valid': 20, 'test': 20}
@@ -233,8 +233,6 @@ class MIMIC(Radiographs):
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`xraylab.data.synthetic.chest.write_mimic`."""
-        from xraylab.data.synthetic.chest import write_mimic
-
         return write_mimic(parent / self.published_name, **options)
 
 

@@ -30,6 +30,7 @@ from xraylab.data.images.source import FileSource, ImageSource, check_bits
 from xraylab.data.images.tfrecord import SHARD, Records, TFRecordSource, index_shards, unpacked
 from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, stop_or_skip
+from xraylab.data.synthetic.chest import write_tutorial
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean, listed
 
@@ -53,7 +54,6 @@ class MimicTutorial(DatasetReader):
         bits: how many bits the values of 16-bit images use, e.g. 12.
 
     >>> import tempfile
-    >>> from xraylab.data.synthetic.chest import write_tutorial
     >>> root = write_tutorial(Path(tempfile.mkdtemp()) / "mimic-cxr-tutorial", train=20, valid=20, test=20)
     >>> table = MimicTutorial(view="all", findings="edema").read(root)
     >>> sorted(set(table.frame["group"])), table.labels
@@ -186,9 +186,7 @@ class MimicTutorial(DatasetReader):
         return tuple(shards or tables)
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See ``xraylab.data.synthetic.chest.write_tutorial``."""
-        from xraylab.data.synthetic.chest import write_tutorial
-
+        """See :func:`xraylab.data.synthetic.chest.write_tutorial`."""
         return write_tutorial(parent / self.published_name, **options)
 
     def _no_match(self, given: Path) -> str:

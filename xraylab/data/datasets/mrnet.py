@@ -23,6 +23,7 @@ from xraylab.data.published import MRNET, Published
 from xraylab.data.published import MRNET_PLANES as PLANES
 from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named, stop_or_skip
+from xraylab.data.synthetic.knee import write_mrnet
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean
 
@@ -38,7 +39,6 @@ class MRNet(DatasetReader):
         task: abnormal, acl or meniscus, or a list of them.
 
     >>> import tempfile
-    >>> from xraylab.data.synthetic.knee import write_mrnet
     >>> root = write_mrnet(Path(tempfile.mkdtemp()) / "MRNet-v1.0", train=20, valid=30, slices=(2, 3))
     >>> table = MRNet(plane="axial", task="acl").read(root)
     >>> len(table.frame), table.labels
@@ -160,8 +160,6 @@ class MRNet(DatasetReader):
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`xraylab.data.synthetic.knee.write_mrnet`."""
-        from xraylab.data.synthetic.knee import write_mrnet
-
         return write_mrnet(parent / self.published_name, **options)
 
 

@@ -22,6 +22,7 @@ from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.images.source import FileSource, file_fault
 from xraylab.data.published import MURA_STUDIES, Published
 from xraylab.data.study_table import Problems, StudyTable, named, stop_or_skip
+from xraylab.data.synthetic.bone import write_mura
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean
 
@@ -50,7 +51,6 @@ class MURA(DatasetReader):
         test_part: the same for the published held-out split; None: as ``body_part``.
 
     >>> import tempfile
-    >>> from xraylab.data.synthetic.bone import write_mura
     >>> table = MURA().read(write_mura(Path(tempfile.mkdtemp()) / "MURA-v1.1", train=70, valid=40))
     >>> table.labels, table.many_views
     (('abnormal',), True)
@@ -163,8 +163,6 @@ class MURA(DatasetReader):
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`xraylab.data.synthetic.bone.write_mura`."""
-        from xraylab.data.synthetic.bone import write_mura
-
         return write_mura(parent / self.published_name, **options)
 
 

@@ -22,6 +22,7 @@ from xraylab.data.findings import finding
 from xraylab.data.published import Published
 from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
+from xraylab.data.synthetic.chest import write_nih
 
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 LISTS = {"train": "train_val_list.txt", "heldout": "test_list.txt"}
@@ -37,7 +38,6 @@ class NIH(Radiographs):
     Arguments as of :class:`~xraylab.data.datasets.chest_xray.Radiographs`.
 
     >>> import tempfile
-    >>> from xraylab.data.synthetic.chest import write_nih
     >>> table = NIH(findings="hernia").read(write_nih(Path(tempfile.mkdtemp()) / "ChestX-ray14", train=20, test=20))
     >>> len(table.frame), table.labels
     (40, ('hernia',))
@@ -143,8 +143,6 @@ class NIH(Radiographs):
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`xraylab.data.synthetic.chest.write_nih`."""
-        from xraylab.data.synthetic.chest import write_nih
-
         return write_nih(parent / self.published_name, **options)
 
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+from PIL import Image
 
 T = TypeVar("T")
 #: of libjpeg's warnings those by which the picture's data is damaged; bytes too many before a segment of metadata are not
@@ -61,8 +62,6 @@ def damage(data: bytes, words: str) -> str | None:
 
 
 def _tiff_damage(data: bytes) -> str | None:
-    from PIL import Image
-
     try:
         opened = Image.open(io.BytesIO(data), formats=["TIFF"])
         tags: dict[int, object] = dict(opened.tag_v2)  # type: ignore[attr-defined]

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from crc32c import crc32c
+from google.protobuf.message import DecodeError
 
 from xraylab.data.findings import finding
 from xraylab.data.images.source import ImageSource, decode, header_shape
@@ -220,15 +222,12 @@ def _record(file: BinaryIO) -> tuple[bytes | None, str]:
 
 
 def _masked_crc(data: bytes) -> int:
-    from crc32c import crc32c
-
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _features(data: bytes) -> Any:
     """The features of a record by name; None: it is not of that kind."""
-    from google.protobuf.message import DecodeError
     from tfrecord.example_pb2 import Example  # brings torch, so not before it is needed
 
     try:

@@ -306,7 +306,7 @@ def write_tutorial(
 
 
 def _write_records(stem: Path, items: list[tuple[_Study, int]], labels: list[dict[str, int]], size: int, shards: int) -> None:
-    from tfrecord.writer import TFRecordWriter
+    from tfrecord.writer import TFRecordWriter  # brings torch, so not before it is needed
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         images = list(pool.map(lambda item: _jpeg(item[0].image(item[1], size)), items))

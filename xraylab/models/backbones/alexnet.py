@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torchvision.models import AlexNet_Weights, alexnet
 
 from xraylab.errors import UserError
 from xraylab.models.backbones import weights
@@ -28,8 +29,6 @@ class AlexNet(Backbone):
     ) -> None:  # fmt: skip
         super().__init__()
         self.save_hyperparameters()
-        from torchvision.models import AlexNet_Weights, alexnet
-
         weights.check_choice(pretrained)
         model = alexnet()
         if pretrained is True:

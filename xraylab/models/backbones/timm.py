@@ -126,7 +126,7 @@ OWN = {
 
 def _timm_stages(model: nn.Module) -> dict[str, list[str]]:
     """Coarse groups of timm, each named by the longest module path that its parameters share."""
-    from timm.models import group_parameters
+    from timm.models import group_parameters  # which takes a second, and other backbones do without
 
     matcher: Callable[..., Any] | None = getattr(model, "group_matcher", None)
     groups = group_parameters(model, matcher(coarse=True)) if matcher else {0: [n for n, _ in model.named_parameters()]}
