@@ -300,7 +300,7 @@ def _copies(tables: Sequence[StudyTable]) -> list[str]:
 
 def _strays(
     path: Path, tables: Sequence[StudyTable], lists: Sequence[str], faults: dict[str, list[str]]
-) -> tuple[list[str], int]:  # fmt: skip
+) -> tuple[list[str], int]:
     """Files under a folder that are neither in the tables, nor lists, nor named as faulty; and the number of dotfiles."""
     known = {os.path.abspath(path / name) for name in (*lists, SYNTHETIC_MARK)}
     for table in tables:

@@ -86,8 +86,10 @@ def require_recordable(path: str | Path) -> None:
         UserError: it has a line break or ``${``, or bytes that are no text.
     """
     if _unwritable(str(path)) or "${" in str(path):
-        raise UserError(f"{str(path)!r}: records and commands cannot hold a name with a line break, '${{' or bytes that are no "
-                        "text. Rename the folder, or name another.")  # fmt: skip
+        raise UserError(
+            f"{str(path)!r}: records and commands cannot hold a name with a line break, '${{' or bytes that are no "
+            "text. Rename the folder, or name another."
+        )
 
 
 def _unwritable(text: str) -> bool:

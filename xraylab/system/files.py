@@ -15,6 +15,7 @@ from typing import Any
 from xraylab.errors import UserError
 
 log = logging.getLogger(__name__)
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
 
 
 @contextmanager
@@ -47,9 +48,6 @@ def locked(path: Path, what: str | None) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)
             return
-
-
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
 
 
 class CannotWrite(UserError):

@@ -85,7 +85,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Processes:
         port = int(e.get("MASTER_PORT", 20000 + int(e.get("SLURM_JOB_ID", 0)) % 10000))
         found = Processes(
             world, int(e["SLURM_PROCID"]), world // machines, int(e["SLURM_LOCALID"]), "srun", first_host(nodes), port
-        )  # fmt: skip
+        )
     else:
         return SINGLE_PROCESS
     if found.world % found.local_world:

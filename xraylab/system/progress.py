@@ -14,6 +14,7 @@ from tqdm import tqdm
 R = TypeVar("R")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+INTERVAL = 10.0  # seconds between two lines of progress, where there is no terminal
 
 
 def data_size(number: float) -> str:
@@ -27,9 +28,6 @@ def clock(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-INTERVAL = 10.0  # seconds between two lines of progress, where there is no terminal
 
 
 class Pace:

@@ -22,7 +22,7 @@ from importlib import metadata
 from itertools import compress, repeat
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,12 @@ from xraylab.system.files import locked, write_text
 from xraylab.system.paths import cache_dir
 from xraylab.system.processes import cores
 from xraylab.system.progress import Pace, clock, data_size, mapped
+
+log = logging.getLogger(__name__)
+
+CHUNK = 64  # references that are read, written and marked as done together ...
+CHUNK_BYTES = 16_000_000  # ... or fewer, where they are large
+ELSEWHERE = "Go on without it by cache=off, or name another folder by cache=<folder> or $XRAYLAB_CACHE."
 
 
 def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[StudyTable, bool]:
@@ -66,14 +72,6 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
     if table.frame.empty:
         raise UserError(f"{table.name}: not one image can be read. python -m xraylab.check tells more.")
     return table, True
-
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-CHUNK = 64  # references that are read, written and marked as done together ...
-CHUNK_BYTES = 16_000_000  # ... or fewer, where they are large
-ELSEWHERE = "Go on without it by cache=off, or name another folder by cache=<folder> or $XRAYLAB_CACHE."
 
 
 def pack_table(

@@ -181,7 +181,7 @@ def read_list(
 
 def _name_wrong(
     frame: pd.DataFrame, labels: Sequence[str], cell: Callable[[int, int], str], name: str, problems: Problems
-) -> None:  # fmt: skip
+) -> None:
     """Name cells that are no labels; the frame's index is the line of each row."""
     for i, k in np.argwhere(np.isinf(frame[list(labels)].to_numpy())).tolist():
         what = f"line {frame.index[i]} ({spelled(labels[k])} {cell(i, k)!r})"

@@ -199,7 +199,7 @@ class MIMIC(Radiographs):
 
     def _radiologists_only(
         self, images: pd.DataFrame, labels: pd.DataFrame, theirs: pd.DataFrame
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Images and labels in which test is the studies that radiologists labelled, and says so."""
         of_test = images["split"] == "test"
         keep = ~of_test | images["id"].isin(theirs.index)
@@ -207,8 +207,10 @@ class MIMIC(Radiographs):
         log.info(
             "test: the %s studies that radiologists labelled, by their labels; %s of %s are left out, which they did not label "
             "(dataset.test_labels=report takes all, by the labels of their reports)",
-            f"{studies - left:,}", f"{left:,}", f"{studies:,}",
-        )  # fmt: skip
+            f"{studies - left:,}",
+            f"{left:,}",
+            f"{studies:,}",
+        )
         others = labels[~labels.index.isin(images.loc[of_test, "id"])]
         return images[keep], pd.concat([others, theirs])
 

@@ -250,9 +250,7 @@ class AnyFileSource(ImageSource):
         root: references are paths relative to it; None: paths as given, of no dataset.
     """
 
-    def __init__(
-        self, colour: bool = False, bits: int | None = None, volumes: bool = False, root: Path | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, colour: bool = False, bits: int | None = None, volumes: bool = False, root: Path | None = None) -> None:
         self.colour, self.bits, self.volumes, self.of_dataset = colour, bits, volumes, root is not None
         self.root = root or Path()
         self._pictures = FileSource(self.root, colour, bits)

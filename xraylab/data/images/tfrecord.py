@@ -111,7 +111,7 @@ class TFRecordSource(ImageSource):
 
 def index_shards(
     root: Path, shards: dict[str, str], image: str, labels: Sequence[str], plain: dict[str, Path], known: Sequence[str] = ()
-) -> list[Records]:  # fmt: skip
+) -> list[Records]:
     """Go once through every shard, without decoding images, checking all checksums.
 
     Args:
@@ -160,9 +160,7 @@ def _index(path: Path, shard: str, called: str, image: str, labels: Sequence[str
     return records
 
 
-def _codes(
-    data: bytes, name: str, image: str, labels: Sequence[str], known: Sequence[str], records: Records
-) -> list[int] | None:  # fmt: skip
+def _codes(data: bytes, name: str, image: str, labels: Sequence[str], known: Sequence[str], records: Records) -> list[int] | None:
     """A record's labels; None where something is wrong with it, which is then noted."""
     features = _features(data)
     if features is None:

@@ -123,9 +123,7 @@ class _Bone:
         span: between which t a sign may lie; None: nowhere.
     """
 
-    def __init__(
-        self, start: XY, end: XY, widths: XY, waist: float = 0.35, bow: float = 0.0, span: XY | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, start: XY, end: XY, widths: XY, waist: float = 0.35, bow: float = 0.0, span: XY | None = None) -> None:
         self.start, self.axis = np.array(start), np.subtract(end, start)
         self.length = float(np.hypot(*self.axis))
         self.normal = np.array((-self.axis[1], self.axis[0])) / self.length

@@ -226,8 +226,9 @@ class _Chest:
             haze = sum(film.glow(x, y, 0.11 + 0.05 * severity, 0.17 + 0.05 * severity) for x, y in hila)
             kerley = [
                 (np.array([(s * x, y), (s * (x - 0.05), y + 0.006)]), 0.005)
-                for s in (-1, 1) for x, y in zip(0.36 + 0.01 * self.places["edema"][2:7], np.linspace(0.06, 0.24, 5), strict=True)
-            ]  # fmt: skip
+                for s in (-1, 1)
+                for x, y in zip(0.36 + 0.01 * self.places["edema"][2:7], np.linspace(0.06, 0.24, 5), strict=True)
+            ]
             shadow = shadow + np.clip(haze, 0, 1.2) * (0.07 + 0.16 * severity) * (1 + 0.35 * mottle) * air
             shadow = shadow + (0.08 + 0.1 * severity) * film.strokes(kerley) * air * (not self.lateral)
         if severity := self.amount("consolidation"):

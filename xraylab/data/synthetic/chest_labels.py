@@ -123,7 +123,7 @@ def _rates(key: str, given: Rates) -> dict[str, float]:
 
 def _report(
     name: str, severity: np.ndarray, mimic: np.ndarray, share: float, truth: float, rng: np.random.Generator
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """One finding's labels: of those mentioned ``share`` is uncertain, of which ``truth`` is positive, both to within one."""
     sick, healthy = np.flatnonzero(severity > 0), np.flatnonzero(severity == 0)
     positive, negative, _ = MENTIONED[name]

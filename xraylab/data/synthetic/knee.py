@@ -26,9 +26,7 @@ LEAST_OF_A_CLASS = 15  # in valid, so that its metrics mean something
 AIR, CORTEX, MUSCLE, MARROW, CARTILAGE, FAT, FLUID = 0.03, 0.10, 0.33, 0.50, 0.62, 0.74, 0.95
 
 
-def write_mrnet(
-    root: Path, train: int = 60, valid: int = 40, slices: tuple[int, int] | None = None, seed: int = 0
-) -> Path:  # fmt: skip
+def write_mrnet(root: Path, train: int = 60, valid: int = 40, slices: tuple[int, int] | None = None, seed: int = 0) -> Path:
     """Write a synthetic ``MRNet-v1.0`` tree to ``root``: three planes, six CSVs, uint8 arrays (slices, 256, 256).
 
     Args:

@@ -14,7 +14,7 @@ from xraylab.system.files import beside
 
 def write_medmnist(
     path: Path, subset: str, resolution: int = 28, train: int = 400, val: int = 100, test: int = 150, seed: int = 0
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a synthetic ``.npz`` in the layout of one MedMNIST set: soft blobs whose places tell the class.
 
     Args:

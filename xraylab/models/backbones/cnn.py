@@ -106,7 +106,7 @@ class CNN(Backbone):
 
 def _cell(
     width: int, out: int, convs: int, kernel: int, batch_norm: bool, shrink: nn.Module, dropout: float, spatial_dropout: float
-) -> nn.Sequential:  # fmt: skip
+) -> nn.Sequential:
     layers: list[nn.Module] = []
     for k in range(convs):
         layers.append(nn.Conv2d(width if k == 0 else out, out, kernel, padding="same"))

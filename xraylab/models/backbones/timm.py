@@ -110,8 +110,10 @@ class LogSumExp(nn.Module):
 
 
 SPATIAL: dict[str, Callable[[], nn.Module]] = {
-    "avg": lambda: nn.AdaptiveAvgPool2d(1), "max": lambda: nn.AdaptiveMaxPool2d(1), "lse": LogSumExp,
-}  # fmt: skip
+    "avg": lambda: nn.AdaptiveAvgPool2d(1),
+    "max": lambda: nn.AdaptiveMaxPool2d(1),
+    "lse": LogSumExp,
+}
 
 # of timm.create_model, and what says it here
 OWN = {

@@ -186,9 +186,7 @@ class Loss(nn.Module, HyperparametersMixin):
         n = self.scored(labels).sum() if n is None else n
         return self.total(logits, labels, group, rows) / torch.clamp(torch.as_tensor(n, device=logits.device), min=1)
 
-    def total(
-        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """sum(b * w * l) over the batch, a scalar."""
         raise NotImplementedError
 

@@ -30,9 +30,7 @@ class WeightedBCE(Loss):
         super().__init__(balance, label_smoothing)
         self.save_hyperparameters()
 
-    def total(
-        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """sum(b * w * l) over scored labels, with smoothed targets."""
         target, weight = self.targets(labels, rows)
         return self.sum(self.curves(self.difference(logits)), target, weight, group, self.label_smoothing)
@@ -53,7 +51,7 @@ class WeightedBCE(Loss):
 
     def sum(
         self, curves: tuple[Tensor, Tensor], target: Tensor, weight: Tensor, group: Tensor | None, smoothing: float = 0.0
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """sum(w * (b1 * t * l1 + b0 * (1 - t) * l0)); smoothing s moves s/2 of each class's share to the other curve."""
         b = self.class_weights(group)
         positive, negative = weight * target * b[..., 1], weight * (1 - target) * b[..., 0]
@@ -128,9 +126,7 @@ class CrossEntropy(Loss):
         """bool (B,L): the positive label of each study that has exactly one."""
         return (labels == 1) & ((labels == 1).sum(1, keepdim=True) == 1)
 
-    def total(
-        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """sum(b * l) over studies, with smoothed targets."""
         return self._ce(logits, labels, self.label_smoothing)
 

@@ -53,9 +53,7 @@ class MultiClass(Uncertainty):
         negative, positive = WeightedBCE.count(self, labels)
         return negative + self.blank_weight * np.isnan(labels).sum(0), positive
 
-    def total(
-        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """sum(b * w * l), l the cross-entropy of three classes."""
         uncertain = labels == -1
         target, weight = self._plain(labels)

@@ -202,9 +202,7 @@ class Uncertainty(WeightedBCE):
         weight = torch.where(uncertain, self.w.to(labels.dtype), torch.where(blank, zero + self.blank_weight, zero + 1))
         return target, weight
 
-    def total(
-        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """sum(b * w * l); a learned u adds its gradient, and nothing to the value."""
         total = super().total(logits, labels, group, rows)
         if not self.learns:
