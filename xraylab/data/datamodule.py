@@ -16,10 +16,9 @@ from torch.utils.data import DataLoader
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.batching import Batch, StepSampler, StudyDataset
 from xraylab.data.preprocessing import EACH_AXIS
-from xraylab.data.study_table import HELD_BACK, StudyTable
+from xraylab.data.study_table import HELD_BACK, SPLITS, StudyTable
 from xraylab.system.processes import cores
 
-SPLITS = ("train", "valid", "test")
 ADAPT = 2048  # studies that a loss adapts by, at most: held back, and of train
 
 

@@ -19,6 +19,7 @@ from xraylab.data.images.source import ImageSource
 from xraylab.errors import UserError, listed
 
 SYNTHETIC = "synthetic sample"
+SPLITS = ("train", "valid", "test")  # once they are assigned
 HELD_BACK = "held_back"  # a part of train that is not trained on; see :func:`hold_back`
 UNREADABLE = "images that cannot be read"  # a kind of problem
 BLANK = "pictures of one value, on which nothing can be seen"  # another

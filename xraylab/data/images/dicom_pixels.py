@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from xraylab.data.images.decoder_process import apart
-from xraylab.data.images.headers import MAX_PIXELS
+from xraylab.data.images.headers import BARE, MAX_PIXELS, NO_FRAME
 from xraylab.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ LEAST = 32  # bytes of a compressed frame
 MUCH = 2**28  # bytes, for which it is asked whether they are free
 MEMORY = 20  # bytes that a value takes on its way to grey
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")  # of JPEG and JPEG-LS, of JPEG 2000, of it in its boxes
-BARE = (0x01, *range(0xD0, 0xD9))  # markers without a segment
-NO_FRAME = (0xC4, 0xC8, 0xCC)  # those among C0 to CF that are no start of a frame
 
 
 def stored_shape(path: Path, dataset: Dataset) -> tuple[int, int, int]:
