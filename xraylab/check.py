@@ -11,7 +11,6 @@ from omegaconf import DictConfig, open_dict
 
 from xraylab.config.dataset import settings_beside
 from xraylab.config.launch import launch
-from xraylab.data.integrity import examine
 from xraylab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,6 +35,7 @@ def job(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from xraylab.config.dataset import reader_of, resolved
+    from xraylab.data.integrity import examine
     from xraylab.system.paths import ENVIRONMENT
 
     settings_beside(cfg, "read_images", "names")

@@ -19,7 +19,7 @@ from xraylab.config.settings import check_config
 from xraylab.data.datasets.mrnet import PLANES
 from xraylab.data.images.dicom import dicom_layouts, is_dicom
 from xraylab.data.images.source import AnyFileSource
-from xraylab.data.study_table import SYNTHETIC, StudyTable
+from xraylab.data.study_table import SPLITS, SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.ensembles.alignment import alike
 from xraylab.evaluation.ensembles.combination import Combination, read_combination
@@ -37,7 +37,6 @@ from xraylab.training.study_module import StudyModule, load_module
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "valid", "test")
 BATCH = 8  # studies in a batch, where the run does not say
 
 

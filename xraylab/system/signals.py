@@ -1,4 +1,4 @@
-"""What a scheduler sends before it ends a job."""
+"""Signals that a scheduler sends before it ends a job."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class SignalReceived(KeyboardInterrupt):
-    """By one of those, where there was no step to wait for."""
+    """One of :data:`END_SIGNALS` came where there is no training step to wait for."""
 
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """Those signals end what goes on here as Ctrl-C does, by :class:`SignalReceived`; in this process, not in its children."""
+    """Context in which :data:`END_SIGNALS` raise :class:`SignalReceived`, as Ctrl-C does; in its children they do not."""
     process = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -34,7 +34,7 @@ def raise_on_signals() -> Iterator[None]:
 
 
 def keep_from(trainer: pl.Trainer) -> pl.Trainer:
-    """Let Lightning (2.6) leave these signals alone.
+    """Make a Lightning trainer (2.6) leave :data:`END_SIGNALS` alone; returns it.
 
     Its handlers talk to other processes from wherever they are called, which then wait for each other, and pass a signal over
     where nothing is trained; and at every batch it asks all processes whether one was called, for which the host of a GPU waits.
@@ -45,8 +45,8 @@ def keep_from(trainer: pl.Trainer) -> pl.Trainer:
 
 
 @contextmanager
-def ended() -> Iterator[None]:
-    """Those signals change nothing: it is ending already. torchrun sends one to all when a process is lost."""
+def ignore_signals() -> Iterator[None]:
+    """Context in which :data:`END_SIGNALS` change nothing. torchrun sends one to all when a process is lost."""
     with _handled(lambda number, frame: None):
         yield
 

@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from xraylab.errors import Lost, Stopped, UserError
 from xraylab.system.processes import Processes, cores
-from xraylab.system.signals import ended
+from xraylab.system.signals import ignore_signals
 from xraylab.training.distributed.collectives import PATIENT, Groups, abort_nccl, is_lost
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def _store_of_others(processes: Processes) -> tuple[Any, bool]:
 
 
 def _part(children: list[subprocess.Popen[bytes]]) -> None:
-    with ended():
+    with ignore_signals():
         with suppress(Exception):  # where others are gone
             dist.destroy_process_group()
         Groups.patient = None
@@ -98,7 +98,7 @@ def process_group(processes: Processes, start: Callable[[Processes], bytes] | No
             raise Lost(f"{processes.name} on {socket.gethostname()}: the others did not come: {_line(error)}") from error
         yield
     except Exception as error:
-        with ended():
+        with ignore_signals():
             outcome = outcome_of(processes, error)
             abort_nccl()
             with suppress(Exception):
