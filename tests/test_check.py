@@ -23,7 +23,7 @@ from xraylab.data.datasets.medmnist import MedMNIST
 from xraylab.data.datasets.mrnet import MRNet
 from xraylab.data.datasets.mura import MURA
 from xraylab.data.integrity import Compared, Findings, examine
-from xraylab.data.published import SUBSETS
+from xraylab.data.published import MEDMNIST
 from xraylab.data.study_table import UNREADABLE
 from xraylab.system.paths import conf_dir
 
@@ -59,7 +59,7 @@ def tree(tmp_path, monkeypatch) -> Path:
     totals = {"train": {"patients": 5, "studies": 6, "images": 9}, "heldout": {"patients": 2, "studies": 3, "images": 4}}
     monkeypatch.setattr(mura, "TOTALS", totals)
     monkeypatch.setattr(mura, "IMAGES", {"elbow": (1, 3, 2), "wrist": (4, 1, 2)})
-    monkeypatch.setattr(mura, "STUDIES", {"elbow": ((99, 99), (99, 99))})  # wrong, and from the literature
+    monkeypatch.setattr(mura, "MURA_STUDIES", {"elbow": ((99, 99), (99, 99))})  # wrong, and from the literature
     return write_mura_tree(tmp_path / "MURA-v1.1")
 
 
@@ -72,21 +72,21 @@ def first_image(root: Path) -> Path:
 
 
 def test_the_published_numbers_of_mura_agree_with_each_other():
-    assert set(mura.IMAGES) == set(mura.STUDIES) == set(mura.PARTS)
+    assert set(mura.IMAGES) == set(mura.MURA_STUDIES) == set(mura.PARTS)
     assert sum(normal + abnormal for normal, abnormal, _ in mura.IMAGES.values()) == mura.TOTALS["train"]["images"]
     assert sum(held for _, _, held in mura.IMAGES.values()) == mura.TOTALS["heldout"]["images"]
     for place, split in enumerate(("train", "heldout")):
-        assert sum(sum(of[place]) for of in mura.STUDIES.values()) == mura.TOTALS[split]["studies"]
+        assert sum(sum(of[place]) for of in mura.MURA_STUDIES.values()) == mura.TOTALS[split]["studies"]
         assert mura.TOTALS[split]["patients"] <= mura.TOTALS[split]["studies"] <= mura.TOTALS[split]["images"]
 
 
 def test_the_published_numbers_of_mrnet_agree_with_each_other():
-    for of in mrnet.PUBLISHED.values():
+    for of in mrnet.MRNET.values():
         assert set(of["slices"]) == set(mrnet.PLANES)
         assert set(of["positives"]) == set(mrnet.TASKS)
         assert max(of["positives"].values()) == of["positives"]["abnormal"] < of["exams"]
         assert all(least < most for least, most in of["slices"].values())
-    assert all(sum(about.counts) > 700 for about in SUBSETS.values())
+    assert all(sum(about.counts) > 700 for about in MEDMNIST.values())
 
 
 def test_a_whole_download_is_complete_whatever_body_part_is_chosen(tree):
@@ -193,7 +193,7 @@ def exams(mrnet_root, tmp_path, monkeypatch) -> Path:
             "slices": {plane: (min(n), max(n)) for plane, n in slices.items()},
             "positives": {task: text.count(",1\n") for task, text in labels.items()},
         }
-    monkeypatch.setattr(mrnet, "PUBLISHED", published)
+    monkeypatch.setattr(mrnet, "MRNET", published)
     return root
 
 
@@ -267,7 +267,7 @@ def test_one_file(pneumonia_file, tmp_path):
 
 
 def test_the_command(command, tmp_path):
-    counts = dict(zip(("train", "val", "test"), SUBSETS["breastmnist"].counts, strict=True))
+    counts = dict(zip(("train", "val", "test"), MEDMNIST["breastmnist"].counts, strict=True))
     rng = np.random.default_rng(0)
     arrays = {f"{s}_images": rng.integers(0, 256, (n, 28, 28), dtype=np.uint8) for s, n in counts.items()}
     labels = {f"{s}_labels": rng.integers(0, 2, (n, 1), dtype=np.uint8) for s, n in counts.items()}
@@ -355,15 +355,15 @@ def write_published_mura(root: Path) -> None:
     for place, (split, totals) in enumerate(mura.TOTALS.items()):
         name = {"train": "train", "heldout": "valid"}[split]
         studies, lines, paths = [], [], []
-        for part, counts in mura.STUDIES.items():
+        for part, counts in mura.MURA_STUDIES.items():
             for label, number in enumerate(counts[place]):
                 studies += [(part, label, k) for k in range(number)]
         # patients beyond the number that is published are earlier ones again, under another body part
         order = [first + i % totals["patients"] for i in range(len(studies))]
         for (part, label, k), patient in zip(studies, order, strict=True):
             images = mura.IMAGES[part][label] if split == "train" else mura.IMAGES[part][2]
-            of = mura.STUDIES[part][place][label] if split == "train" else sum(mura.STUDIES[part][place])
-            at = k if split == "train" or label == 0 else k + mura.STUDIES[part][place][0]
+            of = mura.MURA_STUDIES[part][place][label] if split == "train" else sum(mura.MURA_STUDIES[part][place])
+            at = k if split == "train" or label == 0 else k + mura.MURA_STUDIES[part][place][0]
             views = images // of + (at < images % of)
             kind = ("negative", "positive")[label]
             study = f"{name}/XR_{part.upper()}/patient{patient:05d}/study{1 + label}{k}_{kind}"

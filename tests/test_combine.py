@@ -25,7 +25,7 @@ from xraylab.evaluation.ensembles.combine import combine as combined
 from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
 from xraylab.evaluation.ensembles.members import operating_rules, read_members
 from xraylab.evaluation.evaluator import evaluate_split
-from xraylab.evaluation.predictions import read_table, write_table
+from xraylab.evaluation.predictions import PredictionTable
 from xraylab.evaluation.probabilities import logit
 from xraylab.inference.cases import choose_cases
 from xraylab.reporting.run_report import write_report
@@ -50,9 +50,9 @@ def write_run(folder, tables, config="plane: axial\n", scored=None, data="MRNet-
     splits = {}
     for file, found in tables.items():
         split = file.removesuffix("_images")
-        write_table(found, folder / "predictions" / f"{file}.csv")
+        PredictionTable(found).write(folder / "predictions" / f"{file}.csv")
         if split != "train":
-            result = evaluate_split(found, split == "valid", 20, 3)
+            result = evaluate_split(PredictionTable(found), split == "valid", 20, 3)
             splits.setdefault(split, {}).update({"images": result} if file.endswith("_images") else result)
     content = {"data": data, "selection": "holdout", "scored": scored or SCORED, "splits": splits}
     (folder / "evaluation.json").write_text(json.dumps(content))
@@ -108,21 +108,21 @@ def test_a_stack_fitted_on_train_believes_the_member_that_learnt_it_by_heart(mem
 def test_coefficients_are_those_of_scikit_learn_and_valid_is_judged_out_of_fold(members, run_here):
     evaluation, directory = run_here("method=stack", "folds=4", paths=members)
     found = evaluation["combination"]["labels"]["acl"]
-    valid, test = ([read_table(m / "predictions" / f"{s}.csv") for m in members] for s in ("valid", "test"))
+    valid, test = ([PredictionTable.read(m / "predictions" / f"{s}.csv").frame for m in members] for s in ("valid", "test"))
     x, y = logit(np.stack([t["p_acl"] for t in valid], 1)), valid[0]["y_acl"].to_numpy()
     whole = LogisticRegression(tol=1e-8).fit(x, y)
     assert list(found["coefficients"].values()) == pytest.approx(whole.coef_[0].tolist(), rel=1e-5)
     assert found["intercept"] == pytest.approx(whole.intercept_[0], rel=1e-5)
     assert (found["n"], found["positives"]) == (200, int(y.sum()))
     on_test = whole.predict_proba(logit(np.stack([t["p_acl"] for t in test], 1)))[:, 1]
-    np.testing.assert_allclose(read_table(directory / "predictions" / "test.csv")["p_acl"], on_test, rtol=1e-5)
+    np.testing.assert_allclose(PredictionTable.read(directory / "predictions" / "test.csv").frame["p_acl"], on_test, rtol=1e-5)
     fold = in_parts(valid[0].rename(columns={"y_acl": "acl"}), ["acl"], [0.25] * 4, 3)
     assert pd.Series(fold).groupby(valid[0]["patient"].to_numpy()).nunique().max() == 1, "no patient is in two folds"
     expected = np.zeros(len(y))
     for k in range(4):
         part = LogisticRegression(tol=1e-8).fit(x[fold != k], y[fold != k])
         expected[fold == k] = part.predict_proba(x[fold == k])[:, 1]
-    out = read_table(directory / "predictions" / "valid.csv")
+    out = PredictionTable.read(directory / "predictions" / "valid.csv").frame
     np.testing.assert_allclose(out["p_acl"], expected, rtol=1e-5)
     assert not np.allclose(expected, whole.predict_proba(x)[:, 1], rtol=1e-5)
     assert evaluation["splits"]["valid"]["selected_on"]
@@ -130,11 +130,11 @@ def test_coefficients_are_those_of_scikit_learn_and_valid_is_judged_out_of_fold(
 
 
 def test_mean_and_vote_are_those_by_hand(members, run_here):
-    tables = [read_table(m / "predictions" / "test.csv")["p_acl"] for m in members]
+    tables = [PredictionTable.read(m / "predictions" / "test.csv").frame["p_acl"] for m in members]
     _, directory = run_here("method=mean", paths=members)
-    np.testing.assert_allclose(read_table(directory / "predictions" / "test.csv")["p_acl"], sum(tables) / 2)
+    np.testing.assert_allclose(PredictionTable.read(directory / "predictions" / "test.csv").frame["p_acl"], sum(tables) / 2)
     third = table("test", 5, 0.1).sample(frac=1, random_state=0)
-    members_tables = [read_table(m / "predictions" / "test.csv") for m in members]
+    members_tables = [PredictionTable.read(m / "predictions" / "test.csv").frame for m in members]
     votes = vote_table([*members_tables, third], ["a", "b", "c"])["p_acl"]
     called = sum((p >= 0.5).to_numpy(int) for p in (*tables, third.sort_index()["p_acl"]))
     np.testing.assert_allclose(votes, called / 3)
@@ -168,7 +168,7 @@ def test_operating_points_are_chosen_as_members_chose_theirs(tmp_path, run_here,
 
 def test_a_split_of_another_name_is_held_out_as_evaluate_has_it(tmp_path, run_here):
     for k in range(2):
-        write_table(table("external", k, 0.2, n=40), tmp_path / f"{k}.csv")
+        PredictionTable(table("external", k, 0.2, n=40)).write(tmp_path / f"{k}.csv")
     paths = [tmp_path / "0.csv", tmp_path / "1.csv"]
     combined, _ = run_here("method=mean", "splits=[external]", paths=paths)
     run_job("evaluate", f"table={paths[0]}", "bootstrap=0", f"output={tmp_path / 'one'}")
@@ -194,8 +194,8 @@ def test_each_study_by_the_model_of_its_group(tmp_path, run_here):
     with pytest.raises(UserError, match=r"only in one of them\.$"):
         run_here("method=mean", paths=[runs[0], other])
     evaluation, directory = run_here("method=own", "own=body_part", "splits=[test]", paths=runs)
-    tables = [read_table(r / "predictions" / "test.csv")["p_acl"] for r in runs]
-    out = read_table(directory / "predictions" / "test.csv")["p_acl"]
+    tables = [PredictionTable.read(r / "predictions" / "test.csv").frame["p_acl"] for r in runs]
+    out = PredictionTable.read(directory / "predictions" / "test.csv").frame["p_acl"]
     assert out.tolist() == [*tables[0][:120], *tables[1][120:]]
     assert evaluation["combination"]["groups"] == ["hand", "wrist"]
     for words, said in (
@@ -214,7 +214,7 @@ def test_labels_count_as_told(tmp_path, run_here, caplog):
         t["patient"] = t["id"]
     paths = [tmp_path / f"{k}.csv" for k in range(2)]
     for path, t in zip(paths, found, strict=True):
-        write_table(t, path)
+        PredictionTable(t).write(path)
     plain, _ = run_here("method=mean", paths=paths)
     assert plain["splits"]["test"]["labels"]["acl"]["auroc"]["n"] == 170
     told, _ = run_here("method=mean", "blank=negative", "uncertain=positive", paths=paths)
@@ -246,7 +246,7 @@ def test_without_a_test_the_numbers_out_of_fold_are_the_result(tmp_path, run_her
     evaluation, directory = run_here("method=stack", paths=paths)
     assert set(evaluation["splits"]) == {"valid"}
     assert evaluation["splits"]["valid"]["selected_on"]
-    assert set(read_table(directory / "predictions" / "valid.csv")["group"]) == {"axial+coronal+sagittal"}
+    assert set(PredictionTable.read(directory / "predictions" / "valid.csv").frame["group"]) == {"axial+coronal+sagittal"}
     assert evaluation["members"][1] == "coronal (plane=coronal)", "its own words, not those of all"
 
 
@@ -288,14 +288,14 @@ def test_the_command_leaves_a_run_that_report_and_a_further_combination_accept(m
     assert "fitted on train: fitted on predictions of studies that the members were trained on" in done.stdout
     page = (tmp_path / "wrong" / "report.html").read_text()
     assert "<p class=sample>A logistic regression a label on the members&#x27; logits, fitted on train" in page
-    worst = choose_cases(read_table(tmp_path / "wrong" / "predictions" / "test.csv"), 12)["id"].iloc[0]
+    worst = choose_cases(PredictionTable.read(tmp_path / "wrong" / "predictions" / "test.csv"), 12)["id"].iloc[0]
     assert f"<td>acl</td><td>false positive</td><td>{worst} " in page, "cases by id, where no images are at hand"
     assert f"- The combination was {IN_SAMPLE}." in (tmp_path / "wrong" / "MODEL_CARD.md").read_text()
     combination, paths = read_combination(tmp_path / "wrong")
     assert [p.resolve() for p in paths] == members
     assert json.loads((tmp_path / "wrong" / "combination.json").read_text())["paths"] == ["../honest", "../heart"]
-    tables = [read_table(m / "predictions" / "test.csv") for m in members]
-    written = read_table(tmp_path / "wrong" / "predictions" / "test.csv")
+    tables = [PredictionTable.read(m / "predictions" / "test.csv").frame for m in members]
+    written = PredictionTable.read(tmp_path / "wrong" / "predictions" / "test.csv").frame
     np.testing.assert_allclose(combination.join(tables)["p_acl"], written["p_acl"], rtol=1e-12)
     unlabelled = [t.drop(columns="y_acl") for t in tables]
     assert combination.join(unlabelled)["p_acl"].equals(combination.join(tables)["p_acl"]), "new studies have no labels"

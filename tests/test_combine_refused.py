@@ -13,7 +13,7 @@ from test_combine import run_here as run_here
 from test_combine import table, write_run
 
 from xraylab.errors import UserError
-from xraylab.evaluation.predictions import read_table
+from xraylab.evaluation.predictions import PredictionTable
 from xraylab.reporting.run_report import write_report
 
 
@@ -57,19 +57,19 @@ def test_records_that_are_damaged_and_files_that_are_no_runs_are_named(members, 
 
 def changed(folder, members, **tables):
     """A copy of the second member with other tables."""
-    found = {s: read_table(members[1] / "predictions" / f"{s}.csv") for s in ("train", "valid", "test")}
+    found = {s: PredictionTable.read(members[1] / "predictions" / f"{s}.csv").frame for s in ("train", "valid", "test")}
     found |= tables
     return write_run(folder / "other", {s: t for s, t in found.items() if t is not None}, "plane: coronal\n")
 
 
 def test_members_that_differ_are_refused_and_the_difference_is_named(members, run_here, tmp_path):
-    test = read_table(members[1] / "predictions" / "test.csv")
+    test = PredictionTable.read(members[1] / "predictions" / "test.csv").frame
     again = test.copy()
     again.loc[[4, 7], "y_acl"] = [1.0, np.nan]
     who = test.assign(patient=test["patient"].where(test["id"] != "test6", "x"))
-    valid = read_table(members[1] / "predictions" / "valid.csv")
+    valid = PredictionTable.read(members[1] / "predictions" / "valid.csv").frame
     shared = valid.assign(patient=valid["patient"].where(valid["id"] != "valid0", "test-p3"))
-    train = read_table(members[1] / "predictions" / "train.csv")
+    train = PredictionTable.read(members[1] / "predictions" / "train.csv").frame
     leaked = pd.concat([train, test.head(1).assign(split="train")], ignore_index=True)
     for tables, said in (
         ({"test": test.iloc[3:]}, "test.csv: runs honest and other are of other studies: test0, test1, test2 only in honest."),

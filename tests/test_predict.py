@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 import xraylab
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split
-from xraylab.evaluation.predictions import read_table, write_table
+from xraylab.evaluation.predictions import PredictionTable
 from xraylab.inference.inputs import FROM_THE_REST, LEFT_OUT, find_studies
 from xraylab.inference.predictor import Options, predict, predict_all
 
@@ -100,12 +100,12 @@ def test_a_model_that_is_all_but_certain_keeps_the_order_of_its_studies(mura, tm
     of_study = done.images.groupby("id", sort=False)["logit_abnormal"]
     means = of_study.agg(lambda z: np.logaddexp.reduce(log_expit(z)) - np.logaddexp.reduce(log_expit(-z)))
     np.testing.assert_allclose(done.table.set_index("id")["logit_abnormal"], means, rtol=1e-5, atol=1e-4)
-    result = evaluate_split(done.table, False, 0)["labels"]["abnormal"]["auroc"]["value"]
+    result = evaluate_split(PredictionTable(done.table), False, 0)["labels"]["abnormal"]["auroc"]["value"]
     y = done.table["y_abnormal"]
     assert result == roc_auc_score(y, done.table["logit_abnormal"])
     assert roc_auc_score(y, torch.sigmoid(torch.tensor(done.table["logit_abnormal"].to_numpy(np.float32)))) != result
-    write_table(done.table, tmp_path / "t.csv")
-    pd.testing.assert_frame_equal(read_table(tmp_path / "t.csv"), done.table)
+    PredictionTable(done.table).write(tmp_path / "t.csv")
+    pd.testing.assert_frame_equal(PredictionTable.read(tmp_path / "t.csv").frame, done.table)
 
 
 def test_other_forms_of_the_same_studies_have_the_same_numbers(mura, mura_root, tmp_path):

@@ -17,7 +17,7 @@ from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.paired_tests import compare
-from xraylab.evaluation.predictions import write_table
+from xraylab.evaluation.predictions import PredictionTable
 from xraylab.evaluation.result import by_unit
 from xraylab.report import job, read_results
 from xraylab.reporting.comparison_page import configurations
@@ -36,9 +36,9 @@ def table(split, skill, seed, n=120):
 
 def write_run(folder, skill, seed, **config):
     tables = {split: table(split, skill, seed + 10 * k) for k, split in enumerate(("valid", "test"))}
-    splits = {split: evaluate_split(t, split == "valid", 60, 3) for split, t in tables.items()}
+    splits = {split: evaluate_split(PredictionTable(t), split == "valid", 60, 3) for split, t in tables.items()}
     for split, t in tables.items():
-        write_table(t, folder / "predictions" / f"{split}.csv")
+        PredictionTable(t).write(folder / "predictions" / f"{split}.csv")
     of = {"file": "best.ckpt", "epoch": 1, "step": 8, "monitor": "valid/loss"}
     content = {"data": "MRNet-v1.0", "selection": "holdout", "checkpoint": of, "splits": splits}
     (folder / "evaluation.json").write_text(json.dumps(content))
@@ -113,7 +113,7 @@ def test_several_runs_are_one_page_with_what_differs_and_their_differences(runs,
     assert set(found["reference"]) == {"a/r"}, "the ends of paths that tell them apart"
     assert set(found.index.get_level_values("job")) == {"b/r"}
     tables = [pd.read_csv(r / "predictions" / "test.csv").fillna({"patient": ""}) for r in (poor, good)]
-    expected = compare(*tables)["labels"]["acl"]
+    expected = compare(*map(PredictionTable, tables))["labels"]["acl"]
     row = found.loc[("b/r", "test", "acl", "auroc")].squeeze()
     assert row["difference"] == pytest.approx(expected["auroc"]["value"], abs=1e-5)
     assert row["p"] == pytest.approx(expected["auroc"]["delong"]["p"], rel=1e-2)
@@ -240,7 +240,7 @@ def test_calls_are_compared_at_the_thresholds_that_each_chose_too(runs, tmp_path
     for split in ("valid", "test"):
         t = pd.read_csv(good / "predictions" / f"{split}.csv", keep_default_na=False)
         t["p_acl"] /= 100
-        write_table(t, poor / "predictions" / f"{split}.csv")
+        PredictionTable(t).write(poor / "predictions" / f"{split}.csv")
     for run, cut in ((good, 0.4), (poor, 0.004)):
         point = {"kappa": {"labels": {"acl": {"threshold": cut}}}}
         rewrite(run, lambda e, point=point: [r.update(operating_points=point) for r in e["splits"].values()])
@@ -262,7 +262,7 @@ def test_what_is_not_alike_is_not_called_so(runs, tmp_path):
         rewrite(run, lambda e: [r["labels"].update(tear=r["labels"]["acl"]) for r in e["splits"].values()])
         for split in ("valid", "test"):
             t = pd.read_csv(run / "predictions" / f"{split}.csv", keep_default_na=False)
-            write_table(t.assign(p_tear=t["p_acl"], y_tear=t["y_acl"]), run / "predictions" / f"{split}.csv")
+            PredictionTable(t.assign(p_tear=t["p_acl"], y_tear=t["y_acl"])).write(run / "predictions" / f"{split}.csv")
     page = report(good, poor, output=tmp_path / "out").read_text()
     assert "runs of other studies, so none is the best" in page
     copy = shutil.copytree(good, tmp_path / "c" / "r")

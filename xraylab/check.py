@@ -11,7 +11,6 @@ from omegaconf import DictConfig, open_dict
 
 from xraylab.config.dataset import reader_of, resolved, settings_beside
 from xraylab.config.launch import launch
-from xraylab.data.integrity import examine
 from xraylab.errors import UserError
 from xraylab.system.paths import ENVIRONMENT
 
@@ -31,6 +30,8 @@ Exit codes: 0 complete, or nothing is published to compare with; 2 something is 
 
 def job(cfg: DictConfig) -> None:
     """Check one dataset; the report goes to standard output."""
+    from xraylab.data.integrity import examine
+
     settings_beside(cfg, "read_images", "names")
     if not isinstance(cfg.read_images, bool):
         raise UserError(f"read_images={cfg.read_images}: it is true or false.")

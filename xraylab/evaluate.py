@@ -103,7 +103,7 @@ def evaluate_table(cfg: DictConfig) -> None:
     from xraylab.data.study_table import SYNTHETIC
     from xraylab.evaluation.evaluate_tables import EvaluateOptions, evaluate_tables, write_records
     from xraylab.evaluation.operating_points import Rules
-    from xraylab.evaluation.predictions import SELECTED_ON, Scoring, labels_of, read_table
+    from xraylab.evaluation.predictions import SELECTED_ON, PredictionTable, Scoring
     from xraylab.evaluation.reader_study import read_readings
     from xraylab.reporting.run_report import write_report
     from xraylab.reporting.summary import closing_table
@@ -123,11 +123,11 @@ def evaluate_table(cfg: DictConfig) -> None:
     resamples = 1000 if cfg.bootstrap is None else cfg.bootstrap
     if not isinstance(resamples, int) or resamples < 0:
         raise UserError(f"bootstrap={resamples}: it is a whole number from 0 on.")
-    table = read_table(given, dict(cfg.columns))
+    table = PredictionTable.read(given, dict(cfg.columns)).frame
     require_apart(table, f"{given}: ")
     synthetic = "data" in table
     end = "_images.csv" if "image" in table else ".csv"
-    tables = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}
+    tables = {f"{split}{end}": PredictionTable(part.reset_index(drop=True)) for split, part in table.groupby("split", sort=False)}
     splits = table["split"].unique().tolist()
     if unknown := [split for split in selected_on if split not in (*splits, *SELECTED_ON)]:
         hint = did_you_mean(unknown[0], splits)
@@ -136,7 +136,7 @@ def evaluate_table(cfg: DictConfig) -> None:
         raise UserError(f"{asked[0]}={cfg[asked[0]]}: it is for tables by study, and {given} is by image.")
     readers = None if cfg.readers is None else Path(cfg.readers).absolute()
     if readers is not None:
-        read_readings(readers, labels_of(table), dict(zip(table["id"], table["split"], strict=True)))
+        read_readings(readers, PredictionTable(table).labels, dict(zip(table["id"], table["split"], strict=True)))
     # what the user did not say of a table, nobody knows
     said = selected_on != list(SELECTED_ON) or any(word.startswith("selected_on=") for word in _words())
     how = {s: EvaluateOptions(s in selected_on or (False if said else None), resamples) for s in splits}

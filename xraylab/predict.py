@@ -52,7 +52,7 @@ def job(cfg: DictConfig) -> None:
     with importing():
         from xraylab.data.images.source import check_bits
         from xraylab.evaluation.operating_points import decided, threshold_text
-        from xraylab.evaluation.predictions import write_table
+        from xraylab.evaluation.predictions import PredictionTable
         from xraylab.inference.inputs import LEFT_OUT, find_studies
         from xraylab.inference.predictor import SPLITS, Options, predict_all, run_labels
         from xraylab.inference.submission import check_format, write_submission
@@ -81,9 +81,9 @@ def job(cfg: DictConfig) -> None:
     left_out = list(dict.fromkeys(s.id for s in done.skipped if s.study == LEFT_OUT))
     _write_skipped(done.skipped, _skipped_file(output))
     if cfg.format == "table":
-        write_table(table, output, done.synthetic)
+        PredictionTable(table).write(output, done.synthetic)
         if done.images is not None and not temperatures:
-            write_table(done.images, _images_file(output), done.synthetic)
+            PredictionTable(done.images).write(_images_file(output), done.synthetic)
         else:
             _images_file(output).unlink(missing_ok=True)
     else:

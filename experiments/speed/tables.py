@@ -17,7 +17,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from xraylab.evaluation.evaluator import evaluate_split
-from xraylab.evaluation.predictions import labels_of, read_table
+from xraylab.evaluation.predictions import PredictionTable
 
 PLAIN = 60.0  # seconds without intervals at most
 BOOTSTRAPPED = 600.0  # seconds with intervals at most
@@ -81,13 +81,13 @@ def read_alone(path: Path, _: int) -> None:
 
 def read_checked(path: Path, _: int) -> None:
     """Read and check every row."""
-    read_table(path)
+    PredictionTable.read(path)
 
 
 def scikit_learn(path: Path, _: int) -> None:
     """The baseline of an evaluation: two metrics of each label."""
     table = pd.read_csv(path)
-    for label in labels_of(table):
+    for label in PredictionTable(table).labels:
         known = table[f"y_{label}"].isin([0, 1])
         roc_auc_score(table.loc[known, f"y_{label}"], table.loc[known, f"p_{label}"])
         average_precision_score(table.loc[known, f"y_{label}"], table.loc[known, f"p_{label}"])
@@ -95,18 +95,18 @@ def scikit_learn(path: Path, _: int) -> None:
 
 def evaluated(path: Path, resamples: int) -> None:
     """Every metric, by label and group; with intervals unless resamples are 0."""
-    evaluate_split(read_table(path), False, resamples)
+    evaluate_split(PredictionTable.read(path), False, resamples)
 
 
 def resampled(path: Path, resamples: int) -> None:
     """The baseline of a bootstrap: one metric of each label and group, of patients drawn with replacement."""
-    table = read_table(path)
+    table = PredictionTable.read(path).frame
     rng = np.random.default_rng(0)
     rows = list(table.groupby("patient", sort=False).indices.values())
     for _ in range(resamples):
         drawn = table.iloc[np.concatenate([rows[k] for k in rng.integers(0, len(rows), len(rows))])]
         for part in (drawn, *(g for _, g in drawn.groupby("group"))):
-            for label in labels_of(table):
+            for label in PredictionTable(table).labels:
                 known = part[f"y_{label}"].isin([0, 1])
                 roc_auc_score(part.loc[known, f"y_{label}"], part.loc[known, f"p_{label}"])
 

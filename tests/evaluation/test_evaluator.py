@@ -19,15 +19,7 @@ from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split, quick_metrics
 from xraylab.evaluation.metrics import COUNTS, METRICS, number
 from xraylab.evaluation.paired_tests import compare
-from xraylab.evaluation.predictions import (
-    Scoring,
-    clusters_of,
-    labels_of,
-    prediction_table,
-    read_table,
-    scored_labels,
-    write_table,
-)
+from xraylab.evaluation.predictions import PredictionTable, Scoring, scored_labels
 from xraylab.inference.cases import choose_cases
 from xraylab.reporting.figures.curves import curve, scored
 from xraylab.reporting.model_card import exclusive_note
@@ -44,22 +36,22 @@ def table():
     frame["other"] = np.where(rng.random(n) < 0.2, -1.0, rng.integers(0, 2, n))
     frame.loc[:4, "other"] = np.nan
     frame["never"] = 0.0
-    return prediction_table(frame, ["acl", "other", "never"], "test", np.arange(n), rng.random((n, 3)))
+    return PredictionTable.of_studies(frame, ["acl", "other", "never"], "test", np.arange(n), rng.random((n, 3))).frame
 
 
 def test_a_table_survives_the_disk_bit_for_bit(table, tmp_path):
-    write_table(table, tmp_path / "test.csv")
+    PredictionTable(table).write(tmp_path / "test.csv")
     text = (tmp_path / "test.csv").read_text().splitlines()
     assert text[0] == "id,patient,group,split,p_acl,p_other,p_never,y_acl,y_other,y_never"
     assert text[1].startswith("0000,p0,hand,test,0.")
     assert text[1].split(",")[8] == "", "not known is empty"
-    back = read_table(tmp_path / "test.csv")
+    back = PredictionTable.read(tmp_path / "test.csv").frame
     pd.testing.assert_frame_equal(back, table)
-    assert labels_of(back) == ["acl", "other", "never"]
+    assert PredictionTable(back).labels == ["acl", "other", "never"]
 
 
 def test_every_metric_has_value_interval_n_and_reason(table):
-    out = evaluate_split(table, selected_on=False, resamples=200, seed=1)
+    out = evaluate_split(PredictionTable(table), selected_on=False, resamples=200, seed=1)
     json.dumps(out, allow_nan=False)
     assert (out["n"], out["patients"], out["unit"], out["selected_on"]) == (60, 30, "study", False)
     assert out["bootstrap"]["over"] == out["intervals"]["over"] == "patients"
@@ -75,7 +67,7 @@ def test_every_metric_has_value_interval_n_and_reason(table):
 
 
 def test_uncertain_and_blank_labels_are_not_scored(table):
-    out = evaluate_split(table, False, 20)["labels"]["other"]
+    out = evaluate_split(PredictionTable(table), False, 20)["labels"]["other"]
     certain = table["y_other"].isin([0, 1])
     assert out["auroc"]["n"] == certain.sum() < 60
     assert out["auroc"]["value"] == pytest.approx(roc_auc_score(table["y_other"][certain], table["p_other"][certain]))
@@ -98,15 +90,15 @@ def test_an_evaluation_scores_what_it_is_told_to(table, blank, uncertain):
     values = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
     truth = table["y_other"].replace(-1, values[uncertain]).where(table["y_other"].notna(), values[blank])
     kept = truth.notna()
-    out = evaluate_split(table, False, 20, scoring=Scoring(blank, uncertain))["labels"]["other"]
+    out = evaluate_split(PredictionTable(table), False, 20, scoring=Scoring(blank, uncertain))["labels"]["other"]
     assert out["auroc"]["n"] == kept.sum()
     assert out["auroc"]["value"] == pytest.approx(roc_auc_score(truth[kept], table["p_other"][kept]))
-    raw = evaluate_split(table, False, 0)["labels"]["other"]
+    raw = evaluate_split(PredictionTable(table), False, 0)["labels"]["other"]
     assert all(out[c]["value"] == raw[c]["value"] for c in COUNTS), "labels are counted as they are"
 
 
 def test_an_undefined_metric_is_null_with_its_reason_and_left_out_of_the_mean(table):
-    out = evaluate_split(table, False, 20)
+    out = evaluate_split(PredictionTable(table), False, 20)
     never = out["labels"]["never"]["auroc"]
     never.pop("delong")
     assert never == {"value": None, "low": None, "high": None, "n": 60, "reason": "no positive study"}
@@ -116,7 +108,7 @@ def test_an_undefined_metric_is_null_with_its_reason_and_left_out_of_the_mean(ta
 
 
 def test_groups_are_evaluated_alone(table):
-    out = evaluate_split(table, False, 20)["groups"]
+    out = evaluate_split(PredictionTable(table), False, 20)["groups"]
     assert (out["hand"]["n"], out["wrist"]["n"]) == (40, 20)
     part = table[table["group"] == "wrist"]
     assert out["wrist"]["labels"]["acl"]["auroc"]["value"] == pytest.approx(roc_auc_score(part["y_acl"], part["p_acl"]))
@@ -124,7 +116,7 @@ def test_groups_are_evaluated_alone(table):
 
 def test_studies_are_resampled_where_patients_are_not_known(table):
     table["patient"] = ""
-    out = evaluate_split(table, False, 20)
+    out = evaluate_split(PredictionTable(table), False, 20)
     assert out["patients"] is None
     assert out["bootstrap"]["over"] == "studies"
 
@@ -132,10 +124,10 @@ def test_studies_are_resampled_where_patients_are_not_known(table):
 def test_a_study_of_an_unknown_patient_is_a_patient_of_its_own(table):
     table.loc[[0, 2, 7], "patient"] = ""
     table.loc[1, "patient"] = table.loc[0, "id"]  # no reason to take them for one
-    out = evaluate_split(table, False, 20)
+    out = evaluate_split(PredictionTable(table), False, 20)
     assert out["bootstrap"]["over"] == "patients (unknown for 3: each such study counts as one)"
     assert out["patients"] == table["patient"].nunique() - 1
-    clusters = clusters_of(table)
+    clusters = PredictionTable(table).clusters
     assert len(set(clusters)) == out["patients"] + 3
     assert clusters[4] == clusters[5]
     assert len(set(clusters[[0, 1, 2, 7]])) == 4
@@ -148,7 +140,12 @@ def test_exclusive_labels_add_the_accuracy_of_the_likeliest():
     p = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.3, 0.4, 0.3], [0.1, 0.1, 0.8]])
     truth = np.eye(3)[[0, 1, 2, 2]]
     frame = pd.DataFrame({"id": list("abcd"), "patient": "", "group": "g", **{f"c{i}": truth[:, i] for i in range(3)}})
-    out = evaluate_split(prediction_table(frame, ["c0", "c1", "c2"], "test", np.arange(4), p), False, 50, exclusive=True)
+    out = evaluate_split(
+        PredictionTable.of_studies(frame, ["c0", "c1", "c2"], "test", np.arange(4), p),
+        False,
+        50,
+        exclusive=True,
+    )
     assert out["exclusive"]["accuracy"]["value"] == 0.75
     assert out["exclusive"]["kappa"]["value"] == pytest.approx(0.6363636)
 
@@ -160,7 +157,13 @@ def test_accuracy_and_kappa_of_exclusive_labels_have_intervals():
     p = rng.dirichlet([1, 1, 1], n) + 0.3 * np.eye(3)[classes]
     frame = pd.DataFrame({"id": [f"s{i}" for i in range(n)], "patient": [f"p{i // 2}" for i in range(n)], "group": "g"})
     frame[names] = np.eye(3)[classes]
-    out = evaluate_split(prediction_table(frame, names, "test", np.arange(n), p / 2), False, 200, 3, exclusive=True)
+    out = evaluate_split(
+        PredictionTable.of_studies(frame, names, "test", np.arange(n), p / 2),
+        False,
+        200,
+        3,
+        exclusive=True,
+    )
     called = p.argmax(1)
     for name, score in (("accuracy", accuracy_score), ("kappa", cohen_kappa_score)):
         found = out["exclusive"][name]
@@ -173,17 +176,21 @@ def test_accuracy_and_kappa_of_exclusive_labels_have_intervals():
     evaluation = {"data": "x", "table": "t.csv", "splits": {"test": out}}
     assert shown in closing_table(evaluation, Path("run"), "1 s")
     frame[names] = [1, 0, 0]
-    single = evaluate_split(prediction_table(frame, names, "test", np.arange(n), p / 2), False, 20, exclusive=True)["exclusive"]
+    single = evaluate_split(PredictionTable.of_studies(frame, names, "test", np.arange(n), p / 2), False, 20, exclusive=True)[
+        "exclusive"
+    ]
     assert (single["kappa"]["value"], single["kappa"]["reason"]) == (None, "all studies are of one class")
     frame[names] = 0
-    nothing = evaluate_split(prediction_table(frame, names, "test", np.arange(n), p / 2), False, 20, exclusive=True)["exclusive"]
+    nothing = evaluate_split(PredictionTable.of_studies(frame, names, "test", np.arange(n), p / 2), False, 20, exclusive=True)[
+        "exclusive"
+    ]
     assert {m["reason"] for m in nothing.values()} == {"no study has exactly one true label"}
 
 
 def test_epoch_metrics_are_those_of_the_evaluation(table):
     names = ["acl", "other", "never"]
     quick = quick_metrics(names, table[[f"p_{n}" for n in names]].to_numpy(), table[[f"y_{n}" for n in names]].to_numpy())
-    out = evaluate_split(table, False, 0)
+    out = evaluate_split(PredictionTable(table), False, 0)
     assert quick["acl/auroc"] == out["labels"]["acl"]["auroc"]["value"]
     assert quick["macro/kappa"] == out["macro"]["kappa"]["value"]
     assert np.isnan(quick["never/auroc"])
@@ -192,9 +199,9 @@ def test_epoch_metrics_are_those_of_the_evaluation(table):
 def test_a_file_that_is_no_table_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("id,a\n1,2\n")
     with pytest.raises(UserError, match="no column patient"):
-        read_table(tmp_path / "x.csv")
+        PredictionTable.read(tmp_path / "x.csv")
     with pytest.raises(UserError, match="cannot be read"):
-        read_table(tmp_path / "none.csv")
+        PredictionTable.read(tmp_path / "none.csv")
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +225,7 @@ def unsure(tmp_path_factory):
 def test_a_run_scores_labels_as_its_settings_say(unsure):
     evaluation = json.loads((unsure / "evaluation.json").read_text())
     assert evaluation["scored"] == {"blank": "negative", "uncertain": "positive"}
-    table = read_table(unsure / "predictions" / "valid.csv")
+    table = PredictionTable.read(unsure / "predictions" / "valid.csv").frame
     shadow = evaluation["splits"]["valid"]["labels"]["shadow"]
     assert {c: shadow[c]["value"] for c in COUNTS} == {"positives": 6, "negatives": 6, "uncertain": 6, "blank": 6}
     assert table["y_shadow"].isna().sum() == 6, "the table keeps the labels as they are"
@@ -250,7 +257,7 @@ def test_a_run_can_be_scored_anew(unsure, tmp_path):
 
 def test_a_finding_without_positives_and_one_that_is_all_blank_are_left_out_of_the_mean_and_named(table, tmp_path):
     table["y_empty"], table["p_empty"] = np.nan, 0.5
-    out = evaluate_split(table, False, 20)
+    out = evaluate_split(PredictionTable(table), False, 20)
     assert out["labels"]["empty"]["auroc"]["reason"] == "no study has a label that is scored"
     left_out = "without never (no positive study), empty (no study has a label that is scored)"
     assert macro_notes(out) == [
@@ -259,7 +266,9 @@ def test_a_finding_without_positives_and_one_that_is_all_blank_are_left_out_of_t
     ]
     evaluation = {"data": "x", "checkpoint": {"file": "best.ckpt", "epoch": 0}, "splits": {"test": out}}
     assert f"sensitivity over 2 of 4 findings, {left_out}" in closing_table(evaluation, tmp_path, "1 s")
-    whole = evaluate_split(table[["id", "patient", "group", "split", "p_acl", "p_other", "y_acl", "y_other"]], False, 0)
+    whole = evaluate_split(
+        PredictionTable(table[["id", "patient", "group", "split", "p_acl", "p_other", "y_acl", "y_other"]]), False, 0
+    )
     assert macro_notes(whole) == ["macro over 2 of 2 findings"]
 
 
@@ -275,26 +284,28 @@ def saturated(request):
     z = shift + scale * np.stack([frame["acl"] + rng.normal(0, 1, n), rng.normal(0, 1, n)], 1).astype(np.float32)
     p = torch.sigmoid(torch.from_numpy(z)).double().numpy()
     arguments = (frame, ["acl", "other"], "test", np.arange(n), p)
-    return prediction_table(*arguments, z.astype(float)), prediction_table(*arguments)
+    return PredictionTable.of_studies(*arguments, z.astype(float)).frame, PredictionTable.of_studies(*arguments).frame
 
 
 def test_saturated_probabilities_are_ranked_by_their_logits_everywhere(saturated):
     table, without = saturated
     y, z = (table[f"{kind}_acl"].to_numpy() for kind in ("y", "logit"))
-    out = evaluate_split(table, False, 50)
+    out = evaluate_split(PredictionTable(table), False, 50)
     assert "ties" not in out
     acl = out["labels"]["acl"]
     assert acl["auroc"]["value"] == roc_auc_score(y, z) > roc_auc_score(y, table["p_acl"])
     assert acl["average_precision"]["value"] == average_precision_score(y, z)
     assert acl["auroc"]["low"] < acl["auroc"]["value"] < acl["auroc"]["high"]
-    plain = evaluate_split(without, False, 50)["labels"]["acl"]
+    plain = evaluate_split(PredictionTable(without), False, 50)["labels"]["acl"]
     assert {m: acl[m] for m in list(METRICS)[2:]} == {m: plain[m] for m in list(METRICS)[2:]}, "calls at 0.5 are the same"
-    difference = compare(table, table.assign(logit_acl=-z, p_acl=1 - table["p_acl"]), 0)["labels"]["acl"]["auroc"]["value"]
+    difference = compare(PredictionTable(table), PredictionTable(table.assign(logit_acl=-z, p_acl=1 - table["p_acl"])), 0)[
+        "labels"
+    ]["acl"]["auroc"]["value"]
     assert difference == pytest.approx(2 * acl["auroc"]["value"] - 1)
-    fpr, tpr = curve("roc", *scored(table, "acl", Scoring()))
+    fpr, tpr = curve("roc", *scored(PredictionTable(table), "acl", Scoring()))
     assert np.trapezoid(tpr, fpr) == pytest.approx(acl["auroc"]["value"], abs=2e-3)
     assert len(np.unique(fpr)) > 10
-    worst = choose_cases(table, 12)
+    worst = choose_cases(PredictionTable(table), 12)
     worst = worst[(worst["label"] == "acl") & (worst["kind"] == "false negative")]
     assert worst["id"].iloc[0] == table.loc[table["logit_acl"].where(y == 1).idxmin(), "id"]
     quick = quick_metrics(["acl"], z[:, None], y[:, None], threshold=0.0)
@@ -303,7 +314,7 @@ def test_saturated_probabilities_are_ranked_by_their_logits_everywhere(saturated
 
 def test_ties_at_0_and_1_that_decide_a_number_are_said_where_logits_are_not_known(saturated):
     table, without = saturated
-    out = evaluate_split(without, False, 0)
+    out = evaluate_split(PredictionTable(without), False, 0)
     p, y = without["p_acl"].to_numpy(), without["y_acl"].to_numpy()
     found = out["ties"]["acl"]
     assert [found[v] for v in "01"] == [[int(((p == x) & (y == k)).sum()) for k in (1, 0)] for x in (0.0, 1.0)]
@@ -317,13 +328,16 @@ def test_ties_at_0_and_1_that_decide_a_number_are_said_where_logits_are_not_know
     whole = {"data": "x", "table": "x", "splits": {"test": out}}
     assert "ties: probabilities of acl" in closing_table(whole, Path(), "1 s")
     fine = without.assign(**{c: np.clip(without[c], 1e-9, 1 - 1e-9) for c in ("p_acl", "p_other")})
-    assert "ties" not in evaluate_split(fine, False, 0)
+    assert "ties" not in evaluate_split(PredictionTable(fine), False, 0)
 
 
 def test_of_exclusive_labels_the_likeliest_is_told_where_several_round_to_1():
     frame = pd.DataFrame({"id": list("abcd"), "patient": "", "group": "all", "c0": [1.0, 0, 0, 1], "c1": [0.0, 1, 1, 0]})
     z = np.array([[60.0, 50], [50, 60], [45, 80], [90, 41]])
     out = evaluate_split(
-        prediction_table(frame, ["c0", "c1"], "test", np.arange(4), np.ones((4, 2)), z), False, 0, exclusive=True
+        PredictionTable.of_studies(frame, ["c0", "c1"], "test", np.arange(4), np.ones((4, 2)), z),
+        False,
+        0,
+        exclusive=True,
     )
     assert out["exclusive"]["accuracy"]["value"] == 1.0

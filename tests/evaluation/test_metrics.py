@@ -11,6 +11,7 @@ from xraylab.evaluation import metrics
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.intervals import Clusters, Interval, none
 from xraylab.evaluation.metrics import METRICS, PPV, intervals_of, number, point, result, undefined, without_interval
+from xraylab.evaluation.predictions import PredictionTable
 
 REFERENCE = {
     "auroc": lambda y, p, w: sk.roc_auc_score(y, p, sample_weight=w),
@@ -86,5 +87,5 @@ def test_a_metric_of_calls_put_into_the_list_says_why_it_has_no_value(monkeypatc
     monkeypatch.setitem(metrics.METRICS, "ppv", PPV)
     frame = pd.DataFrame({"id": list("abcd"), "patient": "", "group": "all", "split": "test"})
     frame["p_x"], frame["y_x"] = [0.1, 0.2, 0.3, 0.4], [0.0, 1.0, 0.0, 1.0]
-    found = evaluate_split(frame, False)["labels"]["x"]["ppv"]
+    found = evaluate_split(PredictionTable(frame), False)["labels"]["x"]["ppv"]
     assert (found["value"], found["reason"]) == (None, "no study is called positive")

@@ -24,7 +24,7 @@ from xraylab.evaluation.operating_points import (
     threshold_text,
     trivial,
 )
-from xraylab.evaluation.predictions import prediction_table
+from xraylab.evaluation.predictions import PredictionTable
 from xraylab.evaluation.probabilities import logit
 from xraylab.reporting import model_card as card
 from xraylab.reporting.sections.decisions import operating_table
@@ -126,14 +126,14 @@ def tables():
         frame["other"] = np.where(rng.random(n) < 0.2, -1.0, rng.integers(0, 2, n))
         frame["never"] = 0.0 if split == "valid" else rng.integers(0, 2, n)
         z = rng.normal((np.abs(frame[["acl", "other", "never"]].to_numpy()) * 2 - 1) * 0.75, 1.0) * 3  # thrice too sure
-        out[split] = prediction_table(frame, ["acl", "other", "never"], split, np.arange(n), 1 / (1 + np.exp(-z)))
+        out[split] = PredictionTable.of_studies(frame, ["acl", "other", "never"], split, np.arange(n), 1 / (1 + np.exp(-z))).frame
     return out
 
 
 def test_validation_chooses_and_test_is_judged(tables):
-    splits = {split: evaluate_split(t, split == "valid", 100) for split, t in tables.items()}
+    splits = {split: evaluate_split(PredictionTable(t), split == "valid", 100) for split, t in tables.items()}
     before = json.loads(json.dumps(splits))
-    chosen = judge(splits, tables, Rules())
+    chosen = judge(splits, {k: PredictionTable(t) for k, t in tables.items()}, Rules())
     json.dumps(splits, allow_nan=False)
     assert chosen["chosen_on"] == "valid"
     assert list(chosen["rules"]) == ["youden", "sensitivity_0.9", "specificity_0.9", "kappa"]
@@ -162,8 +162,8 @@ def test_validation_chooses_and_test_is_judged(tables):
 
 
 def test_the_temperature_of_validation_calibrates_test(tables):
-    splits = {split: evaluate_split(t, split == "valid", 100) for split, t in tables.items()}
-    chosen = judge(splits, tables)
+    splits = {split: evaluate_split(PredictionTable(t), split == "valid", 100) for split, t in tables.items()}
+    chosen = judge(splits, {k: PredictionTable(t) for k, t in tables.items()})
     block = splits["test"]["calibration"]
     acl = block["labels"]["acl"]
     assert (block["bins"], block["chosen_on"]) == (15, "valid")
@@ -181,8 +181,8 @@ def test_the_temperature_of_validation_calibrates_test(tables):
 
 
 def test_without_validation_nothing_is_chosen(tables):
-    splits = {"test": evaluate_split(tables["test"], False, 0)}
-    chosen = judge(splits, {"test": tables["test"]})
+    splits = {"test": evaluate_split(PredictionTable(tables["test"]), False, 0)}
+    chosen = judge(splits, {"test": PredictionTable(tables["test"])})
     assert chosen["chosen_on"] is None
     youden = splits["test"]["operating_points"]["youden"]["labels"]["acl"]
     assert youden["reason"] == "there is no validation split"
@@ -203,8 +203,8 @@ def test_a_target_that_only_calling_everybody_or_nobody_reaches_is_named(tmp_pat
     assert other["specificity_1"]["reason"] == "only calling no study positive does that in validation"
     assert choose(y, p, Rules(sensitivity=0.8))["sensitivity_0.8"]["reason"] is None
     table = pd.DataFrame({"id": [f"s{i}" for i in range(40)], "patient": "", "group": "g", "split": "valid", "p_x": p, "y_x": y})
-    result = evaluate_split(table, True, 0)
-    judge({"valid": result}, {"valid": table}, Rules(sensitivity=1.0))
+    result = evaluate_split(PredictionTable(table), True, 0)
+    judge({"valid": result}, {"valid": PredictionTable(table)}, Rules(sensitivity=1.0))
     line = "sensitivity_1 of x (largest specificity with a sensitivity of at least 1): only calling every study positive"
     assert [line in said for said in trivial(result["operating_points"])] == [True]
     assert line in operating_table("valid", result["operating_points"])

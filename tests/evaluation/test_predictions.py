@@ -15,7 +15,7 @@ from xraylab import evaluate
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.stacking import fit_stack
 from xraylab.evaluation.evaluator import evaluate_split
-from xraylab.evaluation.predictions import Scoring, labels_of, read_table, write_table
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.system.paths import conf_dir
 
 HEADER = "id,patient,group,split,p_acl,y_acl,p_tear,y_tear"
@@ -30,7 +30,7 @@ def table(tmp_path):
         path = tmp_path / "t.csv"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         try:
-            return read_table(path, columns)
+            return PredictionTable.read(path, columns).frame
         except UserError as error:
             return str(error).replace(str(path), "t.csv")
 
@@ -110,7 +110,7 @@ def test_a_file_of_other_letters_is_named_as_such(tmp_path):
     for encoding in ("utf-16", "utf-16-le", "latin-1"):
         (tmp_path / "t.csv").write_bytes("\n".join([HEADER, ROWS[0].replace("knee", "fuß")]).encode(encoding))
         with pytest.raises(UserError, match=r"t\.csv: not a text in UTF-8 \(it may be UTF-16\)"):
-            read_table(tmp_path / "t.csv")
+            PredictionTable.read(tmp_path / "t.csv")
 
 
 def test_findings_may_be_called_as_columns_are_and_splits_by_their_site(table):
@@ -119,7 +119,7 @@ def test_findings_may_be_called_as_columns_are_and_splits_by_their_site(table):
     found = table([header, *lines])
     assert found["split"].unique().tolist() == ["site 0.b", "site 1.b"]
     record, out = fit_stack([found, found], ["a", "b"], Scoring())
-    assert list(record) == labels_of(out) == ["group", "shuffle"]
+    assert list(record) == PredictionTable(out).labels == ["group", "shuffle"]
 
 
 THEIRS = ["path,predicted_acl,true_acl,age", "x/1.png,0.9,1,40", "x/2.png,0.1,0,50"]
@@ -130,9 +130,9 @@ def test_another_tools_columns_are_mapped(table):
     assert list(found) == ["id", "patient", "group", "split", "p_acl", "y_acl"]
     assert found.iloc[0].tolist() == ["x/1.png", "", "all", "test", 0.9, 1]
     bare = table(["case,acl,true_acl", "k,0.25,1"], {"id": "case", "p": "{label}", "y": "true_{label}"})
-    assert labels_of(bare) == ["acl"]
+    assert PredictionTable(bare).labels == ["acl"]
     one = table(["case,score,tear", "k,0.25,1"], {"id": "case", "p": "score", "y": "tear"})
-    assert (labels_of(one), one["p_tear"].tolist()) == (["tear"], [0.25])
+    assert (PredictionTable(one).labels, one["p_tear"].tolist()) == (["tear"], [0.25])
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_a_table_is_evaluated_on_its_own(command, tmp_path):
         text = (tmp_path / "out" / file).read_text()
         assert "held out from all choices" not in text.replace("No split is known to be held out from all choices", "")
         assert "not known whether choices were made on these studies" in text
-    again = read_table(tmp_path / "out" / "predictions" / "test.csv")
-    expected = evaluate_split(again, None, 50)
+    again = PredictionTable.read(tmp_path / "out" / "predictions" / "test.csv").frame
+    expected = evaluate_split(PredictionTable(again), None, 50)
     assert {key: result[key] for key in expected} == expected, "what it leaves is a table of ours"
     assert result["operating_points"]["youden"]["chosen_on"] is None, "there is no valid to choose it on"
     assert list(result["operating_points"]) == ["0.5", "youden", "sensitivity_0.8", "specificity_0.9", "kappa"]
@@ -222,26 +222,26 @@ def test_what_is_said_of_a_table_is_claimed_and_nothing_else(tmp_path, monkeypat
         {"id": list("abcdefgh"), "patient": list("ppqqrrss"), "group": "g", "split": ["valid"] * 4 + ["test"] * 4}
     )
     frame = frame.assign(p_x=np.linspace(0, 1, 8), y_x=[0.0, 1.0] * 4)
-    write_table(frame, tmp_path / "t.csv")
+    PredictionTable(frame).write(tmp_path / "t.csv")
     for number, (words, valid, test) in enumerate(
         [((), True, None), (("selected_on=null",), False, False), (("selected_on=[test]",), False, True)]
     ):
         evaluate_here(f"table={tmp_path / 't.csv'}", "bootstrap=0", f"output={tmp_path / str(number)}", *words)
         splits = json.loads((tmp_path / str(number) / "evaluation.json").read_text())["splits"]
         assert (splits["valid"]["selected_on"], splits["test"]["selected_on"]) == (valid, test)
-    write_table(frame.assign(patient=list("ppqqrrsp")), tmp_path / "t.csv")
+    PredictionTable(frame.assign(patient=list("ppqqrrsp"))).write(tmp_path / "t.csv")
     with pytest.raises(UserError, match=r"t\.csv: 1 patients are in more than one split: p\. Results would be too good"):
         evaluate_here(f"table={tmp_path / 't.csv'}", "bootstrap=0", f"output={tmp_path / 'shared'}")
     assert not (tmp_path / "shared").exists()
-    write_table(frame.assign(patient=["", *"pqqrrs", ""]), tmp_path / "t.csv")
+    PredictionTable(frame.assign(patient=["", *"pqqrrs", ""])).write(tmp_path / "t.csv")
     evaluate_here(f"table={tmp_path / 't.csv'}", "bootstrap=0", f"output={tmp_path / 'blank'}")
 
 
 def test_a_synthetic_table_stays_synthetic(tmp_path):
     found = pd.DataFrame({"id": list("abcd"), "patient": "", "group": "g", "split": "valid", "image": [0, 1, 0, 1]})
     found = found.assign(p_x=[0.1, 0.9, 0.4, 0.6], y_x=[0.0, 1.0, 1.0, 0.0])
-    write_table(found, tmp_path / "t.csv", synthetic=True)
-    assert set(read_table(tmp_path / "t.csv")["data"]) == {"synthetic sample"}
+    PredictionTable(found).write(tmp_path / "t.csv", synthetic=True)
+    assert set(PredictionTable.read(tmp_path / "t.csv").frame["data"]) == {"synthetic sample"}
     with pytest.raises(UserError, match=r"sensitivity=0\.8: it is for tables by study"):
         evaluate_here(f"table={tmp_path / 't.csv'}", "sensitivity=0.8")
     evaluate_here(f"table={tmp_path / 't.csv'}", "bootstrap=0", f"output={tmp_path / 'out'}")
@@ -260,7 +260,7 @@ def test_logits_are_read_where_there_are_some_and_rank(table):
     found = table(LOGITS, OTHERS)
     assert list(found) == ["id", "patient", "group", "split", "p_acl", "y_acl", "logit_acl"]
     assert found["logit_acl"].tolist() == [800, 750.5, -900]
-    assert evaluate_split(found, False, 0)["labels"]["acl"]["auroc"]["value"] == 1.0
+    assert evaluate_split(PredictionTable(found), False, 0)["labels"]["acl"]["auroc"]["value"] == 1.0
     assert "smaller logit" in table(LOGITS, {**OTHERS, "logit": "score"}), "which are no logits of these probabilities"
     assert "no column none_acl (columns.logit)" in table(LOGITS, {**OTHERS, "logit": "none_{label}"})
     assert "columns.logit=score: it has {label} in it" in table([HEADER, *ROWS], {"logit": "score"})

@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
-from xraylab.evaluation.predictions import Scoring, prediction_table
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.reader_study import judge_readers, read_readings
 from xraylab.reporting.figures.curves import panels
 from xraylab.reporting.sections.decisions import readers_table
@@ -28,7 +28,7 @@ def tables():
         )
         frame["acl"] = rng.integers(0, 2, n).astype(float)
         frame["tear"] = np.where(rng.random(n) < 0.2, -1.0, rng.integers(0, 2, n))
-        out[split] = prediction_table(frame, ["acl", "tear"], split, np.arange(n), rng.random((n, 2)))
+        out[split] = PredictionTable.of_studies(frame, ["acl", "tear"], split, np.arange(n), rng.random((n, 2))).frame
     return out
 
 
@@ -50,8 +50,8 @@ def write(path, tables, wrong=0.2):
 
 def test_readers_are_judged_on_what_they_read(tables, tmp_path):
     readings = write(tmp_path / "readings.csv", tables)
-    splits = {split: evaluate_split(t, split == "valid", 100) for split, t in tables.items()}
-    judge_readers(splits, tables, tmp_path / "readings.csv")
+    splits = {split: evaluate_split(PredictionTable(t), split == "valid", 100) for split, t in tables.items()}
+    judge_readers(splits, {k: PredictionTable(t) for k, t in tables.items()}, tmp_path / "readings.csv")
     json.dumps(splits, allow_nan=False)
     assert "readers" not in splits["valid"]
     block = splits["test"]["readers"]
@@ -70,7 +70,7 @@ def test_readers_are_judged_on_what_they_read(tables, tmp_path):
     assert block["readers"]["B"]["labels"]["tear"]["kappa"]["reason"] == "no study has a label that is scored"
     page = readers_table("test", block)
     assert f"<td>{number(block['readers']['A']['labels']['acl']['kappa'])}</td>" in page
-    figure = panels("roc", tables["test"], splits["test"], "test", Scoring())
+    figure = panels("roc", PredictionTable(tables["test"]), splits["test"], "test", Scoring())
     points = {p.get_gid(): p.get_offsets()[0] for axes in figure.axes for p in axes.collections}
     assert list(points) == ["acl: reader A", "acl: reader B", "tear: reader A"]
     acl = block["readers"]["B"]["labels"]["acl"]

@@ -9,7 +9,7 @@ import pytest
 
 from xraylab.data.images.source import ImageSource
 from xraylab.data.study_table import StudyTable
-from xraylab.evaluation.predictions import Scoring, prediction_table
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.inference.cases import ALL, KINDS, choose_cases, write_cases
 from xraylab.reporting.sections.cases import cases_section, listed_section
 
@@ -45,7 +45,7 @@ def study_table(views, slices, references, n=40, labels=("acl",)):
 def predictions_of(table, seed=1):
     rows = np.arange(5, len(table.frame))
     p = np.random.default_rng(seed).random((len(rows), len(table.labels)))
-    return prediction_table(table.frame, table.labels, "test", rows, p), rows
+    return PredictionTable.of_studies(table.frame, table.labels, "test", rows, p).frame, rows
 
 
 def test_the_most_confident_mistakes_come_first():
@@ -53,7 +53,7 @@ def test_the_most_confident_mistakes_come_first():
     predictions, _ = predictions_of(table)
     predictions.loc[3, "y_acl"] = -1
     predictions.loc[3, "p_acl"] = 1.0
-    cases = choose_cases(predictions, 12)
+    cases = choose_cases(PredictionTable(predictions), 12)
     assert cases["kind"].value_counts().to_dict() == dict(zip(KINDS, (4, 4, 2, 2), strict=True))
     negative = predictions[predictions["y_acl"] == 0].sort_values("p_acl")
     positive = predictions[predictions["y_acl"] == 1].sort_values("p_acl")
@@ -62,33 +62,35 @@ def test_the_most_confident_mistakes_come_first():
     assert cases.loc[cases["kind"] == KINDS[2], "id"].tolist() == positive["id"][::-1][:2].tolist()
     assert cases.loc[cases["kind"] == KINDS[3], "id"].tolist() == negative["id"][:2].tolist()
     assert predictions.loc[3, "id"] not in cases["id"].tolist(), "uncertain labels are neither right nor wrong"
-    assert predictions.loc[3, "id"] in choose_cases(predictions, 12, Scoring(uncertain="negative"))["id"].tolist()
+    assert (
+        predictions.loc[3, "id"] in choose_cases(PredictionTable(predictions), 12, Scoring(uncertain="negative"))["id"].tolist()
+    )
 
 
 @pytest.mark.parametrize(("labels", "expected"), [(2, 24), (14, 56), (30, 60), (70, 60)])
 def test_there_are_never_more_than_sixty(labels, expected):
     table = study_table(True, 1, 1, n=200, labels=[f"l{k}" for k in range(labels)])
-    assert len(choose_cases(predictions_of(table)[0], 12)) == expected <= ALL
+    assert len(choose_cases(PredictionTable(predictions_of(table)[0]), 12)) == expected <= ALL
 
 
 def test_a_model_without_mistakes_has_right_calls_only():
     table = study_table(True, 1, 1)
     predictions, _ = predictions_of(table)
     predictions["p_acl"] = 0.1 + 0.8 * predictions["y_acl"]
-    assert set(choose_cases(predictions, 12)["kind"]) == set(KINDS[2:])
-    assert choose_cases(predictions, 0).empty
+    assert set(choose_cases(PredictionTable(predictions), 12)["kind"]) == set(KINDS[2:])
+    assert choose_cases(PredictionTable(predictions), 0).empty
 
 
 def test_cases_without_images_are_listed():
     predictions, _ = predictions_of(study_table(True, 1, 1, n=200))
-    cases = choose_cases(predictions, 12)
-    page = listed_section(predictions, "test", "theirs <1>.csv", Scoring())
+    cases = choose_cases(PredictionTable(predictions), 12)
+    page = listed_section(PredictionTable(predictions), "test", "theirs <1>.csv", Scoring())
     assert "theirs &lt;1&gt;.csv" in page
     assert [html.split("</td>")[0] for html in page.split("<td>acl</td><td>")[1:]] == list(KINDS)
     words = [f"{case.id} {case.p:.3f}" for case in cases.itertuples()]
     assert [page.index(w) for w in words] == sorted(page.index(w) for w in words), "in their order"
     predictions["y_acl"] = np.nan
-    assert listed_section(predictions, "test", "x", Scoring()) == ""
+    assert listed_section(PredictionTable(predictions), "test", "x", Scoring()) == ""
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_cases_without_images_are_listed():
 def test_each_picture_is_of_its_study(tmp_path, views, slices, references, what, grey):
     table = study_table(views, slices, references)
     predictions, rows = predictions_of(table)
-    write_cases(tmp_path, table, predictions, rows, 12)
+    write_cases(tmp_path, table, PredictionTable(predictions), rows, 12)
     cases = pd.read_csv(tmp_path / "figures" / "cases" / "cases.csv", keep_default_na=False)
     for case in cases.itertuples():
         image = cv2.imread(str(tmp_path / "figures" / "cases" / case.picture), cv2.IMREAD_GRAYSCALE)
@@ -114,6 +116,6 @@ def test_each_picture_is_of_its_study(tmp_path, views, slices, references, what,
     page = cases_section(tmp_path)
     assert page.count("<img") == len(cases)
     assert "Made-v1" in page
-    write_cases(tmp_path, table, predictions, rows, 0)
+    write_cases(tmp_path, table, PredictionTable(predictions), rows, 0)
     assert not (tmp_path / "figures" / "cases").exists(), "those of an earlier evaluation do not stay"
     assert cases_section(tmp_path) == ""

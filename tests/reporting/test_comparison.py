@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.paired_tests import compare
-from xraylab.evaluation.predictions import Scoring, write_table
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.reporting.comparison import text_table
 from xraylab.sweeps.comparison import Comparison, write_comparison
 
@@ -37,8 +37,8 @@ def table(skill, seed=0, n=80):
 def write_run(folder, name, found, overrides, scored=None):
     run = folder / name
     options = scored or {"blank": "ignore", "uncertain": "ignore"}
-    splits = {"test": evaluate_split(found, False, 200, 0, scoring=Scoring(**options))}
-    write_table(found, run / "predictions" / "test.csv")
+    splits = {"test": evaluate_split(PredictionTable(found), False, 200, 0, scoring=Scoring(**options))}
+    PredictionTable(found).write(run / "predictions" / "test.csv")
     (run / "environment.json").write_text(json.dumps({"overrides": overrides, "finished": True}))
     content = {"data": "CheXpert-v1.0", "selection": "holdout", "scored": options, "splits": splits}
     (run / "evaluation.json").write_text(json.dumps(content))
@@ -136,7 +136,7 @@ def test_differences_are_paired_with_the_best_run_on_the_same_studies(policies):
 def test_a_paired_interval_is_near_that_of_one_bootstrap_of_both():
     a, b = table(SKILL["0"], 0), table(SKILL["1"], 0)
     b["p_rare"] = a["p_rare"]  # what both give alike is a difference of 0, and no reason against a mean
-    out = compare(a, b)["macro"]["auroc"]
+    out = compare(PredictionTable(a), PredictionTable(b))["macro"]["auroc"]
     drawn = np.random.default_rng(3).multinomial(40, np.full(40, 1 / 40), size=120)
     replicates = []
     for weights in drawn[:, np.arange(80) // 2]:
@@ -151,7 +151,7 @@ def test_a_paired_interval_is_near_that_of_one_bootstrap_of_both():
             )
         replicates.append(np.mean(np.subtract(*scores)))
     np.testing.assert_allclose([out["low"], out["high"]], np.quantile(replicates, [0.025, 0.975]), atol=0.06)
-    same = compare(a, a)["macro"]["auroc"]
+    same = compare(PredictionTable(a), PredictionTable(a))["macro"]["auroc"]
     assert (same["value"], same["low"], same["high"]) == (0, None, None)
     assert "both give every study the same" in same["reason"]
 

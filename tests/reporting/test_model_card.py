@@ -13,7 +13,7 @@ from xraylab.evaluation.ensembles.combination import IN_SAMPLE, Combination
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.operating_points import judge
-from xraylab.evaluation.predictions import prediction_table
+from xraylab.evaluation.predictions import PredictionTable
 from xraylab.reporting.model_card import BLANK, OWN, limits, write_card
 
 
@@ -29,9 +29,9 @@ def run(tmp_path):
         frame["rare"] = np.where(np.arange(n) < 7, 1.0, np.where(np.arange(n) < 12, -1, 0))
         frame["never"] = 0.0
         p = 1 / (1 + np.exp(-rng.normal(frame[["acl", "rare", "never"]].to_numpy(), 1)))
-        tables[split] = prediction_table(frame, ["acl", "rare", "never"], split, np.arange(n), p)
-    splits = {split: evaluate_split(t, split == "valid", 50) for split, t in tables.items()}
-    judge(splits, tables)
+        tables[split] = PredictionTable.of_studies(frame, ["acl", "rare", "never"], split, np.arange(n), p).frame
+    splits = {split: evaluate_split(PredictionTable(t), split == "valid", 50) for split, t in tables.items()}
+    judge(splits, {k: PredictionTable(t) for k, t in tables.items()})
     evaluation = {
         "data": "MURA-v1.1",
         "selection": "holdout",

@@ -16,7 +16,7 @@ from xraylab.evaluation.ensembles.combination import IN_SAMPLE
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.operating_points import judge
-from xraylab.evaluation.predictions import write_table
+from xraylab.evaluation.predictions import PredictionTable
 from xraylab.reporting.run_report import write_report
 from xraylab.reporting.summary import closing_table
 
@@ -131,11 +131,11 @@ def test_a_page_of_fourteen_findings(run, tmp_path):
         frame[f"p_{label}"] = 1 / (1 + np.exp(-rng.normal(truth * 1.5, 1)))
         frame[f"y_{label}"] = np.where(rng.random(n) < 0.1, -1, np.where(rng.random(n) < 0.2, np.nan, truth))
     evaluation = json.loads((copy / "evaluation.json").read_text())
-    splits = {"test": evaluate_split(frame, False, 10)}
-    judge(splits, {"test": frame})
+    splits = {"test": evaluate_split(PredictionTable(frame), False, 10)}
+    judge(splits, {"test": PredictionTable(frame)})
     evaluation |= {"splits": splits, "data": "CheXpert-v1.0"}
     (copy / "evaluation.json").write_text(json.dumps(evaluation))
-    write_table(frame, copy / "predictions" / "test.csv")
+    PredictionTable(frame).write(copy / "predictions" / "test.csv")
     page = write_report(copy).read_text()
     assert len(page) < 3_000_000
     assert page.count("<svg") == 4, "two pictures of small panels, the calibration, and the training's"

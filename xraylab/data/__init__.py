@@ -1,4 +1,4 @@
-"""Studies: the tables that datasets become, their splits, and the way from a row to a batch."""
+"""Datasets as tables of studies, their splits, and the way from a row to a batch."""
 
 from xraylab.system.classes import lazy
 

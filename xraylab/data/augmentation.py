@@ -20,7 +20,7 @@ TRIALS = 16  # draws of a trial
 
 
 class Augmentation:
-    """A pipeline of albumentations transforms.
+    """Pipeline of albumentations transforms for the training images of a study.
 
     Every transform draws from a stream of its own, so what one draws says nothing of what another draws, and a transform
     that is added at the end changes nothing before it.
@@ -28,6 +28,10 @@ class Augmentation:
     Args:
         transforms: albumentations transforms, applied in order; they may hold others, as ``OneOf`` does.
         per: ``study`` - one draw for all images of a study (slices of one volume); ``image`` - a draw each (views).
+
+    >>> flip = Augmentation([A.HorizontalFlip(p=1)], per="image")
+    >>> flip(np.array([[[0, 1, 2]]], np.uint8), seed=0, epoch=0, study="s1")
+    array([[[2, 1, 0]]], dtype=uint8)
     """
 
     def __init__(self, transforms: Sequence[Any] = (), per: Literal["study", "image"] = "study") -> None:
@@ -83,7 +87,7 @@ class Augmentation:
         return np.stack(out)
 
     def _fault(self, images: np.ndarray, seed: int, epoch: int, study: str, first: int) -> UserError:
-        """What is wrong with a draw, and with which transform: they are applied one by one."""
+        """The error of a draw that fails, with the transform that is to blame: they are applied one by one."""
         key, whole = ("images", [images]) if self.per == "study" else ("image", list(images))
         for i, made in enumerate(whole, start=first if self.per == "image" else 0):
             shape = made.shape

@@ -1,4 +1,4 @@
-"""From rows of a table to packed batches: which studies make a step, reading, packing.
+"""Packed batches of studies: which rows of a table make a step, how they are read, and how they are packed.
 
 Shapes: I images in a batch, B studies, L labels, C channels.
 """
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """A batch to be read: rows of the table, the epoch (None: no augmentation), the step's scored labels.
+    """Plan of a batch that is to be read: rows of the table, the epoch (None: no augmentation), the step's scored labels.
 
     Where a process has no share in a small batch, ``blank`` is read instead of rows, as the images of no study.
     """
@@ -49,7 +49,7 @@ class Draw(NamedTuple):
 
 
 class StepSampler(Sampler[Draw]):
-    """Batches of an epoch in a seeded order, each knowing the number of scored labels of its optimiser step.
+    """Sampler of the batches of an epoch in a seeded order, each knowing the number of scored labels of its optimiser step.
 
     That number is the loss's denominator, so a step does not depend on how its studies are cut into batches.
 
@@ -120,7 +120,7 @@ class StepSampler(Sampler[Draw]):
 
 
 class StudyDataset(Dataset[Batch]):
-    """Reads, prepares, augments and packs whole batches: ``dataset[draw]``.
+    """Dataset of packed batches: ``dataset[draw]`` reads, prepares, augments and packs one.
 
     With ``static_shapes`` blank images fill each batch up to a power of two, so that bags of 17 to 61 slices give two shapes
     and not 45: what XLA compiles and CUDA graphs record is of one shape.
@@ -147,7 +147,7 @@ class StudyDataset(Dataset[Batch]):
         return self.batch(draw.rows, [self.read(row, draw.epoch) for row in draw.rows], draw.scored)
 
     def batch(self, of: list[int], studies: Sequence[list[np.ndarray]], scored: float) -> Batch:
-        """Some rows of the table, their images as :meth:`read` gives them packed; ``scored`` as in :class:`Draw`."""
+        """The batch of some rows of the table, their images as :meth:`read` gives them packed; ``scored`` as in :class:`Draw`."""
         rows, bags = torch.tensor(of, dtype=torch.int64), [bag for study in studies for bag in study]
         counts = [len(bag) for bag in bags]
         real = sum(counts) if self.static_shapes else None

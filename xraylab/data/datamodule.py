@@ -16,20 +16,19 @@ from torch.utils.data import DataLoader
 from xraylab.data.augmentation import Augmentation
 from xraylab.data.batching import Batch, StepSampler, StudyDataset
 from xraylab.data.preprocessing import EACH_AXIS
-from xraylab.data.study_table import HELD_BACK, StudyTable
+from xraylab.data.study_table import HELD_BACK, SPLITS, StudyTable
 from xraylab.system.processes import cores
 
-SPLITS = ("train", "valid", "test")
 ADAPT = 2048  # studies that a loss adapts by, at most: held back, and of train
 
 
 def as_is(packed: Any) -> Any:
-    """For what leaves its dataset packed; a function of its own, for readers in other processes."""
+    """The batch itself, for a loader whose dataset has packed it; of the module, so that workers can import it."""
     return packed
 
 
 class StudyDataModule(pl.LightningDataModule):
-    """Train, validation and test loaders of packed batches.
+    """Lightning data module over a study table: train, validation and test loaders of packed batches.
 
     Args:
         table: with its splits assigned.
@@ -44,6 +43,14 @@ class StudyDataModule(pl.LightningDataModule):
             whole studies.
         rank, world: of how many processes which this is; it reads its share, see :class:`xraylab.data.batching.StepSampler`.
         static_shapes: see :class:`xraylab.data.batching.StudyDataset`.
+
+    >>> import pandas as pd
+    >>> from xraylab.data.images.source import ArraySource
+    >>> source = ArraySource({"mine": np.zeros((4, 8, 8), np.uint8)}, volume=False)
+    >>> frame = pd.DataFrame({"id": [*"abcd"], "group": "", "split": "train", "acl": [0.0, 1.0, 0.0, 1.0]})
+    >>> table = StudyTable(frame.assign(images=[(f"mine:{i}",) for i in range(4)]), ("acl",), source, "mine")
+    >>> [batch.images.shape for batch in StudyDataModule(table, batch_size=2).train_dataloader()]
+    [torch.Size([2, 1, 8, 8]), torch.Size([2, 1, 8, 8])]
     """
 
     def __init__(
@@ -79,7 +86,7 @@ class StudyDataModule(pl.LightningDataModule):
         )
 
     def loader(self, split: str, plain: bool = False) -> DataLoader[Batch]:
-        """Batches of a split; or of at most ``ADAPT`` studies of train with ``uncertain`` labels, of each label as many.
+        """The loader of a split; or of at most ``ADAPT`` studies of train with ``uncertain`` labels, of each label as many.
 
         Args:
             plain: whole studies in table order and without augmentation, whichever split it is.
@@ -98,15 +105,15 @@ class StudyDataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled and augmented; the order and the pictures depend on seed and epoch alone."""
+        """The loader of train, shuffled and augmented; the order and the pictures depend on seed and epoch alone."""
         return self.loader("train")
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """In table order."""
+        """The loader of valid, in table order."""
         return self.loader("valid")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """In table order."""
+        """The loader of test, in table order."""
         return self.loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
@@ -143,7 +150,7 @@ class StudyDataModule(pl.LightningDataModule):
 
 
 def outlive_signals(worker: int) -> None:
-    """In a reader: let no SIGTERM but its parent's end it. A scheduler sends it to all, and the parent needs one more batch."""
+    """Make a worker deaf to any SIGTERM but its parent's. A scheduler sends one to all, and the parent needs one more batch."""
     if threading.current_thread() is not threading.main_thread():
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -162,12 +169,12 @@ def batches_done(trainer: pl.Trainer) -> int:
 
 
 def reading_context(workers: int) -> str | None:
-    """How readers are started: forked where that is usual, also in a process of joblib's, whose own way torch cannot use."""
+    """The start method of workers: fork where that is usual, also in a process of joblib's, whose own way torch cannot use."""
     return "fork" if workers and sys.platform == "linux" else None
 
 
 def worker_count(wanted: int | str, processes: int = 1) -> int:
-    """Readers of one of several processes; ``auto``: one for every two cores of its share, at most 8."""
+    """The number of workers of one of several processes; ``auto``: one for every two cores of its share, at most 8."""
     if wanted != "auto":
         return int(wanted)
     return min(8, cores() // processes // 2)

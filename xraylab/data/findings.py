@@ -1,4 +1,4 @@
-"""One vocabulary of findings and of views for every dataset of chest X-rays."""
+"""The vocabulary of findings and of views that all datasets of chest X-rays share."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ def finding(name: str) -> str:
     """A finding's name in the vocabulary: ``Airspace Opacity`` and ``lung_opacity`` are one."""
     name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     return SAME.get(name, name)
+
+
+def spelled(label: str) -> str:
+    """A finding as the published lists spell it: ``Pleural Effusion``."""
+    return label.replace("_", " ").title()
 
 
 def chosen(findings: str | Sequence[str], known: Sequence[str], on_request: Sequence[str] = ()) -> tuple[str, ...]:

@@ -1,24 +1,26 @@
-"""Whether a dataset is whole and sound: files, labels, splits, pictures."""
+"""Check that a dataset is whole and sound: files, labels, splits, pictures."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from xraylab.config.dataset import no_study
+from xraylab.data.datasets.base import DatasetReader
+from xraylab.data.images.source import ImageSource, of_one_value
+from xraylab.data.published import Published
+from xraylab.data.study_table import BLANK, UNREADABLE, StudyTable
+from xraylab.data.synthetic.mark import SYNTHETIC_MARK
 from xraylab.errors import UserError, listed
+from xraylab.system.paths import LEAVINGS
 from xraylab.system.progress import in_threads
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from xraylab.data.datasets.base import DatasetReader
-    from xraylab.data.images.source import ImageSource
-    from xraylab.data.published import Published
-    from xraylab.data.study_table import StudyTable
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +48,6 @@ def counts(frame: pd.DataFrame, labels: Sequence[str], patients_known: bool) -> 
     Args:
         frame: of a study table, with a column ``number`` of the images in each study.
     """
-    import pandas as pd
-
     rows = []
     for (split, group), part in frame.groupby(["split", "group"], sort=False):
         row: dict[str, Any] = {"split": split, "group": group, "studies": len(part)}
@@ -97,7 +97,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that was found out about a dataset."""
+    """Result of the check of a dataset."""
 
     name: str
     path: Path
@@ -198,11 +198,6 @@ def examine(reader: DatasetReader, path: Path, read_images: bool = True) -> Find
         reader: skips what is wrong.
         read_images: decode every image, not only look for its file.
     """
-    import pandas as pd
-
-    from xraylab.config.dataset import no_study
-    from xraylab.data.study_table import BLANK, UNREADABLE
-
     readers = reader.whole(path)
     tables = [r.read(path) for r in readers]
     if all(table.frame.empty for table in tables):
@@ -249,8 +244,6 @@ def image_numbers(table: StudyTable) -> tuple[list[int], list[str]]:
 
 def _read_images(tables: Sequence[StudyTable]) -> tuple[int, list[str], list[str]]:
     """Decode every image; how many files there were, those that cannot be read, and the images of one value."""
-    from xraylab.data.images.source import of_one_value
-
     jobs = [
         (table.source, image)
         for table in tables
@@ -274,8 +267,6 @@ def _read_images(tables: Sequence[StudyTable]) -> tuple[int, list[str], list[str
 
 def _copies(tables: Sequence[StudyTable]) -> list[str]:
     """Files of images in one split whose bytes are those of one in another, beside it."""
-    import hashlib
-
     of: dict[str, tuple[str, str]] = {}  # file -> split and reference
     for table in tables:
         for split, images in zip(table.frame["split"], table.frame["images"], strict=True):
@@ -309,11 +300,8 @@ def _copies(tables: Sequence[StudyTable]) -> list[str]:
 
 def _strays(
     path: Path, tables: Sequence[StudyTable], lists: Sequence[str], faults: dict[str, list[str]]
-) -> tuple[list[str], int]:  # fmt: skip
+) -> tuple[list[str], int]:
     """Files under a folder that are neither in the tables, nor lists, nor named as faulty; and the number of dotfiles."""
-    from xraylab.data.synthetic.mark import SYNTHETIC_MARK
-    from xraylab.system.paths import LEAVINGS
-
     known = {os.path.abspath(path / name) for name in (*lists, SYNTHETIC_MARK)}
     for table in tables:
         files = (table.source.path(image) for study in table.frame["images"] for image in study)

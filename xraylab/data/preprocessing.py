@@ -1,4 +1,4 @@
-"""Pixels as stored, to the pixels that a network sees: stretch, resize, channels."""
+"""Preprocessing: from pixels as stored to those that a network sees, by stretching, resizing and packing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EACH_AXIS, SHORTER_SIDE = "each_axis", "shorter_side"  # ways to resize, see :fu
 
 
 def prepare(images: Images, size: int | None = None, rescale: bool = False, resize: str = EACH_AXIS) -> np.ndarray:
-    """What every image goes through before the network, in training and after.
+    """Preprocess images as every network gets them, in training and after.
 
     Args:
         images: uint8, slices (N,H,W) or (N,H,W,3), or a list of views (H,W) or (H,W,3).

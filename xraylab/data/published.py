@@ -1,8 +1,9 @@
-"""What is published of datasets, and what both their readers and their drawings have to know."""
+"""Published numbers and names of datasets, which both their readers and their drawings have to know."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,27 @@ class Published:
     note: str = ""
 
 
-STUDIES = {  # by body part: normal and abnormal, of train and of valid; as the literature counts them
+MRNET_PLANES = ("axial", "coronal", "sagittal")
+MRNET: dict[str, dict[str, Any]] = {  # exams, least and most slices by plane, positives by task
+    "train": {
+        "exams": 1130,
+        "slices": {"axial": (19, 61), "coronal": (17, 58), "sagittal": (17, 51)},
+        "positives": {"abnormal": 913, "acl": 208, "meniscus": 397},
+    },
+    "heldout": {
+        "exams": 120,
+        "slices": {"axial": (20, 52), "coronal": (17, 48), "sagittal": (21, 45)},
+        "positives": {"abnormal": 95, "acl": 54, "meniscus": 52},
+    },
+}
+
+MURA_STUDIES = {  # by body part: normal and abnormal, of train and of valid; as the literature counts them
     "elbow": ((1094, 660), (92, 66)), "finger": ((1280, 655), (92, 83)), "forearm": ((590, 287), (69, 64)),
     "hand": ((1497, 521), (101, 66)), "humerus": ((321, 271), (68, 67)), "shoulder": ((1364, 1457), (99, 95)),
     "wrist": ((2134, 1326), (140, 97)),
 }  # fmt: skip
 
-IMAGES = {  # of train: positive, negative, uncertain
+CHEXPERT_IMAGES = {  # of train: positive, negative, uncertain
     "no_finding": (22381, 0, 0), "enlarged_cardiomediastinum": (10798, 21638, 12403), "cardiomegaly": (27000, 11116, 8087),
     "lung_opacity": (105581, 6599, 5598), "lung_lesion": (9186, 1270, 1488), "edema": (52246, 20726, 12984),
     "consolidation": (14783, 28097, 27742), "pneumonia": (6039, 2799, 18770), "atelectasis": (33376, 1328, 33739),
@@ -40,17 +55,13 @@ IMAGES = {  # of train: positive, negative, uncertain
     "fracture": (9040, 2512, 642), "support_devices": (116001, 6137, 1079),
 }  # fmt: skip
 
-SPLITS = {"train": "train", "val": "valid", "test": "test"}
-RESOLUTIONS = (28, 64, 128, 224)
-DEFAULT = "pneumoniamnist"
-
 _ORGANS = "bladder femur-left femur-right heart kidney-left kidney-right liver lung-left lung-right pancreas spleen"
 _ORGANS_3D = "liver kidney-right kidney-left femur-right femur-left bladder heart lung-right lung-left spleen pancreas"
 
 
 @dataclass(frozen=True)
 class Subset:
-    """What is published of one set. Two-class sets have one label, class 1.
+    """The published description of one set of MedMNIST. Two-class sets have one label, class 1.
 
     Attributes:
         labels: class or finding names in the order of the file; ``negative|positive`` for two classes.
@@ -65,7 +76,7 @@ class Subset:
     volume: bool = False
 
 
-SUBSETS = {
+MEDMNIST = {
     "pathmnist": Subset(
         "adipose background debris lymphocytes mucus smooth-muscle normal-colon-mucosa cancer-associated-stroma "
         "colorectal-adenocarcinoma-epithelium", (89996, 10004, 7180), colour=True),

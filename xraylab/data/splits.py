@@ -1,4 +1,4 @@
-"""Studies assigned to train, valid and test: holdout, folds, official splits; by patient."""
+"""Assignment of studies to train, valid and test, by patient: holdout, folds, official splits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLIT_VERSION = 2  # how a seed becomes a split: iterative stratification; 1: :f
 
 def assign_splits(
     table: StudyTable, selection: str, fold: str | None, valid_fraction: float, seed: int, version: int = SPLIT_VERSION
-) -> StudyTable:  # fmt: skip
+) -> StudyTable:
     """The table with its ``split`` column set to train, valid or test, no patient in two of them; ``published`` as it was.
 
     A reader leaves ``train`` and ``heldout`` (two published splits) or ``train``, ``valid`` and ``test`` (three, kept).
@@ -115,7 +115,7 @@ def hold_back(table: StudyTable, fraction: float, most: int, seed: int, version:
 
 def in_parts(
     frame: pd.DataFrame, labels: Sequence[str], shares: Sequence[float], seed: int, version: int = SPLIT_VERSION
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """A part for each row's patient, int64 (N,): seeded, stratified by labels and group; 0 to the number of shares less one.
 
     Args:

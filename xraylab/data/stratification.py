@@ -1,4 +1,4 @@
-"""Patients dealt into parts that are alike: iterative stratification, by patient.
+"""Iterative stratification by patient: patients are dealt into parts that are alike.
 
 The rarest feature (a finding's positives in a group, those in all, …) is dealt first, each of its patients to the part that has
 least of it for its size, so that a finding of a few patients is in as many parts as it can be (Sechidis, Tsoumakas and Vlahavas

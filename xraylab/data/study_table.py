@@ -1,4 +1,4 @@
-"""The study table: what every reader returns and everything downstream knows; its splits and counts.
+"""The study table, which every reader returns and which is all that the rest knows of a dataset.
 
 One row is a study: ``id``, ``patient`` (empty where unknown), ``group``, ``split``, ``images`` (a tuple of references
 that the table's source reads) and one column a label: 1 positive, 0 negative, -1 uncertain, NaN not mentioned. Optional:
@@ -9,6 +9,7 @@ that the table's source reads) and one column a label: 1 positive, 0 negative, -
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,17 +19,19 @@ from xraylab.data.images.source import ImageSource
 from xraylab.errors import UserError, listed
 
 SYNTHETIC = "synthetic sample"
+SPLITS = ("train", "valid", "test")  # once they are assigned
 HELD_BACK = "held_back"  # a part of train that is not trained on; see :func:`hold_back`
 UNREADABLE = "images that cannot be read"  # a kind of problem
 BLANK = "pictures of one value, on which nothing can be seen"  # another
 # a column: all labels that the dataset has, whichever are asked for, so that these do not decide the split; texts of
 # :func:`xraylab.data.stratification.written`; where it is missing, the table has them all
 ALL_LABELS = "labels/all"
+Problems = defaultdict[str, list[str]]  # what is wrong with a dataset: kind -> names
 
 
 @dataclass(frozen=True)
 class StudyTable:
-    """A dataset: its studies, how to read their images, and what has to be said about it.
+    """Table of a dataset: its studies, how to read their images, and what has to be said about it.
 
     >>> from pathlib import Path
     >>> from xraylab.data.images.source import FileSource
@@ -137,6 +140,11 @@ def stop_or_skip(problems: dict[str, list[str]], on_error: str, where: str, tota
         )
 
 
+def named(problems: Problems) -> set[str]:
+    """Images and studies already named as wrong."""
+    return {name.split(" ", 1)[0] for names in problems.values() for name in names}
+
+
 def patients_of(frame: pd.DataFrame) -> pd.Series:
-    """Whose each row is; a study whose patient is not known is a patient of its own, called as no patient is."""
+    """The patient of each row; a study whose patient is not known is a patient of its own, called as no patient is."""
     return frame["patient"].where(frame["patient"] != "", "\x1f" + frame["id"])

@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from omegaconf import OmegaConf
 
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.operating_points import CHOSEN, STANDARD, Rules, judge
-from xraylab.evaluation.predictions import COLUMNS, PREFIXES, Scoring, write_table
+from xraylab.evaluation.predictions import COLUMNS, PREFIXES, PredictionTable, Scoring
 from xraylab.evaluation.reader_study import judge_readers
 from xraylab.evaluation.result import Evaluation, SplitResult
 from xraylab.run import Run
@@ -32,7 +31,7 @@ class EvaluateOptions:
 
 
 def evaluate_tables(
-    tables: Mapping[str, pd.DataFrame], directory: Path, how: Mapping[str, EvaluateOptions], synthetic: bool,
+    tables: Mapping[str, PredictionTable], directory: Path, how: Mapping[str, EvaluateOptions], synthetic: bool,
     scoring: Scoring, rules: Rules = STANDARD, readers: Path | None = None,
 ) -> dict[str, SplitResult]:  # fmt: skip
     """Write prediction tables into a directory and evaluate them, with operating points chosen on valid.
@@ -53,8 +52,8 @@ def evaluate_tables(
     splits: dict[str, SplitResult] = {}
     for file, table in sorted(tables.items(), key=lambda item: item[0].endswith("_images.csv")):
         split = file.removesuffix(".csv").removesuffix("_images")
-        kept = [c for c in table.columns if c in COLUMNS or c.startswith(PREFIXES)]
-        write_table(table[kept], directory / "predictions" / file, synthetic)
+        kept = [c for c in table.frame.columns if c in COLUMNS or c.startswith(PREFIXES)]
+        PredictionTable(table.frame[kept]).write(directory / "predictions" / file, synthetic)
         o = how[split]
         result = evaluate_split(table, o.selected_on, o.resamples, o.seed, o.exclusive, scoring)
         if split in splits:

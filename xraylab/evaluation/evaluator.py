@@ -1,24 +1,18 @@
-"""Prediction tables and what follows from them: nothing here needs a model.
-
-A prediction table has one row a study: ``id, patient, group, split``, then ``p_<label>`` (probability) and ``y_<label>``
-(raw label: 1, 0, -1 uncertain, empty not mentioned) for every label, then ``logit_<label>`` where it is known, by which
-studies are ranked. One by image has a further key, ``image``.
-"""
+"""The evaluation of one split of a prediction table: every metric by label, as the mean over labels, and by group."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from xraylab.evaluation.intervals import HOW, LEAST, LEVEL, Clusters, Interval, average
 from xraylab.evaluation.metrics import COUNTS, METRICS, intervals_of, point, result, undefined
-from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, Scoring, clusters_of, labels_of, ranked, scored_labels
+from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, PredictionTable, Scoring
 from xraylab.evaluation.result import GroupResult, Results, SplitResult, Ties, Values
 
 
-def ties(table: pd.DataFrame, label: str, truth: np.ndarray, auroc: float | None) -> Ties | None:
+def ties(table: PredictionTable, label: str, truth: np.ndarray, auroc: float | None) -> Ties | None:
     """Studies of both classes whose probability is exactly 0, or exactly 1, in a table without logits; None where there are none.
 
     Args:
@@ -28,22 +22,22 @@ def ties(table: pd.DataFrame, label: str, truth: np.ndarray, auroc: float | None
     Returns:
         ``{"0": [positives, negatives], "1": [...], "auroc": [low, high]}``: where it could lie, were their order known.
     """
-    if auroc is None or f"logit_{label}" in table:
+    if auroc is None or table.has_logits(label):
         return None
-    p = table[f"p_{label}"].to_numpy()
+    p = table.probability(label)
     zero, one = ([int(((p == value) & (truth == k)).sum()) for k in (1, 0)] for value in (0.0, 1.0))
     unknown = sum(n * m for n, m in (zero, one)) / ((truth == 1).sum() * (truth == 0).sum()) / 2
     return {"0": zero, "1": one, "auroc": [float(auroc - unknown), float(auroc + unknown)]} if unknown else None
 
 
 def evaluate_split(
-    table: pd.DataFrame, selected_on: bool | None, resamples: int = 1000, seed: int = 0, exclusive: bool = False,
+    table: PredictionTable, selected_on: bool | None, resamples: int = 1000, seed: int = 0, exclusive: bool = False,
     scoring: Scoring = CERTAIN,
 ) -> SplitResult:  # fmt: skip
     """Every metric of one split, by label, as the mean over labels, and by group.
 
     Args:
-        table: a prediction table, by study or by image.
+        table: by study or by image.
         selected_on: whether choices were made on these studies; None: not known.
         resamples: 0: no intervals. They are by patient; a study whose patient is not known is one of its own.
         seed: of the run, for who makes something of its tables; intervals draw nothing.
@@ -55,21 +49,21 @@ def evaluate_split(
         metric is ``{"value", "low", "high", "n", "reason"}``: value null with a reason where it is undefined, bounds null with a
         reason where there is no interval. A label's AUROC has ``delong`` besides, ``{"low", "high", "reason"}``, the same bounds.
     """
-    known = table["patient"] != ""
-    patients = table["patient"].where(known)
-    clusters = Clusters(clusters_of(table), resamples > 0)
-    truth = scored_labels(table[[f"y_{label}" for label in labels_of(table)]].to_numpy(np.float64), scoring)
+    known = table.patients != ""
+    patients = table.patients.where(known)
+    clusters = Clusters(table.clusters, resamples > 0)
+    truth = table.truth(scoring)
     everything = _evaluate(table, truth, np.arange(len(table)), clusters)
     groups: dict[str, GroupResult] = {}
-    for name in sorted(table["group"].unique()):
-        rows = np.flatnonzero((table["group"] == name).to_numpy())
+    for name in sorted(table.frame["group"].unique()):
+        rows = np.flatnonzero((table.frame["group"] == name).to_numpy())
         part = everything if len(rows) == len(table) else _evaluate(table, truth, rows, clusters)
         whose = patients.iloc[rows].nunique() if known.any() else None
         groups[str(name)] = {"n": len(rows), "patients": whose, "labels": part["labels"], "macro": part["macro"]}
     out: SplitResult = {
         "n": len(table),
         "patients": patients.nunique() if known.any() else None,
-        "unit": "image" if "image" in table else "study",
+        "unit": table.unit,
         "selected_on": selected_on,
         "threshold": THRESHOLD,
         "bootstrap": {"over": _over(table), "resamples": resamples, "level": LEVEL, "seed": seed},
@@ -78,7 +72,7 @@ def evaluate_split(
         "macro": everything["macro"],
         "groups": groups,
     }
-    aurocs = {label: everything["labels"][label]["auroc"]["value"] for label in labels_of(table)}
+    aurocs = {label: everything["labels"][label]["auroc"]["value"] for label in table.labels}
     tied = {label: ties(table, label, truth[:, i], value) for i, (label, value) in enumerate(aurocs.items())}
     if any(tied.values()):
         out["ties"] = {label: of for label, of in tied.items() if of}
@@ -87,20 +81,20 @@ def evaluate_split(
     return out
 
 
-def _over(table: pd.DataFrame) -> str:
+def _over(table: PredictionTable) -> str:
     """What intervals take as independent, in words."""
-    nameless = table.loc[table["patient"] == "", "id"].nunique()
-    if nameless == table["id"].nunique():
+    nameless = table.frame.loc[table.patients == "", "id"].nunique()
+    if nameless == table.frame["id"].nunique():
         return "studies"
     return "patients" + f" (unknown for {nameless}: each such study counts as one)" * bool(nameless)
 
 
-def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, clusters: Clusters) -> Results:
+def _evaluate(table: PredictionTable, scored: np.ndarray, rows: np.ndarray, clusters: Clusters) -> Results:
     labels: dict[str, Values] = {}
     intervals: dict[str, dict[str, Interval]] = {m: {} for m in METRICS}
     certain = (scored[rows] == 0) | (scored[rows] == 1)
-    for i, label in enumerate(labels_of(table)):
-        raw, (score, cut) = table[f"y_{label}"].to_numpy()[rows], ranked(table, label)
+    for i, label in enumerate(table.labels):
+        raw, (score, cut) = table.raw(label)[rows], table.ranked(label)
         known = certain[:, i]
         truth, called = scored[rows[known], i].astype(int), score[rows[known]]
         values = {name: point(metric, truth, called, cut) for name, metric in METRICS.items()}
@@ -121,12 +115,11 @@ def _evaluate(table: pd.DataFrame, scored: np.ndarray, rows: np.ndarray, cluster
     return {"labels": labels, "macro": macro}
 
 
-def _exclusive(table: pd.DataFrame, clusters: Clusters) -> Values:
+def _exclusive(table: PredictionTable, clusters: Clusters) -> Values:
     """Accuracy and kappa of the likeliest label, over studies with exactly one true label."""
     from sklearn.metrics import accuracy_score, cohen_kappa_score
 
-    names = labels_of(table)
-    truth = table[[f"y_{n}" for n in names]].to_numpy()
+    truth = np.stack([table.raw(label) for label in table.labels], axis=1)
     rows = np.flatnonzero((truth == 1).sum(1) == 1)
     actual, called = truth[rows].argmax(1), likeliest(table)[rows]
     nothing = None if len(rows) else "no study has exactly one true label"
@@ -137,11 +130,10 @@ def _exclusive(table: pd.DataFrame, clusters: Clusters) -> Values:
     return {m: result(v, len(rows), found.get(m), reasons[m]) for m, v in values.items()}
 
 
-def likeliest(table: pd.DataFrame) -> np.ndarray:
+def likeliest(table: PredictionTable) -> np.ndarray:
     """The place of each row's likeliest label (N,): by logits, which do not tie at 1, where all labels have them."""
-    names = labels_of(table)
-    kind = "logit" if all(f"logit_{name}" in table for name in names) else "p"
-    return table[[f"{kind}_{name}" for name in names]].to_numpy().argmax(1)
+    known = all(map(table.has_logits, table.labels))
+    return np.stack([table.scores(la) if known else table.probability(la) for la in table.labels], axis=1).argmax(1)
 
 
 def raw_counts(raw: np.ndarray) -> dict[str, int]:

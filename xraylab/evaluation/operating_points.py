@@ -24,7 +24,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.calibration import BINS, calibration, fit_temperature, scaled
 from xraylab.evaluation.intervals import Clusters
 from xraylab.evaluation.metrics import AUROC, RATES, intervals_of, rates, result, undefined
-from xraylab.evaluation.predictions import CERTAIN, Scoring, clusters_of, labels_of, log_odds, scored_rows
+from xraylab.evaluation.predictions import CERTAIN, PredictionTable, Scoring
 from xraylab.evaluation.result import Choice, Chosen, Decision, LabelCalibration, LabelChosen, OperatingPoint, SplitResult
 from xraylab.system.command_line import command_line, word
 
@@ -192,7 +192,7 @@ def cells(truth: np.ndarray, probability: np.ndarray, threshold: float) -> np.nd
 
 
 def judge(
-    splits: Mapping[str, SplitResult], tables: Mapping[str, pd.DataFrame], rules: Rules = STANDARD, scoring: Scoring = CERTAIN,
+    splits: Mapping[str, SplitResult], tables: Mapping[str, PredictionTable], rules: Rules = STANDARD, scoring: Scoring = CERTAIN,
 ) -> Chosen:  # fmt: skip
     """Choose thresholds and temperatures on validation, and say what they are worth in every split.
 
@@ -210,31 +210,31 @@ def judge(
     Returns:
         What was chosen: ``{"chosen_on", "rules", "labels"}`` of ``operating_points.json``.
     """
-    labels = labels_of(next(iter(tables.values())))
+    labels = next(iter(tables.values())).labels
     chosen: Chosen = {"chosen_on": VALID if VALID in tables else None, "rules": rules.names, "labels": {}}
     for label in labels:
         none: Choice = {"value": None, "reason": "there is no validation split"}
         found: LabelChosen = {"n": 0, "positives": 0, "thresholds": dict.fromkeys(rules.names, none), "temperature": none}
         if VALID in tables:
-            truth, probability, rows = scored_rows(tables[VALID], label, scoring)
-            z = log_odds(tables[VALID], label)[rows]
+            truth, probability, rows = tables[VALID].scored(label, scoring)
+            z = tables[VALID].log_odds(label)[rows]
             temperature = fit_temperature(truth, z)
             thresholds = choose(truth, probability, rules, z)
             found = {"n": len(truth), "positives": int(truth.sum()), "thresholds": thresholds, "temperature": temperature}
         chosen["labels"][label] = found
     for split, evaluated in splits.items():
-        clusters = Clusters(clusters_of(tables[split]), evaluated["bootstrap"]["resamples"] > 0)
+        clusters = Clusters(tables[split].clusters, evaluated["bootstrap"]["resamples"] > 0)
         points: dict[str, OperatingPoint] = {FIXED: {"rule": "fixed", "chosen_on": None, "labels": {}}}
         points |= {n: {"rule": rule, "chosen_on": chosen["chosen_on"], "labels": {}} for n, rule in rules.names.items()}
         calibrated: dict[str, LabelCalibration] = {}
         for label in labels:
-            truth, probability, rows = scored_rows(tables[split], label, scoring)
+            truth, probability, rows = tables[split].scored(label, scoring)
             fixed: Choice = {"value": float(FIXED), "reason": None}
             of = {FIXED: fixed, **chosen["labels"][label]["thresholds"]}
             temperature = chosen["labels"][label]["temperature"]
             ways = {"as they are": probability}
             if temperature["value"] is not None:
-                ways["after"] = scaled(log_odds(tables[split], label)[rows], temperature["value"])
+                ways["after"] = scaled(tables[split].log_odds(label)[rows], temperature["value"])
             for name, t in of.items():
                 points[name]["labels"][label] = at_threshold(truth, probability, t, rows, clusters)
             scores = {way: calibration(truth, p, rows, clusters) for way, p in ways.items()}
@@ -322,7 +322,7 @@ def decided(
         temperatures: by label; none: nothing is calibrated.
     """
     labels = [c[2:] for c in table.columns if c.startswith("p_")]
-    out = table.assign(**{f"p_{la}": scaled(log_odds(table, la), t) for la, t in temperatures.items()})
+    out = table.assign(**{f"p_{la}": scaled(PredictionTable(table).log_odds(la), t) for la, t in temperatures.items()})
     if threshold is None:
         return out
     if isinstance(threshold, Mapping):

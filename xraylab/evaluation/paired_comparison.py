@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.ensembles.alignment import aligned
 from xraylab.evaluation.paired_tests import compare
-from xraylab.evaluation.predictions import Scoring, read_table
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import Differences, Evaluation, Value
 from xraylab.run import Run
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 RULES = ("kappa", "youden")  # of thresholds at which runs are compared, the first that both have
 
@@ -79,14 +79,15 @@ def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dic
             key=lambda r: (r.job != reference, value[r.job] is None, "members" in r.evaluation, -(value[r.job] or 0)),
         )
         why: dict[str, str] = {}
-        others: list[tuple[Result, Scoring, Any]] = []  # what is compared with, one of each set of studies
+        others: list[tuple[Result, Scoring, PredictionTable]] = []  # what is compared with, one of each set of studies
         for r in order:
-            table, scored = read_table(files[r.job]), Scoring.of(r.evaluation)
+            table, scored = PredictionTable.read(files[r.job]), Scoring.of(r.evaluation)
             for other, scoring, theirs in others:
                 try:
                     if scoring != scored:
                         raise UserError(f"runs {other.job} and {r.job} score labels otherwise")
-                    found = _compare(r, other, split, aligned(theirs, table, r.job, other.job), theirs, scored)
+                    ours = PredictionTable(aligned(theirs.frame, table.frame, r.job, other.job))
+                    found = _compare(r, other, split, ours, theirs, scored)
                 except UserError as error:
                     why.setdefault(r.job, str(error))
                     continue
@@ -101,7 +102,7 @@ def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dic
 
 
 def _compare(
-    r: Result, other: Result, split: str, table: pd.DataFrame, theirs: pd.DataFrame, scored: Scoring
+    r: Result, other: Result, split: str, table: PredictionTable, theirs: PredictionTable, scored: Scoring
 ) -> tuple[Differences, tuple[str, Differences] | None]:  # fmt: skip
     """What a result is better at than another, at 0.5; and at the thresholds that each chose by one rule, with its name."""
     b = other.evaluation["splits"][split]["bootstrap"]
@@ -114,7 +115,7 @@ def _compare(
             }
             cuts = {label: pair for label, pair in cuts.items() if None not in pair}
             if cuts:
-                columns = [c for c in map(str, table) if c[:2] not in ("p_", "y_") or c[2:] in cuts]
-                pair = (table[columns], theirs[columns])
+                columns = [c for c in map(str, table.frame) if c[:2] not in ("p_", "y_") or c[2:] in cuts]
+                pair = (PredictionTable(table.frame[columns]), PredictionTable(theirs.frame[columns]))
                 return found, (rule, compare(*pair, b["resamples"], scored, cuts))
     return found, None

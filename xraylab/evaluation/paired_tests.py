@@ -11,14 +11,14 @@ import pandas as pd
 from xraylab.evaluation.delong import delong_p, mcnemar
 from xraylab.evaluation.intervals import Clusters, Interval, average, difference, none
 from xraylab.evaluation.metrics import METRICS, intervals_of, point, result, undefined
-from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, Scoring, clusters_of, labels_of, ranked, scored_rows
+from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, PredictionTable, Scoring
 from xraylab.evaluation.result import Differences, Value
 
 SAME = "both give every study the same"
 
 
 def compare(
-    first: pd.DataFrame, second: pd.DataFrame, resamples: int = 1000, scoring: Scoring = CERTAIN,
+    first: PredictionTable, second: PredictionTable, resamples: int = 1000, scoring: Scoring = CERTAIN,
     thresholds: Mapping[str, tuple[float, float]] | None = None,
 ) -> Differences:  # fmt: skip
     """What ``first`` is better at than ``second``, finding by finding.
@@ -29,7 +29,7 @@ def compare(
     ``mcnemar`` takes studies as independent, so where patients have several, rather look at the interval of kappa or accuracy.
 
     Args:
-        first, second: prediction tables of the same studies and raw labels, row by row, as
+        first, second: of the same studies and raw labels, row by row, as
             :func:`xraylab.evaluation.ensembles.alignment.aligned` makes them.
         resamples: 0: no intervals.
         scoring: what blank and uncertain labels count as.
@@ -39,15 +39,15 @@ def compare(
         ``{"labels": {label: {"n", metric: {"value", "low", "high", "n", "reason"}, "mcnemar": {...}}}, "macro": {metric: ...}}``:
         the metric of the first minus that of the second; the macro is over the findings for which it is defined.
     """
-    clusters = Clusters(clusters_of(first), resamples > 0)
+    clusters = Clusters(first.clusters, resamples > 0)
     out: dict[str, Any] = {}
     means: dict[str, dict[str, tuple[float, Interval | None]]] = {metric: {} for metric in METRICS}
     scored = np.zeros(len(first), bool)
-    for label in labels_of(first):
-        truth, _, rows = scored_rows(first, label, scoring)
+    for label in first.labels:
+        truth, _, rows = first.scored(label, scoring)
         scored[rows] = True
         asked = (thresholds or {}).get(label, (THRESHOLD, THRESHOLD))
-        ranks, cuts = zip(*(ranked(t, label, cut) for t, cut in zip((first, second), asked, strict=True)), strict=True)
+        ranks, cuts = zip(*(t.ranked(label, cut) for t, cut in zip((first, second), asked, strict=True)), strict=True)
         a, b = (score[rows] for score in ranks)
         values = [{name: point(m, truth, p, cut) for name, m in METRICS.items()} for p, cut in zip((a, b), cuts, strict=True)]
         intervals = [intervals_of(v, clusters, rows, truth, p >= cut, p) for v, p, cut in zip(values, (a, b), cuts, strict=True)]

@@ -48,21 +48,46 @@ PREFIXES = ("p_", "y_", "logit_")  # of a label, in this order
 ROUNDING = 1e-6  # by which a probability may lie below that of a smaller logit
 
 
-def labels_of(table: pd.DataFrame) -> list[str]:
-    """Labels with both a probability and a truth."""
-    return [c[2:] for c in table.columns if c.startswith("p_") and f"y_{c[2:]}" in table.columns]
+THRESHOLD = 0.5
+COUNTS_AS = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
+Labels = TypeVar("Labels", np.ndarray, "Tensor")
 
 
-def scores(table: pd.DataFrame, label: str) -> np.ndarray:
-    """What ranks the rows for a label, float64 (N,): the logits where the table has them, else the probabilities."""
-    name = f"logit_{label}"
-    return table[name if name in table else f"p_{label}"].to_numpy(np.float64)
+@dataclass(frozen=True)
+class Scoring:
+    """What labels that are neither positive nor negative count as in an evaluation.
+
+    Attributes:
+        blank: of what is not mentioned: ``ignore`` (not scored), ``negative`` or ``positive``.
+        uncertain: the same.
+    """
+
+    blank: str = "ignore"
+    uncertain: str = "ignore"
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Scoring:
+        """That of the content of an ``evaluation.json``; one that does not say it has certain labels scored."""
+        return cls(**evaluation.get("scored", {}))
+
+    def __str__(self) -> str:
+        return f"blank {self.blank}, uncertain {self.uncertain}"
 
 
-def log_odds(table: pd.DataFrame, label: str) -> np.ndarray:
-    """The logits of a label, float64 (N,); those of the probabilities where the table has none, see :func:`logit`."""
-    found = scores(table, label)
-    return found if f"logit_{label}" in table else logit(found)
+CERTAIN = Scoring()  # certain labels only, which is so unless told
+
+
+def scored_labels(raw: Labels, scoring: Scoring = CERTAIN) -> Labels:
+    """What labels count as in an evaluation: 1, 0, or NaN where not scored.
+
+    Args:
+        raw: floating, of any shape: 1, 0, -1 uncertain, NaN not mentioned.
+        scoring: what blank and uncertain labels count as.
+    """
+    blank, uncertain = COUNTS_AS[scoring.blank], COUNTS_AS[scoring.uncertain]
+    if isinstance(raw, np.ndarray):
+        return np.where(raw == -1, uncertain, np.where(np.isnan(raw), blank, raw)).astype(raw.dtype)
+    return raw.masked_fill(raw != raw, blank).masked_fill(raw == -1, uncertain)
 
 
 def logit_columns(table: pd.DataFrame) -> list[str]:
@@ -76,71 +101,173 @@ def with_logits(table: pd.DataFrame, found: Mapping[str, np.ndarray | None]) -> 
     return out.assign(**{f"logit_{label}": z for label, z in found.items() if z is not None})
 
 
-def write_table(table: pd.DataFrame, path: Path, synthetic: bool = False) -> None:
-    """Write a prediction table as CSV, as a whole or not at all; probabilities keep all their digits.
+@dataclass(frozen=True, eq=False)
+class PredictionTable:
+    """Probabilities and raw labels of studies, or of images, a row each.
 
-    Args:
-        synthetic: mark every row by a last column, ``data``.
+    Attributes:
+        frame: ``id, patient, group, split[, image]`` as text, then of every label ``p_<label>``, ``y_<label>`` and where it is
+            known ``logit_<label>``, float64. See the words at the top of this module.
+
+    >>> frame = pd.DataFrame({"id": ["a", "b"], "patient": "", "group": "all", "split": "test", "p_acl": [0.9, 0.2]})
+    >>> table = PredictionTable(frame.assign(y_acl=[1.0, -1.0]))
+    >>> table.labels, table.unit, len(table)
+    (['acl'], 'study', 2)
+    >>> table.truth().tolist(), table.truth(Scoring(uncertain="negative")).tolist()
+    ([[1.0], [nan]], [[1.0], [0.0]])
     """
-    out = table.assign(data=SYNTHETIC) if synthetic else table.copy()
-    for column in out.columns:
-        if column.startswith("y_"):
-            out[column] = out[column].astype("Int64")
-    with beside(path) as partial:
-        out.to_csv(partial, index=False)
 
+    frame: pd.DataFrame
 
-def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """A prediction table from CSV, every row of it checked.
+    def __len__(self) -> int:
+        return len(self.frame)
 
-    Args:
-        columns: what another tool calls its columns, any of :data:`COLUMNS`; ``p`` and ``y`` have ``{label}`` in them, as
-            ``predicted_{label}``, or are two columns of one label, which is called as the second. Columns of ``patient``,
-            ``group`` and ``split`` that are not named need not be there: no patient is known then, all are of one group,
-            and of the split ``test``. Logits need not be there, of any label.
+    @property
+    def labels(self) -> list[str]:
+        """Labels with both a probability and a truth."""
+        columns = self.frame.columns
+        return [c[2:] for c in columns if c.startswith("p_") and f"y_{c[2:]}" in columns]
 
-    Returns:
-        ``id, patient, group, split[, image], p_<label>…, y_<label>…[, logit_<label>…][, data]``: texts, and float64 of the
-        labels.
+    @property
+    def unit(self) -> str:
+        """What a row is: ``study`` or ``image``."""
+        return "image" if "image" in self.frame else "study"
 
-    Raises:
-        UserError: it is not one, or has a finding called ``macro``; rows that have no id, one that another row has, a split
-            that cannot name a file, a probability that is missing or outside 0 to 1, a logit that is missing or not finite, or
-            that contradicts the probabilities, or a label other than 1, 0, -1 and blank are named.
-    """
-    names, header = {**COLUMNS, **(columns or {})}, _header(path)
-    if unknown := set(names) - set(COLUMNS):
-        raise UserError(f"columns.{min(unknown)}: there is no such key. There are: {', '.join(COLUMNS)}.")
-    optional = {k for k in ("image", *UNKNOWN) if columns is not None or k == "image" if names[k] == COLUMNS[k]}
-    missing = [names[k] for k in (*KEYS, "image") if names[k] not in header and k not in optional]
-    if missing:
-        hint = did_you_mean(missing[0], header) or f" There are: {listed(header)}."
-        raise UserError(f"{path}: not a prediction table: no column {listed(missing)}.{hint}")
-    pairs = _labels(path, header, names["p"], names["y"])
-    if MACRO in pairs:
-        raise UserError(f"{path}: a finding is called {MACRO}, which is what results call the mean over findings. Rename it.")
-    logits = _logits(path, header, names["logit"], pairs)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            read = pd.read_csv(
-                path, encoding="utf-8-sig", dtype={names[k]: str for k in KEYS}, index_col=False, keep_default_na=False,
-                na_values={c: [""] for c in (*logits.values(), *(c for pair in pairs.values() for c in pair))},
-            )  # fmt: skip
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:
-        raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
-    if read.empty:
-        raise UserError(f"{path}: a prediction table without rows.")
-    out = pd.DataFrame({k: read[names[k]].fillna("") if names[k] in read else UNKNOWN[k] for k in KEYS})
-    if names["image"] in read:
-        out["image"] = read[names["image"]]
-    by_kind = {"p": {k: p for k, (p, _) in pairs.items()}, "y": {k: y for k, (_, y) in pairs.items()}, "logit": logits}
-    for kind, columns_of in by_kind.items():
-        values = {f"{kind}_{label}": pd.to_numeric(read[c], errors="coerce") for label, c in columns_of.items()}
-        out = pd.concat([out, pd.DataFrame(values, index=out.index).astype(np.float64)], axis=1)
-    _check(path, out, read, pairs, logits, names["split"])
-    synthetic = "data" in read and (read["data"] == SYNTHETIC).any()  # as write_table marks it
-    return out.assign(data=SYNTHETIC) if synthetic else out
+    @property
+    def patients(self) -> pd.Series:
+        """Texts (N,), blank where the patient is not known."""
+        return self.frame["patient"]
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """The number of each row's patient, int64 (N,); a study whose patient is not known is a patient of its own."""
+        return pd.factorize(patients_of(self.frame))[0]
+
+    def raw(self, label: str) -> np.ndarray:
+        """Raw labels, float64 (N,): 1, 0, -1 uncertain, NaN not mentioned."""
+        return self.frame[f"y_{label}"].to_numpy(np.float64)
+
+    def truth(self, scoring: Scoring = CERTAIN) -> np.ndarray:
+        """What labels count as, float64 (N,L): 1, 0, or NaN where not scored."""
+        return scored_labels(self.frame[[f"y_{label}" for label in self.labels]].to_numpy(np.float64), scoring)
+
+    def probability(self, label: str) -> np.ndarray:
+        """Probabilities, float64 (N,) in [0,1]."""
+        return self.frame[f"p_{label}"].to_numpy(np.float64)
+
+    def has_logits(self, label: str) -> bool:
+        """Whether a label's logits are known."""
+        return f"logit_{label}" in self.frame
+
+    def scores(self, label: str) -> np.ndarray:
+        """What ranks the rows for a label, float64 (N,): the logits where they are known, else the probabilities."""
+        return self.frame[f"logit_{label}"].to_numpy(np.float64) if self.has_logits(label) else self.probability(label)
+
+    def log_odds(self, label: str) -> np.ndarray:
+        """The logits of a label, float64 (N,); those of the probabilities where none are known, see :func:`logit`."""
+        found = self.scores(label)
+        return found if self.has_logits(label) else logit(found)
+
+    def ranked(self, label: str, threshold: float = THRESHOLD) -> tuple[np.ndarray, float]:
+        """What ranks the rows for a label (N,), and the value from which on these are the rows with a probability from
+        ``threshold`` on: logits where they are known, for their order survives where probabilities round to 0 or 1."""
+        score = self.scores(label)
+        return score, float(score[self.probability(label) >= threshold].min(initial=np.inf))
+
+    def scored(self, label: str, scoring: Scoring = CERTAIN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Truth 0/1, probability and place of the rows whose label is scored, (M,)."""
+        truth = scored_labels(self.raw(label), scoring)
+        rows = np.flatnonzero((truth == 0) | (truth == 1))
+        return truth[rows].astype(int), self.probability(label)[rows], rows
+
+    @classmethod
+    def of_studies(
+        cls, frame: pd.DataFrame, labels: Sequence[str], split: str, rows: np.ndarray, probabilities: np.ndarray,
+        logits: np.ndarray | None = None,
+    ) -> PredictionTable:  # fmt: skip
+        """The prediction table of some rows of a study table, or of one by image.
+
+        Args:
+            rows: (N,) index into ``frame``; in one by image, an image's view, where it is known, is its group.
+            probabilities: (N,L).
+            logits: (N,L), of these probabilities; None: not known.
+        """
+        part = frame.loc[rows, ["id", "patient", "group"]].assign(split=split).reset_index(drop=True)
+        if "view" in frame:
+            part["group"] = frame.loc[rows, "view"].to_numpy()
+        if "image" in frame:
+            part["image"] = [images[0] for images in frame.loc[rows, "images"]]
+        for i, label in enumerate(labels):
+            part[f"p_{label}"] = probabilities[:, i].astype(np.float64)
+        for label in labels:
+            part[f"y_{label}"] = frame.loc[rows, label].to_numpy(np.float64)
+        return cls(part if logits is None else with_logits(part, dict(zip(labels, logits.T, strict=True))))
+
+    def write(self, path: Path, synthetic: bool = False) -> None:
+        """Write it as CSV, as a whole or not at all; probabilities keep all their digits.
+
+        Args:
+            synthetic: mark every row by a last column, ``data``.
+        """
+        out = self.frame.assign(data=SYNTHETIC) if synthetic else self.frame.copy()
+        for column in out.columns:
+            if column.startswith("y_"):
+                out[column] = out[column].astype("Int64")
+        with beside(path) as partial:
+            out.to_csv(partial, index=False)
+
+    @classmethod
+    def read(cls, path: Path, columns: Mapping[str, str] | None = None) -> PredictionTable:
+        """A prediction table from CSV, every row of it checked.
+
+        Args:
+            columns: what another tool calls its columns, any of :data:`COLUMNS`; ``p`` and ``y`` have ``{label}`` in them, as
+                ``predicted_{label}``, or are two columns of one label, which is called as the second. Columns of ``patient``,
+                ``group`` and ``split`` that are not named need not be there: no patient is known then, all are of one group,
+                and of the split ``test``. Logits need not be there, of any label.
+
+        Returns:
+            ``id, patient, group, split[, image], p_<label>…, y_<label>…[, logit_<label>…][, data]``: texts, and float64 of the
+            labels.
+
+        Raises:
+            UserError: it is not one, or has a finding called ``macro``; rows that have no id, one that another row has, a
+                split that cannot name a file, a probability that is missing or outside 0 to 1, a logit that is missing or not
+                finite, or that contradicts the probabilities, or a label other than 1, 0, -1 and blank are named.
+        """
+        names, header = {**COLUMNS, **(columns or {})}, _header(path)
+        if unknown := set(names) - set(COLUMNS):
+            raise UserError(f"columns.{min(unknown)}: there is no such key. There are: {', '.join(COLUMNS)}.")
+        optional = {k for k in ("image", *UNKNOWN) if columns is not None or k == "image" if names[k] == COLUMNS[k]}
+        missing = [names[k] for k in (*KEYS, "image") if names[k] not in header and k not in optional]
+        if missing:
+            hint = did_you_mean(missing[0], header) or f" There are: {listed(header)}."
+            raise UserError(f"{path}: not a prediction table: no column {listed(missing)}.{hint}")
+        pairs = _labels(path, header, names["p"], names["y"])
+        if MACRO in pairs:
+            raise UserError(f"{path}: a finding is called {MACRO}, which is what results call the mean over findings. Rename it.")
+        logits = _logits(path, header, names["logit"], pairs)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+                read = pd.read_csv(
+                    path, encoding="utf-8-sig", dtype={names[k]: str for k in KEYS}, index_col=False, keep_default_na=False,
+                    na_values={c: [""] for c in (*logits.values(), *(c for pair in pairs.values() for c in pair))},
+                )  # fmt: skip
+        except (OSError, ValueError, pd.errors.ParserWarning) as error:
+            raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
+        if read.empty:
+            raise UserError(f"{path}: a prediction table without rows.")
+        out = pd.DataFrame({k: read[names[k]].fillna("") if names[k] in read else UNKNOWN[k] for k in KEYS})
+        if names["image"] in read:
+            out["image"] = read[names["image"]]
+        by_kind = {"p": {k: p for k, (p, _) in pairs.items()}, "y": {k: y for k, (_, y) in pairs.items()}, "logit": logits}
+        for kind, columns_of in by_kind.items():
+            values = {f"{kind}_{label}": pd.to_numeric(read[c], errors="coerce") for label, c in columns_of.items()}
+            out = pd.concat([out, pd.DataFrame(values, index=out.index).astype(np.float64)], axis=1)
+        _check(path, out, read, pairs, logits, names["split"])
+        synthetic = "data" in read and (read["data"] == SYNTHETIC).any()  # as write marks it
+        return cls(out.assign(data=SYNTHETIC) if synthetic else out)
 
 
 def _header(path: Path) -> list[str]:
@@ -237,87 +364,3 @@ def _check(
 
 def _text(value: object) -> str:
     return "blank" if value == "" or pd.isna(value) else str(value)  # type: ignore[call-overload]
-
-
-THRESHOLD = 0.5
-COUNTS_AS = {"ignore": np.nan, "negative": 0.0, "positive": 1.0}
-Labels = TypeVar("Labels", np.ndarray, "Tensor")
-
-
-def prediction_table(
-    frame: pd.DataFrame, labels: Sequence[str], split: str, rows: np.ndarray, probabilities: np.ndarray,
-    logits: np.ndarray | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """The prediction table of some rows of a study table, or of one by image.
-
-    Args:
-        rows: (N,) index into ``frame``; in one by image, an image's view, where it is known, is its group.
-        probabilities: (N,L).
-        logits: (N,L), of these probabilities; None: not known.
-    """
-    part = frame.loc[rows, ["id", "patient", "group"]].assign(split=split).reset_index(drop=True)
-    if "view" in frame:
-        part["group"] = frame.loc[rows, "view"].to_numpy()
-    if "image" in frame:
-        part["image"] = [images[0] for images in frame.loc[rows, "images"]]
-    for i, label in enumerate(labels):
-        part[f"p_{label}"] = probabilities[:, i].astype(np.float64)
-    for label in labels:
-        part[f"y_{label}"] = frame.loc[rows, label].to_numpy(np.float64)
-    return part if logits is None else with_logits(part, dict(zip(labels, logits.T, strict=True)))
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """What labels that are neither positive nor negative count as in an evaluation.
-
-    Attributes:
-        blank: of what is not mentioned: ``ignore`` (not scored), ``negative`` or ``positive``.
-        uncertain: the same.
-    """
-
-    blank: str = "ignore"
-    uncertain: str = "ignore"
-
-    @classmethod
-    def of(cls, evaluation: Evaluation) -> Scoring:
-        """That of the content of an ``evaluation.json``; one that does not say it has certain labels scored."""
-        return cls(**evaluation.get("scored", {}))
-
-    def __str__(self) -> str:
-        return f"blank {self.blank}, uncertain {self.uncertain}"
-
-
-CERTAIN = Scoring()  # certain labels only, which is so unless told
-
-
-def scored_labels(raw: Labels, scoring: Scoring = CERTAIN) -> Labels:
-    """What labels count as in an evaluation: 1, 0, or NaN where not scored.
-
-    Args:
-        raw: floating, of any shape: 1, 0, -1 uncertain, NaN not mentioned.
-        scoring: what blank and uncertain labels count as.
-    """
-    blank, uncertain = COUNTS_AS[scoring.blank], COUNTS_AS[scoring.uncertain]
-    if isinstance(raw, np.ndarray):
-        return np.where(raw == -1, uncertain, np.where(np.isnan(raw), blank, raw)).astype(raw.dtype)
-    return raw.masked_fill(raw != raw, blank).masked_fill(raw == -1, uncertain)
-
-
-def ranked(table: pd.DataFrame, label: str, threshold: float = THRESHOLD) -> tuple[np.ndarray, float]:
-    """What ranks the rows for a label (N,), and the value from which on these are the rows with a probability from ``threshold``
-    on: logits where the table has them, for their order survives where probabilities round to 0 or 1."""
-    score = scores(table, label)
-    return score, float(score[table[f"p_{label}"].to_numpy() >= threshold].min(initial=np.inf))
-
-
-def clusters_of(table: pd.DataFrame) -> np.ndarray:
-    """The number of each row's patient, int64 (N,); a study whose patient is not known is a patient of its own."""
-    return pd.factorize(patients_of(table))[0]
-
-
-def scored_rows(table: pd.DataFrame, label: str, scoring: Scoring = CERTAIN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Truth 0/1, probability and place of the rows whose label is scored, (M,)."""
-    truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), scoring)
-    rows = np.flatnonzero((truth == 0) | (truth == 1))
-    return truth[rows].astype(int), table[f"p_{label}"].to_numpy()[rows], rows

@@ -11,7 +11,7 @@ import pandas as pd
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.intervals import Clusters
 from xraylab.evaluation.operating_points import at_threshold
-from xraylab.evaluation.predictions import CERTAIN, Scoring, clusters_of, labels_of, scored_rows
+from xraylab.evaluation.predictions import CERTAIN, PredictionTable, Scoring
 from xraylab.evaluation.result import Choice, Reading, SplitResult
 
 CALL: Choice = {"value": 0.5, "reason": None}  # a reading is 0 or 1
@@ -65,7 +65,7 @@ def read_readings(path: Path, labels: Sequence[str], ids: Mapping[str, str]) -> 
 
 
 def judge_readers(
-    splits: Mapping[str, SplitResult], tables: Mapping[str, pd.DataFrame], path: Path, scoring: Scoring = CERTAIN,
+    splits: Mapping[str, SplitResult], tables: Mapping[str, PredictionTable], path: Path, scoring: Scoring = CERTAIN,
 ) -> None:  # fmt: skip
     """Add ``readers`` to the result of each split that was read.
 
@@ -80,19 +80,19 @@ def judge_readers(
     Raises:
         UserError: as of :func:`read_readings`.
     """
-    labels = labels_of(next(iter(tables.values())))
-    readings = read_readings(path, labels, {i: split for split, t in tables.items() for i in t["id"]})
+    labels = next(iter(tables.values())).labels
+    readings = read_readings(path, labels, {i: split for split, t in tables.items() for i in t.frame["id"]})
     for split, table in tables.items():
-        here = readings[readings["id"].isin(table["id"])]
+        here = readings[readings["id"].isin(table.frame["id"])]
         if here.empty:
             continue
-        clusters = Clusters(clusters_of(table), splits[split]["bootstrap"]["resamples"] > 0)
+        clusters = Clusters(table.clusters, splits[split]["bootstrap"]["resamples"] > 0)
         block: dict[str, Reading] = {}
         for reader, part in here.groupby("reader"):
-            of_reader = part.set_index("id").reindex(table["id"])
+            of_reader = part.set_index("id").reindex(table.frame["id"])
             block[str(reader)] = {"n": len(part), "labels": {}}
             for label in (c for c in labels if c in part.columns):
-                truth, _, rows = scored_rows(table, label, scoring)
+                truth, _, rows = table.scored(label, scoring)
                 called = of_reader[label].to_numpy(float)[rows]
                 known = ~np.isnan(called)
                 truth, called, rows = truth[known], called[known], rows[known]

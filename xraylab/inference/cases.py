@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from xraylab.data.study_table import StudyTable
-from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, Scoring, labels_of, log_odds, scored_labels
+from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, PredictionTable, Scoring, scored_labels
 from xraylab.system.files import beside
 
 FOLDER = Path("figures") / "cases"
@@ -26,7 +26,7 @@ SIDE = 192  # pixels, at most, of a picture's longer side
 KINDS = ("false positive", "false negative", "true positive", "true negative")
 
 
-def choose_cases(table: pd.DataFrame, each: int, scoring: Scoring = CERTAIN, threshold: float = THRESHOLD) -> pd.DataFrame:
+def choose_cases(table: PredictionTable, each: int, scoring: Scoring = CERTAIN, threshold: float = THRESHOLD) -> pd.DataFrame:
     """The cases of a prediction table: of each finding the most confident mistakes, and half as many confident right calls.
 
     Args:
@@ -39,26 +39,26 @@ def choose_cases(table: pd.DataFrame, each: int, scoring: Scoring = CERTAIN, thr
         ``label, kind, id, p, logit, y, row``: by finding, kinds in the order of ``KINDS``, each by falling confidence, which
         logits tell where probabilities are 0 or 1; row is the place in the table.
     """
-    labels = labels_of(table)
+    labels = table.labels
     each = min(each, ALL // len(labels)) if len(labels) <= ALL else min(each, 1)
     mistakes = each - each // 3
     quota = dict(zip(KINDS, (mistakes - mistakes // 2, mistakes // 2, each // 3 - each // 6, each // 6), strict=True))
     found = []
     for label in labels[:ALL]:
-        truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), scoring)
-        p, z = table[f"p_{label}"].to_numpy(), log_odds(table, label)
+        truth = scored_labels(table.raw(label), scoring)
+        p, z = table.probability(label), table.log_odds(label)
         for kind, most in quota.items():
             called = p >= threshold if kind.endswith("positive") else p < threshold
             right = kind.startswith("true")
             rows = np.flatnonzero(called & (truth == (kind.endswith("positive") == right)))
             confidence = z[rows] if kind.endswith("positive") else -z[rows]
             for row in rows[np.argsort(-confidence, kind="stable")][:most]:
-                found.append((label, kind, table["id"].iloc[row], p[row], z[row], int(truth[row]), int(row)))
+                found.append((label, kind, table.frame["id"].iloc[row], p[row], z[row], int(truth[row]), int(row)))
     return pd.DataFrame(found, columns=["label", "kind", "id", "p", "logit", "y", "row"])
 
 
 def write_cases(
-    directory: Path, table: StudyTable, predictions: pd.DataFrame, rows: np.ndarray, each: int, scoring: Scoring = CERTAIN,
+    directory: Path, table: StudyTable, predictions: PredictionTable, rows: np.ndarray, each: int, scoring: Scoring = CERTAIN,
 ) -> None:  # fmt: skip
     """Write ``figures/cases``: a picture of each case, the first view or middle slice, and ``cases.csv``.
 
@@ -92,7 +92,8 @@ def write_cases(
             _write_png(partial, images[i], table.data)
         drawn[row] = (name, what)
     pictures = pd.DataFrame([drawn[row] for row in cases["row"]], columns=["picture", "what"])
-    out = pd.concat([cases.drop(columns="row"), pictures], axis=1).assign(split=predictions["split"].iloc[0], data=table.data)
+    split = predictions.frame["split"].iloc[0]
+    out = pd.concat([cases.drop(columns="row"), pictures], axis=1).assign(split=split, data=table.data)
     with beside(folder / "cases.csv") as partial:
         out.to_csv(partial, index=False)
 

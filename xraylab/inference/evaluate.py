@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split, raw_counts
 from xraylab.evaluation.operating_points import CHOSEN, Rules, judge
-from xraylab.evaluation.predictions import Scoring, prediction_table, write_table
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.reader_study import judge_readers
 from xraylab.evaluation.result import Checkpoint, Evaluation, SplitResult, TrainedOn
@@ -80,14 +79,14 @@ def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> E
     table, s = experiment.table, experiment.settings
     scoring = Scoring(**s.evaluate.model_dump())
     splits: dict[str, SplitResult] = {}
-    tables: dict[str, pd.DataFrame] = {}
+    tables: dict[str, PredictionTable] = {}
     wanted = [split for split in ["valid", "test"] + ["train"] * s.save_train_predictions if len(table.part(split))]
     predicted = {split: predict_split(experiment, split) for split in wanted}
     if rank() != 0:
         return None
     for split, (rows, logits, by_image) in predicted.items():
-        predictions = prediction_table(table.frame, table.labels, split, rows, sigmoid(logits), logits)
-        write_table(predictions, Run(directory).predictions(split), table.synthetic)
+        predictions = PredictionTable.of_studies(table.frame, table.labels, split, rows, sigmoid(logits), logits)
+        predictions.write(Run(directory).predictions(split), table.synthetic)
         options = (split == "valid", s.bootstrap, s.seed, table.exclusive, scoring)
         if split != "train":
             splits[split], tables[split] = evaluate_split(predictions, *options), predictions
@@ -95,8 +94,8 @@ def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> E
         if table.many_views:
             images = table.by_image()
             rows = images.part(split).index.to_numpy()
-            predictions = prediction_table(images.frame, table.labels, split, rows, sigmoid(by_image), by_image)
-            write_table(predictions, Run(directory).predictions(split, "image"), table.synthetic)
+            predictions = PredictionTable.of_studies(images.frame, table.labels, split, rows, sigmoid(by_image), by_image)
+            predictions.write(Run(directory).predictions(split, "image"), table.synthetic)
             if split != "train":
                 splits[split]["images"] = evaluate_split(predictions, *options)
     write_cases(directory, table, *shown, s.cases, scoring)  # of test, or of valid where there is no test

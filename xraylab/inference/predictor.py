@@ -19,12 +19,12 @@ from xraylab.config.settings import check_config
 from xraylab.data.datasets.mrnet import PLANES
 from xraylab.data.images.dicom import dicom_layouts, is_dicom
 from xraylab.data.images.source import AnyFileSource
-from xraylab.data.study_table import SYNTHETIC, StudyTable
+from xraylab.data.study_table import SPLITS, SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.ensembles.alignment import alike
 from xraylab.evaluation.ensembles.combination import Combination, read_combination
 from xraylab.evaluation.operating_points import CHOSEN, read_chosen
-from xraylab.evaluation.predictions import COLUMNS, PREFIXES, prediction_table, read_table
+from xraylab.evaluation.predictions import COLUMNS, PREFIXES, PredictionTable
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.result import Chosen
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
@@ -37,7 +37,6 @@ from xraylab.training.study_module import StudyModule, load_module
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "valid", "test")
 BATCH = 8  # studies in a batch, where the run does not say
 
 
@@ -118,7 +117,7 @@ def predict(run: Path, studies: str | Files, options: Options | None = None) -> 
         named = listed((f"{s.file or s.id} ({s.reason})" for s in skipped), 5)
         raise UserError(f"not one of {len(rows)} studies can be read: {named}.")
     split = studies if isinstance(studies, str) else ""
-    predictions = prediction_table(table.frame, table.labels, split, found, sigmoid(logits), logits)
+    predictions = PredictionTable.of_studies(table.frame, table.labels, split, found, sigmoid(logits), logits).frame
     images = _image_table(table, split, views, by_image) if views else None
     if not isinstance(studies, str):
         unknown = [f"y_{label}" for label in table.labels]
@@ -142,7 +141,7 @@ def _image_table(table: StudyTable, split: str, views: Sequence[View], logits: n
     """The prediction table by image, of logits (I,L)."""
     first, images = np.r_[0, table.frame["images"].map(len).cumsum()], table.frame["images"].tolist()
     rows = np.array([first[row] + images[row].index(image) for row, image, _ in views])
-    out = prediction_table(table.by_image().frame, table.labels, split, rows, sigmoid(logits), logits)
+    out = PredictionTable.of_studies(table.by_image().frame, table.labels, split, rows, sigmoid(logits), logits).frame
     return out.assign(image=out["image"] + [place for _, _, place in views])
 
 
@@ -228,7 +227,7 @@ def _missing(run: Path, split: str, table: StudyTable) -> list[Skipped]:
         UserError: others came into the split, so that some could have been trained on.
     """
     file = (home_of(run) or run) / "predictions" / f"{split}.csv"
-    then = read_table(file)["id"].tolist() if file.is_file() else []
+    then = PredictionTable.read(file).frame["id"].tolist() if file.is_file() else []
     now = set(table.part(split)["id"])
     if not now <= set(then):
         raise UserError(

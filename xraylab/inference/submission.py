@@ -19,10 +19,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from xraylab.data.datasets.chest_xray import spelled
 from xraylab.data.datasets.mrnet import TASKS
 from xraylab.data.datasets.mura import LABEL
-from xraylab.data.findings import CHEXPERT, COMPETITION
+from xraylab.data.findings import CHEXPERT, COMPETITION, spelled
 from xraylab.errors import UserError, did_you_mean
 from xraylab.system.files import beside
 

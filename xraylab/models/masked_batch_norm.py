@@ -1,4 +1,4 @@
-"""Batch statistics of the images that are some: blank ones, which only fill a batch, do not count."""
+"""Batch normalisation without the blank images, which only fill a batch and do not count."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.overrides import TorchFunctionMode
 
 
 class WithoutBlank(TorchFunctionMode):
-    """While it is active, batch normalisation by the batch takes mean, variance and running statistics of real images only.
+    """Context in which batch normalisation by the batch takes mean, variance and running statistics of real images only.
 
     Whichever module normalises, for all of them call ``torch.nn.functional.batch_norm``.
 
     Args:
-        real: bool (I,), which images are.
-        count: how many; known to the host, so that asking needs no sync.
+        real: bool (I,), which images are real.
+        count: how many are; known to the host, so that asking needs no sync.
     """
 
     def __init__(self, real: Tensor, count: int) -> None:

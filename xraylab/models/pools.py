@@ -1,4 +1,4 @@
-"""From the features of a study's images to one row of logits.
+"""Pools: from the features of a study's images to one row of logits.
 
 Shapes: I images, B studies, D features, L logits. ``study`` (I,) holds the row 0..B-1 of each image, or B of a blank one that
 only fills the batch and belongs to none: pools work on B + 1 rows, of which the last is dropped before anything learns of it.
@@ -18,17 +18,26 @@ from xraylab.errors import UserError
 
 
 class Pool(nn.Module, HyperparametersMixin):
-    """Interface of a pool."""
+    """Base class of the pools: from features of images to one row of logits a study.
+
+    Attributes:
+        softmax: how many logits in a row share a softmax; 1: each has a sigmoid.
+        of_features: whether the head sees the pooled features of a study, and not those of each image.
+
+    >>> class SumFeature(Pool):
+    ...     of_features = True
+    ...     def forward(self, features, study, studies, head):
+    ...         return head(segment_sum(features, study, studies + 1)[:studies])
+    >>> SumFeature()(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2, nn.Identity())
+    tensor([[4.],
+            [5.]])
+    """
 
     softmax = 1
-    of_features = False  # whether the head sees what is pooled, and not each image
+    of_features = False
 
     def build(self, num_features: int, softmax: int = 1) -> None:
-        """Create the parameters that depend on the number of features; most pools have none.
-
-        Args:
-            softmax: how many logits in a row share a softmax; 1: each has a sigmoid.
-        """
+        """Create the parameters that depend on the number of features; most pools have none."""
         self.softmax = softmax
 
     def forward(self, features: Tensor, study: Tensor, studies: int, head: Callable[[Tensor], Tensor]) -> Tensor:
@@ -37,9 +46,8 @@ class Pool(nn.Module, HyperparametersMixin):
 
 
 class MaxFeature(Pool):
-    """Largest value of each feature over the images, then the head (Bien et al. 2018).
+    """Pool of the largest value of each feature over the images, then the head (Bien et al. 2018).
 
-    >>> from torch import nn
     >>> features, of = torch.tensor([[1.0, 5.0], [3.0, 2.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])  # images, and their studies
     >>> MaxFeature()(features, of, 2, nn.Identity())
     tensor([[3., 5.],
@@ -54,10 +62,14 @@ class MaxFeature(Pool):
 
 
 class MeanProbability(Pool):
-    """The logit of the mean of the images' probabilities (Rajpurkar et al. 2017).
+    """Pool of the mean of the images' probabilities, as a logit (Rajpurkar et al. 2017).
 
     Computed as logmeanexp(logsigmoid x) - logmeanexp(logsigmoid -x), finite where the naive form overflows; outputs that
     share a softmax become the logarithms of their mean probabilities, whose softmax these are.
+
+    >>> logits = torch.tensor([[0.2], [0.6]]).logit()  # of two images of one study
+    >>> MeanProbability()(logits, torch.tensor([0, 0]), 1, nn.Identity()).sigmoid()
+    tensor([[0.4000]])
     """
 
     def forward(self, features: Tensor, study: Tensor, studies: int, head: Callable[[Tensor], Tensor]) -> Tensor:
@@ -71,10 +83,14 @@ class MeanProbability(Pool):
 
 
 class MaxProbability(Pool):
-    """Largest of the images' probabilities (Irvin et al. 2019); of outputs that share a softmax, those of that image.
+    """Pool of the largest of the images' probabilities (Irvin et al. 2019); of a softmax, all outputs of that image.
 
     Where a label has several outputs, the first is negative and the second positive, and the largest difference of the two is
     the largest probability.
+
+    >>> logits = torch.tensor([[0.2], [0.6]]).logit()  # of two images of one study
+    >>> MaxProbability()(logits, torch.tensor([0, 0]), 1, nn.Identity()).sigmoid()
+    tensor([[0.6000]])
     """
 
     def forward(self, features: Tensor, study: Tensor, studies: int, head: Callable[[Tensor], Tensor]) -> Tensor:
@@ -94,10 +110,16 @@ class MaxProbability(Pool):
 
 
 class Attention(Pool):
-    """Gated attention: a softmax over the images weighs their features (Ilse et al. 2018, eq. 9).
+    """Pool by gated attention: a softmax over the images weighs their features (Ilse et al. 2018, eq. 9).
 
     Args:
-        hidden: width of the gate.
+        hidden: width of the gate, at least 1.
+
+    >>> pool = Attention(hidden=4)
+    >>> pool.build(num_features=2)
+    >>> weights = pool.weights(torch.rand(3, 2), torch.tensor([0, 0, 1]), 2)  # of three images of two studies
+    >>> weights.shape, weights[2].tolist()
+    (torch.Size([3, 1]), [1.0])
     """
 
     of_features = True

@@ -19,7 +19,7 @@ from xraylab.models.pools import Pool
 
 
 class StudyNet(nn.Module, HyperparametersMixin):
-    """Normalisation, backbone, pool and head.
+    """Network from the images of studies to logits: normalisation, backbone, pool and head.
 
     Args:
         backbone: images (I,C,H,W) to features (I,D).

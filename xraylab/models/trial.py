@@ -1,4 +1,4 @@
-"""What a backbone makes of one blank image: found before data is read, not after hours of packing it."""
+"""Checks of a backbone by one blank image, made before data is read and not after hours of packing it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _pass(backbone: Backbone, height: int, width: int, device: str = "cpu") -> A
 
 
 def _remedy(backbone: Backbone, height: int, width: int) -> str:
-    """What to set, each tried."""
+    """The settings that would fit, each tried."""
     side, ways = max(height, width), []
     cfg: Any = backbone.model.pretrained_cfg if isinstance(backbone, Timm) else None
     made_for = int((cfg or {}).get("input_size", (3, 224, 224))[-1])

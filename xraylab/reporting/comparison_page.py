@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from xraylab.evaluation.ensembles.combination import Combination
 from xraylab.evaluation.intervals import HOW
 from xraylab.evaluation.metrics import ABSENT, METRICS, number, numbers, without_interval
 from xraylab.evaluation.paired_comparison import Pair, Result, own_words
 from xraylab.evaluation.result import Evaluation, SplitResult, Value, Values, all_selected_on, by_unit, choices, last_split
 from xraylab.reporting.figures.overlay import overlaid, trainings
-from xraylab.reporting.frame import framed
+from xraylab.reporting.frame import Quiet, framed, table
 from xraylab.reporting.summary import scoring, tie_notes
 from xraylab.run import Run
 from xraylab.system.command_line import command_line, word
@@ -114,16 +116,10 @@ def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> str:
         seconds = sum(s.get("seconds", 0) for s in sessions)
         epoch = r.evaluation["checkpoint"]["epoch"] + 1 if "checkpoint" in r.evaluation else ""
         place = os.path.relpath(r.directory.absolute(), folder.absolute())
-        link = f"<a href='{html.escape(place, quote=True)}/report.html'>{html.escape(place)}</a>"
-        cells = [
-            html.escape(own_words(r.overrides, shared)),
-            html.escape(r.evaluation["data"]),
-            epoch,
-            f"{seconds:.0f} s" if seconds else "",
-            link,
-        ]
-        rows.append([html.escape(r.job), "".join(f"<td>{c}</td>" for c in cells)])
-    return "<h2>Runs</h2>" + _rows(["job", "overrides", "data", "epoch chosen", "took", "directory"], rows)
+        link = Markup("<a href='{0}/report.html'>{0}</a>").format(place)
+        took = f"{seconds:.0f} s" if seconds else ""
+        rows.append([r.job, own_words(r.overrides, shared), r.evaluation["data"], epoch, took, link])
+    return "<h2>Runs</h2>" + table(["job", "overrides", "data", "epoch chosen", "took", "directory"], rows)
 
 
 def configurations(results: Sequence[Result]) -> str:
@@ -142,8 +138,8 @@ def configurations(results: Sequence[Result]) -> str:
     title = "<h2>What differs in their settings</h2>"
     if not keys:
         return f"{title}<p>Nothing.</p>"
-    rows = [[html.escape(k), "".join(f"<td>{html.escape(of.get(k, '-'))}</td>" for of in flat.values())] for k in keys]
-    return f"{title}<div class=settings>{_rows(['', *flat], rows)}</div>"
+    rows = [[k, *(of.get(k, "-") for of in flat.values())] for k in keys]
+    return f"{title}<div class=settings>{table(['', *flat], rows)}</div>"
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -159,14 +155,13 @@ def _metrics(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
 
     rows = []
     for r, result in of:
-        own = html.escape(own_words(r.overrides, shared))
+        own = own_words(r.overrides, shared)
         labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
         for label, metrics in labels.items():
-            cells = "".join(f"<td>{found}</td>" for found in numbers(metrics))
-            rows.append([html.escape(r.job), own, html.escape(label), metrics["auroc"]["n"], cells])
+            rows.append([r.job, own, label, metrics["auroc"]["n"], *numbers(metrics)])
     lacking = dict.fromkeys(line for _, x in of for line in without_interval({**x["labels"], "macro": x["macro"]}))
     note = f"<p class=n>{html.escape('; '.join(lacking))}.</p>" if lacking else ""
-    return _rows(["job", "overrides", "label", "n", *METRICS], rows, "metrics") + note
+    return table(["job", "overrides", "label", "n", *_titles()], rows, "metrics") + note
 
 
 def _joined(evaluation: Evaluation) -> list[str]:
@@ -197,26 +192,30 @@ def _pivot(of: list[tuple[Result, SplitResult]], shared: set[str], published: Ma
         counts.append(", ".join(dict.fromkeys(str(m["n"]) for m in there)))
     # else the runs are of other studies, and none is the best
     alike = (same or len(found) == 1) and not any("," in count for count in counts)
-    rows: list[list[Any]] = [["n", "", "".join(f"<td class=n>{c}</td>" for c in counts)]]
+    rows: list[list[object]] = [["n", "", *map(Quiet, counts)]]
     for r, aurocs in found:
-        cells = ""
+        cells: list[str] = []
         for label in columns:
-            text = number(aurocs[label]) if label in aurocs else ""
-            text += "" if alike or label not in aurocs else f" <span class=n>n {aurocs[label]['n']}</span>"
-            marked = alike and label in aurocs and aurocs[label]["value"] is not None and aurocs[label]["value"] == best[label]
-            cells += f"<td><b>{text}</b></td>" if marked else f"<td>{text}</td>"
-        rows.append([html.escape(r.job), html.escape(own_words(r.overrides, shared)), cells])
+            m = aurocs.get(label)
+            how_many = "" if alike or m is None else Markup(" <span class=n>n {}</span>").format(m["n"])
+            text = Markup("{}{}").format(number(m) if m is not None else "", how_many)
+            marked = alike and m is not None and m["value"] is not None and m["value"] == best[label]
+            cells.append(Markup("<b>{}</b>").format(text) if marked else text)
+        rows.append([r.job, own_words(r.overrides, shared), *cells])
         for row in beside(r.overrides, published, r.evaluation["data"], aurocs["macro"]["n"]):
-            cells = "".join(f"<td class=n>{row[la]:.3f}</td>" if la in row else "<td></td>" for la in columns)
-            rows.append(["<span class=n>published</span>", "", cells])
+            rows.append([Markup("<span class=n>published</span>"), "", *_published(row, columns)])
     if len(rows) == 1 + len(found):
         for key, row in published["rows"].items():
-            cells = "".join(f"<td class=n>{row[la]:.3f}</td>" if la in row else "<td></td>" for la in columns)
-            rows.append(["<span class=n>published of other data</span>", html.escape(key), cells])
+            rows.append([Markup("<span class=n>published of other data</span>"), key, *_published(row, columns)])
     note = f" <small>published: {html.escape(published['note'])}</small>" if published["rows"] else ""
-    pivot = _rows(["job", "overrides", *columns], rows, "pivot")
+    pivot = table(["job", "overrides", *columns], rows, "pivot")
     what = "the best of ours bold" if alike else "runs of other studies, so none is the best"
     return f"<h3>AUROC by finding, {what}{note}</h3>{pivot}"
+
+
+def _published(row: Mapping[str, float], columns: Sequence[str]) -> list[str]:
+    """Cells of published numbers, blank where there is none."""
+    return [Quiet(f"{row[label]:.3f}") if label in row else "" for label in columns]
 
 
 def _differences(of: list[tuple[Result, SplitResult]], shared: set[str], pairs: Mapping[str, Pair]) -> str:
@@ -227,16 +226,15 @@ def _differences(of: list[tuple[Result, SplitResult]], shared: set[str], pairs: 
     for r, _ in of:
         if (pair := pairs.get(r.job)) is None:
             continue
-        who, m = [html.escape(x) for x in (r.job, own_words(r.overrides, shared), pair.reference)], pair.macro()
+        who, m = [r.job, own_words(r.overrides, shared), pair.reference], pair.macro()
         text = (m["reason"] or "") if m["value"] is None or pair.found is None else _signed(m)
-        macros.append([*who, m["n"], f"<td>{html.escape(text)}</td>"])
+        macros.append([*who, m["n"], text])
         for at, found in pair.at():
             for label, d in found["labels"].items():
-                name = html.escape(label)
                 if at == "0.5":
-                    aurocs.append([*who, name, d["n"], _cells(_signed(d["auroc"]), _p(d["auroc"]["delong"]["p"]))])
-                cells = _cells(_signed(d["kappa"]), _signed(d["accuracy"]), _p(d["mcnemar"]["exact"]))
-                calls.append([*who, name, at if at == "0.5" else f"chosen: {at}", d["n"], cells])
+                    aurocs.append([*who, label, d["n"], _signed(d["auroc"]), _p(d["auroc"]["delong"]["p"])])
+                values = (_signed(d["kappa"]), _signed(d["accuracy"]), _p(d["mcnemar"]["exact"]))
+                calls.append([*who, label, at if at == "0.5" else f"chosen: {at}", d["n"], *values])
     b = of[0][1]["bootstrap"]
     how = f"95% paired intervals over {b['over']}, {HOW}" if b["resamples"] else "no intervals were asked for"
     note = (
@@ -251,19 +249,15 @@ def _differences(of: list[tuple[Result, SplitResult]], shared: set[str], pairs: 
         "At 0.5 models that are calibrated differently are not alike; at thresholds that each chose on validation they are."
     )
     head = ["job", "overrides", "compared with"]
-    by_auroc = _rows([*head, "label", "n", "AUROC", "p"], aurocs, "pivot")
-    by_calls = f"<p class=n>{note_of_calls}</p>" + _rows([*head, "label", "at", "n", "kappa", "accuracy", "p"], calls, "pivot")
+    by_auroc = table([*head, "label", "n", "AUROC", "p"], aurocs, "pivot")
+    by_calls = f"<p class=n>{note_of_calls}</p>" + table([*head, "label", "at", "n", "kappa", "accuracy", "p"], calls, "pivot")
     parts = [f"<h3>differences <small>{how}</small></h3><p class=n>{html.escape(note)}</p>"]
     if any(len(x["labels"]) > 1 for _, x in of):
-        parts.append(_rows([*head, "n", "macro AUROC"], macros))
+        parts.append(table([*head, "n", "macro AUROC"], macros))
         parts.append(f"<details><summary>AUROC by finding</summary>{by_auroc}</details>")
     else:
         parts.append(by_auroc)
     return "".join([*parts, f"<details><summary>kappa and accuracy</summary>{by_calls}</details>"])
-
-
-def _cells(*texts: str) -> str:
-    return "".join(f"<td>{html.escape(text)}</td>" for text in texts)
 
 
 def _signed(difference: Value) -> str:
@@ -284,10 +278,10 @@ def _calibration(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
     rows = []
     for r, result in of:
         for label, found in result.get("calibration", {}).get("labels", {}).items():
-            cells = f"<td>{number(found['ece'])}</td><td>{number(found['brier'])}</td><td>{found['n']}</td>"
-            rows.append([html.escape(r.job), html.escape(own_words(r.overrides, shared)), html.escape(label), cells])
-    table = _rows(["job", "overrides", "label", "ECE", "Brier", "n"], rows)
-    return f"<details><summary>calibration</summary>{table}</details>" if rows else ""
+            values = (number(found["ece"]), number(found["brier"]), found["n"])
+            rows.append([r.job, own_words(r.overrides, shared), label, *values])
+    shown = table(["job", "overrides", "label", "ECE", "Brier", "n"], rows)
+    return f"<details><summary>calibration</summary>{shown}</details>" if rows else ""
 
 
 def _over_seeds(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
@@ -300,14 +294,14 @@ def _over_seeds(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
             alike.setdefault(" ".join(o for o in typed if o != seed), {}).setdefault(seed, result["macro"])
     rows = []
     for words, results in ((words, [*by_seed.values()]) for words, by_seed in alike.items()):
-        cells = ""
+        cells = []
         for metric in METRICS:
             values = [v for m in results if (v := m.get(metric, ABSENT)["value"]) is not None]
-            spread = f"{statistics.mean(values):.3f} ({statistics.stdev(values):.3f})" if len(values) > 1 else "-"
-            cells += f"<td>{spread}</td>"
+            cells.append(f"{statistics.mean(values):.3f} ({statistics.stdev(values):.3f})" if len(values) > 1 else "-")
         if len(results) > 1:
-            rows.append([html.escape(words or "all"), len(results), cells])
-    return "<h3>mean (standard deviation) over seeds</h3>" + _rows(["", "runs", *METRICS], rows, "metrics") if rows else ""
+            rows.append([words or "all", len(results), *cells])
+    title = "<h3>mean (standard deviation) over seeds</h3>"
+    return f"{title}{table(['', 'runs', *_titles()], rows, 'metrics')}" if rows else ""
 
 
 def _groups(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
@@ -317,25 +311,20 @@ def _groups(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
     shares = any(sum(g in x["groups"] for _, x in of) > 1 for g in names)
     if len(names) < 2 or not shares or any(len(x["labels"]) > 1 for _, x in of):
         return ""
-    parts = []
+    parts, n_of = [], Markup("{} <span class=n>n {}</span>")
     for metric in ("auroc", "kappa"):
         rows = []
         for r, result in of:
             groups = {g: next(iter(part["labels"].values()))[metric] for g, part in result["groups"].items()}
-            cells = [
-                f"<td>{number(groups[g])} <span class=n>n {groups[g]['n']}</span></td>" if g in groups else "<td></td>"
-                for g in names
-            ]
-            rows.append([html.escape(f"{r.job}: {own_words(r.overrides, shared)}"), "".join(cells)])
-        parts.append(f"<h3>{metric} by group</h3>" + _rows(["job", *names], rows, "metrics"))
+            cells = [n_of.format(number(groups[g]), groups[g]["n"]) if g in groups else "" for g in names]
+            rows.append([f"{r.job}: {own_words(r.overrides, shared)}", *cells])
+        parts.append(f"<h3>{metric} by group</h3>{table(['job', *names], rows, 'metrics')}")
     return "".join(parts)
 
 
-def _rows(head: list[str], rows: list[list[Any]], style: str = "") -> str:
-    """A table, which scrolls by itself where it is too wide; the last cell of a row is HTML of its remaining cells."""
-    top = "".join(f"<th>{html.escape(h.replace('_', ' '))}</th>" for h in head)
-    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row[:-1]) + row[-1] + "</tr>" for row in rows)
-    return f"<div class=scroll><table{f' class={style}' * bool(style)}><tr>{top}</tr>{body}</table></div>"
+def _titles() -> list[str]:
+    """Names of metrics as heads of columns."""
+    return [name.replace("_", " ") for name in METRICS]
 
 
 def beside(overrides: str, published: Mapping[str, Any], data: str, n: int) -> list[dict[str, float]]:

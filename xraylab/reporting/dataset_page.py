@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xraylab.data.integrity import STATES
+from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import listed
-from xraylab.evaluation.predictions import write_table
 from xraylab.reporting.figures import export
 from xraylab.reporting.frame import framed
+from xraylab.reporting.frame import table as html_table
 from xraylab.system.files import write_text
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def write(found: Description, directory: Path, path: Path, splits: str, command:
     if found.per_patient is not None:
         tables["studies_per_patient"] = found.per_patient
     for name, table in tables.items():
-        write_table(table, directory / f"{name}.csv", found.table.synthetic)
+        marked = table.assign(data=SYNTHETIC) if found.table.synthetic else table
+        write_text(directory / f"{name}.csv", marked.to_csv(index=False))
     name = found.table.name
     parts = [
         f"<p>Read from {html.escape(str(path.absolute()))}, split as training splits it with {html.escape(splits)}.</p>"
@@ -176,7 +178,8 @@ def _spread(found: Description, table: pd.DataFrame, what: str, of: str) -> list
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(of)
-    return [_table(["split", f"{of} (n)", "least", "median", "mean", "most"], rows), export.svg(figure, found.table.synthetic)]
+    head = ["split", f"{of} (n)", "least", "median", "mean", "most"]
+    return [html_table(head, rows), export.svg(figure, found.table.synthetic)]
 
 
 def _sizes(found: Description) -> list[str]:
@@ -194,9 +197,9 @@ def _sizes(found: Description) -> list[str]:
     for side in ("height", "width"):
         every = np.repeat(sizes[side].to_numpy(), sizes["images"].to_numpy())
         rows.append([side, f"{every.min()}", f"{np.median(every):g}", f"{every.mean():.1f}", f"{every.max()}"])
-    parts.append(_table(["", "least", "median", "mean", "most"], rows))
+    parts.append(html_table(["", "least", "median", "mean", "most"], rows))
     top = [[f"{h} x {w}", f"{n:,}", f"{n / measured:.1%}"] for h, w, n in zip(heights, widths, images, strict=True)][:10]
-    common = _table(["size", f"images (of {measured:,})", "share"], top)
+    common = html_table(["size", f"images (of {measured:,})", "share"], top)
     parts.append(f"<div class=beside><div><p>The commonest of {len(sizes):,} sizes:</p>{common}</div>")
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -244,13 +247,5 @@ def _cell(number: int | None) -> str:
 
 def _two_heads(first: str, over: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose columns repeat under every word of ``over``."""
-    top = "<th class=over></th>" + "".join(f"<th class=over colspan={len(columns)}>{html.escape(word)}</th>" for word in over)
-    wide = " class=wide" if len(columns) > 3 else ""
-    table = _table([first, *list(columns) * len(over)], rows).replace("<table>", f"<table{wide}><tr>{top}</tr>", 1)
-    return f"<div class=scroll>{table}</div>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["".join(f"<th>{html.escape(c)}</th>" for c in head)]
-    lines += ["".join(f"<td>{html.escape(c)}</td>" for c in row) for row in rows]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    wide = "wide" if len(columns) > 3 else ""
+    return f"<div class=scroll>{html_table([first, *list(columns) * len(over)], rows, wide, over, len(columns))}</div>"

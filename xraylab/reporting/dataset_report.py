@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xraylab.data.images.source import of_one_value
 from xraylab.data.integrity import counts, shapes
-from xraylab.data.study_table import UNREADABLE
+from xraylab.data.study_table import SPLITS, UNREADABLE
 from xraylab.errors import UserError
 from xraylab.system.progress import in_threads
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from xraylab.data.study_table import StudyTable
 
-SPLITS = ("train", "valid", "test")
 ALL = "all"
 SIDE = 150  # pixels of a picture in the report
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -52,3 +52,27 @@ def framed(
         heading=heading, beside=beside, title=title + " (synthetic sample)" * synthetic, synthetic=synthetic, answer=answer,
         caveats=[f"{line[0].upper()}{line[1:]}." for line in caveats], contents=contents, style=Markup(css), body=Markup(body),
     )  # fmt: skip
+
+
+class Quiet(str):
+    """A cell of a table in small grey letters."""
+
+    quiet = True
+
+
+def table(
+    head: Sequence[object], rows: Iterable[Sequence[object]], style: str = "", over: Sequence[str] = (), span: int = 1
+) -> str:  # fmt: skip
+    """A table, HTML.
+
+    Args:
+        head: of each column; none: no such row.
+        rows: of cells, in which text is escaped and :class:`~markupsafe.Markup` is not.
+        style: a class of it.
+        over: words above ``span`` columns each, beginning with the second column.
+
+    >>> table(["", "n"], [["a < b", 1], [Markup("<b>c</b>"), Quiet("2")]])
+    '<table><tr><th></th><th>n</th></tr><tr><td>a &lt; b</td><td>1</td></tr><tr><td><b>c</b></td><td class=n>2</td></tr></table>'
+    """
+    template = _environment().get_template("table.html")
+    return template.render(head=head, rows=rows, style=style, over=over, span=span).rstrip()

@@ -1,4 +1,4 @@
-"""Classes by the names that last: those that a configuration and a checkpoint hold, wherever the code of a class lies."""
+"""Names of classes that last: configurations and checkpoints hold them, wherever the code of a class lies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lazy(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any],
 
 
 def lasting_name(kind: type) -> str:
-    """``xraylab.losses.WeightedBCE``: the face of a class that a face shows; else where it lies.
+    """The name of a class by the face that shows it, ``xraylab.losses.WeightedBCE``; without a face, by where it lies.
 
     >>> from xraylab.models.losses.cross_entropy import WeightedBCE
     >>> lasting_name(WeightedBCE)
@@ -60,7 +60,7 @@ def lasting_name(kind: type) -> str:
 
 
 def renamed(name: str) -> str:
-    """The name of today of a class that a run of before names; others stay as they are.
+    """Today's name of a class, of one that an older run holds; names of today stay as they are.
 
     >>> renamed("xraylab.data.mrnet.MRNet")
     'xraylab.data.MRNet'
@@ -70,7 +70,7 @@ def renamed(name: str) -> str:
 
 
 def located(name: str) -> Any:
-    """The class of a lasting name, or of one of before.
+    """The class of a name, today's or an older one.
 
     Raises:
         ImportError, AttributeError: there is none.
@@ -80,7 +80,7 @@ def located(name: str) -> Any:
 
 
 def with_todays_names(node: Any) -> Any:
-    """A configuration of before, as plain dictionaries and lists, its ``_target_`` being those of today."""
+    """A configuration, of plain dictionaries and lists, with today's names in its ``_target_``."""
     if isinstance(node, dict):
         return {k: renamed(v) if k == "_target_" and isinstance(v, str) else with_todays_names(v) for k, v in node.items()}
     return [with_todays_names(v) for v in node] if isinstance(node, list) else node

@@ -1,4 +1,4 @@
-"""Words of a command line, ``key=value``: written so that a shell and Hydra's grammar read back what was meant, and read so."""
+"""Words of a command line, ``key=value``, read and written so that a shell and Hydra's grammar give back what was meant."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def _simple(value: Any) -> bool:
 
 
 def alone(words: Iterable[str]) -> list[str]:
-    """The words of a job of a sweep, for it alone."""
+    """The words that run one job of a sweep alone, of those that the job had."""
     kept = [w for w in words if not w.startswith(("sweep.", "fail_fast=", "hydra.", "hydra/"))]
     return [*kept, *["hydra.mode=RUN"] * any(w.startswith("sweep=") for w in kept)]
 
 
 def flags(hydra: Any = None) -> list[str]:
-    """What names folders of configuration, for a command that is to be composed as this one was."""
+    """The ``--config-dir`` of the command line, for a command that is to be composed as this one was."""
     from hydra.core.hydra_config import HydraConfig
 
     if hydra is None and HydraConfig.initialized():
@@ -86,8 +86,10 @@ def require_recordable(path: str | Path) -> None:
         UserError: it has a line break or ``${``, or bytes that are no text.
     """
     if _unwritable(str(path)) or "${" in str(path):
-        raise UserError(f"{str(path)!r}: records and commands cannot hold a name with a line break, '${{' or bytes that are no "
-                        "text. Rename the folder, or name another.")  # fmt: skip
+        raise UserError(
+            f"{str(path)!r}: records and commands cannot hold a name with a line break, '${{' or bytes that are no "
+            "text. Rename the folder, or name another."
+        )
 
 
 def _unwritable(text: str) -> bool:
@@ -131,7 +133,7 @@ def checked(words: Sequence[str], groups: Mapping[str, Sequence[str]] | None = N
 
 
 def as_text(typed: str) -> str:
-    """How to type ``key=value`` so that the value, or each element of a list, is taken letter by letter."""
+    """``key=value``, quoted so that the value, or each element of a list, is taken letter by letter."""
     key, _, text = typed.partition("=")
     return shown(key, text[1:-1].split(",") if text[:1] == "[" and text[-1:] == "]" else text)
 

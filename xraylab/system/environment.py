@@ -1,4 +1,4 @@
-"""What a reader needs to repeat a run: versions, machine, command, git state."""
+"""The record of a run's surroundings, by which it can be repeated: versions, machine, command, git state."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PACKAGES = (
 
 
 def environment(seed: int, overrides: list[str], command: str = "train") -> dict[str, Any]:
-    """What a reader needs to repeat a run: versions, machine, seed, command, git state."""
-    import torch
+    """The content of ``environment.json``: versions, machine, seed, command, git state."""
+    import torch  # which takes seconds, and commands that fail before it do without
 
     versions = {}
     for package in PACKAGES:

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, folders for results, and locks."""
+"""Writing of files as a whole or not at all, folders for results, and locks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from xraylab.errors import UserError
 
 log = logging.getLogger(__name__)
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
 
 
 @contextmanager
@@ -49,11 +50,8 @@ def locked(path: Path, what: str | None) -> Iterator[None]:
             return
 
 
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
-
-
 class CannotWrite(UserError):
-    """A file of the run cannot be written; the one before it is untouched."""
+    """Error of a file of the run that cannot be written; the one before it is untouched."""
 
 
 def new_folder(path: str | Path, key: str = "output") -> Path:

@@ -8,17 +8,16 @@ from pathlib import Path
 
 from xraylab.errors import UserError
 
+ENVIRONMENT = "XRAYLAB_DATA"
+#: hidden files and folders, and what archives, desktops and disks leave
+LEAVINGS = re.compile(r"\.|(?:__MACOSX|@eaDir|lost\+found|\$RECYCLE\.BIN|System Volume Information)$", re.IGNORECASE)
+
 
 def conf_dir() -> Path:
     """The folder of shipped YAML files: the packaged copy, else the checkout's."""
     here = Path(__file__).resolve().parents[1]
     packaged = here / "conf"
     return packaged if packaged.is_dir() else here.parent / "conf"
-
-
-ENVIRONMENT = "XRAYLAB_DATA"
-#: hidden files and folders, and what archives, desktops and disks leave
-LEAVINGS = re.compile(r"\.|(?:__MACOSX|@eaDir|lost\+found|\$RECYCLE\.BIN|System Volume Information)$", re.IGNORECASE)
 
 
 def cache_dir() -> Path:

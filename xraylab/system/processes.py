@@ -51,7 +51,7 @@ class Processes:
 
     @property
     def again(self) -> str:
-        """What starts as many in place of ``python``; of several machines it cannot be known."""
+        """The launcher that starts as many, in place of ``python``; of several machines its arguments cannot be known."""
         if self.launcher != "torchrun":
             return "python"
         return f"torchrun --nproc-per-node={self.local_world}" if self.machines == 1 else "torchrun …"
@@ -66,7 +66,7 @@ SINGLE_PROCESS = Processes()
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Processes:
-    """What torchrun or srun say of this process; ``SINGLE_PROCESS`` where neither started it.
+    """The processes that torchrun or srun started, as they tell it this one; ``SINGLE_PROCESS`` where neither started it.
 
     Raises:
         UserError: machines have different numbers of processes.
@@ -85,7 +85,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Processes:
         port = int(e.get("MASTER_PORT", 20000 + int(e.get("SLURM_JOB_ID", 0)) % 10000))
         found = Processes(
             world, int(e["SLURM_PROCID"]), world // machines, int(e["SLURM_LOCALID"]), "srun", first_host(nodes), port
-        )  # fmt: skip
+        )
     else:
         return SINGLE_PROCESS
     if found.world % found.local_world:
@@ -99,7 +99,7 @@ def cores() -> int:
 
 
 def sweep_words(here: Processes) -> str:
-    """Why a sweep does not run in processes that were started for it."""
+    """The message that refuses a sweep in processes that were started for it."""
     return (
         f"a sweep under {here.launcher}: each of the {here.world} processes would run all of it. Start it without "
         f"{here.launcher}; accelerator.devices=<number> starts the processes of each job."
@@ -227,6 +227,6 @@ def own_gpus(folder: Path, devices: int, environment: MutableMapping[str, str] =
 
 
 def silence() -> None:
-    """Leave it to the first process to speak."""
+    """Turn off the logs and warnings of this process; the first one speaks for all."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")

@@ -1,8 +1,7 @@
-"""How far a long job is: a bar on a terminal, lines in a log, and how long it will take."""
+"""Progress of long jobs: a bar on a terminal, lines in a log, and how long they will take."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import sys
 import time
@@ -10,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from tqdm import tqdm
+
 R = TypeVar("R")
-
 T = TypeVar("T")
-
 log = logging.getLogger(__name__)
+INTERVAL = 10.0  # seconds between two lines of progress, where there is no terminal
 
 
 def data_size(number: float) -> str:
@@ -30,31 +30,50 @@ def clock(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-INTERVAL = 10.0  # seconds between two lines of progress, where there is no terminal
+class Pace:
+    """Pace of a long job, which says when a line of progress is due.
+
+    Args:
+        total: what is to be done, in any unit.
+        done: of it, before the start.
+    """
+
+    def __init__(self, total: float, done: float = 0) -> None:
+        self.total, self.before = total, done
+        self.start = self.said = time.monotonic()
+
+    def due(self, done: float) -> tuple[float, float] | None:
+        """How much is done a second, and seconds to go; None: no line is due yet."""
+        now = time.monotonic()
+        if now - self.said < INTERVAL or done <= self.before:
+            return None
+        self.said, rate = now, (done - self.before) / (now - self.start)
+        return rate, max(self.total - done, 0) / rate
+
+
+def mapped(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """A function's results in order, a few thousand calls at a time: each that waits takes 2 kB."""
+    for start in range(0, len(items), 4096):
+        yield from pool.map(function, items[start : start + 4096])
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], title: str) -> Iterator[R]:
     """A function's results in order, from a pool of threads, with progress and the time left."""
     pool = ThreadPoolExecutor()
     try:
-        parts = (pool.map(function, items[start : start + 4096]) for start in range(0, len(items), 4096))  # not all at once
-        yield from _watched(itertools.chain.from_iterable(parts), len(items), title)
+        yield from _watched(mapped(pool, function, items), len(items), title)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _watched(items: Iterable[T], total: int, title: str) -> Iterator[T]:
     """The items, and how many are done: a bar on a terminal, else now and then a line."""
-    from tqdm import tqdm
-
     if sys.stderr.isatty():
         yield from tqdm(items, desc=title, total=total, leave=False, dynamic_ncols=True, mininterval=0.5)
         return
-    start = said = time.monotonic()
+    pace = Pace(total)
     for done, item in enumerate(items, start=1):
         yield item
-        now = time.monotonic()
-        if now - said >= INTERVAL and done < total:
-            said, rate = now, done / (now - start)
-            left = tqdm.format_interval((total - done) / rate)
-            log.info("%s: %s of %s, %.0f a second, %s to go", title, f"{done:,}", f"{total:,}", rate, left)
+        if done < total and (due := pace.due(done)):
+            left = tqdm.format_interval(due[1])
+            log.info("%s: %s of %s, %.0f a second, %s to go", title, f"{done:,}", f"{total:,}", due[0], left)

@@ -13,7 +13,6 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -30,7 +29,7 @@ from xraylab.errors import Stopped, UserError, listed
 from xraylab.system.command_line import shown
 from xraylab.system.files import locked
 from xraylab.system.paths import cache_dir
-from xraylab.system.progress import data_size
+from xraylab.system.progress import Pace, data_size
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,6 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # protocol -> wha
 STAMPS = ("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "Last-Modified", "updated", "created")
 MARKS = ("history.csv", "evaluation.json")  # tell how far a run is, so they are copied last
 THREADS = 16
-LOG_SECONDS = 10.0
 for _name in ("botocore", "aiobotocore"):  # they say at every turn where they found credentials
     logging.getLogger(_name).setLevel(logging.WARNING)
 
@@ -57,7 +55,7 @@ def is_url(text: object) -> bool:
 
 
 def mirror(url: str) -> Path:
-    """What lies at a URL, copied to the user's cache; the next time only what changed is.
+    """Copy what lies at a URL to the user's cache, the next time only what changed; returns where it is.
 
     A CSV is copied with the folder that it lies in, for its images start there.
 
@@ -99,7 +97,7 @@ def mirror(url: str) -> Path:
 
 
 def fetch_run(url: str) -> Path:
-    """The run at a URL, copied to ``outputs/<name>/<date_time>`` unless what is there is as far, or farther.
+    """Copy the run at a URL to ``outputs/<name>/<date_time>`` unless what is there is as far; returns where it is.
 
     Raises:
         UserError: it cannot be read, or is no run.
@@ -131,7 +129,7 @@ def fetch_run(url: str) -> Path:
 
 
 class RunUpload:
-    """Copies a run directory to ``<url>/<name>/<date_time>``, its last two parts, as it grows.
+    """Upload of a run directory to ``<url>/<name>/<date_time>``, its last two parts, as it grows.
 
     Args:
         url: of the folder for all runs.
@@ -202,7 +200,7 @@ class RunUpload:
 
 
 class _Index:
-    """Which files of a copy are whole: one line of JSON each, the last of a name counts."""
+    """Record of which files of a copy are whole: one line of JSON each, the last of a name counts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -226,24 +224,20 @@ class _Index:
 
 
 class _Progress(Callback):
-    """Bytes copied: a bar on a terminal, else now and then a line."""
+    """Progress of the copying, in bytes: a bar on a terminal, else now and then a line."""
 
     def __init__(self, total: int) -> None:
         super().__init__()
-        self.total, self.done = total, 0
-        self.start = self.said = time.monotonic()
+        self.total, self.done, self.pace = total, 0, Pace(total)
         self.bar = tqdm(total=total or None, desc="copying", unit="B", unit_scale=True, leave=False, dynamic_ncols=True,
                         disable=not sys.stderr.isatty())  # fmt: skip
 
     def relative_update(self, inc: int = 1) -> None:
         self.done += inc
         self.bar.update(inc)
-        now = time.monotonic()
-        if self.bar.disable and now - self.said >= LOG_SECONDS and self.done:
-            self.said = now
-            rate = self.done / (now - self.start)
-            log.info("copying: %s of %s, %s a second, %s to go", data_size(self.done), data_size(self.total), data_size(rate),
-                     tqdm.format_interval(max(self.total - self.done, 0) / rate))  # fmt: skip
+        if self.bar.disable and (due := self.pace.due(self.done)):
+            done, total, rate = map(data_size, (self.done, self.total, due[0]))
+            log.info("copying: %s of %s, %s a second, %s to go", done, total, rate, tqdm.format_interval(due[1]))
 
 
 def _fetched(files_at: Any, files: Mapping[str, _File], paths: Mapping[str, Path], key: str) -> Iterator[str]:
@@ -384,7 +378,5 @@ def _hash(text: str) -> str:
 
 
 def local(root: str) -> Path:
-    """The path that ``root`` names; what lies at a URL is copied to the cache, see :func:`xraylab.system.remote.mirror`."""
-    from xraylab.system.remote import is_url, mirror
-
+    """The path that ``root`` names; what lies at a URL is copied to the cache, see :func:`mirror`."""
     return mirror(root) if is_url(root) else Path(root).expanduser()

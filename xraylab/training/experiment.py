@@ -24,7 +24,7 @@ from xraylab.data.splits import assign_splits, hold_back
 from xraylab.data.study_table import HELD_BACK, StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.objective import objectives_of
-from xraylab.evaluation.predictions import Scoring, read_table
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.models import StudyNet
 from xraylab.models.losses.base import Loss
 from xraylab.models.losses.self_trained import SelfTrained
@@ -124,7 +124,7 @@ def _data(resolved: ResolvedConfig, settings: Settings, parts: Components, fresh
 def _fit_loss_to(loss: Loss, table: StudyTable, settings: Settings, digest: str) -> None:
     groups = table.train_groups
     units, rows, counted = fit_loss(loss, table, settings)
-    loss.attach(units, None if (predictions := loss.predictions()) is None else read_table(predictions))
+    loss.attach(units, None if (predictions := loss.predictions()) is None else PredictionTable.read(predictions).frame)
     if isinstance(loss, SelfTrained) and loss.first is not None:
         require_splits(digest, checkpoint_of(loss.first), f"loss.first={loss.first}")
     if loss.balance == "group" and (strange := sorted(set(table.part("valid")["group"]) - set(groups))):

@@ -369,7 +369,7 @@ def test_images_in_memory_are_not_packed(views, tmp_path):
 def test_progress_is_logged_where_there_is_no_terminal(views, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(packed, "CHUNK", 5)
-    monkeypatch.setattr(packed, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr("xraylab.system.progress.INTERVAL", 0.0)
     pack_table(views, tmp_path / "cache", 32, False, "stop", workers=1)
     lines = [record.getMessage() for record in caplog.records if "images/s" in record.getMessage()]
     assert len(lines) == 12

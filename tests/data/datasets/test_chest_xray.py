@@ -145,7 +145,7 @@ def test_paths_that_lead_out_have_words_of_their_own(text, out):
 
 def test_files_are_looked_for_in_order_and_progress_is_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(radiographs, "CHUNK", 3)
-    monkeypatch.setattr(radiographs, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr("xraylab.system.progress.INTERVAL", 0.0)
     names = [f"{i}.jpg" for i in range(20)]
     for i, name in enumerate(names):
         if i % 3:

@@ -16,7 +16,7 @@ from xraylab.data.datasets import chest_xray as radiographs
 from xraylab.data.datasets.chexpert import CheXpert
 from xraylab.data.findings import CHEXPERT, COMPETITION
 from xraylab.data.integrity import _found, examine
-from xraylab.data.published import IMAGES
+from xraylab.data.published import CHEXPERT_IMAGES
 from xraylab.data.splits import assign_splits
 from xraylab.errors import UserError
 
@@ -423,7 +423,7 @@ def published_lists(root):
     """Lists with the published numbers of images, studies, patients and labels, and no images."""
     root.mkdir()
     totals = {"train": (1, 64540, 187641, 223414), "valid": (64541, 200, 200, 234)}
-    values = [["1.0"] * p + ["0.0"] * n + ["-1.0"] * u for p, n, u in IMAGES.values()]
+    values = [["1.0"] * p + ["0.0"] * n + ["-1.0"] * u for p, n, u in CHEXPERT_IMAGES.values()]
     for split, (first, patients, studies, images) in totals.items():
         with open(root / f"{split}.csv", "w") as file:
             file.write(",".join(HEADER) + "\n")

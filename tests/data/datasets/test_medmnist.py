@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from xraylab.data.datasets.medmnist import MedMNIST
-from xraylab.data.published import SUBSETS
+from xraylab.data.published import MEDMNIST
 from xraylab.data.splits import assign_splits
 from xraylab.data.synthetic.medmnist import write_medmnist
 from xraylab.errors import UserError
 
 
-@pytest.mark.parametrize("subset", SUBSETS)
+@pytest.mark.parametrize("subset", MEDMNIST)
 def test_every_set_reads_as_written(subset, tmp_path):
     write_medmnist(tmp_path / f"{subset}.npz", subset, train=30, val=30, test=32)
     reader = MedMNIST(str(tmp_path), subset=subset)
     path = reader.find()
     table = assign_splits(reader.read(path), "holdout", None, 0.2, 0)
-    about, names = SUBSETS[subset], SUBSETS[subset].labels.split()
+    about, names = MEDMNIST[subset], MEDMNIST[subset].labels.split()
     assert table.labels == tuple(names[1:] if about.kind == "binary" else names)
     assert table.frame["split"].value_counts().to_dict() == {"test": 32, "train": 30, "valid": 30}
     assert table.exclusive == (about.kind == "classes")

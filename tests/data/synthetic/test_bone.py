@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from xraylab.data.published import STUDIES
+from xraylab.data.published import MURA_STUDIES
 from xraylab.data.synthetic import bone
 from xraylab.data.synthetic.bone import write_mura
 from xraylab.data.synthetic.bone_drawing import KINDS, Sign, draw_sign, draw_view
@@ -60,7 +60,7 @@ def test_the_tree_is_the_published_one(root):
     for split, count in zip(SPLITS, (110, 60), strict=True):
         images = lines(root, split, "image_paths")
         found = [IMAGE.fullmatch(line) for line in images]
-        assert all(m and m[2] == split and m[3].lower() in STUDIES for m in found)
+        assert all(m and m[2] == split and m[3].lower() in MURA_STUDIES for m in found)
         on_disk = {p.relative_to(root).as_posix() for p in (root / split).rglob("*.png")}
         double = {p for p in on_disk if "/._" in p}
         assert sorted(on_disk - double) == sorted(m[1] for m in found)  # every image is listed, once
@@ -79,7 +79,7 @@ def test_a_row_is_written_as_published(root):
 
 def test_shares_are_the_published_ones(root):
     for split in SPLITS:
-        published = {(p, c): STUDIES[p][split != "train"][c] for p in STUDIES for c in (0, 1)}
+        published = {(p, c): MURA_STUDIES[p][split != "train"][c] for p in MURA_STUDIES for c in (0, 1)}
         counts = Counter((part[3:].lower(), label) for (part, *_), label in studies(root, split))
         for cell, number in published.items():
             expected = number / sum(published.values()) * sum(counts.values())
@@ -135,7 +135,7 @@ def test_the_same_seed_writes_the_same_files(tmp_path, small):
     assert not same(small, other)
 
 
-@pytest.mark.parametrize("part", STUDIES)
+@pytest.mark.parametrize("part", MURA_STUDIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sign_shows_in_a_small_part_of_the_picture(part, kind):
     for seed in range(12):
@@ -170,9 +170,9 @@ def test_body_parts_can_be_told_apart():
         view = view + view[:, ::-1]  # either side
         return (view - view.mean()) / view.std()
 
-    average = {part: np.mean([reduced(part, s) for s in range(60)], axis=0) for part in STUDIES}
+    average = {part: np.mean([reduced(part, s) for s in range(60)], axis=0) for part in MURA_STUDIES}
     right = []
-    for part in STUDIES:
+    for part in MURA_STUDIES:
         for view in (reduced(part, seed) for seed in range(60, 90)):
             fit = {p: float((a * view).sum()) for p, a in average.items()}
             right.append(max(fit, key=fit.__getitem__) == part)
@@ -184,7 +184,7 @@ def test_brightness_does_not_tell():
     bags = []
     for i, t in enumerate(truth):
         rng = np.random.default_rng([3, i])
-        part, sign = list(STUDIES)[i // 2 % 7], draw_sign(rng)
+        part, sign = list(MURA_STUDIES)[i // 2 % 7], draw_sign(rng)
         bags.append(np.concatenate([draw_view(part, sign if t else None, rng).ravel() for _ in range(2)]))
     for statistic in (np.mean, np.std, lambda b: np.percentile(b, 99)):
         assert abs(roc_auc_score(truth, [statistic(b) for b in bags]) - 0.5) < 0.2

@@ -14,7 +14,7 @@ from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.alignment import mean_table, own_table, union_table
 from xraylab.evaluation.ensembles.ensemble import Ensemble, write_ensemble
 from xraylab.evaluation.evaluator import evaluate_split
-from xraylab.evaluation.predictions import read_table, write_table
+from xraylab.evaluation.predictions import PredictionTable
 from xraylab.sweeps.comparison import Comparison, write_comparison
 
 PARTS = ("elbow", "hand", "wrist")
@@ -32,11 +32,11 @@ def table(seed, n=60):
 def write_run(folder, name, found, loss=0.5, part="all", images=None):
     """A finished run as a sweep leaves it."""
     run = folder / name
-    splits = {"test": evaluate_split(found, False, 20, 0)}
-    write_table(found, run / "predictions" / "test.csv")
+    splits = {"test": evaluate_split(PredictionTable(found), False, 20, 0)}
+    PredictionTable(found).write(run / "predictions" / "test.csv")
     if images is not None:
-        write_table(images, run / "predictions" / "test_images.csv")
-        splits["test"]["images"] = evaluate_split(images, False, 20, 0)
+        PredictionTable(images).write(run / "predictions" / "test_images.csv")
+        splits["test"]["images"] = evaluate_split(PredictionTable(images), False, 20, 0)
     (run / "config.yaml").write_text(f"body_part: {part}\n")
     (run / "environment.json").write_text(json.dumps({"overrides": [f"body_part={part}", "seed=0"], "finished": True}))
     (run / "history.csv").write_text(f"epoch,valid/loss\n0,{loss + 1}\n1,{loss}\n")
@@ -81,7 +81,7 @@ def test_the_best_are_those_of_lowest_validation_loss(tmp_path):
     assert write_ensemble(Ensemble(members=5, best=2), "best", runs, tmp_path) is None
     names, evaluation = write_ensemble(Ensemble(members=4, best=2), "best", runs, tmp_path)
     assert names == ["1 (valid/loss 0.2000)", "3 (valid/loss 0.3000)"]
-    written = read_table(tmp_path / "ensembles" / "best" / "predictions" / "test.csv")
+    written = PredictionTable.read(tmp_path / "ensembles" / "best" / "predictions" / "test.csv").frame
     expected = (table(1)["p_abnormal"] + table(3)["p_abnormal"]) / 2
     np.testing.assert_allclose(written["p_abnormal"], expected)
     metrics = evaluation["splits"]["test"]["labels"]["abnormal"]
@@ -117,9 +117,9 @@ def test_an_ensemble_has_operating_points_of_its_own(tmp_path):
     runs = [write_run(tmp_path, str(k), table(k)) for k in range(2)]
     for run in runs:
         valid = table(int(run.name)).assign(id=[f"v{i}" for i in range(60)], split="valid")
-        write_table(valid, run / "predictions" / "valid.csv")
+        PredictionTable(valid).write(run / "predictions" / "valid.csv")
         evaluation = json.loads((run / "evaluation.json").read_text())
-        evaluation["splits"] = {"valid": evaluate_split(valid, True, 20, 0), **evaluation["splits"]}
+        evaluation["splits"] = {"valid": evaluate_split(PredictionTable(valid), True, 20, 0), **evaluation["splits"]}
         (run / "evaluation.json").write_text(json.dumps(evaluation))
         with (run / "config.yaml").open("a") as file:
             file.write("\noperating: {youden: true, sensitivity: 0.8, specificity: null, kappa: false}\n")
@@ -130,7 +130,7 @@ def test_an_ensemble_has_operating_points_of_its_own(tmp_path):
     chosen = json.loads((folder / "operating_points.json").read_text())["labels"]["abnormal"]
     youden = splits["test"]["operating_points"]["youden"]["labels"]["abnormal"]
     assert youden["threshold"] == chosen["thresholds"]["youden"]["value"]
-    joined = read_table(folder / "predictions" / "test.csv")
+    joined = PredictionTable.read(folder / "predictions" / "test.csv").frame
     expected = cohen_kappa_score(joined["y_abnormal"], joined["p_abnormal"] >= youden["threshold"])
     assert youden["kappa"]["value"] == pytest.approx(expected)
     assert splits["valid"]["calibration"]["labels"]["abnormal"]["n"] == 60
@@ -140,9 +140,9 @@ def test_a_split_that_members_do_not_share_is_left_out_and_said(tmp_path):
     runs = [write_run(tmp_path, str(k), table(k)) for k in range(2)]
     for run, shift in zip(runs, (0, 1), strict=True):
         valid = table(0).assign(id=[f"v{i + shift}" for i in range(60)])
-        write_table(valid, run / "predictions" / "valid.csv")
+        PredictionTable(valid).write(run / "predictions" / "valid.csv")
         evaluation = json.loads((run / "evaluation.json").read_text())
-        evaluation["splits"] = {"valid": evaluate_split(valid, True, 20, 0), **evaluation["splits"]}
+        evaluation["splits"] = {"valid": evaluate_split(PredictionTable(valid), True, 20, 0), **evaluation["splits"]}
         (run / "evaluation.json").write_text(json.dumps(evaluation))
     write_comparison(tmp_path, {"mean": {"members": 2}})
     evaluation = json.loads((tmp_path / "ensembles" / "mean" / "evaluation.json").read_text())
@@ -197,8 +197,8 @@ def write_views(folder, name, test, valid, config, loss=0.5, scored=None):
     run = write_run(folder, name, test, loss)
     splits = {}
     for split, found in (("valid", valid), ("test", test)):
-        write_table(found, run / "predictions" / f"{split}.csv")
-        splits[split] = evaluate_split(found, split == "valid", 20, 0)
+        PredictionTable(found).write(run / "predictions" / f"{split}.csv")
+        splits[split] = evaluate_split(PredictionTable(found), split == "valid", 20, 0)
     content = {"data": "CheXpert-v1.0", "selection": "holdout", "splits": splits}
     (run / "evaluation.json").write_text(json.dumps(content | ({"scored": scored} if scored else {})))
     (run / "config.yaml").write_text(config)
@@ -220,7 +220,7 @@ def test_each_finding_comes_from_the_member_that_is_best_at_it_in_valid(tmp_path
     _, evaluation = write_ensemble(Ensemble(members=2, best_by="label"), "mixed", runs, tmp_path)
     assert evaluation["combination"]["chosen"] == {"edema": {"member": "0", "auroc": 1.0}, "mass": {"member": "1", "auroc": 1.0}}
     for split, edema, mass in (("test", test["0"][0], test["1"][1]), ("valid", GOOD, turned)):
-        written = read_table(tmp_path / "ensembles" / "mixed" / "predictions" / f"{split}.csv")
+        written = PredictionTable.read(tmp_path / "ensembles" / "mixed" / "predictions" / f"{split}.csv").frame
         assert written["p_edema"].tolist() == edema
         assert written["p_mass"].tolist() == mass
     assert evaluation["splits"]["valid"]["macro"]["auroc"]["value"] == 1

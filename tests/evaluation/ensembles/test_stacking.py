@@ -11,7 +11,7 @@ from test_combine import table
 from xraylab.evaluation.ensembles.alignment import mean_table, union_table, vote_table
 from xraylab.evaluation.ensembles.combination import Combination, stack_of
 from xraylab.evaluation.ensembles.stacking import fit_stack, stacked_table
-from xraylab.evaluation.predictions import Scoring, prediction_table, scores
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.probabilities import sigmoid
 
 
@@ -61,11 +61,11 @@ def test_members_that_are_all_but_certain_are_stacked_by_their_logits(side, know
             z = side * -22 + 4 * y + rng.normal(0, 2, 160)
             frame = pd.DataFrame({"id": np.arange(160).astype(str), "patient": "", "group": "all", "x": y})
             logits = z[:, None] if known == "both" or (known == "one" and seed == 1) else None
-            parts[split] = prediction_table(frame, ["x"], split, np.arange(160), sigmoid(z[:, None]), logits)
+            parts[split] = PredictionTable.of_studies(frame, ["x"], split, np.arange(160), sigmoid(z[:, None]), logits).frame
         tables.append(parts)
     record, out_of_fold = fit_stack([t["valid"] for t in tables], names, Scoring())
     stacked = stacked_table([t["test"] for t in tables], names, record)
-    alone = [roc_auc_score(t["test"]["y_x"], scores(t["test"], "x")) for t in tables]
+    alone = [roc_auc_score(t["test"]["y_x"], PredictionTable(t["test"]).scores("x")) for t in tables]
     for joined in (stacked, out_of_fold):
         np.testing.assert_allclose(joined["p_x"], sigmoid(joined["logit_x"].to_numpy()))
         assert roc_auc_score(joined["y_x"], joined["logit_x"]) > 0.95
@@ -86,7 +86,7 @@ def test_probabilities_of_exactly_0_and_1_are_counted_where_a_stack_has_no_logit
     z = 40 * (y - 0.5) + rng.normal(0, 20, 80)
     frame = pd.DataFrame({"id": np.arange(80).astype(str), "patient": "", "group": "all", "x": y})
     p = 1 / (1 + np.exp(-z.astype(np.float32)))
-    table = prediction_table(frame, ["x"], "valid", np.arange(80), p[:, None])
+    table = PredictionTable.of_studies(frame, ["x"], "valid", np.arange(80), p[:, None]).frame
     stack = stack_of([table, table], ["a", "b"], "valid", Scoring(), 0)
     count = int((p == 1).sum() + (p == 0).sum())
     assert count > 5
@@ -96,7 +96,9 @@ def test_probabilities_of_exactly_0_and_1_are_counted_where_a_stack_has_no_logit
 
 def test_a_stack_of_before_keeps_the_inputs_that_its_coefficients_are_of():
     frame = pd.DataFrame({"id": ["a", "b"], "patient": "", "group": "all", "x": [0.0, 1.0]})
-    table = prediction_table(frame, ["x"], "test", np.arange(2), sigmoid(np.array([[-40.0], [3.0]])), np.array([[-40.0], [3.0]]))
+    table = PredictionTable.of_studies(
+        frame, ["x"], "test", np.arange(2), sigmoid(np.array([[-40.0], [3.0]])), np.array([[-40.0], [3.0]])
+    ).frame
     fitted = {"x": {"intercept": 0.5, "coefficients": {"a": 1.0, "b": 0.0}, "n": 2, "positives": 1, "reason": None}}
     record = {"method": "stack", "names": ["a", "b"], "fit_on": "valid", "folds": 5, "labels": fitted}
     old = Combination.of_record({**record, "inputs": "logits of probabilities, clipped to [1e-06, 1 - 1e-06]"})

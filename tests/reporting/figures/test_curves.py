@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.operating_points import judge
-from xraylab.evaluation.predictions import Scoring
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.reporting.figures.curves import POINTS, confusion, curve, panels, side_by_side, thinned
 from xraylab.reporting.figures.export import mark
 
@@ -63,8 +63,8 @@ def test_a_short_curve_is_left_as_it_is():
 
 
 def test_one_panel_a_finding_with_its_numbers_or_the_reason_why_there_is_no_curve(table):
-    result = evaluate_split(table, False, 50)
-    figure = panels("roc", table, result, "test by study", Scoring())
+    result = evaluate_split(PredictionTable(table), False, 50)
+    figure = panels("roc", PredictionTable(table), result, "test by study", Scoring())
     titles = [axes.get_title() for axes in figure.axes]
     m = result["labels"]["edema"]["auroc"]
     assert titles == [
@@ -86,11 +86,11 @@ def test_one_panel_a_finding_with_its_numbers_or_the_reason_why_there_is_no_curv
 
 def test_operating_points_lie_on_the_roc(table):
     valid = table.assign(split="valid")
-    splits = {"valid": evaluate_split(valid, True, 0)}
-    judge(splits, {"valid": valid})
+    splits = {"valid": evaluate_split(PredictionTable(valid), True, 0)}
+    judge(splits, {"valid": PredictionTable(valid)})
     for figure in (f("valid by study") for f in (
-        lambda where: panels("roc", valid, splits["valid"], where, Scoring()),
-        lambda where: side_by_side(valid, splits["valid"], where, Scoring()),
+        lambda where: panels("roc", PredictionTable(valid), splits["valid"], where, Scoring()),
+        lambda where: side_by_side(PredictionTable(valid), splits["valid"], where, Scoring()),
     )):  # fmt: skip
         points = {p.get_gid(): p.get_offsets()[0] for axes in figure.axes for p in axes.collections}
         assert len(points) == 2 * 5, "of the two findings that have a curve"
@@ -103,12 +103,12 @@ def test_operating_points_lie_on_the_roc(table):
 
 def test_curves_are_of_the_labels_that_are_scored(table):
     options = Scoring("negative", "positive")
-    result = evaluate_split(table, False, 0, scoring=options)
-    figure = panels("pr", table, result, "test by study", options)
+    result = evaluate_split(PredictionTable(table), False, 0, scoring=options)
+    figure = panels("pr", PredictionTable(table), result, "test by study", options)
     assert figure.axes[1].get_title().startswith("mass\nn 90, 43 positive\n")
     x, y = figure.axes[1].lines[0].get_data()
     assert -np.sum(np.diff(x) * y[:-1]) == pytest.approx(result["labels"]["mass"]["average_precision"]["value"])
-    overlay = side_by_side(table, result, "test by study", options)
+    overlay = side_by_side(PredictionTable(table), result, "test by study", options)
     assert [text.get_text().split(",")[1] for text in overlay.axes[0].get_legend().get_texts()] == [" n 90", " n 90"]
 
 
@@ -117,7 +117,7 @@ def test_fourteen_findings_have_fourteen_panels():
     frame = pd.DataFrame({"id": [f"s{i}" for i in range(40)], "patient": "", "group": "chest", "split": "test"})
     for k in range(14):
         frame[f"y_f{k}"], frame[f"p_f{k}"] = np.arange(40.0) % 2, rng.random(40)
-    figure = panels("roc", frame, evaluate_split(frame, False, 0), "test by study", Scoring())
+    figure = panels("roc", PredictionTable(frame), evaluate_split(PredictionTable(frame), False, 0), "test by study", Scoring())
     assert sum(bool(axes.get_title()) for axes in figure.axes) == 14
     assert [axes.axison for axes in figure.axes] == [True] * 14 + [False] * 2
 
@@ -130,8 +130,8 @@ def test_confusion_counts_are_those_of_scikit_learn_for_findings_and_for_exclusi
     keys = {"id": [f"s{i}" for i in range(60)], "patient": "", "group": "", "split": "test"}
     columns = {f"p_{n}": p[:, k] for k, n in enumerate(names)} | {f"y_{n}": (truth == k) * 1.0 for k, n in enumerate(names)}
     table = pd.DataFrame(keys | columns)
-    result = evaluate_split(table, False, 0, 0, exclusive=True)
-    figure = confusion(table, result, "test", Scoring())
+    result = evaluate_split(PredictionTable(table), False, 0, 0, exclusive=True)
+    figure = confusion(PredictionTable(table), result, "test", Scoring())
     shown = {t.get_gid(): int(t.get_text()) for axes in figure.axes for t in axes.texts}
     expected = {}
     for (i, j), n in np.ndenumerate(confusion_matrix(truth, p.argmax(1), labels=range(3))):

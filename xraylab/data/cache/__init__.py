@@ -1,1 +1,1 @@
-"""Images that are decoded and resized once, and read from memory-mapped files ever after."""
+"""The packed cache: images that are decoded and resized once, and read from memory-mapped files ever after."""

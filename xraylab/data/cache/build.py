@@ -1,4 +1,4 @@
-"""The packed cache: prepared images of files in memory-mapped arrays, built once and shared by runs, processes and sweeps.
+"""Building of the packed cache: prepared images in memory-mapped arrays, made once and shared by runs, processes and sweeps.
 
 A shard is a folder of one array and its index, for one published split and group of a dataset at one resolution:
 ``<cache>/<dataset>/<split>_<group>_<size>[_rescaled]_<checksum>/{images.npy,index.json}``. The checksum covers place, size
@@ -22,14 +22,14 @@ from importlib import metadata
 from itertools import compress, repeat
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from xraylab.config.settings import Settings
-from xraylab.data.cache.shard import Fault, Shard, mapped, root_of, safe_name
+from xraylab.data.cache.shard import Fault, Shard, root_of, safe_name
 from xraylab.data.cache.source import FORMAT, PackedSource, open_array, read_json
 from xraylab.data.images.source import of_one_value
 from xraylab.data.preprocessing import EACH_AXIS
@@ -38,7 +38,13 @@ from xraylab.errors import Stopped, UserError, listed
 from xraylab.system.files import locked, write_text
 from xraylab.system.paths import cache_dir
 from xraylab.system.processes import cores
-from xraylab.system.progress import clock, data_size
+from xraylab.system.progress import Pace, clock, data_size, mapped
+
+log = logging.getLogger(__name__)
+
+CHUNK = 64  # references that are read, written and marked as done together ...
+CHUNK_BYTES = 16_000_000  # ... or fewer, where they are large
+ELSEWHERE = "Go on without it by cache=off, or name another folder by cache=<folder> or $XRAYLAB_CACHE."
 
 
 def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[StudyTable, bool]:
@@ -66,15 +72,6 @@ def with_cache(table: StudyTable, settings: Settings, on_error: str) -> tuple[St
     if table.frame.empty:
         raise UserError(f"{table.name}: not one image can be read. python -m xraylab.check tells more.")
     return table, True
-
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-CHUNK = 64  # references that are read, written and marked as done together ...
-CHUNK_BYTES = 16_000_000  # ... or fewer, where they are large
-LOG_SECONDS = 10.0
-ELSEWHERE = "Go on without it by cache=off, or name another folder by cache=<folder> or $XRAYLAB_CACHE."
 
 
 def pack_table(
@@ -318,11 +315,10 @@ def _build(missing: list[Shard], place: Path, workers: int) -> None:
 
 
 class _Progress:
-    """A bar on a terminal, else a line in the log every ten seconds: images done, images a second, time left."""
+    """Progress of the packing, a bar on a terminal, else lines in the log: images done, images a second, time left."""
 
     def __init__(self, total: int, done: int) -> None:
-        self.total, self.done, self.before = total, done, done
-        self.start = self.said = time.monotonic()
+        self.total, self.done, self.pace = total, done, Pace(total, done)
         self.bar = tqdm(total=total, initial=done, desc="packing", unit=" images", leave=False, dynamic_ncols=True,
                         disable=not sys.stderr.isatty())  # fmt: skip
 
@@ -332,18 +328,15 @@ class _Progress:
     def __exit__(self, kind: object, *_: object) -> None:
         self.bar.close()
         if kind is None and self.total:
-            log.info("packed in %s", clock(time.monotonic() - self.start))
+            log.info("packed in %s", clock(time.monotonic() - self.pace.start))
 
     def add(self, images: int) -> None:
         """So many more are done."""
         self.done += images
         self.bar.update(images)
-        now = time.monotonic()
-        if self.bar.disable and now - self.said >= LOG_SECONDS:
-            self.said = now
-            rate = (self.done - self.before) / (now - self.start)
-            log.info("packing: %s of %s images, %.0f images/s, %s left",
-                     f"{self.done:,}", f"{self.total:,}", rate, clock((self.total - self.done) / rate))  # fmt: skip
+        if self.bar.disable and (due := self.pace.due(self.done)):
+            done, total = f"{self.done:,}", f"{self.total:,}"
+            log.info("packing: %s of %s images, %.0f images/s, %s left", done, total, due[0], clock(due[1]))
 
 
 def _require_one_size(sizes: set[tuple[int, int]]) -> None:

@@ -7,11 +7,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,13 +21,13 @@ from xraylab.data.preprocessing import prepare
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
 from xraylab.system.files import locked
+from xraylab.system.progress import mapped
 
-T = TypeVar("T")
 STATS = 16  # files that are looked at together
 
 
 def volumes_of(table: StudyTable) -> dict[str, bool]:
-    """What a checkpoint says beside of a table whose volumes are files of one slice each: those are prepared one by one."""
+    """A note for checkpoints, of a table whose volumes are files of one slice each: those slices are prepared one by one."""
     return {"volumes": False} if not table.views and not table.parts and (table.frame["images"].map(len) > 1).any() else {}
 
 
@@ -168,9 +168,3 @@ def root_of(source: ImageSource) -> str:
 def safe_name(name: str) -> str:
     """A name for files; two names may become one, their checksums differ."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name)[:60].strip(".-") or "all"
-
-
-def mapped(pool: ThreadPoolExecutor, function: Callable[[str], T], items: Sequence[str]) -> Iterator[T]:
-    """A function's results in order, a few thousand calls at a time: each that waits takes 2 kB."""
-    for start in range(0, len(items), 4096):
-        yield from pool.map(function, items[start : start + 4096])

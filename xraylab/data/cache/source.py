@@ -1,4 +1,4 @@
-"""Images read from a packed cache."""
+"""Image source that reads from a packed cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a dataset is found, and what every reader of one has in common."""
+"""The base class of dataset readers: where a dataset is found, and what all readers have in common."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ log = logging.getLogger(__name__)
 
 
 class DatasetReader(ABC):
-    """Turns a downloaded tree into a study table. A dataset is one subclass, one YAML and one test.
+    """Base class of the readers, which turn a downloaded tree into a study table: a subclass, a YAML and a test a dataset.
 
     Args:
         root: the published folder or its parent, as a path or a URL of fsspec; ``sample`` for the embedded synthetic sample,
             or None to look for it.
         on_error: ``stop`` or ``skip`` studies that are wrong.
         sample: arguments of :meth:`write_sample`.
+
+    >>> from xraylab.data import MedMNIST
+    >>> parent = Path(tempfile.mkdtemp())
+    >>> _ = MedMNIST().write_sample(parent, train=8, val=4, test=4)
+    >>> reader = MedMNIST(root=str(parent))
+    >>> path = reader.find()
+    >>> path.name, len(reader.read(path).frame)
+    ('pneumoniamnist.npz', 16)
     """
 
     #: settings that this data needs where they are not typed, e.g. the backbone's channels

@@ -1,15 +1,13 @@
-"""What the readers of chest X-rays share: their lists, labels and views, and the way from images to studies."""
+"""The base class of readers of chest X-rays: their lists, labels and views, and the way from images to studies."""
 
 from __future__ import annotations
 
 import csv
-import functools
 import gzip
 import logging
 import os
 import re
 import sys
-import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -23,27 +21,28 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
-from xraylab.data.findings import VIEWS, chosen, finding, wanted_views
+from xraylab.data.datasets.csv_cells import label_value
+from xraylab.data.findings import VIEWS, chosen, finding, spelled, wanted_views
 from xraylab.data.images.source import FileSource, check_bits, file_fault
 from xraylab.data.stratification import written
-from xraylab.data.study_table import ALL_LABELS, StudyTable, stop_or_skip
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.system.progress import Pace
 
 log = logging.getLogger(__name__)
 
 KINDS = VIEWS["all"]
 RANK = {kind: ("lateral", "other").index(kind) + 1 if kind in ("lateral", "other") else 0 for kind in KINDS}
-Problems = defaultdict[str, list[str]]
 CHUNK = 512  # files that a thread looks at in one go
 THREADS = 16  # they wait for the disk
-LOG_SECONDS = 10.0
 
 
 class Radiographs(DatasetReader):
-    """Chest X-rays, a study of one or more views.
+    """Base class of readers of chest X-rays, with studies of one or more views.
 
     Args:
+        root, on_error, sample: see :class:`~xraylab.data.DatasetReader`.
         view: ``frontal``, ``lateral``, ``pa``, ``ap``, ``all``, or a list of them; images of another view are left out.
         findings: ``all``, ``competition``, or a list of findings in any spelling: the labels.
         bits: how many bits the values of 16-bit files use.
@@ -171,7 +170,7 @@ def read_list(
         frame[finding(column)] = np.array(list(map(sys.intern, map(str.strip, cells))), object)  # rows and files share texts
     for column in set(columns) - set(there):
         frame[finding(column)] = ""
-    table = np.array([[_number(cell) for cell in cells] for cells in found], np.float32)
+    table = np.array([[label_value(cell) for cell in cells] for cells in found], np.float32)
     values = pd.DataFrame(table.reshape(len(combinations), len(read)), columns=read)
     frame[list(labels)] = values[list(labels)].to_numpy()[codes]
     if known:
@@ -182,16 +181,11 @@ def read_list(
 
 def _name_wrong(
     frame: pd.DataFrame, labels: Sequence[str], cell: Callable[[int, int], str], name: str, problems: Problems
-) -> None:  # fmt: skip
+) -> None:
     """Name cells that are no labels; the frame's index is the line of each row."""
     for i, k in np.argwhere(np.isinf(frame[list(labels)].to_numpy())).tolist():
         what = f"line {frame.index[i]} ({spelled(labels[k])} {cell(i, k)!r})"
         problems[f"labels in {name} other than 1, 0, -1 and blank"].append(what)
-
-
-def spelled(label: str) -> str:
-    """A finding as the published lists spell it."""
-    return label.replace("_", " ").title()
 
 
 @contextmanager
@@ -240,15 +234,6 @@ def _picker(places: Sequence[int]) -> Any:
     return (lambda row: (row[places[0]],)) if places else (lambda row: ())
 
 
-@functools.cache
-def _number(cell: str) -> float:
-    try:
-        value = float(cell.strip() or "nan")
-    except ValueError:
-        return np.inf
-    return value if value in (1, 0, -1) or np.isnan(value) else np.inf
-
-
 def name_wrong(texts: pd.Series, what: str, name: str, problems: Problems) -> None:
     """Name rows of a list, by line number and text, that are not what they should be: paths that lead elsewhere, and the rest."""
     for line, text in texts.items():
@@ -260,11 +245,6 @@ def name_wrong(texts: pd.Series, what: str, name: str, problems: Problems) -> No
 def with_lines(names: pd.Series) -> list[str]:
     """Names of rows and their line numbers."""
     return [f"{name} (line {line})" for line, name in names.items()]
-
-
-def named(problems: Problems) -> set[str]:
-    """Images and studies already named as wrong."""
-    return {name.split(" ", 1)[0] for names in problems.values() for name in names}
 
 
 # ---- from images to studies -----------------------------------------------------------------------------------------
@@ -346,15 +326,12 @@ def file_faults(root: Path, images: Sequence[str]) -> np.ndarray:
     def faults(chunk: Sequence[str]) -> list[str]:
         return [file_fault(base + image) or "" for image in chunk]
 
-    found: list[str] = []
-    start = said = time.monotonic()
+    pace, found = Pace(len(images)), list[str]()
     with ThreadPoolExecutor(THREADS) as pool:
         for part in pool.map(faults, [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]):
             found += part
-            now = time.monotonic()
-            if now - said >= LOG_SECONDS:
-                said, left = now, (len(images) - len(found)) / len(found) * (now - start)
-                log.info("looking for image files: %s of %s, %.0f s to go", f"{len(found):,}", f"{len(images):,}", left)
+            if due := pace.due(len(found)):
+                log.info("looking for image files: %s of %s, %.0f s to go", f"{len(found):,}", f"{len(images):,}", due[1])
     return np.array(found, object)
 
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from xraylab.data.datasets.chest_xray import Problems, Radiographs, name_wrong, read_list, settled, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, settled, with_lines
 from xraylab.data.findings import CHEXPERT
-from xraylab.data.published import IMAGES, Published
-from xraylab.data.study_table import ALL_LABELS, StudyTable
+from xraylab.data.published import CHEXPERT_IMAGES, Published
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable
+from xraylab.data.synthetic.chest import write_chexpert
 from xraylab.errors import UserError
 
 LISTS = {"train": ("train.csv",), "valid": ("valid.csv",), "test": ("test.csv", "test_labels.csv")}
@@ -36,11 +37,18 @@ TOTALS = {
 
 
 class CheXpert(Radiographs):
-    """Studies of CheXpert-v1.0, in full or small; a study's group is its views: ap, pa, frontal (not known which), lateral.
+    """Reader of CheXpert-v1.0, in full or small; a study's group is its views: ap, pa, frontal (not known which), lateral.
 
     Args:
+        root, view, findings, bits, on_error, sample: see :class:`~xraylab.data.datasets.chest_xray.Radiographs`.
         test: of the test set that was published later: ``auto``: it is the test split where it is there; ``ignore``: train and
             valid alone, as publications before it had.
+
+    >>> import tempfile
+    >>> root = write_chexpert(Path(tempfile.mkdtemp()) / "CheXpert-v1.0-small", train=20, valid=20)
+    >>> table = CheXpert(findings=["edema", "Pleural Effusion"]).read(root)
+    >>> len(table.frame), table.labels
+    (40, ('edema', 'pleural_effusion'))
     """
 
     published_name = "CheXpert-v1.0-small"
@@ -124,7 +132,7 @@ class CheXpert(Radiographs):
         counts = [
             Published(unit, n, named[split]) for split, of in TOTALS.items() if named[split] in splits for unit, n in of.items()
         ]
-        for label, numbers in IMAGES.items():
+        for label, numbers in CHEXPERT_IMAGES.items():
             counts += [Published("images", n, "train", None, (label, v)) for v, n in zip((1, 0, -1), numbers, strict=True)]
         return counts
 
@@ -134,8 +142,6 @@ class CheXpert(Radiographs):
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`xraylab.data.synthetic.chest.write_chexpert`."""
-        from xraylab.data.synthetic.chest import write_chexpert
-
         return write_chexpert(parent / self.published_name, **options)
 
 

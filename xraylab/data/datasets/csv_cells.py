@@ -13,12 +13,7 @@ import pandas as pd
 
 from xraylab.data.datasets.layout import SPLITS
 from xraylab.data.images.dicom import SUFFIXES as DICOM
-from xraylab.data.images.source import (
-    ARRAY,
-    SUFFIXES,
-    file_fault,
-    is_picture,
-)
+from xraylab.data.images.source import ARRAY, SUFFIXES, file_fault, is_picture
 from xraylab.data.stratification import written
 from xraylab.errors import UserError, did_you_mean, listed
 
@@ -27,7 +22,7 @@ SPLIT_NAMES = {**SPLITS, "validate": "valid", "heldout": "heldout"}
 
 
 class Faults:
-    """What is wrong with a table: kinds with the studies they concern, and rows without an id."""
+    """Record of what is wrong with a table: kinds with the studies they concern, and rows without an id."""
 
     def __init__(self) -> None:
         self.nameless: list[str] = []
@@ -43,8 +38,7 @@ class Faults:
 
 
 def read_cells(path: Path) -> tuple[pd.DataFrame, dict[int, int]]:
-    """The text of a CSV's cells, by the header's names, the index is the line where a row is; and of rows that have fewer cells
-    than the header, how many.
+    """The text of a CSV's cells, columns by the header and the index by line; and how many cells the rows have that are short.
 
     Raises:
         UserError: it cannot be read as CSV, holds no row, or a column has no name or that of another.
@@ -99,18 +93,31 @@ def renamed_columns(cells: pd.DataFrame, others: Sequence[str]) -> str:
     return "".join(f" There is no column {name}.{hint}" for name, hint in hints if hint)
 
 
+def text_lines(path: Path) -> list[str]:
+    """The lines of a text in UTF-8.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def label_value(cell: str) -> float:
+    """The raw label of a cell: 1, 0, -1, NaN where it is blank, infinite for anything else."""
+    try:
+        value = float(cell.strip() or "nan")
+    except ValueError:
+        return np.inf
+    return value if value in (1, 0, -1) or np.isnan(value) else np.inf
+
+
 def numbers_of(column: pd.Series) -> np.ndarray:
-    """float32: 1, 0, -1, NaN where blank, infinite for anything else."""
+    """float32 (rows,), :func:`label_value` of each cell."""
     codes, texts = pd.factorize(column)
-
-    def number(text: str) -> float:
-        try:
-            value = float(text.strip() or "nan")
-        except ValueError:
-            return np.inf
-        return value if value in (1, 0, -1) or np.isnan(value) else np.inf
-
-    return np.array([number(text) for text in texts], np.float32)[codes]
+    return np.array([label_value(text) for text in texts], np.float32)[codes]
 
 
 def every_label(cells: pd.DataFrame) -> pd.Series:

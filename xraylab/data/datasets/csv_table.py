@@ -34,13 +34,7 @@ from xraylab.data.datasets.csv_cells import (
 )
 from xraylab.data.datasets.folder import OwnData, check_names, heldout_split
 from xraylab.data.datasets.layout import by_layout
-from xraylab.data.images.source import (
-    MISSING,
-    AnyFileSource,
-    ImageSource,
-    NpySource,
-    check_bits,
-)
+from xraylab.data.images.source import MISSING, AnyFileSource, ImageSource, NpySource, check_bits
 from xraylab.data.study_table import ALL_LABELS, StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.data.synthetic.pictures import write_table
@@ -50,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class CsvTable(OwnData):
-    """A CSV of studies.
+    """Reader of one's own images, listed in a CSV of studies.
 
     Args:
         labels: the columns that are labels; None: all but id, patient, group, split and images.
@@ -62,6 +56,12 @@ class CsvTable(OwnData):
         exclusive: exactly one label of a study is 1.
         colour: read three channels, not one.
         bits: how many bits the values of 16-bit files use, e.g. 12.
+
+    >>> import tempfile
+    >>> root = write_table(Path(tempfile.mkdtemp()), train=8, test=8)
+    >>> table = CsvTable(labels="nodule").read(root / "table.csv")
+    >>> len(table.frame), table.labels
+    (16, ('nodule',))
     """
 
     published_name = "table.csv"

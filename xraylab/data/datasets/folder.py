@@ -23,7 +23,6 @@ from xraylab.data.datasets.layout import (
     PICTURES,
     SPLITS,
     Aside,
-    Problems,
     by_layout,
     folders,
     holds_image,
@@ -34,7 +33,7 @@ from xraylab.data.datasets.layout import (
     studies_of,
 )
 from xraylab.data.images.source import AnyFileSource, check_bits
-from xraylab.data.study_table import StudyTable, stop_or_skip
+from xraylab.data.study_table import Problems, StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.data.synthetic.pictures import write_folder
 from xraylab.errors import UserError, did_you_mean, listed, printable
@@ -49,7 +48,7 @@ EMPTY_CLASS = "class folders without an image"
 
 
 class OwnData(DatasetReader):
-    """Data that is not published and so is nowhere to be looked for: ``root`` names it, or is ``sample``."""
+    """Base class of readers of data that is not published and so is looked for nowhere: ``root`` names it, or is ``sample``."""
 
     needed: str  # what root must hold, in words
 
@@ -78,7 +77,7 @@ class OwnData(DatasetReader):
 
 
 class Folder(OwnData):
-    """Folders of classes.
+    """Reader of one's own images in a folder for each class.
 
     Args:
         positive: of two classes, the one that is labelled 1 and names the label; None: the other one of normal, negative,

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from xraylab.data.images.dicom import dicom_layouts
 from xraylab.data.images.source import ARRAY, SUFFIXES, file_fault, is_picture, stem
+from xraylab.data.study_table import Problems
 from xraylab.errors import UserError, printable
 from xraylab.system.paths import LEAVINGS
 
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
-Problems = defaultdict[str, list[str]]
 #: a class folder that holds pictures in one of these, often beside masks, as COVID-19 Radiography and COVID-QU-Ex have it
 PICTURES = ("images", "image", "imgs", "pictures")
 MASKS = re.compile(r"(?:^|.*[ _-])(?:masks?|segmentations?)$", re.IGNORECASE)  # a folder of them

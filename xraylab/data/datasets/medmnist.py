@@ -15,19 +15,29 @@ import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.images.source import ArraySource
-from xraylab.data.published import DEFAULT, RESOLUTIONS, SPLITS, SUBSETS, Published, Subset
+from xraylab.data.published import MEDMNIST, Published, Subset
 from xraylab.data.study_table import StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.data.synthetic.medmnist import write_medmnist
 from xraylab.errors import UserError, did_you_mean, listed
 
+SPLITS = {"train": "train", "val": "valid", "test": "test"}
+RESOLUTIONS = (28, 64, 128, 224)
+DEFAULT = "pneumoniamnist"
+
 
 class MedMNIST(DatasetReader):
-    """One set of MedMNIST v2.
+    """Reader of one set of MedMNIST v2.
 
     Args:
         subset: its name, or ``auto``: by the file that ``root`` names, else pneumoniamnist.
         resolution: 28, 64, 128 or 224, the published variants.
+
+    >>> import tempfile
+    >>> path = write_medmnist(Path(tempfile.mkdtemp()) / "breastmnist.npz", "breastmnist", train=8, val=4, test=4)
+    >>> table = MedMNIST(subset="breastmnist").read(path)
+    >>> len(table.frame), table.labels
+    (16, ('normal-or-benign',))
     """
 
     register = "free without registration, CC BY 4.0 (dermamnist: CC BY-NC 4.0), https://medmnist.com"
@@ -44,16 +54,16 @@ class MedMNIST(DatasetReader):
             raise UserError(f"resolution={resolution} but dataset.root={root} is of {size} pixels: leave one of them out.")
         self.subset = (named or DEFAULT) if subset == "auto" else subset
         self.resolution = size or resolution
-        if self.subset not in SUBSETS:
+        if self.subset not in MEDMNIST:
             raise UserError(
-                f"subset={subset}: there is no such set.{did_you_mean(str(subset), SUBSETS)} There are: {listed(SUBSETS, 20)}."
+                f"subset={subset}: there is no such set.{did_you_mean(str(subset), MEDMNIST)} There are: {listed(MEDMNIST, 20)}."
             )
         if self.resolution not in RESOLUTIONS:
             raise UserError(f"resolution={resolution}: it is one of {', '.join(map(str, RESOLUTIONS))}.")
         if named and named != self.subset:
             raise UserError(f"subset={subset} but dataset.root={root} is {named}: leave one of them out.")
         self.published_name = f"{self.subset}.npz" if self.resolution == 28 else f"{self.subset}_{self.resolution}.npz"
-        about = SUBSETS[self.subset]
+        about = MEDMNIST[self.subset]
         self.settings = ({"backbone.in_chans": 3} if about.colour else {}) | (
             {"loss": "cross_entropy"} if about.kind == "classes" else {}
         )
@@ -69,7 +79,7 @@ class MedMNIST(DatasetReader):
 
     def read(self, path: Path) -> StudyTable:
         """One row an image, or a volume; the published splits."""
-        about = SUBSETS[self.subset]
+        about = MEDMNIST[self.subset]
         arrays, labels = self._load(path, about)
         names = about.labels.split()
         columns = names[1:] if about.kind == "binary" else names
@@ -147,7 +157,7 @@ class MedMNIST(DatasetReader):
 
     def published(self, table: StudyTable) -> list[Published]:
         """Items by split."""
-        return [Published("studies", n, s) for s, n in zip(SPLITS.values(), SUBSETS[self.subset].counts, strict=True)]
+        return [Published("studies", n, s) for s, n in zip(SPLITS.values(), MEDMNIST[self.subset].counts, strict=True)]
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`write_medmnist`."""
@@ -157,6 +167,6 @@ class MedMNIST(DatasetReader):
 def _split_name(path: Path) -> tuple[str | None, int | None]:
     """``organamnist_64.npz`` -> (organamnist, 64); (None, None) for a file of another name."""
     name, _, size = path.stem.partition("_")
-    if name not in SUBSETS:
+    if name not in MEDMNIST:
         return None, None
     return name, int(size) if size.isdigit() else 28

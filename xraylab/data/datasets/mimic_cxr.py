@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
-from xraylab.data.datasets.chest_xray import Problems, Radiographs, differing, find_list, name_wrong, named, read_list, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, differing, find_list, name_wrong, read_list, with_lines
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.published import Published
-from xraylab.data.study_table import ALL_LABELS, StudyTable
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
+from xraylab.data.synthetic.chest import write_mimic
 from xraylab.errors import UserError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
@@ -39,12 +40,18 @@ PATIENTS = {"train": 64586, "valid": 500, "test": 293}
 
 
 class MIMIC(Radiographs):
-    """Studies of MIMIC-CXR-JPG; a study's group is its views: ap, pa, lateral, other.
+    """Reader of MIMIC-CXR-JPG; a study's group is its views: ap, pa, lateral, other.
 
     Args:
+        root, view, findings, bits, on_error, sample: see :class:`~xraylab.data.datasets.chest_xray.Radiographs`.
         labels: whose reading of the reports: ``chexpert`` or ``negbio``.
         test_labels: of the test split: ``radiologists``: theirs, and only the studies that they labelled; ``report``: as of the
             other splits; ``auto``: the radiologists' where their file is there.
+
+    >>> import tempfile
+    >>> root = write_mimic(Path(tempfile.mkdtemp()) / "MIMIC-CXR-JPG", train=20, valid=20, test=20)
+    >>> MIMIC(view="all", labels="negbio").read(root).frame["split"].value_counts().to_dict()
+    {'train': 20, 'valid': 20, 'test': 20}
     """
 
     published_name = "MIMIC-CXR-JPG"
@@ -192,7 +199,7 @@ class MIMIC(Radiographs):
 
     def _radiologists_only(
         self, images: pd.DataFrame, labels: pd.DataFrame, theirs: pd.DataFrame
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Images and labels in which test is the studies that radiologists labelled, and says so."""
         of_test = images["split"] == "test"
         keep = ~of_test | images["id"].isin(theirs.index)
@@ -200,8 +207,10 @@ class MIMIC(Radiographs):
         log.info(
             "test: the %s studies that radiologists labelled, by their labels; %s of %s are left out, which they did not label "
             "(dataset.test_labels=report takes all, by the labels of their reports)",
-            f"{studies - left:,}", f"{left:,}", f"{studies:,}",
-        )  # fmt: skip
+            f"{studies - left:,}",
+            f"{left:,}",
+            f"{studies:,}",
+        )
         others = labels[~labels.index.isin(images.loc[of_test, "id"])]
         return images[keep], pd.concat([others, theirs])
 
@@ -226,8 +235,6 @@ class MIMIC(Radiographs):
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`xraylab.data.synthetic.chest.write_mimic`."""
-        from xraylab.data.synthetic.chest import write_mimic
-
         return write_mimic(parent / self.published_name, **options)
 
 

@@ -24,36 +24,40 @@ import pandas as pd
 from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.datasets.chest_xray import file_faults
 from xraylab.data.datasets.folder import heldout_split
+from xraylab.data.datasets.layout import SPLITS
 from xraylab.data.findings import CHEXPERT, chosen, finding
 from xraylab.data.images.source import FileSource, ImageSource, check_bits
 from xraylab.data.images.tfrecord import SHARD, Records, TFRecordSource, index_shards, unpacked
 from xraylab.data.stratification import written
-from xraylab.data.study_table import ALL_LABELS, StudyTable, stop_or_skip
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, stop_or_skip
+from xraylab.data.synthetic.chest import write_tutorial
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean, listed
 
 log = logging.getLogger(__name__)
 
 VIEWS = ("frontal", "lateral")
-SPLITS = {
-    "train": "train", "training": "train", "val": "valid", "valid": "valid", "validate": "valid", "validation": "valid",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+SPLIT_WORDS = {**SPLITS, "training": "train", "validate": "valid", "testing": "test"}
 NUMBERED = re.compile(r"(.*-)(\d+)-of-(\d+)(.*)")
 JPG = "jpg_bytes"
 PATH_COLUMNS = ("path", "image_path", "image", "file", "filename", "file_name", "jpg", "jpg_path")
 FEATURES = tuple("airspace_opacity" if name == "lung_opacity" else name for name in CHEXPERT)  # as the release spells them
 VALUES = np.array([np.nan, 0, -1, 1], np.float32)  # of the codes 0 to 3
-Problems = defaultdict[str, list[str]]
 
 
 class MimicTutorial(DatasetReader):
-    """Single X-rays of one view or of both, with the 14 labels of CheXpert.
+    """Reader of the tutorial's release of MIMIC-CXR: single X-rays of one view or of both, with the 14 labels of CheXpert.
 
     Args:
         view: ``frontal``, ``lateral`` or ``all``.
         findings: ``all``, ``competition``, or a list of findings in any spelling: the labels.
         bits: how many bits the values of 16-bit images use, e.g. 12.
+
+    >>> import tempfile
+    >>> root = write_tutorial(Path(tempfile.mkdtemp()) / "mimic-cxr-tutorial", train=20, valid=20, test=20)
+    >>> table = MimicTutorial(view="all", findings="edema").read(root)
+    >>> sorted(set(table.frame["group"])), table.labels
+    (['frontal', 'lateral'], ('edema',))
     """
 
     published_name = "mimic-cxr-tutorial"
@@ -182,9 +186,7 @@ class MimicTutorial(DatasetReader):
         return tuple(shards or tables)
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See ``xraylab.data.synthetic.chest.write_tutorial``."""
-        from xraylab.data.synthetic.chest import write_tutorial
-
+        """See :func:`xraylab.data.synthetic.chest.write_tutorial`."""
         return write_tutorial(parent / self.published_name, **options)
 
     def _no_match(self, given: Path) -> str:
@@ -204,7 +206,7 @@ class _Part(NamedTuple):
 def _told(file: str) -> _Part | None:
     """What a file holds, by the words of its path; None where they do not tell, or tell two things."""
     words = re.split(r"[^a-z]+", file.lower())
-    splits, views = {SPLITS[word] for word in words if word in SPLITS}, {word for word in words if word in VIEWS}
+    splits, views = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}, {word for word in words if word in VIEWS}
     return _Part(file, splits.pop(), views.pop()) if len(splits) == 1 and len(views) == 1 else None
 
 

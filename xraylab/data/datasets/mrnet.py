@@ -17,40 +17,28 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
+from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.images.source import NpySource
-from xraylab.data.published import Published
+from xraylab.data.published import MRNET, Published
+from xraylab.data.published import MRNET_PLANES as PLANES
 from xraylab.data.stratification import written
-from xraylab.data.study_table import ALL_LABELS, StudyTable, stop_or_skip
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named, stop_or_skip
+from xraylab.data.synthetic.knee import write_mrnet
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean
 
-PLANES = ("axial", "coronal", "sagittal")
 ALL = "all"  # the three planes of an exam as one study
 TASKS = ("abnormal", "acl", "meniscus")
-# published: exams, least and most slices by plane, positives by task
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "train": {
-        "exams": 1130,
-        "slices": {"axial": (19, 61), "coronal": (17, 58), "sagittal": (17, 51)},
-        "positives": {"abnormal": 913, "acl": 208, "meniscus": 397},
-    },
-    "heldout": {
-        "exams": 120,
-        "slices": {"axial": (20, 52), "coronal": (17, 48), "sagittal": (21, 45)},
-        "positives": {"abnormal": 95, "acl": 54, "meniscus": 52},
-    },
-}
 
 
 class MRNet(DatasetReader):
-    """One plane of MRNet-v1.0, or all three at once, with one or several of its three labels.
+    """Reader of MRNet-v1.0: one plane, or all three at once, with one or several of its three labels.
 
     Args:
         plane: axial, coronal or sagittal; or all: a study is then an exam that has all three, each a part of its own.
         task: abnormal, acl or meniscus, or a list of them.
 
     >>> import tempfile
-    >>> from xraylab.data.synthetic.knee import write_mrnet
     >>> root = write_mrnet(Path(tempfile.mkdtemp()) / "MRNet-v1.0", train=20, valid=30, slices=(2, 3))
     >>> table = MRNet(plane="axial", task="acl").read(root)
     >>> len(table.frame), table.labels
@@ -97,7 +85,7 @@ class MRNet(DatasetReader):
 
     def read(self, path: Path) -> StudyTable:
         """One row an exam; the held-out split is the published valid."""
-        problems: dict[str, list[str]] = defaultdict(list)
+        problems: Problems = defaultdict(list)
         frames = [self._read_split(path, split, problems) for split in ("train", "valid")]
         frame = pd.concat(frames, ignore_index=True)
         twice = frame["id"].duplicated()
@@ -114,7 +102,7 @@ class MRNet(DatasetReader):
             problems={kind: names for kind, names in problems.items() if names},
         )
 
-    def _read_split(self, path: Path, split: str, problems: dict[str, list[str]]) -> pd.DataFrame:
+    def _read_split(self, path: Path, split: str, problems: Problems) -> pd.DataFrame:
         labels = pd.DataFrame({t: _read_labels(path / f"{split}-{t}.csv", problems) for t in self.tasks})
         others = [t for t in TASKS if t not in self.tasks and (path / f"{split}-{t}.csv").is_file()]
         every = labels.copy()
@@ -123,18 +111,15 @@ class MRNet(DatasetReader):
                 every[task] = _read_labels(path / f"{split}-{task}.csv", defaultdict(list))
         told = written(every.reindex(columns=list(TASKS)))
         for task in self.tasks:
-            missing = labels.index[labels[task].isna()]
-            problems[f"exams of {split} without a row in {split}-{task}.csv"] += [
-                i for i in missing if not any(i in bad for bad in map(_first_words, problems.values()))
-            ]
+            missing, known = labels.index[labels[task].isna()], named(problems)
+            problems[f"exams of {split} without a row in {split}-{task}.csv"] += [i for i in missing if i not in known]
         labels = labels.dropna()
         whole = set(labels.index)
         for folder in (f"{split}/{plane}" for plane in self.planes):
             files = {p.stem for p in (path / folder).glob("*.npy") if not p.name.startswith(".")}
             problems[f"ids of {split} without a file in {folder}"] += sorted(set(labels.index) - files)
-            problems[f"files in {folder} without a label"] += [
-                f"{name}.npy" for name in sorted(files - set(labels.index)) if not _named(name, problems)
-            ]
+            unlabelled = files - set(labels.index) - named(problems)
+            problems[f"files in {folder} without a label"] += [f"{name}.npy" for name in sorted(unlabelled)]
             faults = {name: _fault(path / folder / f"{name}.npy") for name in labels.index if name in files}
             problems["arrays that cannot be used"] += [
                 f"{folder}/{name}.npy ({fault})" for name, fault in faults.items() if fault
@@ -163,7 +148,7 @@ class MRNet(DatasetReader):
     def published(self, table: StudyTable) -> list[Published]:
         """Exams and slices by plane, positive exams by task."""
         counts = []
-        for split, of in PUBLISHED.items():
+        for split, of in MRNET.items():
             counts += [Published("studies", of["exams"], split, plane) for plane in PLANES]
             counts += [Published("images a study", slices, split, plane) for plane, slices in of["slices"].items()]
             counts += [Published("studies", n, split, label=(task, 1)) for task, n in of["positives"].items()]
@@ -175,20 +160,14 @@ class MRNet(DatasetReader):
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`xraylab.data.synthetic.knee.write_mrnet`."""
-        from xraylab.data.synthetic.knee import write_mrnet
-
         return write_mrnet(parent / self.published_name, **options)
 
 
-def _read_labels(path: Path, problems: dict[str, list[str]]) -> pd.Series:
+def _read_labels(path: Path, problems: Problems) -> pd.Series:
     """Labels 0/1 by id from a CSV without a header; rows that are wrong are named in ``problems``."""
     values: dict[str, float] = {}
     seen: set[str] = set()
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
         cells = [c.strip().strip('"') for c in line.split(",")]
@@ -205,14 +184,6 @@ def _read_labels(path: Path, problems: dict[str, list[str]]) -> pd.Series:
             values[name] = float(cells[1])
         seen.add(name)
     return pd.Series(values, dtype=np.float32).sort_index()
-
-
-def _first_words(names: list[str]) -> set[str]:
-    return {n.split(" ", 1)[0] for n in names}
-
-
-def _named(name: str, problems: dict[str, list[str]]) -> bool:
-    return any(name in _first_words(names) for names in problems.values())
 
 
 def _fault(path: Path) -> str | None:

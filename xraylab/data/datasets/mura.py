@@ -18,9 +18,11 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
+from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.images.source import FileSource, file_fault
-from xraylab.data.published import STUDIES, Published
-from xraylab.data.study_table import StudyTable, stop_or_skip
+from xraylab.data.published import MURA_STUDIES, Published
+from xraylab.data.study_table import Problems, StudyTable, named, stop_or_skip
+from xraylab.data.synthetic.bone import write_mura
 from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean
 
@@ -28,7 +30,6 @@ PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 LABEL = "abnormal"
 IMAGE = re.compile(r"(train|valid)/XR_([A-Z]+)/(patient\d+)/(study\w+)/([^/.][^/]*)")
 STUDY = re.compile(r"(train|valid)/XR_([A-Z]+)/(patient\d+)/(study\w+)")
-Problems = defaultdict[str, list[str]]
 # published of v1.1
 TOTALS = {
     "train": {"patients": 11184, "studies": 13457, "images": 36808},
@@ -43,14 +44,13 @@ TOTALS_V10 = {"patients": 12251, "studies": 14982, "images": 40895}
 
 
 class MURA(DatasetReader):
-    """Studies of some or all body parts of MURA-v1.1 or v1.0, labelled normal or abnormal.
+    """Reader of MURA-v1.1 or v1.0: studies of some or all body parts, labelled normal or abnormal.
 
     Args:
         body_part: all, elbow, finger, forearm, hand, humerus, shoulder or wrist, or a list of them.
         test_part: the same for the published held-out split; None: as ``body_part``.
 
     >>> import tempfile
-    >>> from xraylab.data.synthetic.bone import write_mura
     >>> table = MURA().read(write_mura(Path(tempfile.mkdtemp()) / "MURA-v1.1", train=70, valid=40))
     >>> table.labels, table.many_views
     (('abnormal',), True)
@@ -118,7 +118,7 @@ class MURA(DatasetReader):
                 bags[image.rpartition("/")[0]].append(image)
         listed = {image.rpartition("/")[0] for image in images}
         if version == "v1.1":
-            problems[f"studies of {listing} without a label"] += sorted(listed - set(labels) - _said(problems))
+            problems[f"studies of {listing} without a label"] += sorted(listed - set(labels) - named(problems))
             problems[f"studies with a label but no image in {listing}"] += sorted(set(labels) - listed)
         problems[f"studies of {split} of whose images none can be used"] += sorted(listed & set(labels) - set(bags))
         studies = [s for s in bags if s in labels]
@@ -151,7 +151,7 @@ class MURA(DatasetReader):
                 Published("images", abnormal, "train", part, (LABEL, 1)),
                 Published("images", heldout, "heldout", part),
             ]
-        for part, of_splits in STUDIES.items():
+        for part, of_splits in MURA_STUDIES.items():
             for split, numbers in zip(TOTALS, of_splits, strict=True):
                 counts += [Published("studies", n, split, part, (LABEL, v), "literature") for v, n in enumerate(numbers)]
         return counts
@@ -163,8 +163,6 @@ class MURA(DatasetReader):
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`xraylab.data.synthetic.bone.write_mura`."""
-        from xraylab.data.synthetic.bone import write_mura
-
         return write_mura(parent / self.published_name, **options)
 
 
@@ -189,11 +187,7 @@ def _version(path: Path) -> str | None:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a CSV without a header that hold something, with their numbers."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(text_lines(path), start=1) if line.strip()]
 
 
 def _inside(cell: str) -> str:
@@ -266,8 +260,3 @@ def _label_fault(study: str, label: str, listing: str, where: str, problems: Pro
         problems[f"labels in {listing} that contradict the study's folder"].append(f"{study} ({label}, {where})")
         return False
     return True
-
-
-def _said(problems: Problems) -> set[str]:
-    """Studies already named as wrong."""
-    return {name.split(" ", 1)[0] for names in problems.values() for name in names}

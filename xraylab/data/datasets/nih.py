@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.chest_xray import Problems, Radiographs, name_wrong, named, read_list, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, with_lines
+from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.findings import NIH as FINDINGS
 from xraylab.data.findings import finding
 from xraylab.data.published import Published
 from xraylab.data.stratification import written
-from xraylab.data.study_table import ALL_LABELS, StudyTable
-from xraylab.errors import UserError
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
+from xraylab.data.synthetic.chest import write_nih
 
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 LISTS = {"train": "train_val_list.txt", "heldout": "test_list.txt"}
@@ -32,7 +33,15 @@ TOTALS = {None: {"images": 112120, "patients": 30805}, "train": {"images": 86524
 
 
 class NIH(Radiographs):
-    """Images of ChestX-ray14, each a study of its own; its group is its view, ap or pa."""
+    """Reader of ChestX-ray14, whose images are studies of their own; the group is the view, ap or pa.
+
+    Arguments as of :class:`~xraylab.data.datasets.chest_xray.Radiographs`.
+
+    >>> import tempfile
+    >>> table = NIH(findings="hernia").read(write_nih(Path(tempfile.mkdtemp()) / "ChestX-ray14", train=20, test=20))
+    >>> len(table.frame), table.labels
+    (40, ('hernia',))
+    """
 
     published_name = "ChestX-ray14"
     other_names = ("CXR8", "NIH", "nih-chest-xrays")
@@ -134,8 +143,6 @@ class NIH(Radiographs):
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`xraylab.data.synthetic.chest.write_nih`."""
-        from xraylab.data.synthetic.chest import write_nih
-
         return write_nih(parent / self.published_name, **options)
 
 
@@ -157,8 +164,4 @@ def _folders(path: Path) -> dict[str, str]:
 
 def _names(path: Path) -> pd.Series:
     """The names in a list, one a line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    return pd.Series([line.strip() for line in lines if line.strip()], dtype=object)
+    return pd.Series([line.strip() for line in text_lines(path) if line.strip()], dtype=object)

@@ -1,4 +1,4 @@
-"""Damage that a decoder gets over: it says so where nobody looks, and makes up what it could not read of the picture.
+"""Detection of damage inside an image, which decoders get over: they make up what they cannot read, and few hear them say so.
 
 libjpeg and libpng speak on C's ``stderr``, which names no file and is one for all threads. :func:`heard` listens to it. What is
 inside a TIFF is decoded without a word; :func:`damage` has its strips decoded by who is stricter.
@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+from PIL import Image
 
 T = TypeVar("T")
 #: of libjpeg's warnings those by which the picture's data is damaged; bytes too many before a segment of metadata are not
@@ -61,8 +62,6 @@ def damage(data: bytes, words: str) -> str | None:
 
 
 def _tiff_damage(data: bytes) -> str | None:
-    from PIL import Image
-
     try:
         opened = Image.open(io.BytesIO(data), formats=["TIFF"])
         tags: dict[int, object] = dict(opened.tag_v2)  # type: ignore[attr-defined]

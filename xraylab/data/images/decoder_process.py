@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -118,8 +119,6 @@ os.register_at_fork(after_in_child=_forget)
 
 def serve(number: int) -> None:
     """A child's life: answer calls until the parent closes the connection, whose file descriptor this is."""
-    import resource
-
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)  # it ends with its parent, which may save first
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

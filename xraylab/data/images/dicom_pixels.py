@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from xraylab.data.images.decoder_process import apart
+from xraylab.data.images.headers import BARE, MAX_PIXELS, NO_FRAME
 from xraylab.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,13 +27,10 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 OVERLAYS = tuple(0x60000102 + (k << 17) for k in range(16))  # tags of the bit in which an overlay lies
 SAMPLES = {**dict.fromkeys((*GREY, "PALETTE COLOR"), 1), **dict.fromkeys(("RGB", "YBR_FULL", "YBR_FULL_422"), 3)}
 OF_JPEG_2000 = dict.fromkeys(("YBR_ICT", "YBR_RCT"), 3)
-MOST = 2**28  # pixels of a frame: 16,384 x 16,384
 LEAST = 32  # bytes of a compressed frame
 MUCH = 2**28  # bytes, for which it is asked whether they are free
 MEMORY = 20  # bytes that a value takes on its way to grey
 STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")  # of JPEG and JPEG-LS, of JPEG 2000, of it in its boxes
-BARE = (0x01, *range(0xD0, 0xD9))  # markers without a segment
-NO_FRAME = (0xC4, 0xC8, 0xCC)  # those among C0 to CF that are no start of a frame
 
 
 def stored_shape(path: Path, dataset: Dataset) -> tuple[int, int, int]:
@@ -40,8 +38,8 @@ def stored_shape(path: Path, dataset: Dataset) -> tuple[int, int, int]:
     count, rows, columns = int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns)
     syntax, length = dataset.file_meta.TransferSyntaxUID, path.stat().st_size
     said = f"its header says {count} frames of {rows}x{columns} pixels"
-    if min(count, rows, columns) < 1 or rows * columns > MOST:
-        raise UserError(f"{path}: {said}, where a frame has 1 to {MOST:,}.")
+    if min(count, rows, columns) < 1 or rows * columns > MAX_PIXELS:
+        raise UserError(f"{path}: {said}, where a frame has 1 to {MAX_PIXELS:,}.")
     least = LEAST if syntax.is_compressed else rows * columns * int(dataset.get("BitsAllocated") or 8) // 8
     if count > 1 and count * least > length and not syntax.is_deflated:
         raise UserError(f"{path}: cut short: {said}, and it has {length} bytes.")
@@ -243,7 +241,7 @@ def _of_bits(where: str, values: np.ndarray, stream: Stream, header: dict[str, A
 
 
 class Stream(NamedTuple):
-    """What a compressed frame says of itself."""
+    """The header of a compressed frame."""
 
     rows: int
     columns: int

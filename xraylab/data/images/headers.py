@@ -1,4 +1,4 @@
-"""What the head of an encoded image says, read without a decoder: its sides, how it is turned, and what OpenCV reads wrongly.
+"""Headers of encoded images, read without a decoder: sides, orientation, and what OpenCV reads wrongly.
 
 EXIF is read here, since OpenCV and PIL differ over it (a prefix in PNG and WebP, a chunk behind the pixels, orientations in
 XMP), so that a header tells the shape that decoding gives. Broken metadata says nothing, and does not cost the picture.
@@ -17,17 +17,19 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+MAX_PIXELS = 2**28  # of an image or a frame: 16,384 x 16,384
 ORIENTATION = 0x0112
 #: of TIFF: sides, bits, compression, photometric, orientation, samples, planar, tile width, extra samples, sample format
 TAGS = {256, 257, 258, 259, 262, ORIENTATION, 277, 284, 322, 338, 339}
 COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)  # those that OpenCV has
+BARE, NO_FRAME = (0x01, *range(0xD0, 0xD9)), (0xC4, 0xC8, 0xCC)  # markers without a segment; of C0-CF those of no frame
 PROCESSES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # of JPEG that it has: by DCT, neither lossless nor in a hierarchy
 NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # of TIFF's types
 WHITE = re.compile(rb"P[2356]" + rb"(?:\s|#[^\n]*\n)+(\d+)" * 3 + rb"\s")  # of a PGM or PPM: width, height, the largest value
 
 
 class Head(NamedTuple):
-    """Of an encoded image."""
+    """The header of an encoded image."""
 
     kind: str  # PNG, JPEG, WebP or TIFF
     height: int  # as it is stored
@@ -125,12 +127,12 @@ def _jpeg(file: BinaryIO) -> Head:
         mark, kind, size = struct.unpack(">BBH", _at(file, start, 4))
         if mark != 0xFF or kind in (0, 0xFF):  # which decoders step over
             start, fillers = start + 1, fillers + 1
-        elif kind == 0x01 or 0xD0 <= kind <= 0xD8:  # marks without a length
+        elif kind in BARE:
             start += 2
         elif kind == 0xDA:  # the pixels
             break
         else:
-            if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            if 0xC0 <= kind <= 0xCF and kind not in NO_FRAME:
                 sides, process = struct.unpack(">BHH", _at(file, start + 4, 5)), kind
             elif kind == 0xE1 and not exif and _at(file, start + 4, 6) == b"Exif\0\0":
                 exif = _at(file, start + 4, size - 2)

@@ -1,4 +1,4 @@
-"""Where images come from: files of pictures, arrays of slices, arrays in memory.
+"""Image sources: files of pictures, arrays of slices, arrays in memory.
 
 A study's images are references, text that its source understands. What one reference holds depends on the source: one
 view, or all slices of a volume.
@@ -24,7 +24,7 @@ from xraylab.data.images.damage import damage, heard
 from xraylab.data.images.decoder_process import apart
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.dicom import dicom_shape, is_dicom, read_dicom
-from xraylab.data.images.headers import WHITE, Head, plain_png, read_head, turned
+from xraylab.data.images.headers import MAX_PIXELS, WHITE, Head, plain_png, read_head, turned
 from xraylab.errors import UserError, listed
 
 log = logging.getLogger(__name__)
@@ -35,17 +35,16 @@ ARRAY = ".npy"
 MISSING = "missing image files"  # a kind of problem
 NO_PICTURE = (".csv", ".txt", ".tsv", ".lst", ".md", ".json", ".xml", ".db", ".ini")  # not worth a look for DICOM
 
-#: what decoders raise: of an unknown format an OSError, of more pixels than are allowed an error of their own
-MOST = 2**28  # pixels of an image: 16,384 x 16,384
 THIN = 256  # pixels for each byte of a file: of more, next to nothing is there
 SOME = 2**24  # pixels that an image may have whose head is not read
+#: what decoders raise: of an unknown format an OSError, of more pixels than are allowed an error of their own
 UNREADABLE = (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError)
 #: uint8: slices of a volume (N,H,W[,3]), or a list of views (H,W[,3]), whose sizes may differ
 Images: TypeAlias = "np.ndarray | list[np.ndarray]"
 
 
 class ImageSource(ABC):
-    """Reads the images that references stand for."""
+    """Base class of the sources, which read the images that references stand for."""
 
     @abstractmethod
     def read(self, images: Sequence[str]) -> Images:
@@ -73,7 +72,7 @@ class ImageSource(ABC):
 
 
 class FileSource(ImageSource):
-    """One image a file: PNG, JPEG and whatever else OpenCV decodes, turned as its EXIF says.
+    """Source of one image a file: PNG, JPEG and whatever else OpenCV decodes, turned as its EXIF says.
 
     Args:
         root: references are paths relative to it.
@@ -168,8 +167,8 @@ def of_one_value(images: Images) -> bool:
 
 def _refuse(head: Head | None, where: object) -> None:
     """Raise UserError for what is known from a head not to be read."""
-    if head and head.height * head.width > MOST:
-        raise UserError(f"{where}: its header says {head.height}x{head.width} pixels, where {MOST:,} are read at most.")
+    if head and head.height * head.width > MAX_PIXELS:
+        raise UserError(f"{where}: its header says {head.height}x{head.width} pixels, where {MAX_PIXELS:,} are read at most.")
     if head and head.fault:
         raise UserError(f"{where}: {head.fault}")
     if head and head.pages > 1:
@@ -242,7 +241,7 @@ def file_fault(path: Path | str) -> str | None:
 
 
 class AnyFileSource(ImageSource):
-    """Files of every kind that is read, pictures, arrays and DICOM, each of one image or, the last two, of a volume.
+    """Source of files of every kind that is read, pictures, arrays and DICOM, each of one image or, the last two, of a volume.
 
     Args:
         colour: read three channels, not one.
@@ -251,9 +250,7 @@ class AnyFileSource(ImageSource):
         root: references are paths relative to it; None: paths as given, of no dataset.
     """
 
-    def __init__(
-        self, colour: bool = False, bits: int | None = None, volumes: bool = False, root: Path | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, colour: bool = False, bits: int | None = None, volumes: bool = False, root: Path | None = None) -> None:
         self.colour, self.bits, self.volumes, self.of_dataset = colour, bits, volumes, root is not None
         self.root = root or Path()
         self._pictures = FileSource(self.root, colour, bits)
@@ -336,7 +333,7 @@ def _array(path: Path, colour: bool) -> np.ndarray:
 
 
 class NpySource(ImageSource):
-    """One ``.npy`` of uint8 slices (N,H,W) a reference.
+    """Source of one ``.npy`` of uint8 slices (N,H,W) a reference.
 
     Args:
         root: references are paths relative to it.
@@ -368,7 +365,7 @@ class NpySource(ImageSource):
 
 
 class ArraySource(ImageSource):
-    """Arrays in memory; a reference is ``<array>:<index>``.
+    """Source of arrays in memory; a reference is ``<array>:<index>``.
 
     Args:
         arrays: uint8 (items,H,W[,3]), or (items,N,H,W) where an item is a volume.

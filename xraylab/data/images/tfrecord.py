@@ -17,7 +17,6 @@ import logging
 import re
 import shutil
 import struct
-import time
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -28,12 +27,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from crc32c import crc32c
+from google.protobuf.message import DecodeError
 
 from xraylab.data.findings import finding
 from xraylab.data.images.source import ImageSource, decode, header_shape
 from xraylab.errors import UserError
 from xraylab.system.files import beside
 from xraylab.system.paths import cache_dir
+from xraylab.system.progress import Pace
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +43,11 @@ SHARD = re.compile(r"(.+)\.tfrecords?(-\d+-of-\d+)?(\.gz)?", re.I)
 CUT = "records that are cut short, with which their shard ends"
 LENGTH = "records whose length is damaged, so that the rest of their shard cannot be read"
 DAMAGED = "records whose checksum is wrong"
-LOG_SECONDS = 10.0
 
 
 @dataclass
 class Records:
-    """What a shard holds. Names and codes are of records in which nothing is wrong."""
+    """Index of a shard. Names and codes are of records in which nothing is wrong."""
 
     names: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)  # references of a TFRecordSource
@@ -59,7 +60,7 @@ class Records:
 
 
 class TFRecordSource(ImageSource):
-    """One encoded image in a record of a shard a reference: ``<shard>:<number of the record>@<its first byte>``.
+    """Source of one encoded image in a record of a shard a reference: ``<shard>:<number of the record>@<its first byte>``.
 
     Nothing is held open, so that forked and spawned processes read alike.
 
@@ -110,7 +111,7 @@ class TFRecordSource(ImageSource):
 
 def index_shards(
     root: Path, shards: dict[str, str], image: str, labels: Sequence[str], plain: dict[str, Path], known: Sequence[str] = ()
-) -> list[Records]:  # fmt: skip
+) -> list[Records]:
     """Go once through every shard, without decoding images, checking all checksums.
 
     Args:
@@ -126,15 +127,13 @@ def index_shards(
     """
     paths = {shard: plain.get(shard, root / shard) for shard in shards}
     sizes = [path.stat().st_size for path in paths.values()]
-    start = said = time.monotonic()
-    found: list[Records] = []
+    pace, found = Pace(sum(sizes)), list[Records]()
     with ThreadPoolExecutor(4) as pool:  # which overlaps reading, not parsing
         for records in pool.map(lambda shard: _index(paths[shard], shard, shards[shard], image, labels, known), shards):
             found.append(records)
-            now, done = time.monotonic(), sum(sizes[: len(found)])
-            if now - said >= LOG_SECONDS and len(found) < len(shards):
-                said, left = now, (now - start) * (sum(sizes) - done) / max(done, 1)
-                log.info("indexing shards: %.1f of %.1f GB, %.0f s to go", done / 1e9, sum(sizes) / 1e9, left)
+            done = sum(sizes[: len(found)])
+            if len(found) < len(shards) and (due := pace.due(done)):
+                log.info("indexing shards: %.1f of %.1f GB, %.0f s to go", done / 1e9, pace.total / 1e9, due[1])
     return found
 
 
@@ -161,9 +160,7 @@ def _index(path: Path, shard: str, called: str, image: str, labels: Sequence[str
     return records
 
 
-def _codes(
-    data: bytes, name: str, image: str, labels: Sequence[str], known: Sequence[str], records: Records
-) -> list[int] | None:  # fmt: skip
+def _codes(data: bytes, name: str, image: str, labels: Sequence[str], known: Sequence[str], records: Records) -> list[int] | None:
     """A record's labels; None where something is wrong with it, which is then noted."""
     features = _features(data)
     if features is None:
@@ -223,15 +220,12 @@ def _record(file: BinaryIO) -> tuple[bytes | None, str]:
 
 
 def _masked_crc(data: bytes) -> int:
-    from crc32c import crc32c
-
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _features(data: bytes) -> Any:
     """The features of a record by name; None: it is not of that kind."""
-    from google.protobuf.message import DecodeError
     from tfrecord.example_pb2 import Example  # brings torch, so not before it is needed
 
     try:

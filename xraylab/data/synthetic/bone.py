@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from xraylab.data.published import STUDIES
+from xraylab.data.published import MURA_STUDIES
 from xraylab.data.synthetic.bone_drawing import draw_sign, draw_view
 from xraylab.data.synthetic.mark import mark_synthetic
 from xraylab.errors import UserError
@@ -88,14 +88,14 @@ def write_mura(root: Path, train: int = 300, valid: int = 120, seed: int = 0) ->
 
 def _draw_studies(rng: np.random.Generator, split: str, count: int, first: int) -> list[tuple[int, str, int, bool]]:
     """Each study's patient from ``first`` on, body part, number among the patient's of that part, and class."""
-    published = np.array([STUDIES[part][split != "train"] for part in STUDIES])
+    published = np.array([MURA_STUDIES[part][split != "train"] for part in MURA_STUDIES])
     counts = np.ones_like(published)
     for _ in range(count - counts.size):  # one by one to whom most are due (Sainte-Lague)
         counts.flat[np.argmax(published / (counts + 0.5))] += 1
     studies: list[tuple[int, str, int, bool]] = []
     seen: Counter[tuple[int, str]] = Counter()
     last = first - 1
-    for part, (normal, abnormal) in zip(STUDIES, counts, strict=True):
+    for part, (normal, abnormal) in zip(MURA_STUDIES, counts, strict=True):
         start = last + 1  # the part's first patient who is new
         for label in rng.permutation([False] * normal + [True] * abnormal):
             chance, patient = rng.random(), last

@@ -10,11 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-KINDS = {"fracture": 0.5, "plate": 0.2, "rod": 0.15, "pins": 0.15}
-
-
+KINDS = {"fracture": 0.5, "plate": 0.2, "rod": 0.15, "pins": 0.15}  # share of each among signs
 AIR, FLESH, CORTEX, MARROW, DENSE, THIN, METAL = 8, 44, 64, 40, 170, 16, 255  # bones add up, with what they lie on
-
 
 ACROSS = np.linspace(-1, 1, 9)
 XY = tuple[float, float]
@@ -23,7 +20,7 @@ Layer = list[tuple[int, np.ndarray]]  # values and outlines (n,2), each drawn ov
 
 @dataclass(frozen=True)
 class Sign:
-    """What is wrong in a study, and where.
+    """The abnormality of a synthetic study: its kind and its place.
 
     Attributes:
         kind: fracture, plate, rod or pins.
@@ -126,9 +123,7 @@ class _Bone:
         span: between which t a sign may lie; None: nowhere.
     """
 
-    def __init__(
-        self, start: XY, end: XY, widths: XY, waist: float = 0.35, bow: float = 0.0, span: XY | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, start: XY, end: XY, widths: XY, waist: float = 0.35, bow: float = 0.0, span: XY | None = None) -> None:
         self.start, self.axis = np.array(start), np.subtract(end, start)
         self.length = float(np.hypot(*self.axis))
         self.normal = np.array((-self.axis[1], self.axis[0])) / self.length

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from xraylab.data.findings import CHEXPERT, NIH
+from xraylab.data.findings import CHEXPERT, NIH, spelled
 from xraylab.data.synthetic.chest_drawing import Case, draw_view
 from xraylab.data.synthetic.chest_labels import Cases, Rates, draw_labels
 from xraylab.data.synthetic.mark import mark_synthetic
@@ -92,11 +92,6 @@ def _write_images(root: Path, jobs: Sequence[tuple[str, _Study, int]], size: int
         return list(pool.map(write, jobs))
 
 
-def title(name: str) -> str:
-    """As label files spell a finding: ``Pleural Effusion``."""
-    return name.replace("_", " ").title()
-
-
 def write_chexpert(
     root: Path, train: int = 400, valid: int = 100, test: int = 0, seed: int = 0, size: int = 96,
     uncertain: Rates = None, truth: Rates = None,
@@ -130,7 +125,7 @@ def write_chexpert(
                 jobs.append((path, study, v))
                 sex, side = "Female" if study.female else "Male", "" if plane == "lateral" else view.upper()
                 rows.append([f"CheXpert-v1.0-small/{path}", sex, study.age, plane.title(), side, *labels[study.number]])
-        columns = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *map(title, CHEXPERT)]
+        columns = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *map(spelled, CHEXPERT)]
         pd.DataFrame(rows, columns=columns).to_csv(root / f"{split}.csv", index=False)
         first = studies[-1].patient + 1
     _write_images(root, jobs, size)
@@ -192,9 +187,9 @@ def write_mimic(
         "ViewPosition", "Rows", "Columns", "StudyDate", "StudyTime",
     )  # fmt: skip
     for labeller in ("chexpert", "negbio"):
-        save(f"mimic-cxr-2.0.0-{labeller}.csv.gz", tables[labeller], "subject_id", "study_id", *map(title, names))
-    spelled = [title(name.replace("lung_opacity", "airspace_opacity")) for name in names]
-    save("mimic-cxr-2.1.0-test-set-labeled.csv", tables["truth"], "study_id", *spelled)
+        save(f"mimic-cxr-2.0.0-{labeller}.csv.gz", tables[labeller], "subject_id", "study_id", *map(spelled, names))
+    theirs = [spelled(name.replace("lung_opacity", "airspace_opacity")) for name in names]
+    save("mimic-cxr-2.1.0-test-set-labeled.csv", tables["truth"], "study_id", *theirs)
     mark_synthetic(root, f"MIMIC-CXR-JPG, seed {seed}")
     return root
 
@@ -224,14 +219,14 @@ def write_nih(root: Path, train: int = 300, test: int = 80, seed: int = 0, size:
     """
     counts = {"train": train, "test": test}
     _new(root, **counts)
-    spelled = {name: name.title() for name in NIH} | {"pleural_effusion": "Effusion"}
+    published = {name: name.title() for name in NIH} | {"pleural_effusion": "Effusion"}
     first, jobs, rows = 1, [], []
     for i, (split, count) in enumerate(counts.items()):
         images = []
         for study in (studies := _studies(draw_labels(count, [seed, i]), first, (seed, i), lateral=0)):
             images.append(f"{study.patient:08d}_{study.visit - 1:03d}.png")
             jobs.append((f"images/{images[-1]}", study, 0))
-            found = "|".join(spelled[name] for name in sorted(_nih(study.case))) or "No Finding"
+            found = "|".join(published[name] for name in sorted(_nih(study.case))) or "No Finding"
             row = [images[-1], found, study.visit - 1, study.patient, study.age, "F" if study.female else "M"]
             rows.append([*row, study.views[0].upper(), 2500, 2048, 0.171, 0.171])
         (root / f"{'train_val' if split == 'train' else split}_list.txt").write_text("\n".join(images), encoding="utf-8")
@@ -311,7 +306,7 @@ def write_tutorial(
 
 
 def _write_records(stem: Path, items: list[tuple[_Study, int]], labels: list[dict[str, int]], size: int, shards: int) -> None:
-    from tfrecord.writer import TFRecordWriter
+    from tfrecord.writer import TFRecordWriter  # brings torch, so not before it is needed
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         images = list(pool.map(lambda item: _jpeg(item[0].image(item[1], size)), items))

@@ -1,5 +1,4 @@
-"""Drawinfrom xraylab.data.synthetic.film import Grid, ramp, Film, expose
-gs of chest radiographs, frontal and lateral, with findings from subtle to obvious and with what looks like them.
+"""Drawings of chest radiographs, frontal and lateral, with findings from subtle to obvious and with what looks like them.
 
 A finding has a severity, which sets its size and contrast, and lies at the same place in every view of a study. A mimic is
 harmless and something else to the eye: a fat pad beside the heart, a skin fold, a scar. Pose, exposure, noise, sharpness,
@@ -31,7 +30,7 @@ APEX, BASE, SPACING = -0.37, 0.27, 0.083  # of the lungs, and between ribs, in h
 
 @dataclass(frozen=True)
 class Case:
-    """What a study's images show.
+    """The findings of one synthetic study, which its images show.
 
     Attributes:
         severity: of each finding that is there, over 0 to 1.
@@ -227,8 +226,9 @@ class _Chest:
             haze = sum(film.glow(x, y, 0.11 + 0.05 * severity, 0.17 + 0.05 * severity) for x, y in hila)
             kerley = [
                 (np.array([(s * x, y), (s * (x - 0.05), y + 0.006)]), 0.005)
-                for s in (-1, 1) for x, y in zip(0.36 + 0.01 * self.places["edema"][2:7], np.linspace(0.06, 0.24, 5), strict=True)
-            ]  # fmt: skip
+                for s in (-1, 1)
+                for x, y in zip(0.36 + 0.01 * self.places["edema"][2:7], np.linspace(0.06, 0.24, 5), strict=True)
+            ]
             shadow = shadow + np.clip(haze, 0, 1.2) * (0.07 + 0.16 * severity) * (1 + 0.35 * mottle) * air
             shadow = shadow + (0.08 + 0.1 * severity) * film.strokes(kerley) * air * (not self.lateral)
         if severity := self.amount("consolidation"):

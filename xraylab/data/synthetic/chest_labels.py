@@ -1,4 +1,4 @@
-"""What synthetic chest X-rays show, and what reports say of it.
+"""Findings of synthetic chest X-rays, and the labels that reports give them.
 
 Findings come together as in life (edema with a large heart and effusions), and each has a fixed share of any number of
 studies. A report is uncertain of subtle findings and of negatives with a mimic, and does not mention most negatives. The share
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xraylab.data.findings import CHEXPERT, COMPETITION, finding
-from xraylab.data.published import IMAGES
+from xraylab.data.published import CHEXPERT_IMAGES
 from xraylab.data.synthetic.chest_drawing import DRAWN, MIMICKED, Case
 from xraylab.errors import UserError
 
@@ -34,7 +34,7 @@ TOGETHER = {
 }  # fmt: skip
 OPACITIES = ("consolidation", "edema", "atelectasis", "lung_lesion", "pneumonia")  # any of them is a lung opacity
 MIMICS = {name: 0.3 if name in COMPETITION else 0.08 for name in MIMICKED}  # share of negatives with one
-MENTIONED = {name: counts for name, counts in IMAGES.items() if name != "no_finding"}  # positive, negative, uncertain
+MENTIONED = {name: counts for name, counts in CHEXPERT_IMAGES.items() if name != "no_finding"}  # positive, negative, uncertain
 #: of uncertain labels, how many are positive in truth
 TRUTH = dict.fromkeys(MENTIONED, 0.5) | {
     "atelectasis": 0.85, "edema": 0.7, "pleural_effusion": 0.6, "cardiomegaly": 0.4, "pneumonia": 0.35, "consolidation": 0.25,
@@ -123,7 +123,7 @@ def _rates(key: str, given: Rates) -> dict[str, float]:
 
 def _report(
     name: str, severity: np.ndarray, mimic: np.ndarray, share: float, truth: float, rng: np.random.Generator
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """One finding's labels: of those mentioned ``share`` is uncertain, of which ``truth`` is positive, both to within one."""
     sick, healthy = np.flatnonzero(severity > 0), np.flatnonzero(severity == 0)
     positive, negative, _ = MENTIONED[name]

@@ -15,25 +15,18 @@ from typing import Any
 import cv2
 import numpy as np
 
+from xraylab.data.published import MRNET
+from xraylab.data.published import MRNET_PLANES as PLANES
 from xraylab.data.synthetic.mark import mark_synthetic
 from xraylab.errors import UserError
 
 SIZE = 256
-PLANES = ("axial", "coronal", "sagittal")
-SLICES = {"axial": (19, 61), "coronal": (17, 58), "sagittal": (17, 51)}  # published range over train
-# published prevalence (Bien et al. 2018): train 1,130 exams, valid 120
-PREVALENCE = {
-    "train": {"abnormal": 913 / 1130, "acl": 208 / 1130, "meniscus": 397 / 1130},
-    "valid": {"abnormal": 95 / 120, "acl": 54 / 120, "meniscus": 52 / 120},
-}
 LEAST_OF_A_CLASS = 15  # in valid, so that its metrics mean something
 
 AIR, CORTEX, MUSCLE, MARROW, CARTILAGE, FAT, FLUID = 0.03, 0.10, 0.33, 0.50, 0.62, 0.74, 0.95
 
 
-def write_mrnet(
-    root: Path, train: int = 60, valid: int = 40, slices: tuple[int, int] | None = None, seed: int = 0
-) -> Path:  # fmt: skip
+def write_mrnet(root: Path, train: int = 60, valid: int = 40, slices: tuple[int, int] | None = None, seed: int = 0) -> Path:
     """Write a synthetic ``MRNet-v1.0`` tree to ``root``: three planes, six CSVs, uint8 arrays (slices, 256, 256).
 
     Args:
@@ -70,7 +63,7 @@ def write_mrnet(
         split, number, findings = job
         for p, plane in enumerate(PLANES):
             rng = np.random.default_rng([seed, number, p])
-            low, high = slices or SLICES[plane]
+            low, high = slices or MRNET["train"]["slices"][plane]
             volume = draw_exam(plane, findings, int(rng.integers(low, high + 1)), rng)
             np.save(root / split / plane / f"{number:04d}.npy", volume)
 
@@ -83,9 +76,10 @@ def write_mrnet(
 def _draw_labels(rng: np.random.Generator, split: str, count: int) -> dict[str, np.ndarray]:
     """Labels at the published prevalence, each class at least 15 times in valid; a torn part makes an exam abnormal."""
     least = LEAST_OF_A_CLASS if split == "valid" else 2
+    published = MRNET["heldout" if split == "valid" else "train"]
 
     def number(task: str) -> int:
-        return int(np.clip(round(PREVALENCE[split][task] * count), least, count - least))
+        return int(np.clip(round(published["positives"][task] / published["exams"] * count), least, count - least))
 
     abnormal = np.zeros(count, int)
     abnormal[rng.permutation(count)[: number("abnormal")]] = 1

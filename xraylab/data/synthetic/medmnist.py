@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xraylab.data.published import SUBSETS, Subset
+from xraylab.data.published import MEDMNIST, Subset
 from xraylab.data.synthetic.mark import mark_synthetic
 from xraylab.errors import UserError
 from xraylab.system.files import beside
@@ -14,7 +14,7 @@ from xraylab.system.files import beside
 
 def write_medmnist(
     path: Path, subset: str, resolution: int = 28, train: int = 400, val: int = 100, test: int = 150, seed: int = 0
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a synthetic ``.npz`` in the layout of one MedMNIST set: soft blobs whose places tell the class.
 
     Args:
@@ -24,7 +24,7 @@ def write_medmnist(
     Raises:
         UserError: the file exists already, or a split is smaller than the number of classes.
     """
-    about = SUBSETS[subset]
+    about = MEDMNIST[subset]
     names = about.labels.split()
     if path.exists():
         raise UserError(f"{path} exists; name another folder, or delete it first.")

@@ -30,7 +30,7 @@ from xraylab.evaluation.ensembles.members import (
 from xraylab.evaluation.ensembles.stacking import FOLDS
 from xraylab.evaluation.evaluate_tables import EvaluateOptions, evaluate_tables
 from xraylab.evaluation.operating_points import Rules
-from xraylab.evaluation.predictions import Scoring
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import Evaluation
 
 log = logging.getLogger(__name__)
@@ -165,6 +165,8 @@ def joined(
     by_study = [(file.removesuffix(".csv"), table) for file, table in tables.items() if "members" in table]
     counted = {split: table["members"].value_counts().sort_index() for split, table in by_study}
     members_of = {split: {str(k): int(n) for k, n in of.items()} for split, of in counted.items()}
+    evaluated = {file: PredictionTable(table) for file, table in tables.items()}
+    evaluated = {file: PredictionTable(table) for file, table in tables.items()}
     found = {
         "data": data,
         "selection": next((m.evaluation["selection"] for m in members if m.evaluation), "not known"),
@@ -173,6 +175,6 @@ def joined(
         "scored": asdict(judging.scoring),
         "combination": combination.record(),
         **({"members_of_studies": members_of} if members_of else {}),
-        "splits": evaluate_tables(tables, directory, judging.splits, data == SYNTHETIC, judging.scoring, judging.rules),
+        "splits": evaluate_tables(evaluated, directory, judging.splits, data == SYNTHETIC, judging.scoring, judging.rules),
     }
     return cast(Evaluation, found)

@@ -18,7 +18,7 @@ from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.evaluation.evaluate_tables import EvaluateOptions
 from xraylab.evaluation.operating_points import Rules
-from xraylab.evaluation.predictions import CERTAIN, SELECTED_ON, Scoring, read_table
+from xraylab.evaluation.predictions import CERTAIN, SELECTED_ON, PredictionTable, Scoring
 from xraylab.evaluation.result import Evaluation, all_selected_on
 from xraylab.run import Run, read_config, read_record, run_of, short_names
 
@@ -95,7 +95,7 @@ def read_members(paths: Sequence[str], columns: Mapping[str, str], needed: Colle
     """The runs and tables of these paths.
 
     Args:
-        columns: of tables, see :func:`xraylab.evaluation.predictions.read_table`.
+        columns: of tables, see :meth:`xraylab.evaluation.predictions.PredictionTable.read`.
         needed: the splits of runs that are combined or fitted on, see :func:`member_of_run`.
 
     Raises:
@@ -130,7 +130,7 @@ def member_of_run(path: Path, name: str, needed: Collection[str] = SPLITS) -> Me
     for split, unit in itertools.product(splits, ("study", "image")):
         if (file := Run(path).predictions(split, unit)).is_file():
             try:
-                tables[file.name] = read_table(file).drop(columns="data", errors="ignore")
+                tables[file.name] = PredictionTable.read(file).frame.drop(columns="data", errors="ignore")
             except UserError as error:
                 if split in needed:
                     raise
@@ -141,7 +141,7 @@ def member_of_run(path: Path, name: str, needed: Collection[str] = SPLITS) -> Me
 
 
 def _of_table(path: Path, name: str, columns: Mapping[str, str]) -> Member:
-    table = read_table(path, columns)
+    table = PredictionTable.read(path, columns).frame
     end = "_images.csv" if "image" in table else ".csv"
     synthetic, table = "data" in table, table.drop(columns="data", errors="ignore")
     parts = {f"{split}{end}": part.reset_index(drop=True) for split, part in table.groupby("split", sort=False)}

@@ -16,7 +16,7 @@ from xraylab.data.splits import in_parts
 from xraylab.data.study_table import patients_of
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.alignment import alike, mean_of
-from xraylab.evaluation.predictions import Scoring, labels_of, log_odds, scored_labels, with_logits
+from xraylab.evaluation.predictions import PredictionTable, Scoring, scored_labels, with_logits
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.result import StackFit
 
@@ -49,7 +49,7 @@ def fit_stack(
         raise UserError(f"folds={folds}: there are at least 2.")
     same = alike(tables, names)
     first = same[0]
-    labels = labels_of(first)
+    labels = PredictionTable(first).labels
     if folds > (count := patients_of(first).nunique()):
         raise UserError(f"folds={folds}: a part has a patient at least, and there are {count} to fit on.")
     fold = in_parts(first, [f"y_{label}" for label in labels], [1 / folds] * folds, seed)
@@ -57,7 +57,7 @@ def fit_stack(
     logits: dict[str, np.ndarray | None] = {}
     record: dict[str, StackFit] = {}
     for label in labels:
-        z = np.stack([log_odds(t, label) for t in same], axis=1)
+        z = np.stack([PredictionTable(t).log_odds(label) for t in same], axis=1)
         truth = scored_labels(first[f"y_{label}"].to_numpy(np.float64), scoring)
         certain = (truth == 0) | (truth == 1)
         found = np.full(len(first), np.nan)
@@ -104,7 +104,7 @@ def stacked_table(
             out[f"p_{label}"], logits[label] = mean_of(same, label)
         else:
             coefficients = np.array([fitted["coefficients"][name] for name in names])
-            z = np.stack([log_odds(t, label) for t in same], axis=1).clip(-farthest, farthest)
+            z = np.stack([PredictionTable(t).log_odds(label) for t in same], axis=1).clip(-farthest, farthest)
             logits[label] = found = z @ coefficients + fitted["intercept"]
             out[f"p_{label}"] = sigmoid(found)
     return with_logits(out, logits)

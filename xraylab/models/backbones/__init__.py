@@ -1,1 +1,1 @@
-"""From an image to its features: networks, and where their weights come from."""
+"""Backbones: networks from an image to its features, and where their weights come from."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torchvision.models import AlexNet_Weights, alexnet
 
 from xraylab.errors import UserError
 from xraylab.models.backbones import weights
@@ -10,7 +11,7 @@ from xraylab.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone,
 
 
 class AlexNet(Backbone):
-    """torchvision's AlexNet without its classifier, globally averaged: 256 features, as in Bien et al. 2018.
+    """Backbone AlexNet, torchvision's without its classifier, globally averaged: 256 features, as in Bien et al. 2018.
 
     Args:
         pretrained: True for the ImageNet weights, False for random ones (He et al. 2015), or a file of weights.
@@ -28,8 +29,6 @@ class AlexNet(Backbone):
     ) -> None:  # fmt: skip
         super().__init__()
         self.save_hyperparameters()
-        from torchvision.models import AlexNet_Weights, alexnet
-
         weights.check_choice(pretrained)
         model = alexnet()
         if pretrained is True:

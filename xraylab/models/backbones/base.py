@@ -14,13 +14,21 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module, HyperparametersMixin):
-    """Interface of a backbone.
+    """Base class of the backbones: networks from images (I,C,H,W) to features (I,D).
 
     Attributes:
         num_features: D.
         in_chans: C.
         mean, std: C values on the scale 0-1 that its weights were trained with.
         stages: names of its stages from input to output, with the names of their parameters.
+
+    >>> class Brightness(Backbone):
+    ...     num_features, in_chans, mean, std, stages = 1, 1, (0.0,), (1.0,), {}
+    ...     def forward(self, images):
+    ...         return images.mean((2, 3))
+    >>> Brightness()(torch.ones(2, 1, 8, 8))
+    tensor([[1.],
+            [1.]])
     """
 
     num_features: int

@@ -18,7 +18,7 @@ POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
 class CNN(Backbone):
-    """Cells 1..N, each of ``convs`` convolutions with as many channels as the cell has filters.
+    """Backbone of cells 1..N, each of ``convs`` convolutions with as many channels as the cell has filters.
 
     Six layers at 256x256x3 with 32 starting filters and one sigmoid have 6,308,609 parameters, as the published network.
 
@@ -106,7 +106,7 @@ class CNN(Backbone):
 
 def _cell(
     width: int, out: int, convs: int, kernel: int, batch_norm: bool, shrink: nn.Module, dropout: float, spatial_dropout: float
-) -> nn.Sequential:  # fmt: skip
+) -> nn.Sequential:
     layers: list[nn.Module] = []
     for k in range(convs):
         layers.append(nn.Conv2d(width if k == 0 else out, out, kernel, padding="same"))

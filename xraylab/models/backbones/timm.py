@@ -15,7 +15,7 @@ from xraylab.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone,
 
 
 class Timm(Backbone):
-    """Any model of timm by name, pooled as it pools itself.
+    """Backbone of any model of timm by name, pooled as it pools itself.
 
     Args:
         name: e.g. resnet18, or with a tag, densenet121.tv_in1k.
@@ -91,7 +91,7 @@ class Timm(Backbone):
 
 
 class LogSumExp(nn.Module):
-    """log(mean(exp(r * x))) / r over the pixels of a map (Pinheiro and Collobert 2015; Wang et al. 2017, eq. 4).
+    """Pooling by log(mean(exp(r * x))) / r over the pixels of a map (Pinheiro and Collobert 2015; Wang et al. 2017, eq. 4).
 
     Between the mean (r to 0) and the largest value (r to infinity).
 
@@ -110,8 +110,10 @@ class LogSumExp(nn.Module):
 
 
 SPATIAL: dict[str, Callable[[], nn.Module]] = {
-    "avg": lambda: nn.AdaptiveAvgPool2d(1), "max": lambda: nn.AdaptiveMaxPool2d(1), "lse": LogSumExp,
-}  # fmt: skip
+    "avg": lambda: nn.AdaptiveAvgPool2d(1),
+    "max": lambda: nn.AdaptiveMaxPool2d(1),
+    "lse": LogSumExp,
+}
 
 # of timm.create_model, and what says it here
 OWN = {
@@ -126,7 +128,7 @@ OWN = {
 
 def _timm_stages(model: nn.Module) -> dict[str, list[str]]:
     """Coarse groups of timm, each named by the longest module path that its parameters share."""
-    from timm.models import group_parameters
+    from timm.models import group_parameters  # which takes a second, and other backbones do without
 
     matcher: Callable[..., Any] | None = getattr(model, "group_matcher", None)
     groups = group_parameters(model, matcher(coarse=True)) if matcher else {0: [n for n, _ in model.named_parameters()]}

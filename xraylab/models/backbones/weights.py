@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from xraylab.errors import UserError, listed
 from xraylab.run import FOREIGN
 
+# timm and huggingface_hub take a second, and are imported where they are needed: other backbones do without
+
 T = TypeVar("T")
 PROBE_SECONDS = 5.0
 # what a file and a model need not have in common, beside a classifier: counts that nothing is computed from, of torch and of

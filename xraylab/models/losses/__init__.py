@@ -1,4 +1,4 @@
-"""From the logits of a batch and its labels, some of them uncertain, to one number."""
+"""Losses: from the logits of a batch and its labels, some of them uncertain, to one number."""
 
 from xraylab.system.classes import lazy
 

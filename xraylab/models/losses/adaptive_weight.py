@@ -1,4 +1,4 @@
-"""How the weight w of uncertain labels is adapted: do they help to tell certain ones?
+"""Adaptation of the weight w of uncertain labels, by whether they help to tell certain ones.
 
 After an epoch, for each finding k: is a step that lowers the loss of its uncertain labels also one that lowers the
 loss of certain labels? The step is taken by the head (the layers behind the features), downhill on the mean loss of finding k's

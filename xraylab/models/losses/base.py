@@ -40,12 +40,21 @@ BALANCES = {
 
 
 class Loss(nn.Module, HyperparametersMixin):
-    """Interface of a loss.
+    """Base class of the losses: from logits and raw labels to one number, and from logits to probabilities.
 
     Attributes:
-        balances: the kinds of class balance it knows, by option.
+        balances: names of the class balances that it knows, of :data:`BALANCES`.
         balance_weights: float32 (G+1,L,2), the weight b of negatives and positives by group and label; the last row is for
             studies of any other group, and the only one of balances that do not look at groups.
+
+    >>> class SquaredError(Loss):
+    ...     def total(self, logits, labels, group=None, rows=None):
+    ...         return (self.probabilities(logits) - labels)[self.scored(labels)].square().sum()
+    ...     def log_odds(self, logits):
+    ...         return logits
+    >>> loss = SquaredError(balance="none", label_smoothing=0.0)
+    >>> float(loss(torch.zeros(1, 2), torch.tensor([[1.0, -1.0]])))  # the uncertain label is not scored
+    0.25
     """
 
     balances: tuple[str, ...] = ("none",)
@@ -177,9 +186,7 @@ class Loss(nn.Module, HyperparametersMixin):
         n = self.scored(labels).sum() if n is None else n
         return self.total(logits, labels, group, rows) / torch.clamp(torch.as_tensor(n, device=logits.device), min=1)
 
-    def total(
-        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """sum(b * w * l) over the batch, a scalar."""
         raise NotImplementedError
 
@@ -207,5 +214,5 @@ class Loss(nn.Module, HyperparametersMixin):
 
 
 def spec(component: Any) -> dict[str, Any]:
-    """What rebuilds a component: its class and the arguments it was made with."""
+    """The specification that rebuilds a component: its class and the arguments it was made with."""
     return {"class": lasting_name(type(component)), "arguments": dict(component.hparams)}

@@ -11,7 +11,7 @@ from xraylab.models.losses.base import BALANCES, Loss
 
 
 class WeightedBCE(Loss):
-    """Binary cross-entropy by label.
+    """Binary cross-entropy by label, with weights for the class balance.
 
     Args:
         balance: weights of [negatives, positives], from the n and p of train: ``label`` [1, n/p]; ``group`` [p/(n+p),
@@ -30,9 +30,7 @@ class WeightedBCE(Loss):
         super().__init__(balance, label_smoothing)
         self.save_hyperparameters()
 
-    def total(
-        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """sum(b * w * l) over scored labels, with smoothed targets."""
         target, weight = self.targets(labels, rows)
         return self.sum(self.curves(self.difference(logits)), target, weight, group, self.label_smoothing)
@@ -53,7 +51,7 @@ class WeightedBCE(Loss):
 
     def sum(
         self, curves: tuple[Tensor, Tensor], target: Tensor, weight: Tensor, group: Tensor | None, smoothing: float = 0.0
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """sum(w * (b1 * t * l1 + b0 * (1 - t) * l0)); smoothing s moves s/2 of each class's share to the other curve."""
         b = self.class_weights(group)
         positive, negative = weight * target * b[..., 1], weight * (1 - target) * b[..., 0]
@@ -73,6 +71,10 @@ class TwoSoftmax(WeightedBCE):
     """Cross-entropy of two softmax outputs a label, negative and positive.
 
     It is binary cross-entropy of their difference, and is computed so. Arguments as of :class:`WeightedBCE`.
+
+    >>> loss = TwoSoftmax()
+    >>> loss.outputs(num_labels=1), loss.probabilities(torch.zeros(1, 2))
+    (2, tensor([[0.5000]]))
     """
 
     def __init__(self, balance: str = "none", label_smoothing: float = 0.0) -> None:
@@ -98,6 +100,11 @@ class CrossEntropy(Loss):
     Args:
         balance: ``label`` - a class weighs n / (classes * n_class), counted on train; ``none``.
         label_smoothing: s; spread evenly over the classes in training.
+
+    >>> loss = CrossEntropy()
+    >>> loss.build(num_labels=3)
+    >>> round(float(loss(torch.zeros(1, 3), torch.tensor([[0.0, 1.0, 0.0]]))), 4)  # log 3
+    1.0986
     """
 
     balances = ("label", "none")
@@ -119,9 +126,7 @@ class CrossEntropy(Loss):
         """bool (B,L): the positive label of each study that has exactly one."""
         return (labels == 1) & ((labels == 1).sum(1, keepdim=True) == 1)
 
-    def total(
-        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """sum(b * l) over studies, with smoothed targets."""
         return self._ce(logits, labels, self.label_smoothing)
 

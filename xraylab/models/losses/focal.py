@@ -19,6 +19,11 @@ class Focal(Uncertainty):
         gamma: at least 0; 0 is cross-entropy.
         alpha: weight of positives, between 0 and 1; None: 1 for both classes.
         options: of :class:`Uncertainty`.
+
+    >>> loss = Focal(gamma=2.0)
+    >>> loss.build(num_labels=1)
+    >>> round(float(loss.total(torch.zeros(1, 1), torch.ones(1, 1))), 4)  # a quarter of log 2
+    0.1733
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float | None = None, **options: Any) -> None:
@@ -49,6 +54,11 @@ class Asymmetric(Uncertainty):
         gamma_pos, gamma_neg: at least 0.
         margin: probability shift of negatives, at least 0 and below 1.
         options: of :class:`Uncertainty`.
+
+    >>> loss = Asymmetric(margin=0.05)
+    >>> loss.build(num_labels=1)
+    >>> float(loss.total(torch.tensor([[0.04]]).logit(), torch.zeros(1, 1)))  # an easy negative
+    0.0
     """
 
     def __init__(self, gamma_pos: float = 0.0, gamma_neg: float = 4.0, margin: float = 0.05, **options: Any) -> None:

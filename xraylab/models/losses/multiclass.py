@@ -1,4 +1,4 @@
-"""Uncertain as a class of its own."""
+"""The loss in which uncertain is a class of its own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ from xraylab.models.losses.uncertain_labels import ADAPTED, Uncertainty, shown_v
 
 
 class MultiClass(Uncertainty):
-    """Three softmax outputs a finding: negative, positive, uncertain; the last is dropped for the probability.
+    """Cross-entropy of three softmax outputs a finding: negative, positive, uncertain; the probability drops the last.
 
     Irvin et al. 2019, section 3.1. The balance weighs negatives and positives; uncertain labels weigh w.
 
     Args:
         options: of :class:`Uncertainty`, but u.
+
+    >>> loss = MultiClass()
+    >>> loss.build(num_labels=1)
+    >>> loss.outputs(num_labels=1), round(float(loss.total(torch.zeros(1, 3), torch.tensor([[-1.0]]))), 4)  # log 3
+    (3, 1.0986)
     """
 
     def __init__(self, w: float | str | Mapping[str, Any] = 1.0, **options: Any) -> None:
@@ -48,9 +53,7 @@ class MultiClass(Uncertainty):
         negative, positive = WeightedBCE.count(self, labels)
         return negative + self.blank_weight * np.isnan(labels).sum(0), positive
 
-    def total(
-        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """sum(b * w * l), l the cross-entropy of three classes."""
         uncertain = labels == -1
         target, weight = self._plain(labels)

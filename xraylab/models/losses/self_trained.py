@@ -1,4 +1,4 @@
-"""Uncertain labels as a first model's probabilities say them."""
+"""Self-training: a first model's probabilities are the targets of uncertain labels."""
 
 from __future__ import annotations
 
@@ -18,12 +18,21 @@ if TYPE_CHECKING:
 
 
 class SelfTrained(Uncertainty):
-    """Uncertain labels have the probabilities of a first model as targets (Irvin et al. 2019, section 3.1).
+    """Binary cross-entropy with a first model's probabilities as targets of uncertain labels (Irvin et al. 2019, section 3.1).
 
     Args:
         first: the first model's run, with ``predictions/train.csv``; None: it is trained first, ignoring uncertain labels, in
             ``first/`` of the run.
         options: of :class:`Uncertainty`, but u; the class balance counts uncertain labels as half positive.
+
+    >>> import pandas as pd
+    >>> from xraylab.data import StudyTable
+    >>> frame = pd.DataFrame({"id": ["s1", "s2"], "split": "train", "edema": [1.0, -1.0]})
+    >>> loss = SelfTrained()
+    >>> loss.build(num_labels=1)
+    >>> loss.attach(StudyTable(frame, ("edema",), None, "mine"), pd.DataFrame({"id": ["s2", "s1"], "p_edema": [0.7, 0.9]}))
+    >>> loss.targets(torch.tensor([[-1.0]]), rows=torch.tensor([1]))[0]
+    tensor([[0.7000]])
     """
 
     def __init__(self, first: str | None = None, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Losses for labels that are not sure: what an uncertain or unmentioned label is worth is configuration.
+"""The loss of labels that may be uncertain or unmentioned; what those are worth is configuration.
 
 With x the logit of a finding and p its probability, a label's loss is
 
@@ -202,9 +202,7 @@ class Uncertainty(WeightedBCE):
         weight = torch.where(uncertain, self.w.to(labels.dtype), torch.where(blank, zero + self.blank_weight, zero + 1))
         return target, weight
 
-    def total(
-        self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor:  # fmt: skip
+    def total(self, logits: Tensor, labels: Tensor, group: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """sum(b * w * l); a learned u adds its gradient, and nothing to the value."""
         total = super().total(logits, labels, group, rows)
         if not self.learns:

@@ -9,11 +9,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from xraylab.evaluation.evaluator import likeliest
 from xraylab.evaluation.metrics import number
-from xraylab.evaluation.predictions import Scoring, labels_of, scored_labels, scored_rows, scores
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import SplitResult
 from xraylab.reporting.figures.layout import COLUMNS, panel_grid, spaced
 from xraylab.reporting.figures.points import points_legend, roc_points
@@ -58,17 +57,17 @@ def thinned(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndar
     return x[kept], y[kept]
 
 
-def panels(kind: str, table: pd.DataFrame, result: SplitResult, where: str, scoring: Scoring) -> Figure:
+def panels(kind: str, table: PredictionTable, result: SplitResult, where: str, scoring: Scoring) -> Figure:
     """A figure of one panel a finding; one whose curve is undefined stays empty and says why.
 
     Args:
         kind: ``roc`` or ``pr``.
-        table: a prediction table.
+        table: by study or by image.
         result: its evaluation, see :func:`xraylab.evaluation.evaluator.evaluate_split`.
         where: what the title says of the data.
         scoring: as in the evaluation.
     """
-    labels = labels_of(table)
+    labels = table.labels
     figure, grid = panel_grid(len(labels))
     metric, name, value = KINDS[kind]
     interval = ", 95% interval" if result["bootstrap"]["resamples"] else ""
@@ -92,13 +91,13 @@ def panels(kind: str, table: pd.DataFrame, result: SplitResult, where: str, scor
     return figure
 
 
-def side_by_side(table: pd.DataFrame, result: SplitResult, where: str, scoring: Scoring) -> Figure:
+def side_by_side(table: PredictionTable, result: SplitResult, where: str, scoring: Scoring) -> Figure:
     """A figure of all findings' ROC curves, and beside them the precision-recall curves. Arguments as of :func:`panels`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 4.8))
     roc, pr = spaced(figure, 1, 2, (0.65, 0.1, 0.75, 0.7), 0.75)
-    for k, label in enumerate(labels_of(table)):
+    for k, label in enumerate(table.labels):
         metrics = result["labels"][label]
         truth, score = scored(table, label, scoring)
         if metrics["auroc"]["value"] is None:
@@ -123,23 +122,23 @@ def side_by_side(table: pd.DataFrame, result: SplitResult, where: str, scoring: 
     return figure
 
 
-def confusion(table: pd.DataFrame, result: SplitResult, where: str, scoring: Scoring) -> Figure:
+def confusion(table: PredictionTable, result: SplitResult, where: str, scoring: Scoring) -> Figure:
     """A figure of confusion matrices: of each finding at the first operating point, 0.5; of exclusive ones also the likeliest.
 
     Cells hold counts; colours the share of a row, which is what is true. Arguments as of :func:`panels`.
     """
     from matplotlib.figure import Figure
 
-    labels = labels_of(table)
+    labels = table.labels
     matrices: list[tuple[str, list[str], np.ndarray]] = []
     if "exclusive" in result:
-        truth = table[[f"y_{name}" for name in labels]].to_numpy(np.float64)
+        truth = np.stack([table.raw(label) for label in labels], axis=1)
         rows = (truth == 1).sum(1) == 1
         counts = np.zeros((len(labels), len(labels)), int)
         np.add.at(counts, (truth[rows].argmax(1), likeliest(table)[rows]), 1)
         matrices.append(("likeliest", labels, counts))
     for label in labels:
-        y, probability, _ = scored_rows(table, label, scoring)
+        y, probability, _ = table.scored(label, scoring)
         called = (probability >= result["threshold"]).astype(int)
         counts = np.array([[((y == a) & (called == b)).sum() for b in (0, 1)] for a in (0, 1)])
         matrices.append((f"{label}, n {len(y)}", ["negative", "positive"], counts))
@@ -165,11 +164,10 @@ def confusion(table: pd.DataFrame, result: SplitResult, where: str, scoring: Sco
     return figure
 
 
-def scored(table: pd.DataFrame, label: str, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
-    """Truth, 0/1, and what ranks the rows whose label is scored, (M,), see :func:`xraylab.evaluation.predictions.scores`."""
-    truth = scored_labels(table[f"y_{label}"].to_numpy(np.float64), scoring)
-    rows = (truth == 0) | (truth == 1)
-    return truth[rows].astype(int), scores(table, label)[rows]
+def scored(table: PredictionTable, label: str, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
+    """Truth, 0/1, and what ranks the rows whose label is scored, (M,)."""
+    truth, _, rows = table.scored(label, scoring)
+    return truth, table.scores(label)[rows]
 
 
 def _draw(axes: Axes, kind: str, truth: np.ndarray, score: np.ndarray, **options: Any) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from xraylab.evaluation.metrics import ABSENT, number
 from xraylab.evaluation.objective import of_run
 from xraylab.evaluation.paired_comparison import own_words
-from xraylab.evaluation.predictions import Scoring, read_table
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import SplitResult
 from xraylab.reporting.figures import export
 from xraylab.reporting.figures.curves import KINDS, curve, scored
@@ -47,7 +47,7 @@ def overlaid(
         return ""
     curves = []
     for r, result in drawn:
-        table = read_table(r.directory / "predictions" / f"{split}{end}.csv")
+        table = PredictionTable.read(r.directory / "predictions" / f"{split}{end}.csv")
         curves.append((_name(r, shared), table, result, Scoring.of(r.evaluation)))
     parts = [f"<h3>curves <small>{split}, by {of[0][1]['unit']}</small></h3>"]
     if len(drawn) < len(kept):
@@ -59,7 +59,7 @@ def overlaid(
     return "".join(parts)
 
 
-def _panels(kind: str, curves: Sequence[tuple[str, pd.DataFrame, SplitResult, Scoring]], where: str) -> Figure:
+def _panels(kind: str, curves: Sequence[tuple[str, PredictionTable, SplitResult, Scoring]], where: str) -> Figure:
     """A panel a finding, with the curve of every result that has it."""
     from matplotlib.figure import Figure
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 from xraylab.evaluation.ensembles.combination import Combination
+from xraylab.reporting.frame import table
 from xraylab.reporting.sections import Context, Section
 from xraylab.reporting.summary import evaluated_of, moved
 
@@ -41,12 +42,12 @@ def _combination(c: Context) -> list[str]:
     parts += [f"<p>No {_e(file)}, for {_e(reason)}.</p>" for file, reason in c.evaluation.get("left_out", {}).items()]
     fitted = {la: (v, of) for la, v in (combination.labels or {}).items() if (of := v["coefficients"]) is not None}
     if fitted:
-        head = "".join(f"<th>{_e(x)}</th>" for x in ["", *c.evaluation["members"], "intercept", "n", "positives"])
-        rows = ""
-        for label, (v, coefficients) in fitted.items():
-            numbers = "".join(f"<td>{x:.3f}</td>" for x in [*coefficients.values(), v["intercept"]])
-            rows += f"<tr><td>{_e(label)}</td>{numbers}<td>{v['n']}</td><td>{v['positives']}</td></tr>"
-        parts.append(f"<h3>Coefficients of the members' logits</h3><table><tr>{head}</tr>{rows}</table>")
+        head = ["", *c.evaluation["members"], "intercept", "n", "positives"]
+        rows = [
+            [label, *(f"{x:.3f}" for x in (*coefficients.values(), v["intercept"])), v["n"], v["positives"]]
+            for label, (v, coefficients) in fitted.items()
+        ]
+        parts.append(f"<h3>Coefficients of the members' logits</h3>{table(head, rows)}")
     return parts
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from xraylab.evaluation.predictions import THRESHOLD, Scoring, read_table
+from xraylab.evaluation.predictions import THRESHOLD, PredictionTable, Scoring
 from xraylab.evaluation.result import last_split
 from xraylab.inference.cases import EACH, FOLDER, choose_cases
+from xraylab.reporting.frame import table as html_table
 from xraylab.reporting.sections import Context, Section
 from xraylab.run import Run
 
@@ -21,7 +22,9 @@ def cases(c: Context) -> str:
         return cases_section(c.directory)
     split, _ = last_split(c.evaluation)
     path = Run(c.directory).predictions(split)
-    return listed_section(read_table(path), split, c.evaluation["data"], Scoring.of(c.evaluation)) if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    return listed_section(PredictionTable.read(path), split, c.evaluation["data"], Scoring.of(c.evaluation))
 
 
 def cases_section(directory: Path) -> str:
@@ -52,7 +55,7 @@ def cases_section(directory: Path) -> str:
     return "".join(parts)
 
 
-def listed_section(table: pd.DataFrame, split: str, data: str, scoring: Scoring) -> str:
+def listed_section(table: PredictionTable, split: str, data: str, scoring: Scoring) -> str:
     """The part of a report that names the cases of a prediction table whose images are not at hand.
 
     Args:
@@ -70,9 +73,9 @@ def listed_section(table: pd.DataFrame, split: str, data: str, scoring: Scoring)
     rows = []
     for (label, kind), of in chosen.groupby(["label", "kind"], sort=False):
         named = ", ".join(f"{case['id']} {case['p']:.3f}" for case in of.to_dict("records"))
-        rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in (label, kind, named)) + "</tr>")
+        rows.append((label, kind, named))
     head = f"<h2>Cases <small>{html.escape(data)}</small></h2><p class=n>{html.escape(note)}</p>"
-    return f"{head}<div class=settings><table>{''.join(rows)}</table></div>"
+    return f"{head}<div class=settings>{html_table((), rows)}</div>"
 
 
 SECTION = Section(40, cases)

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 
 from xraylab.evaluation.metrics import RATES, number
 from xraylab.evaluation.operating_points import CELLS, FIXED, threshold_text, trivial
-from xraylab.evaluation.result import Calibration, OperatingPoint, ReaderStudy
+from xraylab.evaluation.result import Calibration, Decision, OperatingPoint, ReaderStudy
+from xraylab.reporting.frame import table
+
+PARTS = ("miscalibration", "discrimination", "uncertainty")
+CALIBRATION = ["", "ECE", "Brier", *PARTS, "temperature", "ECE after", "Brier after", "n"]
 
 
 def operating_table(split: str, points: Mapping[str, OperatingPoint]) -> str:
@@ -16,17 +20,11 @@ def operating_table(split: str, points: Mapping[str, OperatingPoint]) -> str:
     Args:
         points: ``operating_points`` of a split's result.
     """
-    head = "".join(f"<th>{c}</th>" for c in ["", "threshold", "", *(m.title for m in RATES.values()), *CELLS, "n"])
-    rows = []
-    for label in next(iter(points.values()))["labels"]:
-        for name, point in points.items():
-            found = point["labels"][label]
-            counts = found["confusion"] or dict.fromkeys(CELLS, "")
-            threshold = threshold_text(found["threshold"])
-            cells = [threshold, html.escape(name), *(number(found[m]) for m in RATES), *(counts[c] for c in CELLS)]
-            rows.append(
-                f"<tr><td>{html.escape(label)}</td>{''.join(f'<td>{c}</td>' for c in cells)}<td>{found['kappa']['n']}</td></tr>"
-            )
+    rows = [
+        [label, threshold_text(point["labels"][label]["threshold"]), name, *_worth(point["labels"][label])]
+        for label in next(iter(points.values()))["labels"]
+        for name, point in points.items()
+    ]
     rules = "; ".join(f"{name}: {point['rule']}" for name, point in points.items() if name != FIXED)
     chosen = {on for name, point in points.items() if name != FIXED and (on := point["chosen_on"])}
     where = f"chosen on {', '.join(sorted(chosen))}" if chosen else "not chosen: there is no validation split"
@@ -39,8 +37,8 @@ def operating_table(split: str, points: Mapping[str, OperatingPoint]) -> str:
     missing += "".join(f"<p>{html.escape(line)}.</p>" for line in noted)
     missing += "".join(f"<p><b>Trivial:</b> {html.escape(line)}.</p>" for line in trivial(points))
     title = f"<h3>operating points and confusion <small>{split}</small></h3>"
-    table = f"<table class=decisions><tr>{head}</tr>{''.join(rows)}</table>"
-    return f"{title}<p class=n>{html.escape(note)}</p>{table}{missing}"
+    shown = table(["", "threshold", "", *_of_worth()], rows, "decisions")
+    return f"{title}<p class=n>{html.escape(note)}</p>{shown}{missing}"
 
 
 def readers_table(split: str, block: ReaderStudy) -> str:
@@ -49,17 +47,21 @@ def readers_table(split: str, block: ReaderStudy) -> str:
     Args:
         block: ``readers`` of a split's result.
     """
-    rows = []
-    for reader, of in block["readers"].items():
-        for label, found in of["labels"].items():
-            cells = [html.escape(label), *(number(found[m]) for m in RATES), *(found["confusion"][c] for c in CELLS)]
-            rows.append(
-                f"<tr><td>{html.escape(reader)}</td>{''.join(f'<td>{c}</td>' for c in cells)}<td>{found['kappa']['n']}</td></tr>"
-            )
-    head = "".join(f"<th>{c}</th>" for c in ["", "", *(m.title for m in RATES.values()), *CELLS, "n"])
+    rows = [[reader, label, *_worth(found)] for reader, of in block["readers"].items() for label, found in of["labels"].items()]
     note = f"{block['file']}; n: the studies that were read and whose label is scored. Kappa is with the truth."
     title = f"<h3>readers <small>{split}</small></h3>"
-    return f"{title}<p class=n>{html.escape(note)}</p><table class=decisions><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"{title}<p class=n>{html.escape(note)}</p>{table(['', '', *_of_worth()], rows, 'decisions')}"
+
+
+def _of_worth() -> list[str]:
+    """The heads of :func:`_worth`."""
+    return [*(m.title for m in RATES.values()), *CELLS, "n"]
+
+
+def _worth(found: Decision) -> list[object]:
+    """What calls are worth, in cells."""
+    counts = found["confusion"] or dict.fromkeys(CELLS, "")
+    return [*(number(found[m]) for m in RATES), *(counts[c] for c in CELLS), found["kappa"]["n"]]
 
 
 def calibration_table(split: str, block: Calibration) -> str:
@@ -68,34 +70,16 @@ def calibration_table(split: str, block: Calibration) -> str:
     Args:
         block: ``calibration`` of a split's result.
     """
-    columns = [
-        "",
-        "ECE",
-        "Brier",
-        "miscalibration",
-        "discrimination",
-        "uncertainty",
-        "temperature",
-        "ECE after",
-        "Brier after",
-        "n",
-    ]
     rows, none = [], []
     for label, found in block["labels"].items():
         parts = found["parts"] or {}
-        shown = [f"{parts[k]:.4f}" if k in parts else "-" for k in ("miscalibration", "discrimination", "uncertainty")]
+        shown = [f"{parts[k]:.4f}" if k in parts else "-" for k in PARTS]
         t, after = found["temperature"], found["after"]
         if t["value"] is None:
             none.append(f"{label} ({t['reason']})")
         changed = [number(after["ece"]), number(after["brier"])] if after else ["-", "-"]
-        cells = [
-            number(found["ece"]),
-            number(found["brier"]),
-            *shown,
-            "-" if t["value"] is None else f"{t['value']:.3f}",
-            *changed,
-        ]
-        rows.append(f"<tr><td>{html.escape(label)}</td>{''.join(f'<td>{c}</td>' for c in cells)}<td>{found['n']}</td></tr>")
+        temperature = "-" if t["value"] is None else f"{t['value']:.3f}"
+        rows.append([label, number(found["ece"]), number(found["brier"]), *shown, temperature, *changed, found["n"]])
     where = block["chosen_on"] or "nothing: there is no validation split"
     note = (
         f"ECE: over {block['bins']} bins of equal width. Brier = miscalibration - discrimination + uncertainty, by isotonic "
@@ -105,6 +89,5 @@ def calibration_table(split: str, block: Calibration) -> str:
     if split == block["chosen_on"]:
         note += " On the studies that it was fitted on, what is after is too good."
     missing = f"<p>No temperature: {html.escape('; '.join(none))}.</p>" if none else ""
-    head = "".join(f"<th>{c}</th>" for c in columns)
     title = f"<h3>calibration <small>{split}</small></h3>"
-    return f"{title}<p class=n>{note}</p><table><tr>{head}</tr>{''.join(rows)}</table>{missing}"
+    return f"{title}<p class=n>{note}</p>{table(CALIBRATION, rows)}{missing}"

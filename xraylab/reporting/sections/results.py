@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import html
 
-import pandas as pd
-
 from xraylab.evaluation.metrics import COUNTS, METRICS, how_intervals, number, without_interval
-from xraylab.evaluation.predictions import Scoring, read_table
+from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import SplitResult, Values, by_unit, choices
 from xraylab.reporting.figures import export
 from xraylab.reporting.figures.calibration import reliability
 from xraylab.reporting.figures.curves import KINDS, confusion, panels, side_by_side
+from xraylab.reporting.frame import table
 from xraylab.reporting.model_card import exclusive_note
 from xraylab.reporting.sections import Context, Section
 from xraylab.reporting.sections.decisions import calibration_table, operating_table, readers_table
@@ -60,7 +59,7 @@ def _split(c: Context, split: str, result: SplitResult) -> list[str]:
         parts.append(f"<p>Undefined: {_e('; '.join(said))}.</p>")
     path = Run(directory).predictions(split, result["unit"])
     if path.is_file():
-        parts.append(_figures(c, read_table(path), split, result))
+        parts.append(_figures(c, PredictionTable.read(path), split, result))
     if "operating_points" in result:
         parts.append(operating_table(split, result["operating_points"]))
     if "readers" in result:
@@ -74,32 +73,28 @@ def _split(c: Context, split: str, result: SplitResult) -> list[str]:
 
 def _table(labels: dict[str, Values]) -> str:
     told = [c for c in COUNTS if c in ("positives", "negatives") or any(m.get(c, NONE)["value"] for m in labels.values())]
+    head = ["", *(m.title for m in METRICS.values()), *told, "n"]
     columns = [*METRICS, *told]
-    titles = [*(m.title for m in METRICS.values()), *told]
-    head = "".join(f"<th>{title}</th>" for title in ["", *titles, "n"])
-    rows = []
-    for name, metrics in labels.items():
-        cells = "".join(f"<td>{number(metrics[c]) if c in metrics else ''}</td>" for c in columns)
-        rows.append(f"<tr><td>{_e(name)}</td>{cells}<td>{metrics['auroc']['n']}</td></tr>")
-    return f"<table class=metrics><tr>{head}</tr>{''.join(rows)}</table>"
+    rows = [[name, *(number(m[c]) if c in m else "" for c in columns), m["auroc"]["n"]] for name, m in labels.items()]
+    return table(head, rows, "metrics")
 
 
-def _figures(c: Context, table: pd.DataFrame, split: str, result: SplitResult) -> str:
+def _figures(c: Context, of: PredictionTable, split: str, result: SplitResult) -> str:
     """Write ``figures/<split>_roc.png``, ``_pr.png`` and ``_confusion.png``, and return the curves for the page."""
     directory, synthetic, scored = c.directory, c.synthetic, Scoring.of(c.evaluation)
     where, end = f"{split} by {result['unit']}", "_images" * (result["unit"] == "image")
     drawn = []
     for kind in KINDS:
-        figure = panels(kind, table, result, where, scored)
+        figure = panels(kind, of, result, where, scored)
         drawn.append(export.svg(figure, synthetic) if len(result["labels"]) > OVERLAID else "")
         if synthetic and not drawn[-1]:
             export.mark(figure)
         export.save_figure(figure, directory / "figures" / f"{split}_{kind}{end}.png", synthetic)
-    figure = confusion(table, result, where, scored)
+    figure = confusion(of, result, where, scored)
     if synthetic:
         export.mark(figure)
     export.save_figure(figure, directory / "figures" / f"{split}_confusion{end}.png", synthetic)
-    return "".join(drawn) or export.svg(side_by_side(table, result, where, scored), synthetic)
+    return "".join(drawn) or export.svg(side_by_side(of, result, where, scored), synthetic)
 
 
 def _e(text: object) -> str:
