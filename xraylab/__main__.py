@@ -27,7 +27,7 @@ def main() -> None:
         sys.argv[:2] = [f"xraylab {word}"]
         importlib.import_module(f"xraylab.{word}").main()
         return
-    lines = ["usage: xraylab <command> [key=value ...]", ""] + [f"  {c:<10}{text}" for c, text in COMMANDS.items()]
+    lines = ["usage: xraylab <command> [key=value ...]", ""] + [f"  {c:<12}{text}" for c, text in COMMANDS.items()]
     lines += ["", "xraylab <command> --help tells more."]
     if word in ("-h", "--help"):
         print("\n".join(lines))

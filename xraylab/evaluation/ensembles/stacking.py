@@ -51,7 +51,8 @@ def fit_stack(
     first = same[0]
     labels = PredictionTable(first).labels
     if folds > (count := patients_of(first).nunique()):
-        raise UserError(f"folds={folds}: a part has a patient at least, and there are {count} to fit on.")
+        said = f"a part has a patient at least, and there are {count} to fit on"
+        raise UserError(f"folds={folds}: {said}. Give folds={count} or fewer.")
     fold = in_parts(first, [f"y_{label}" for label in labels], [1 / folds] * folds, seed)
     out = first.copy()
     logits: dict[str, np.ndarray | None] = {}
