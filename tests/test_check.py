@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -242,6 +243,10 @@ def test_a_sample_is_not_compared_and_data_of_ones_own_cannot_be(mrnet_root, exa
     monkeypatch.setattr(MRNet, "published", lambda *_: [])
     own = of_mrnet(exams)
     assert (own.verdict[0], own.failed) == ("no published counts", False)
+    assert own.verdict[1] == "there is nothing to compare with" + "; no faults were found" * (own.read is not None)
+    unread = replace(own, read=None)
+    assert unread.verdict[1] == "there is nothing to compare with", "pictures that nobody read may be at fault"
+    assert replace(own, read=3, faults={"broken": ["a"]}).verdict[1] == "there is nothing to compare with"
 
 
 def test_progress_tells_the_rate_and_the_time_left(tree, monkeypatch, caplog):

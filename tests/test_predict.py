@@ -194,6 +194,15 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(here, mura, tmp_pat
     assert not (tmp_path / "empty" / "none.csv").exists()
 
 
+def test_a_folder_that_is_called_as_a_label_is_not_taken_as_a_study_without_a_word(here, mura, tmp_path):
+    for name in ("Abnormal/1.png", "Abnormal/2.png", "normal/3.png"):
+        picture(tmp_path / "in" / name)
+    said = "a folder called Abnormal was taken as one study of all its images"
+    assert said in here(f"run={mura}", f"input={tmp_path / 'in'}", "output=a.csv")
+    assert said not in here(f"run={mura}", f"input={tmp_path / 'in'}", "output=b.csv", "study=file")
+    assert [len(table_of(tmp_path / "empty" / f"{name}.csv")) for name in "ab"] == [2, 3]
+
+
 def test_lists_name_what_is_missing(mura, tmp_path):
     picture(tmp_path / "a.png")
     (tmp_path / "list.csv").write_text("id,path\nA,a.png\nA,b.png\nB,c.png\n")

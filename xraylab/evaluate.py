@@ -123,7 +123,8 @@ def evaluate_table(cfg: DictConfig) -> None:
     resamples = 1000 if cfg.bootstrap is None else cfg.bootstrap
     if not isinstance(resamples, int) or resamples < 0:
         raise UserError(f"bootstrap={resamples}: it is a whole number from 0 on.")
-    table = PredictionTable.read(given, dict(cfg.columns)).frame
+    predictions = PredictionTable.read(given, dict(cfg.columns))
+    table = predictions.frame
     require_apart(table, f"{given}: ")
     synthetic = "data" in table
     end = "_images.csv" if "image" in table else ".csv"
@@ -136,7 +137,7 @@ def evaluate_table(cfg: DictConfig) -> None:
         raise UserError(f"{asked[0]}={cfg[asked[0]]}: it is for tables by study, and {given} is by image.")
     readers = None if cfg.readers is None else Path(cfg.readers).absolute()
     if readers is not None:
-        read_readings(readers, PredictionTable(table).labels, dict(zip(table["id"], table["split"], strict=True)))
+        read_readings(readers, predictions.labels, dict(zip(table["id"], table["split"], strict=True)))
     # what the user did not say of a table, nobody knows
     said = selected_on != list(SELECTED_ON) or any(word.startswith("selected_on=") for word in _words())
     how = {s: EvaluateOptions(s in selected_on or (False if said else None), resamples) for s in splits}

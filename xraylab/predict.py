@@ -18,6 +18,8 @@ from xraylab.system.command_line import shown
 from xraylab.system.files import beside
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from xraylab.inference.inputs import Skipped
 
 log = logging.getLogger(__name__)
@@ -96,10 +98,22 @@ def job(cfg: DictConfig) -> None:
         cuts = _values(thresholds, threshold_text) if thresholds else threshold
         log.info("called positive (1) from here on: %s (at or above it, >=)", cuts)
     _say_skipped(done.skipped, output)
+    if cfg.study == "auto" and not isinstance(studies, str):
+        _warn_of_classes(studies.frame, [c[2:] for c in map(str, done.table) if c.startswith("p_")])
     if done.synthetic:
         log.warning("SYNTHETIC SAMPLE: the model or the images are drawings; results mean nothing for patients.")
     without = f", {len(left_out)} left out" if left_out else ""
     log.info("predicted %d studies%s in %.0f s: %s", len(done.table), without, time.monotonic() - started, output)
+
+
+def _warn_of_classes(studies: pd.DataFrame, labels: Sequence[str]) -> None:
+    """Warn where a folder that was taken as one study is called as a label: it may be a folder of a class."""
+    folders = studies.loc[studies["images"].map(len) > 1, "path"].map(lambda path: Path(path).name)
+    if classes := sorted({name for name in folders if name.casefold() in {label.casefold() for label in labels}}):
+        log.warning(
+            "a folder called %s was taken as one study of all its images, and the model has a label of that name. If it is the "
+            "folder of a class, whose files are studies, say study=file.", listed(classes),
+        )  # fmt: skip
 
 
 def _say_skipped(skipped: Sequence[Any], output: Path) -> None:

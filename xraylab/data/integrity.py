@@ -121,7 +121,8 @@ class Findings:
         if far and not judged:
             return "partial", f"far less than published: {'; '.join(far[:3])}"
         if not judged:
-            return "no published counts", "there is nothing to compare with" + "; no faults were found" * (not self.faults)
+            sound = "" if self.faults or self.read is None else "; no faults were found"
+            return "no published counts", f"there is nothing to compare with{sound}"
         for word, why, excess in (("not this dataset", "beyond what is published", 1), ("partial", "less than published", -1)):
             if rows := [str(c) for c in judged if c.excess == excess]:
                 more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
