@@ -312,6 +312,8 @@ def read_record(path: Path, *keys: str, then: str = "Finish that run, or leave i
         content = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in keys if not isinstance(content, dict) or key not in content]
         why = f"it has no {listed(missing)}" if missing else ""
+    except FileNotFoundError:
+        why = "there is none: the run did not come to its end"
     except (OSError, ValueError) as error:
         why = str(error)
     if why:

@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from xraylab.config.help import help_text
 from xraylab.config.messages import choices, every_key, in_words
@@ -72,6 +72,10 @@ def launch(
                 raise  # to the sweeper, from whatever process
             errors.append(error)
             _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
+        except MissingMandatoryValue as error:
+            if HydraConfig.get().mode is not RunMode.RUN:
+                raise
+            errors.append(error)  # or Hydra prints a line of its own above the message
         except Exception:
             if HydraConfig.get().mode is not RunMode.RUN:
                 logging.getLogger(__name__).exception("the job failed")  # into its log; the sweep goes on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 import cv2
 import numpy as np
@@ -177,6 +178,12 @@ def test_a_study_without_the_patient_that_was_asked_for_is_named(root):
         UserError, match=r"3 studies in whose path dataset\.patient=patient\(\\d\+\) finds nothing: .*train/normal/a"
     ):
         read(root, patient=r"patient(\d+)")
+    with pytest.raises(UserError, match=r"dataset\.patient=zzz\(\.\): it finds nothing in the path of any of \d+ studies, as"):
+        read(root, patient="zzz(.)")
+    with pytest.raises(UserError) as refused:
+        read(root, patient="patient")
+    typed = shlex.split(str(refused.value).split("as in ")[1].rstrip("."))
+    assert typed == [r"dataset.patient='patient(\d+)'"], "as a shell hands it on, quoted for the grammar of Hydra"
     table = read(root, patient=r"patient(\d+)", on_error="skip")
     assert set(table.frame["patient"]) == {"1", "2", "3"}
     assert table.patients_known

@@ -172,6 +172,11 @@ class Folder(OwnData):
                 row[key] = _search(pattern, row["id"]) if pattern else {"patient": "", "group": readable_name(path)}[key]
             if pattern:
                 unnamed = [row["id"] for row in rows if row[key] is None]
+                if len(unnamed) == len(rows) > 0:
+                    raise UserError(
+                        f"dataset.{key}={pattern.pattern}: it finds nothing in the path of any of {len(rows)} studies, as "
+                        f"{listed(unnamed, 3)}. Change it, or leave it out."
+                    )
                 problems[f"studies in whose path dataset.{key}={pattern.pattern} finds nothing"] += unnamed
                 rows = [row for row in rows if row[key] is not None]
         stop_or_skip(problems, self.on_error, str(path), total)
@@ -308,9 +313,10 @@ def _pattern(key: str, given: str | None) -> re.Pattern[str] | None:
     except re.error as error:
         raise UserError(f"dataset.{key}={given}: it is not a regular expression: {error}.") from None
     if pattern.groups != 1:
+        example = f"\"dataset.{key}='{key}(\\d+)'\""  # as a shell takes it
         raise UserError(
             f"dataset.{key}={given}: it has {pattern.groups} groups. It needs one, round the part of a study's path that names "
-            rf"the {key}, as in \"dataset.{key}='{key}(\d+)'\"."
+            f"the {key}, as in {example}."
         )
     return pattern
 
