@@ -12,7 +12,7 @@ from xraylab.errors import UserError
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
-from pydicom.encaps import encapsulate  # noqa: E402
+from pydicom.encaps import encapsulate, generate_frames  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     MPEG2MPML,
@@ -197,9 +197,15 @@ def test_syntaxes_without_loss_give_the_same_pixels(write, syntax):
 
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless])
 def test_lossless_jpeg_gives_the_same_pixels(write, tmp_path, syntax):
-    gdcm = pytest.importorskip("gdcm")
     values = np.random.default_rng(1).integers(0, 4096, (16, 20), dtype=np.uint16)
     plain = write(values, bits=12, name="plain.dcm")
+    assert lossless(plain, tmp_path / "packed.dcm", syntax).file_meta.TransferSyntaxUID == syntax
+    assert np.array_equal(read_dicom(tmp_path / "packed.dcm"), read_dicom(plain))
+
+
+def lossless(plain, path, syntax):
+    """A file compressed anew by gdcm, as pydicom reads it."""
+    gdcm = pytest.importorskip("gdcm")
     reader = gdcm.ImageReader()
     reader.SetFileName(str(plain))
     assert reader.Read()
@@ -210,11 +216,10 @@ def test_lossless_jpeg_gives_the_same_pixels(write, tmp_path, syntax):
     assert change.Change()
     writer = gdcm.ImageWriter()
     writer.SetFile(reader.GetFile())
-    writer.SetFileName(str(tmp_path / "packed.dcm"))
+    writer.SetFileName(str(path))
     writer.SetImage(change.GetOutput())
     assert writer.Write()
-    assert pydicom.dcmread(tmp_path / "packed.dcm").file_meta.TransferSyntaxUID == syntax
-    assert np.array_equal(read_dicom(tmp_path / "packed.dcm"), read_dicom(plain))
+    return pydicom.dcmread(path)
 
 
 def test_a_jpeg_inside_is_read(write):
@@ -225,6 +230,30 @@ def test_a_jpeg_inside_is_read(write):
     made.PixelData = encapsulate([coded])
     made["PixelData"].is_undefined_length = True
     assert np.abs(read_dicom(write(made))[0].astype(int) - smooth).max() < 12
+
+
+@pytest.mark.parametrize("kind", ["baseline", "lossless"])
+def test_a_jpeg_that_is_damaged_inside_is_refused_as_it_is_on_its_own(write, tmp_path, kind):
+    rng, (y, x) = np.random.default_rng(3), np.mgrid[:128, :128]
+    picture = np.clip(127 + 60 * np.sin(x / 9) + 60 * np.cos(y / 13) + rng.normal(0, 4, x.shape), 0, 255).astype(np.uint8)
+    if kind == "baseline":
+        coded, syntax = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes(), JPEGBaseline8Bit
+    else:
+        packed = lossless(write(picture, name="plain.dcm"), tmp_path / "packed.dcm", JPEGLosslessSV1)
+        coded, syntax = next(generate_frames(packed.PixelData, number_of_frames=1)), JPEGLosslessSV1
+
+    def made(stream):
+        file = dataset(picture)
+        file.file_meta.TransferSyntaxUID = syntax
+        file.PixelData = encapsulate([stream])
+        file["PixelData"].is_undefined_length = True
+        return write(file)
+
+    assert np.abs(read_dicom(made(coded))[0].astype(int) - picture).max() < 25
+    for at in range(len(coded) // 3, len(coded) - 800, len(coded) // 9):
+        for torn in (coded[:at] + bytes(64) + coded[at + 64 :], coded[:at] + b"\xff\xd9"):
+            with pytest.raises(UserError, match=r"image\.dcm: damaged inside \(Corrupt JPEG data"):
+                read_dicom(made(torn))
 
 
 def test_files_are_told_by_suffix_or_mark_and_old_ones_without_a_preamble_are_read(write, tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from xraylab.data.images.source import FileSource, NpySource, check_bits
+from xraylab.data.images.source import FileSource, NpySource, check_bits, decode
 from xraylab.data.preprocessing import prepare
 from xraylab.errors import UserError
 
@@ -15,6 +17,15 @@ from xraylab.errors import UserError
 @pytest.fixture
 def picture():
     return np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_the_same_colours_become_the_same_grey_in_every_kind_of_file(kind):
+    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(colours).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    grey = decode(np.frombuffer(file.getvalue(), np.uint8), "x")
+    assert np.abs(grey - colours @ (0.299, 0.587, 0.114)).max() < 0.51, "ITU-R 601, rounded"
 
 
 def test_grey_and_colour_files_give_the_channels_asked_for(tmp_path, picture):

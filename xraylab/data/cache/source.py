@@ -12,7 +12,7 @@ import numpy as np
 from xraylab.data.images.source import ImageSource
 from xraylab.errors import UserError, listed
 
-FORMAT = 3  # of the folders, and of what ``prepare`` makes; a new one leaves old shards unread
+FORMAT = 4  # of the folders, and of what ``prepare`` makes; a new one leaves old shards unread
 
 
 class PackedSource(ImageSource):

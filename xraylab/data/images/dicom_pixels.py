@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from xraylab.data.images.damage import damage, heard
 from xraylab.data.images.decoder_process import apart
 from xraylab.data.images.headers import BARE, MAX_PIXELS, NO_FRAME
 from xraylab.errors import UserError
@@ -161,7 +162,9 @@ def _all_decoded(path: Path, dataset: Dataset, header: dict[str, Any], shape: tu
             else:
                 told = header | {"bits_stored": max(stream.bits, header["bits_stored"])}  # else some would cut values off
                 arguments = (str(_decoded_as(syntax, header)), frame, told, raw)
-                decoded = apart(where, int(np.prod(shape[1:])), decode_frame, *arguments)
+                decoded, fault = apart(where, int(np.prod(shape[1:])), decode_frame, *arguments)
+                if fault:
+                    raise UserError(f"{where}: {fault}.")
         except (UserError, MemoryError):
             raise
         except Exception:  # of as many kinds as there are decoders
@@ -329,8 +332,11 @@ def _unrolled(runs: bytes) -> bytearray:
     return plane
 
 
-def decode_frame(syntax: str, frame: bytes, header: dict[str, Any], raw: bool) -> np.ndarray:
-    """A compressed frame, (H,W) or (H,W,3), decoded by whatever is installed; called in a child where that may end the process.
+def decode_frame(syntax: str, frame: bytes, header: dict[str, Any], raw: bool) -> tuple[np.ndarray, str | None]:
+    """A compressed frame, (H,W) or (H,W,3), decoded by whatever is installed, and why it is damaged, where its decoder says so.
+
+    It is called in a child where that may end the process. Of JPEG its decoder says what it had to make up; JPEG 2000, JPEG-LS
+    and RLE have nothing by which bytes that were changed could be told, where they can still be decoded.
 
     Args:
         header: as pydicom's decoders take it.
@@ -339,4 +345,6 @@ def decode_frame(syntax: str, frame: bytes, header: dict[str, Any], raw: bool) -
     from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder
 
-    return get_decoder(syntax).as_array(encapsulate([frame], has_bot=False), raw=raw, index=0, **header)[0]
+    decoder, encoded = get_decoder(syntax), encapsulate([frame], has_bot=False)
+    decoded, words = heard(lambda: decoder.as_array(encoded, raw=raw, index=0, **header)[0])
+    return decoded, damage(frame, words)

@@ -37,6 +37,7 @@ NO_PICTURE = (".csv", ".txt", ".tsv", ".lst", ".md", ".json", ".xml", ".db", ".i
 
 THIN = 256  # pixels for each byte of a file: of more, next to nothing is there
 SOME = 2**24  # pixels that an image may have whose head is not read
+PNG_COLOURS = (2, 3, 6)  # types of colour of a PNG that are not grey
 #: what decoders raise: of an unknown format an OSError, of more pixels than are allowed an error of their own
 UNREADABLE = (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError)
 #: uint8: slices of a volume (N,H,W[,3]), or a list of views (H,W[,3]), whose sizes may differ
@@ -189,7 +190,11 @@ def _decoded(encoded: bytes, head: Head | None, colour: bool) -> np.ndarray | No
         return rgb if colour else cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     tiff = head is not None and head.kind == "TIFF"  # which OpenCV turns as libtiff reads its tags
     flag = cv2.IMREAD_ANYDEPTH | (0 if tiff else cv2.IMREAD_IGNORE_ORIENTATION)
-    data = np.frombuffer(plain_png(encoded) if head and head.kind == "PNG" else encoded, np.uint8)
+    png = head is not None and head.kind == "PNG"
+    data = np.frombuffer(plain_png(encoded) if png else encoded, np.uint8)
+    if png and not colour and encoded[25] in PNG_COLOURS:  # of which libpng would cut the fractions of grey off
+        bgr = cv2.imdecode(data, flag | cv2.IMREAD_COLOR)
+        return None if bgr is None or head is None else turned(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), head.orientation)
     decoded = cv2.imdecode(data, flag | (cv2.IMREAD_COLOR_RGB if colour else cv2.IMREAD_GRAYSCALE)) if len(data) else None
     if decoded is not None and colour and decoded.dtype == np.uint16:  # whose channels OpenCV 5.0 may not write in this order
         bgr = cv2.imdecode(data, flag | cv2.IMREAD_COLOR)
