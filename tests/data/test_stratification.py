@@ -164,7 +164,7 @@ def test_a_configuration_of_before_keeps_its_split(compose, mrnet_root):
         return frame.set_index("id")["split"]
 
     cfg = compose()
-    assert cfg.split_version == 2
+    assert cfg.split_version == 3
     now = split(cfg)
     cfg.split_version = 1
     first = split(cfg)
@@ -188,3 +188,36 @@ def test_a_sweep_or_command_of_before_goes_on_with_its_split(tmp_path):
         assert f"split_version={version}" in resumed_words([f"sweep.resume={tmp_path}"])
     assert differing({"seed": 0, "split_version": 2}, {"seed": 0}) == []
     assert differing({"seed": 0, "split_version": 2}, {"seed": 0, "split_version": 1}) == ["split_version"]
+
+
+# ---- a seed is a draw -----------------------------------------------------------------------------------------------
+
+
+def of_two(patients, findings, seed):
+    """A table of two studies a patient with findings of any label."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {f"f{k}": rng.choice([0, 1, -1, np.nan], 2 * patients, p=[0.5, 0.2, 0.05, 0.25]) for k in range(findings)}
+    )
+    of = np.repeat(np.arange(patients), 2)
+    return frame.assign(id=[f"s{i}" for i in range(2 * patients)], patient=[f"p{i}" for i in of], group="all"), list(frame)
+
+
+def test_seeds_draw_other_splits_where_patients_are_few_and_findings_many():
+    never, splits = {2: 0.0, 3: 0.0}, {2: [], 3: []}
+    for table in range(4):
+        frame, labels = of_two(20, 14, table)
+        for version in never:
+            held = np.stack([in_parts(frame, labels, HOLDOUT, seed, version)[::2] == 1 for seed in range(20)])
+            splits[version].append(len(np.unique(held, axis=0)))
+            never[version] += (held.mean(0) == 0).mean() / 4
+    assert max(splits[2]) < 10, "before, a seed hardly mattered"
+    assert min(splits[3]) >= 17
+    assert never[3] < 0.15 < 0.5 < never[2], "patients who are in valid by no seed: 1 % by chance"
+
+
+def test_a_finding_of_one_patient_is_in_a_part_as_often_as_the_part_is_large():
+    frame, labels = of_two(50, 1, 0)
+    frame["f0"] = (frame["patient"] == "p7").astype(float)
+    held = [in_parts(frame, labels, HOLDOUT, seed)[14] == 1 for seed in range(400)]
+    assert abs(np.mean(held) - 0.2) < 0.06  # three deviations

@@ -86,7 +86,7 @@ class Settings(_Strict):
     name: str
     seed: int = Field(ge=0, lt=2**32)
     split_seed: int | None = Field(ge=0, lt=2**32)
-    split_version: Literal[1, 2] = 1  # runs of before this key have none, and keep their splits
+    split_version: Literal[1, 2, 3] = 1  # runs of before this key have none, and keep their splits
     max_epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     accumulate: int = Field(ge=1)

@@ -13,7 +13,9 @@ from xraylab.data.stratification import dealt, written
 from xraylab.data.study_table import ALL_LABELS, HELD_BACK, StudyTable, patients_of
 from xraylab.errors import UserError, listed
 
-SPLIT_VERSION = 2  # how a seed becomes a split: iterative stratification; 1: :func:`places`, as runs of before have it
+#: how a seed becomes a split: 3: iterative stratification; as runs of before have it, 2: without a draw of where counts begin,
+#: 1: :func:`places`
+SPLIT_VERSION = 3
 
 
 def assign_splits(
@@ -125,7 +127,7 @@ def in_parts(
     """
     if version > 1:
         raw = frame[ALL_LABELS] if ALL_LABELS in frame else written(frame[sorted(labels)])
-        return dealt(patients_of(frame), frame["group"], raw, shares, seed)
+        return dealt(patients_of(frame), frame["group"], raw, shares, seed, drawn=version > 2)
     place = places(frame, labels, seed)
     if len(set(shares)) == 1:
         return place % len(shares)

@@ -5,6 +5,10 @@ least of it for its size, so that a finding of a few patients is in as many part
 2011, ECML PKDD, 145-158; Szymański and Kajdanowicz 2017, PMLR 74:22-35). Among parts that have equally little of it, the patient
 goes where its other features are rarest, then where a draw says. Parts have exactly the sizes that are asked for. All is counted
 in whole numbers: no rounding decides, and a seed is the same parts on every machine.
+
+Of parts of different sizes the larger would always get the first patient of a finding, and the smaller one never any of a
+finding of few patients, whatever the seed. So it is drawn, for each feature, where the count of each part begins: a feature of
+one patient is in a part as often as the part is large.
 """
 
 from __future__ import annotations
@@ -15,21 +19,31 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+HALF = 2**20  # of what comes, that is counted where nothing is drawn
 
-def dealt(patients: pd.Series, groups: pd.Series, labels: pd.Series, shares: Sequence[float], seed: int) -> np.ndarray:
+
+def dealt(
+    patients: pd.Series, groups: pd.Series, labels: pd.Series, shares: Sequence[float], seed: int, drawn: bool = True
+) -> np.ndarray:  # fmt: skip
     """The part of each row's patient, int64 (N,), 0 to the number of shares less one; the order of rows does not matter.
 
     Args:
         patients: (N,) names.
         groups: (N,) names.
         labels: (N,) of :func:`written`.
-        shares: of the patients, of each part; they sum to 1.
+        shares: of the patients, of each part: two, or several that are equal; they sum to 1.
+        drawn: where counts begin; False: in the middle, as splits of version 2 have it.
     """
     names, patient = np.unique(patients.to_numpy(str), return_inverse=True)
     rng = np.random.default_rng(seed)
     order, draws = rng.permutation(len(names)), rng.random((len(names), len(shares)))
     sizes = _sizes(len(names), shares)
-    return _deal(_features(patient, len(names), groups, labels, sizes), sizes, order, draws)[patient]
+    features = _features(patient, len(names), groups, labels, sizes)
+    begin = np.full((len(sizes), features.shape[1]), HALF)
+    if drawn and len(sizes) == 2 and sizes[0] != sizes[1]:
+        begin[0] = rng.integers(1, 2 * HALF, features.shape[1])
+        begin[1] = 2 * HALF - begin[0]
+    return _deal(features, sizes, order, draws, begin.tolist())[patient]
 
 
 def written(values: pd.DataFrame) -> pd.Series:
@@ -68,7 +82,9 @@ def _sizes(number: int, shares: Sequence[float]) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def _deal(features: np.ndarray, sizes: Sequence[int], order: np.ndarray, draws: np.ndarray) -> np.ndarray:
+def _deal(
+    features: np.ndarray, sizes: Sequence[int], order: np.ndarray, draws: np.ndarray, begin: Sequence[Sequence[int]]
+) -> np.ndarray:  # fmt: skip
     """The part of each patient, (P,).
 
     Args:
@@ -76,6 +92,7 @@ def _deal(features: np.ndarray, sizes: Sequence[int], order: np.ndarray, draws: 
         sizes: of the parts.
         order: (P,), of patients who are alike.
         draws: (P,J), which of equal parts takes a patient.
+        begin: (J,F), of ``2 * HALF`` parts of what comes, how many are counted before it is dealt.
     """
     there = features > 0
     rows, columns = np.nonzero(there)
@@ -92,10 +109,13 @@ def _deal(features: np.ndarray, sizes: Sequence[int], order: np.ndarray, draws: 
         for p in waiting[np.lexsort((order[waiting], -features[waiting, rarest]))].tolist():
             mine, counts = every[starts[p] : starts[p + 1]], amounts[starts[p] : starts[p + 1]]
             n = counts[mine.index(rarest)]
-            least = [(2 * has[j][rarest] + n) * scale[j] for j in still]  # half of what comes is counted
+            least = [(2 * HALF * has[j][rarest] + begin[j][rarest] * n) * scale[j] for j in still]
             tied = [j for j, amount in zip(still, least, strict=True) if amount == min(least)]
             if len(tied) > 1:
-                full = {j: [(2 * has[j][f] + n) * scale[j] for f, n in zip(mine, counts, strict=True)] for j in tied}
+                full = {
+                    j: [(2 * HALF * has[j][f] + begin[j][f] * n) * scale[j] for f, n in zip(mine, counts, strict=True)]
+                    for j in tied
+                }
                 tied.sort(key=lambda j: (full[j], draws[p, j]))
             best = part[p] = tied[0]
             for f, n in zip(mine, counts, strict=True):

@@ -111,5 +111,5 @@ def require_splits(digest: str, checkpoint: Path, called: str = "") -> None:
         raise UserError(
             f"{called or checkpoint}: the data has other studies, or other splits, than when it was trained, so what is scored "
             "could have been trained on. Give the data and the splits of then, with the same files missing (split_version=1 "
-            "splits as runs of before that key), or train anew."
+            "or 2 splits as runs of before do), or train anew."
         )
