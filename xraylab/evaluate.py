@@ -157,7 +157,15 @@ def evaluate_table(cfg: DictConfig) -> None:
 
 
 def _set_asked(config: DictConfig, cfg: DictConfig) -> None:
-    """Set in a run's configuration what this command asks for."""
+    """Set in a run's configuration what this command asks for.
+
+    Raises:
+        UserError: a value that it cannot have, by the name of the key here.
+    """
+    from xraylab.config.settings import rules_of, scoring_of
+
+    scoring_of(cfg.blank, cfg.uncertain)
+    rules_of({key: cfg[key] for key in ("sensitivity", "specificity") if cfg[key] is not None})
     with open_dict(config):
         config.num_workers = cfg.num_workers
         if cfg.root is not None:

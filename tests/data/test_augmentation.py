@@ -156,6 +156,16 @@ def test_nested_transforms_draw_on_their_own():
     assert min(found.count(flip) for flip in FLIPS) > 25
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_picture_is_drawn_alike_however_many_are_beside_it(name):
+    augment = instantiate(OmegaConf.load(conf_dir() / "augmentation" / f"{name}.yaml"))
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 64, 64), dtype=np.uint8)
+    for study in "ab":
+        whole = augment(pictures, 0, 0, study)
+        for count in range(1, 5):
+            assert np.array_equal(augment(pictures[:count], 0, 0, study), whole[:count]), count
+
+
 def test_a_transform_that_is_added_changes_nothing_before_it():
     one, two = (Augmentation([A.Affine(rotate=(-25, 25), p=1.0), *more]) for more in ([], [A.RandomGamma(p=1.0)]))
     for epoch in range(5):

@@ -252,7 +252,7 @@ def test_a_run_can_be_scored_anew(unsure, tmp_path):
     assert evaluation["splits"]["test"]["labels"]["shadow"]["auroc"]["n"] == 18
     with pytest.raises(UserError) as stop:
         run_job("evaluate", f"run={run}", "uncertain=maybe")
-    assert str(stop.value) == "evaluate.uncertain=maybe: it should be 'ignore', 'negative' or 'positive'."
+    assert str(stop.value) == "uncertain=maybe: it should be 'ignore', 'negative' or 'positive'."
 
 
 def test_a_finding_without_positives_and_one_that_is_all_blank_are_left_out_of_the_mean_and_named(table, tmp_path):

@@ -96,6 +96,16 @@ def test_names_and_order_of_patients_do_not_matter():
         assert (found.low, found.high) == pytest.approx((same.low, same.high), rel=1e-9), metric
 
 
+def test_patients_whose_studies_are_not_scored_do_not_matter():
+    truth, score, clusters = made(5, m=12, n=12)
+    there = Clusters(np.arange(500))  # of a table, of which these are scored
+    values = {name: point(m, truth, score, 0.5) for name, m in METRICS.items()}
+    rows = np.arange(7, 7 + len(truth))
+    for metric, found in intervals_of(values, there, rows, truth, score >= 0.5, score).items():
+        same = every(truth, score, clusters)[metric]
+        assert (found.low, found.high) == pytest.approx((same.low, same.high), rel=1e-12), metric
+
+
 def test_swapped_classes_have_the_same_auroc_and_the_other_class_its_sensitivity():
     truth, score, clusters = made(4, of=2)
     ours, theirs = every(truth, score, clusters), every(1 - truth, 1 - score - 1e-12, clusters)

@@ -79,7 +79,10 @@ class Augmentation:
     def _made(self, images: np.ndarray, seed: int, epoch: int, study: str, first: int) -> np.ndarray:
         if self.per == "study":
             self._seed(seed, epoch, study, 0)
-            return np.asarray(self._pipeline(images=images)["images"])
+            made = self._pipeline(
+                images=images if len(images) != 2 else images[[0, 1, 1]]
+            )  # OpenCV rounds two channels otherwise
+            return np.asarray(made["images"])[: len(images)]
         out = []
         for i, image in enumerate(images, start=first):
             self._seed(seed, epoch, study, i)

@@ -283,12 +283,12 @@ def _on_logits(value: float, influence: np.ndarray, rows: Rows, least: float) ->
     variance = float(summed @ summed)
     if least:
         variance += max(0.0, least * rows.effect(variance, independent) - GAP_OF_MEAN * variance)
-    quantile = max(_t(rows.worth.min() - 1), _t(_freedom(summed)))
+    quantile = max(_t(rows.worth.min() - 1), _t(_freedom(summed[rows.counts.any(0)])))
     return Interval(value, *_logit_interval(value, variance, quantile), None, summed, len(rows.kind))
 
 
 def _freedom(summed: np.ndarray) -> float:
-    """Degrees of freedom of a variance that is the sum of squares of ``summed`` (K,), from how unequal they are."""
+    """Degrees of freedom of a variance that is the sum of squares of ``summed``, of the clusters that have rows."""
     square, fourth = float(summed @ summed) ** 2, float((summed**4).sum())
     spread = fourth - square / len(summed)
     return max(SPREAD, 2 * square / spread) if spread > 0 else np.inf
