@@ -33,7 +33,7 @@ def test_a_broken_checkpoint_is_named_with_those_that_are_whole(whole, train_her
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     with pytest.raises(UserError, match=rf"last.ckpt: not a whole checkpoint(?s:.*)resume={run}/checkpoints/best.ckpt   # epoch"):
         resume(run)
-    assert best["global_step"] in (8, 16)
+    assert best["global_step"] == 8
     resume(run / "checkpoints" / "best.ckpt")
     assert same(weights(run), weights(whole)), "from the best on, the run is what it was"
 
