@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from conftest import REPOSITORY
 
 from xraylab.config.help import help_text
+from xraylab.config.launch import _users_mistake
 from xraylab.system.paths import conf_dir
 from xraylab.train import USAGE
 
@@ -116,3 +118,10 @@ def test_the_console_command_has_every_command():
     package = REPOSITORY / "xraylab"
     entries = {path.stem for path in package.glob("*.py") if "\nUSAGE = " in path.read_text()}
     assert set(COMMANDS) == entries
+
+
+def test_a_folder_beside_the_run_directory_is_not_taken_for_one_above_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["xraylab", "hydra.run.dir=/a/run10"])
+    for place, said in (("/a", True), ("/a/run10", True), ("/a/run1", False), ("/b", False)):
+        error = PermissionError(errno.EACCES, "Permission denied", place)
+        assert (_users_mistake(error, "config") is not None) == said, place

@@ -123,7 +123,8 @@ def _users_mistake(error: Exception, config: str) -> str | None:
         return in_words(error, config)
     if isinstance(error, OSError):
         typed = [str(value_of(a)) for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
-        if not (typed and error.filename and os.path.abspath(typed[-1]).startswith(os.path.abspath(error.filename))):
+        above = Path(os.path.abspath(error.filename)) if error.filename else None
+        if not typed or above is None or not Path(os.path.abspath(typed[-1])).is_relative_to(above):
             return None
         return f"cannot create the run directory {typed[-1]}: {error.strerror}: {error.filename}."
     if str(error).startswith("Only one of --run"):

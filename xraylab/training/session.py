@@ -211,11 +211,12 @@ def session(
         return
     asked = cfg.get("upload") and processes.rank == 0
     upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if asked else None
-    logging.raiseExceptions = False  # a full disk stops the run by its own words, not by those of its log
+    before, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is said by the run, and not by its log
     try:
         with raise_on_signals(), _hold(cfg, directory, typed, processes, upload) as held:
             yield held
     finally:
+        logging.raiseExceptions = before
         if upload:
             upload.finish()
 
