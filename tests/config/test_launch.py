@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from conftest import REPOSITORY
 
 from xraylab.config.help import help_text
+from xraylab.config.launch import _users_mistake
 from xraylab.system.paths import conf_dir
 from xraylab.train import USAGE
 
@@ -116,3 +118,10 @@ def test_the_console_command_has_every_command():
     package = REPOSITORY / "xraylab"
     entries = {path.stem for path in package.glob("*.py") if "\nUSAGE = " in path.read_text()}
     assert set(COMMANDS) == entries
+
+
+@pytest.mark.parametrize(("name", "mine"), [("run1", False), ("run10", True), ("run10/below", False), ("", True)])
+def test_a_folder_that_cannot_be_made_is_a_mistake_where_the_run_directory_lies_in_it(name, mine, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", "hydra.run.dir=/a/run10"])
+    said = _users_mistake(PermissionError(errno.EACCES, "Permission denied", f"/a/{name}"), "config")
+    assert (said is not None) is mine
