@@ -45,7 +45,9 @@ are named in <output>.skipped.csv, and the rest is predicted. Weights of other f
 def job(cfg: DictConfig) -> None:
     """Predict, and write the table and what was skipped."""
     runs = [_run(str(run)) for run in (cfg.run if OmegaConf.is_list(cfg.run) else [cfg.run])]
-    given = _input(cfg.input)
+    given = [str(name) for name in cfg.input] if OmegaConf.is_list(cfg.input) else str(cfg.input)
+    if given == []:
+        raise UserError("input=[]: it is a file, or several.")
     if not runs:
         raise UserError("run=[]: it is a run, or several.")
     _check(cfg)
@@ -76,8 +78,7 @@ def job(cfg: DictConfig) -> None:
     )  # fmt: skip
     studies = given if given in SPLITS else find_studies(given, cfg.study, cfg.patient, cfg.group, cfg.root)
     if not isinstance(studies, str):
-        images = sum(map(len, studies.frame["images"]))
-        log.info("input: %d studies of %d files", len(studies.frame), images)
+        log.info("input: %d studies of %d files", len(studies.frame), sum(map(len, studies.frame["images"])))
     done = predict_all(runs, studies, options)
     table = decided(done.table, thresholds or threshold, temperatures)
     left_out = list(dict.fromkeys(s.id for s in done.skipped if s.study == LEFT_OUT))
@@ -151,15 +152,6 @@ def _run(given: str) -> Path:
 
         return checkpoint_of(path)
     return run_of(given)
-
-
-def _input(given: Any) -> str | list[str]:
-    if OmegaConf.is_list(given):
-        names = [str(name) for name in given]
-        if not names:
-            raise UserError("input=[]: it is a file, or several.")
-        return names
-    return str(given)
 
 
 def _check(cfg: DictConfig) -> None:
