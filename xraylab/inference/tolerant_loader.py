@@ -167,15 +167,14 @@ def predict_rows(
     )  # fmt: skip
     outputs: Any = keep_from(trainer).predict(_Predictor(module), loader) or []
     ids = table.frame["id"].tolist()
-    skipped = [Skipped(ids[row], *rest) for o in outputs for row, *rest in o[4]]
-    found = [r for o in outputs for r in o[0]]
+    found, by_study, by_view, views, unread = ([part for output in outputs for part in output[k]] for k in range(5))
+    skipped = [Skipped(ids[row], *rest) for row, *rest in unread]
     if not found:
         none = np.zeros((0, len(table.labels)))
         return np.zeros(0, np.int64), none, [], none, skipped
     order = torch.cat(found).cpu().numpy()
-    logits = module.log_odds(torch.cat([x for o in outputs for x in o[1]]))
-    by_image = module.log_odds(torch.cat([x[:real] for o in outputs for x, real in o[2]]))
+    logits = module.log_odds(torch.cat(by_study))
+    by_image = module.log_odds(torch.cat([part[:real] for part, real in by_view]))
     require_finite(logits, "input")
-    views = [view for o in outputs for view in o[3]]
     places, of = np.argsort(order, kind="stable"), np.argsort([view.row for view in views], kind="stable")
     return order[places], logits[places], [views[k] for k in of], by_image[of], skipped
