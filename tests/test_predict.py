@@ -21,7 +21,8 @@ from xraylab.errors import UserError
 from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.predictions import PredictionTable
 from xraylab.inference.inputs import FROM_THE_REST, LEFT_OUT, find_studies
-from xraylab.inference.predictor import Options, predict, predict_all
+from xraylab.inference.predictor import predict, predict_all
+from xraylab.inference.studies import Options
 
 SMALL = [
     *TINY, "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small", "+backbone.kwargs.channels=[8,8,16,16]",

@@ -14,7 +14,8 @@ from test_predict import mrnet as mrnet
 from xraylab.errors import UserError
 from xraylab.evaluation.operating_points import decided, temperatures_of, thresholds_of
 from xraylab.inference.inputs import find_studies
-from xraylab.inference.predictor import Options, chosen_of, predict
+from xraylab.inference.predictor import chosen_of, predict
+from xraylab.inference.studies import Options
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train, validate and test one run, or a sweep with -m",
     "evaluate": "repeat a run's evaluation from its checkpoint",
     "predict": "predict a split, a folder, a list or single files with a run",
+    "explain": "show where in its images a run's prediction comes from",
     "combine": "make several models one, from their prediction tables",
     "report": "write the report of a run, or of several together",
     "check": "say whether a download is whole, and what is wrong with it",

@@ -44,10 +44,8 @@ are named in <output>.skipped.csv, and the rest is predicted. Weights of other f
 
 def job(cfg: DictConfig) -> None:
     """Predict, and write the table and what was skipped."""
-    runs = [_run(str(run)) for run in (cfg.run if OmegaConf.is_list(cfg.run) else [cfg.run])]
-    given = [str(name) for name in cfg.input] if OmegaConf.is_list(cfg.input) else str(cfg.input)
-    if given == []:
-        raise UserError("input=[]: it is a file, or several.")
+    runs = [run_given(str(run)) for run in (cfg.run if OmegaConf.is_list(cfg.run) else [cfg.run])]
+    given = input_given(cfg.input)
     if not runs:
         raise UserError("run=[]: it is a run, or several.")
     _check(cfg)
@@ -55,10 +53,12 @@ def job(cfg: DictConfig) -> None:
 
     with importing():
         from xraylab.data.images.source import check_bits
+        from xraylab.data.study_table import SPLITS
         from xraylab.evaluation.operating_points import decided, threshold_text
         from xraylab.evaluation.predictions import PredictionTable
         from xraylab.inference.inputs import LEFT_OUT, find_studies
-        from xraylab.inference.predictor import SPLITS, Options, predict_all, run_labels
+        from xraylab.inference.predictor import predict_all, run_labels
+        from xraylab.inference.studies import Options
         from xraylab.inference.submission import check_format, write_submission
         from xraylab.training.fit import silence_lightning
 
@@ -142,7 +142,7 @@ def _chosen(runs: list[Path], cfg: DictConfig, threshold: Any) -> tuple[dict[str
     return temperatures, thresholds
 
 
-def _run(given: str) -> Path:
+def run_given(given: str) -> Path:
     """The run directory, or a checkpoint that lies in none."""
     from xraylab.system.remote import is_url
 
@@ -152,6 +152,16 @@ def _run(given: str) -> Path:
 
         return checkpoint_of(path)
     return run_of(given)
+
+
+def input_given(given: Any) -> str | list[str]:
+    """The word of ``input=``, or several. Raises UserError: an empty list."""
+    if OmegaConf.is_list(given):
+        names = [str(name) for name in given]
+        if not names:
+            raise UserError("input=[]: it is a file, or several.")
+        return names
+    return str(given)
 
 
 def _check(cfg: DictConfig) -> None:

@@ -113,18 +113,21 @@ class Run:
         return bool(self.environment.get("finished"))
 
 
-def new_run_dir(name: str, resume: str | None = None, config: Mapping[str, Any] | None = None) -> str:
-    """``outputs/<name>/<date_time>``, created here and so never shared by two runs; or the run to resume.
+def new_run_dir(
+    name: str, resume: str | None = None, config: Mapping[str, Any] | None = None, above: Path = Path("outputs")
+) -> str:  # fmt: skip
+    """``<above>/<name>/<date_time>``, created here and so never shared by two runs; or the run to resume.
 
     Args:
         resume: a run, or ``auto``: the last unfinished one of this configuration that no process works on, if there is one.
         config: as composed, for ``auto``.
+        above: the folder of all of them.
     """
     if resume == "auto":
         resume = _last_unfinished(Path("outputs") / str(name), config or {})
     if resume:
         return str(run_of(resume, begun=True))
-    parent = Path("outputs") / str(name)
+    parent = above / str(name)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for k in range(1, 1000):
         path = parent / (stamp if k == 1 else f"{stamp}_{k}")

@@ -98,12 +98,20 @@ def test_a_wrong_argument_of_a_group_is_named():
         build({"_target_": "xraylab.models.Nothing"}, "backbone")
 
 
-@pytest.mark.parametrize("primary", ["config", "evaluate", "predict", "combine", "sample", "check", "describe", "prepare"])
+@pytest.mark.parametrize(
+    "primary", ["config", "evaluate", "predict", "explain", "combine", "sample", "check", "describe", "prepare"]
+)
 def test_every_command_composes(primary):
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = hydra.compose(primary)
-    own = {"evaluate": {"run", "table"}, "predict": {"run", "input"}, "combine": {"runs"}, "sample": {"root", "dataset"}}
+    own = {
+        "evaluate": {"run", "table"},
+        "predict": {"run", "input"},
+        "explain": {"run", "input"},
+        "combine": {"runs"},
+        "sample": {"root", "dataset"},
+    }
     own |= {"check": {"names", "dataset"}, "describe": {"pictures"}}
     assert set(cfg) >= own.get(primary, {"monitor", "cache"})
 

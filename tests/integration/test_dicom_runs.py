@@ -19,7 +19,8 @@ from xraylab.data.integrity import examine
 from xraylab.data.synthetic.pictures import draw_picture
 from xraylab.errors import UserError
 from xraylab.inference.inputs import find_studies
-from xraylab.inference.predictor import Options, predict
+from xraylab.inference.predictor import predict
+from xraylab.inference.studies import Options
 from xraylab.predict import main as predict_main
 from xraylab.training.study_module import load_module
 

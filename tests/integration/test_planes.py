@@ -26,7 +26,8 @@ from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.combine import CombineOptions, combine
 from xraylab.evaluation.ensembles.members import read_members
 from xraylab.inference.inputs import LEFT_OUT, find_studies, with_parts
-from xraylab.inference.predictor import Options, predict
+from xraylab.inference.predictor import predict
+from xraylab.inference.studies import Options
 from xraylab.models import CNN, Attention, MaxFeature, MaxProbability, MeanProbability, StudyNet
 from xraylab.reporting.dataset_report import describe
 from xraylab.train import train

@@ -201,6 +201,7 @@ def test_in_float64_two_processes_are_one(options, train_here, train_together, t
         torch.testing.assert_close(b[key], value, atol=1e-12, rtol=0, msg=lambda m, key=key: f"{key}: {m}")
 
 
+@pytest.mark.slow
 def test_views_learned_and_adapted_losses_agree(train_here, train_together, tmp_path, chexpert_root):
     """Images as the unit, u learned by gradient, w adapted on held-back studies, Adam, a plateau, the AUROCs of two units."""
     options = [
@@ -267,6 +268,7 @@ def test_batch_statistics_are_those_of_the_first_process(train_together, tmp_pat
         devices.hardware({"accelerator": "cpu", "sync_batchnorm": True}, "32")
 
 
+@pytest.mark.slow
 def test_all_stop_at_the_step_at_which_one_was_asked_and_any_number_goes_on(
     train_here, train_together, tmp_path, mrnet_root, monkeypatch
 ):

@@ -69,6 +69,7 @@ def test_a_run_killed_at_random_points_ends_as_one_that_was_not(tmp_path):
     assert "the same: weights, optimiser" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_ends_a_job_can_go_on_with_it(whole, tmp_path, mrnet_root, command):
     """SIGTERM to all its processes, readers too: saved, 75, the command; and ``resume=auto`` is that command."""
     words = [*SMALL, f"dataset.root={mrnet_root}", "num_workers=2", "resume=auto", "max_epochs=200", "early_stopping=null",

@@ -277,6 +277,19 @@ def mean(value: float, values: np.ndarray, truth: np.ndarray, clusters: np.ndarr
     return _on_logits(value, (values - value) / len(values), rows, GAP_OF_MEAN * value * (1 - value) / len(values))
 
 
+def any_mean(values: np.ndarray, clusters: np.ndarray, size: int, least: float = 0.0) -> Interval:
+    """Of the mean of any values (N,), by Student's t.
+
+    Args:
+        least: a variance that is added, for values that the sample does not have.
+    """
+    rows = Rows(np.zeros(len(values), int), clusters, size)
+    value = float(values.mean())
+    summed, _ = rows.summed((values - value) / len(values))
+    reach = max(_t(rows.worth[0] - 1), _t(_freedom(summed))) * float(np.sqrt(summed @ summed + least))
+    return Interval(value, value - reach, value + reach, None, summed, len(values))
+
+
 def _on_logits(value: float, influence: np.ndarray, rows: Rows, least: float) -> Interval:
     """On the logit scale; ``least`` is what the variance is moved towards, for values that the sample does not have."""
     summed, independent = rows.summed(influence)

@@ -123,6 +123,11 @@ class PredictionTable:
         return len(self.frame)
 
     @property
+    def predicted(self) -> list[str]:
+        """Labels with a probability."""
+        return [c[2:] for c in self.frame.columns if c.startswith("p_")]
+
+    @property
     def labels(self) -> list[str]:
         """Labels with both a probability and a truth."""
         columns = self.frame.columns

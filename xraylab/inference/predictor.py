@@ -11,15 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
-from xraylab.config.dataset import resolved_again
-from xraylab.config.instantiate import build, plain
+from xraylab.config.instantiate import plain
 from xraylab.config.settings import check_config
-from xraylab.data.datasets.mrnet import PLANES
-from xraylab.data.images.dicom import dicom_layouts, is_dicom
-from xraylab.data.images.source import AnyFileSource
-from xraylab.data.study_table import SPLITS, SYNTHETIC, StudyTable
+from xraylab.data.study_table import SYNTHETIC, StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.ensembles.alignment import alike
 from xraylab.evaluation.ensembles.combination import Combination, read_combination
@@ -27,39 +23,16 @@ from xraylab.evaluation.operating_points import CHOSEN, read_chosen
 from xraylab.evaluation.predictions import COLUMNS, PREFIXES, PredictionTable
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.result import Chosen
-from xraylab.inference.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
+from xraylab.inference.inputs import LEFT_OUT, Files, Skipped
+from xraylab.inference.studies import Options, open_studies
 from xraylab.inference.tolerant_loader import View, predict_rows
-from xraylab.run import home_of, read_config, short_names
+from xraylab.run import short_names
 from xraylab.training.checkpoints import checkpoint_named, read_checkpoint
 from xraylab.training.devices import hardware
-from xraylab.training.experiment import split_table
-from xraylab.training.study_module import StudyModule, load_module
 
 log = logging.getLogger(__name__)
 
 BATCH = 8  # studies in a batch, where the run does not say
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of a prediction.
-
-    Attributes:
-        checkpoint: ``best``, ``last`` or a file.
-        root: where the run's own data is now; None: where the run found it.
-        precision, batch_size: None: as in training; without the run's configuration ``auto`` and ``BATCH``.
-        bits: of 16-bit PNG and TIFF files; None: as in training.
-        workers: processes that read, or ``auto``.
-        accelerator: arguments of the Trainer; None: as in training.
-    """
-
-    checkpoint: str = "best"
-    root: str | None = None
-    precision: str | None = None
-    batch_size: int | None = None
-    bits: int | None = None
-    workers: int | str = "auto"
-    accelerator: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,22 +69,8 @@ def predict(run: Path, studies: str | Files, options: Options | None = None) -> 
     options = options or Options()
     if members := read_combination(run) if run.is_dir() else None:
         return _combined(run, *members, studies, options)
-    module = load_module(checkpoint_named(run, options.checkpoint))
+    module, table, rows, paths, lost, config = open_studies(run, studies, options)
     module.net.to(memory_format=torch.channels_last)
-    config = _config(run)
-    lost: list[Skipped] = []
-    if isinstance(studies, str):
-        table, lost = _own(run, config, studies, module, options)
-        rows = table.part(studies).index.to_numpy()
-        paths = [f"{table.name}/{i}" for i in table.frame.loc[rows, "id"]]
-    else:
-        plane = OmegaConf.select(config, "plane") if config is not None else None
-        if module.net.parts:
-            studies = with_parts(studies, module.net.parts)
-        elif plane in PLANES:
-            studies = of_plane(studies, plane, PLANES)
-        table, rows = _of_files(studies, module, options), np.arange(len(studies.frame))
-        lost, paths = studies.missing, studies.frame["path"].tolist()
     found, logits, views, by_image, skipped = predict_rows(module, table, rows, *_how(config, options), options.workers)
     if not len(found):
         named = listed((f"{s.file or s.id} ({s.reason})" for s in skipped), 5)
@@ -152,7 +111,7 @@ def run_labels(run: Path, checkpoint: str = "best") -> list[str]:
         UserError: there is no such checkpoint.
     """
     if found := read_combination(run) if run.is_dir() else None:
-        return list(dict.fromkeys(label for member in found[1] for label in run_labels(_model(run, member))))
+        return list(dict.fromkeys(label for member in found[1] for label in run_labels(member_run(run, member))))
     return list(read_checkpoint(checkpoint_named(run, checkpoint))["xraylab"]["labels"])
 
 
@@ -169,88 +128,18 @@ def chosen_of(run: Path, checkpoint: str = "best") -> Chosen:
     return read_chosen(file.parent.parent / CHOSEN, read_checkpoint(file)["global_step"])
 
 
-def _config(run: Path) -> DictConfig | None:
-    """The run's configuration, as evaluation takes it; None: a checkpoint on its own."""
-    home = home_of(run)
-    if home is None:
-        return None
-    config = read_config(home)
-    with open_dict(config):
-        if "first" in config.loss:
-            config.loss.first = None  # for training only
-        config.dataset.on_error = "skip"  # what is skipped is named
-    return config
-
-
-def _own(
-    run: Path, config: DictConfig | None, split: str, module: StudyModule, options: Options
-) -> tuple[StudyTable, list[Skipped]]:
-    """The run's own data, and what is missing of a split since it was trained."""
-    if config is None:
-        raise UserError(f"input={split}: {run} has no config.yaml that names its data. Give the run's directory, or files.")
-    if options.root is not None:
-        config.dataset.root = options.root
-    found = resolved_again(config)
-    settings, path = check_config(found.config), found.data()
-    log.info("reading %s", path)
-    table = split_table(found.reader, path, settings, build(found.config.loss, "loss").held_back)
-    if not len(table.part(split)):
-        there = [name for name in SPLITS if len(table.part(name))]
-        raise UserError(f"input={split}: this run has no such split; it has {listed(there)}.")
-    if table.split_digest() == module.split_digest:
-        return table, []
-    return table, _missing(run, split, table)
-
-
-def _missing(run: Path, split: str, table: StudyTable) -> list[Skipped]:
-    """Studies of a split that were there when the run was trained.
-
-    Raises:
-        UserError: others came into the split, so that some could have been trained on.
-    """
-    file = (home_of(run) or run) / "predictions" / f"{split}.csv"
-    then = PredictionTable.read(file).frame["id"].tolist() if file.is_file() else []
-    now = set(table.part(split)["id"])
-    if not now <= set(then):
-        raise UserError(
-            f"input={split}: the data has other studies, or other splits, than when {run} was trained, so some of these could "
-            "have been trained on. Give the data of then (root=<folder>), or the folder of images as input=<folder>."
-        )
-    why = {name: kind for kind, names in table.problems.items() for name in names}
-
-    def reason(study: str) -> str:
-        return next((kind for name, kind in why.items() if study in name), "no longer in the data, or not readable")
-
-    return [Skipped(study, "", reason(study), LEFT_OUT) for study in then if study not in now]
-
-
-def _of_files(files: Files, module: StudyModule, options: Options) -> StudyTable:
-    unknown = dict.fromkeys(module.labels, np.float32(np.nan))
-    bits = options.bits if options.bits is not None else module.images["bits"]
-    views = bool(module.images["views"])
-    source = AnyFileSource(module.images["channels"] == 3, bits, volumes=module.images.get("volumes", not views))
-    _warn_of_series(files, views)
-    frame = files.frame.assign(split="", **unknown)
-    return StudyTable(frame, module.labels, source, files.name, synthetic=files.synthetic, views=views, parts=module.net.parts)
-
-
-def _warn_of_series(files: Files, views: bool) -> None:
-    """Log what is done with studies that look like series of slices, a DICOM file each."""
-    several = {
-        s: [i for i in images if is_dicom(Path(i))] for s, images in zip(files.frame["id"], files.frame["images"], strict=True)
-    }
-    paths = [Path(image) for images in several.values() if len(images) > 1 for image in images]
-    if not paths:
-        return
-    slices = {str(path) for path, (_, of_series) in zip(paths, dicom_layouts(paths), strict=True) if of_series}
-    if series := [study for study, images in several.items() if len(slices.intersection(images)) > 1]:
-        stacked = "slices are stacked in the order of their names, not of their places"
-        done = "each slice is predicted as a view" if views else stacked
-        log.warning("%d studies look like series of slices (CT, MR or PET): %s: %s", len(series), done, listed(series))
-
-
 def _combined(run: Path, combination: Combination, members: list[Path], studies: str | Files, options: Options) -> Predicted:
     """Each member predicts; what they say is joined as ``combination.json`` says."""
+    require_joinable(run, combination, studies, options)
+    return joined(combination, [predict(member_run(run, member), studies, options) for member in members])
+
+
+def require_joinable(run: Path, combination: Combination, studies: str | Files, options: Options) -> None:
+    """Refuse what a combination cannot predict.
+
+    Raises:
+        UserError: a checkpoint other than its members' best, or the split that it was fitted on.
+    """
     if options.checkpoint != "best":
         raise UserError(
             f"checkpoint={options.checkpoint}: {run} is a combination, of its members' best checkpoints. Leave it out."
@@ -260,11 +149,15 @@ def _combined(run: Path, combination: Combination, members: list[Path], studies:
             f"input={studies}: {run} was fitted on that split; {run / 'predictions' / f'{studies}.csv'} has its studies as they "
             "were judged. Give another split, or files."
         )
-    done = [predict(_model(run, member), studies, options) for member in members]
-    if combination.method == "union":
-        tables, skipped = [d.table for d in done], list(dict.fromkeys(s for d in done for s in d.skipped))
-    else:
-        tables, skipped = _shared(done)
+
+
+def joined(combination: Combination, done: Sequence[Predicted]) -> Predicted:
+    """What a combination makes of its members' predictions.
+
+    Raises:
+        UserError: there is no study that all could predict.
+    """
+    tables, skipped = member_tables(combination, done)
     table = combination.join(tables)
     views = [d.images for d in done if d.images is not None]
     images = None
@@ -277,6 +170,13 @@ def _combined(run: Path, combination: Combination, members: list[Path], studies:
     return Predicted(table, skipped, any(d.synthetic for d in done), [paths[i] for i in table["id"]], images)
 
 
+def member_tables(combination: Combination, done: Sequence[Predicted]) -> tuple[list[pd.DataFrame], list[Skipped]]:
+    """The members' tables as a combination joins them, and what was skipped."""
+    if combination.method == "union":
+        return [d.table for d in done], list(dict.fromkeys(s for d in done for s in d.skipped))
+    return _shared(done)
+
+
 def _same_images(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     """Tables by image, of the images that are in all of them, in one order."""
     indexed = [table.set_index(["id", "image"], drop=False).rename_axis([None, None]) for table in tables]
@@ -284,7 +184,7 @@ def _same_images(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     return [table.loc[shared].reset_index(drop=True) for table in indexed]
 
 
-def _model(run: Path, member: Path) -> Path:
+def member_run(run: Path, member: Path) -> Path:
     if member.is_dir():
         return member
     raise UserError(f"{run}: its member {member.resolve()} is a table of predictions, of a model that is not here.")
@@ -308,10 +208,10 @@ def predict_all(runs: Sequence[Path], studies: str | Files, options: Options | N
     done = [predict(run, studies, options) for run in runs]
     tables, skipped = _shared(done)
     names = short_names(runs)
-    joined, views = _side_by_side(tables, names), [d.images for d in done if d.images is not None]
+    table, views = _side_by_side(tables, names), [d.images for d in done if d.images is not None]
     paths = dict(zip(done[0].table["id"], done[0].paths, strict=True))
     images = _side_by_side(_same_images(views), names) if len(views) == len(done) else None
-    return Predicted(joined, skipped, any(d.synthetic for d in done), [paths[i] for i in joined["id"]], images)
+    return Predicted(table, skipped, any(d.synthetic for d in done), [paths[i] for i in table["id"]], images)
 
 
 def _side_by_side(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:

@@ -61,12 +61,12 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], title: str) -> It
     """A function's results in order, from a pool of threads, with progress and the time left."""
     pool = ThreadPoolExecutor()
     try:
-        yield from _watched(mapped(pool, function, items), len(items), title)
+        yield from watched(mapped(pool, function, items), len(items), title)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _watched(items: Iterable[T], total: int, title: str) -> Iterator[T]:
+def watched(items: Iterable[T], total: int, title: str) -> Iterator[T]:
     """The items, and how many are done: a bar on a terminal, else now and then a line."""
     if sys.stderr.isatty():
         yield from tqdm(items, desc=title, total=total, leave=False, dynamic_ncols=True, mininterval=0.5)

@@ -54,7 +54,7 @@ def same(one, two):
 
 def test_the_tree_is_the_published_one(root):
     assert {p.name for p in root.iterdir() if p.suffix != ".txt"} == {
-        *SPLITS, "train_image_paths.csv", "train_labeled_studies.csv", "valid_image_paths.csv", "valid_labeled_studies.csv"
+        *SPLITS, "boxes.csv", "train_image_paths.csv", "train_labeled_studies.csv", "valid_image_paths.csv", "valid_labeled_studies.csv"
     }  # fmt: skip
     assert is_synthetic(root)
     for split, count in zip(SPLITS, (110, 60), strict=True):

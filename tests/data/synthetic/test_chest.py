@@ -55,7 +55,7 @@ def same(one, two):
 def test_chexpert_is_written_as_published(chexpert):
     assert is_synthetic(chexpert)
     assert {p.name for p in chexpert.iterdir()} == {
-        "train", "valid", "test", "train.csv", "valid.csv", "test.csv", "SYNTHETIC_SAMPLE.txt"
+        "train", "valid", "test", "train.csv", "valid.csv", "test.csv", "SYNTHETIC_SAMPLE.txt", "boxes.csv"
     }  # fmt: skip
     patients = {}
     for split in ("train", "valid", "test"):

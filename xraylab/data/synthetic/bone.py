@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from xraylab.data.boxes import FILE, BoxRow, boxes_of, write_boxes
 from xraylab.data.published import MURA_STUDIES
 from xraylab.data.synthetic.bone_drawing import draw_sign, draw_view
 from xraylab.data.synthetic.mark import mark_synthetic
@@ -25,6 +26,7 @@ VIEWS = (0.15, 0.45, 0.33, 0.07)  # shares of studies of one to four
 RETURNS = 0.08  # share of studies by the patient before, and as large a one by a patient of another body part
 SHOWN = 0.9  # chance that a view of an abnormal study shows its sign
 COLOUR = 0.08  # share of images stored as RGB
+SEEN = 12  # of 255, least difference of what belongs to a sign
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(96)  # in every 20th study, as the published tree has some
 
 
@@ -65,7 +67,8 @@ def write_mura(root: Path, train: int = 300, valid: int = 120, seed: int = 0) ->
         (root / f"{split}_image_paths.csv").write_text("".join(images), encoding="utf-8")
         first = max(patient for patient, *_ in studies) + 1
 
-    def write(job: tuple[int, str, str, bool, int]) -> None:
+    def write(job: tuple[int, str, str, bool, int]) -> list[BoxRow]:
+        boxes: list[BoxRow] = []
         study, folder, part, abnormal, views = job
         (root / folder).mkdir(parents=True)
         rng = np.random.default_rng([seed, study, 0])
@@ -74,14 +77,19 @@ def write_mura(root: Path, train: int = 300, valid: int = 120, seed: int = 0) ->
         for v in range(views):
             rng = np.random.default_rng([seed, study, v + 1])
             image = draw_view(part, sign if abnormal and shown[v] else None, rng)
+            if abnormal and shown[v]:
+                without = draw_view(part, None, np.random.default_rng([seed, study, v + 1]))
+                found = boxes_of(cv2.absdiff(image, without) > SEEN, joined=1)
+                boxes += [(f"{folder}/image{v + 1}.png", None, "abnormal", *box) for box in found]
             if rng.random() < COLOUR:
                 image = np.repeat(image[..., None], 3, axis=2)
             (root / folder / f"image{v + 1}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
         if study % 20 == 1:
             (root / folder / "._image1.png").write_bytes(APPLE_DOUBLE)
+        return boxes
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(write, jobs))
+        write_boxes(root / FILE, [row for rows in pool.map(write, jobs) for row in rows])
     mark_synthetic(root, f"MURA, seed {seed}")
     return root
 

@@ -16,14 +16,16 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from xraylab.data.boxes import FILE, NIH_FILE, BoxRow, boxes_of, write_boxes, write_nih_boxes
 from xraylab.data.findings import CHEXPERT, NIH, spelled
-from xraylab.data.synthetic.chest_drawing import Case, draw_view
+from xraylab.data.synthetic.chest_drawing import Case, draw_view, finding_masks
 from xraylab.data.synthetic.chest_labels import Cases, Rates, draw_labels
 from xraylab.data.synthetic.mark import mark_synthetic
 from xraylab.errors import UserError
 
 LEAST = 20  # studies of a split, so that each class of the competition's findings is there
 LATERAL, SECOND = 0.35, 0.08  # shares of studies with a lateral and with a second frontal view
+MIDDLE = ("cardiomegaly", "enlarged_cardiomediastinum", "support_devices")  # of one piece, of which the rim alone differs
 RETURNS = 0.25  # share of studies by the patient before
 
 
@@ -36,11 +38,16 @@ class _Study:
     case: Case
     female: bool
     age: int
-    seed: tuple[int, ...]
+    seed: tuple[int, ...]  # of everything, the number of the split, 0 of train, and its own
 
     def image(self, view: int, size: int) -> np.ndarray:
         """uint8 (H,W)."""
         return draw_view(self.case, self.views[view], size, np.random.default_rng([*self.seed, view]))
+
+    def boxes(self, view: int, size: int) -> list[tuple[str, tuple[int, int, int, int]]]:
+        """Findings that are drawn, each with a box x, y, width, height; of one on both sides two."""
+        masks = finding_masks(self.case, self.views[view], size, np.random.default_rng([*self.seed, view]))
+        return [(n, box) for n, mask in masks.items() for box in boxes_of(mask, joined=1 if n in MIDDLE else 1 / 16)]
 
 
 def _studies(cases: Cases, first: int, seed: tuple[int, ...], returns: float = RETURNS, lateral: float = LATERAL) -> list[_Study]:
@@ -92,6 +99,17 @@ def _write_images(root: Path, jobs: Sequence[tuple[str, _Study, int]], size: int
         return list(pool.map(write, jobs))
 
 
+def _boxes(jobs: Sequence[tuple[str, _Study, int]], size: int) -> list[BoxRow]:
+    """Boxes of what the images of (path, study, view) show, of splits that are not trained on: nobody else looks for them."""
+
+    def of(job: tuple[str, _Study, int]) -> list[BoxRow]:
+        path, study, view = job
+        return [(path, None, name, *box) for name, box in study.boxes(view, size)]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [row for rows in pool.map(of, [job for job in jobs if job[1].seed[1]]) for row in rows]
+
+
 def write_chexpert(
     root: Path, train: int = 400, valid: int = 100, test: int = 0, seed: int = 0, size: int = 96,
     uncertain: Rates = None, truth: Rates = None,
@@ -129,6 +147,7 @@ def write_chexpert(
         pd.DataFrame(rows, columns=columns).to_csv(root / f"{split}.csv", index=False)
         first = studies[-1].patient + 1
     _write_images(root, jobs, size)
+    write_boxes(root / FILE, _boxes(jobs, size))
     mark_synthetic(root, f"CheXpert, seed {seed}")
     return root
 
@@ -190,6 +209,7 @@ def write_mimic(
         save(f"mimic-cxr-2.0.0-{labeller}.csv.gz", tables[labeller], "subject_id", "study_id", *map(spelled, names))
     theirs = [spelled(name.replace("lung_opacity", "airspace_opacity")) for name in names]
     save("mimic-cxr-2.1.0-test-set-labeled.csv", tables["truth"], "study_id", *theirs)
+    write_boxes(root / FILE, _boxes(jobs, size))
     mark_synthetic(root, f"MIMIC-CXR-JPG, seed {seed}")
     return root
 
@@ -226,7 +246,7 @@ def write_nih(root: Path, train: int = 300, test: int = 80, seed: int = 0, size:
         for study in (studies := _studies(draw_labels(count, [seed, i]), first, (seed, i), lateral=0)):
             images.append(f"{study.patient:08d}_{study.visit - 1:03d}.png")
             jobs.append((f"images/{images[-1]}", study, 0))
-            found = "|".join(published[name] for name in sorted(_nih(study.case))) or "No Finding"
+            found = "|".join(published[name] for name in sorted(name for name, _ in _nih(study.case))) or "No Finding"
             row = [images[-1], found, study.visit - 1, study.patient, study.age, "F" if study.female else "M"]
             rows.append([*row, study.views[0].upper(), 2500, 2048, 0.171, 0.171])
         (root / f"{'train_val' if split == 'train' else split}_list.txt").write_text("\n".join(images), encoding="utf-8")
@@ -237,27 +257,25 @@ def write_nih(root: Path, train: int = 300, test: int = 80, seed: int = 0, size:
     )
     table = "".join(",".join(map(str, row)) + "\n" for row in rows)
     (root / "Data_Entry_2017_v2020.csv").write_text(header + table, encoding="utf-8")
-    _write_images(root, jobs, size)
+    sizes = {path: (width, height) for (path, *_), (height, width) in zip(jobs, _write_images(root, jobs, size), strict=True)}
+    shown = {path: list(_nih(study.case)) for path, study, _ in jobs}
+    boxes = [(path, found, box) for path, _, drawn, *box in _boxes(jobs, size) for found, by in shown[path] if by == drawn]
+    rows_of: list[BoxRow] = [(path.removeprefix("images/"), None, found, *box) for path, found, box in boxes]  # type: ignore[misc]
+    write_nih_boxes(root / NIH_FILE, rows_of, [sizes[path] for path, *_ in boxes])
     mark_synthetic(root, f"ChestX-ray14, seed {seed}")
     return root
 
 
-def _nih(case: Case) -> Iterator[str]:
-    """The findings of ChestX-ray14 that a case shows."""
+def _nih(case: Case) -> Iterator[tuple[str, str]]:
+    """The findings of ChestX-ray14 that a case shows, each with the drawing that shows it."""
     for name, severity in case.severity.items():
-        if name in NIH:
-            yield name
         severe = severity > 0.6
-        if name == "lung_lesion":
-            yield "mass" if severe else "nodule"
-        elif name == "enlarged_cardiomediastinum":
-            yield "hernia"
-        elif name == "pleural_other":
-            yield "pleural_thickening"
-        if severe and name in ("pneumothorax", "pleural_other"):
-            yield "emphysema" if name == "pneumothorax" else "fibrosis"
-        if not severe and name == "pneumonia":
-            yield "infiltration"
+        other = {
+            "lung_lesion": "mass" if severe else "nodule", "enlarged_cardiomediastinum": "hernia",
+            "pleural_other": "pleural_thickening",
+        }.get(name, name if name in NIH else None)  # fmt: skip
+        more = {"pneumothorax": "emphysema", "pleural_other": "fibrosis"} if severe else {"pneumonia": "infiltration"}
+        yield from ((found, name) for found in (other, more.get(name)) if found)
 
 
 def write_tutorial(

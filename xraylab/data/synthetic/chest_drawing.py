@@ -8,9 +8,10 @@ own, as automatic exposure does, so brightness tells nothing.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ DRAWN = (
 #: that have a look-alike
 MIMICKED = tuple(name for name in DRAWN if name not in ("fracture", "support_devices"))
 
+SEEN = 0.02  # least difference of density of what belongs to a finding
 APEX, BASE, SPACING = -0.37, 0.27, 0.083  # of the lungs, and between ribs, in heights of the body
 
 
@@ -61,6 +63,27 @@ def draw_view(case: Case, view: str, size: int, rng: np.random.Generator) -> np.
     film = Film(view, size, rng)
     _Chest(film, case, view, rng).draw()
     return expose(film, rng)
+
+
+def finding_masks(case: Case, view: str, size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Where an image of :func:`draw_view` shows each of its findings, bool (H,W): where its density is another without it.
+
+    Args:
+        rng: in the state in which ``draw_view`` got it; it is not changed.
+    """
+
+    def density(severity: Mapping[str, float]) -> Grid:
+        own = copy.deepcopy(rng)
+        film = Film(view, size, own)
+        _Chest(film, replace(case, severity=severity), view, own).draw()
+        return film.density
+
+    whole, masks = density(case.severity), {}
+    for name in DRAWN:
+        if case.severity.get(name):
+            change = np.abs(whole - density({k: v for k, v in case.severity.items() if k != name}))
+            masks[name] = change > max(SEEN, 0.3 * float(change.max()))
+    return masks
 
 
 class _Chest:

@@ -7,6 +7,7 @@ round the joint. Gain, offset and bright spots elsewhere are drawn for every exa
 
 from __future__ import annotations
 
+import copy
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from xraylab.data.boxes import FILE, BoxRow, boxes_of, write_boxes
 from xraylab.data.published import MRNET
 from xraylab.data.published import MRNET_PLANES as PLANES
 from xraylab.data.synthetic.mark import mark_synthetic
@@ -22,6 +24,9 @@ from xraylab.errors import UserError
 
 SIZE = 256
 LEAST_OF_A_CLASS = 15  # in valid, so that its metrics mean something
+
+SEEN = 0.1  # least difference of what belongs to a sign
+SIGNS = {"abnormal": ("effusion", "acl", "meniscus"), "acl": ("acl",), "meniscus": ("meniscus",)}  # that show a finding
 
 AIR, CORTEX, MUSCLE, MARROW, CARTILAGE, FAT, FLUID = 0.03, 0.10, 0.33, 0.50, 0.62, 0.74, 0.95
 
@@ -59,16 +64,21 @@ def write_mrnet(root: Path, train: int = 60, valid: int = 40, slices: tuple[int,
         jobs += [(split, first + i, {t: bool(v[i]) for t, v in labels.items()}) for i in range(count)]
         first += count
 
-    def write(job: tuple[str, int, dict[str, bool]]) -> None:
+    def write(job: tuple[str, int, dict[str, bool]]) -> list[BoxRow]:
         split, number, findings = job
+        boxes: list[BoxRow] = []
         for p, plane in enumerate(PLANES):
             rng = np.random.default_rng([seed, number, p])
             low, high = slices or MRNET["train"]["slices"][plane]
-            volume = draw_exam(plane, findings, int(rng.integers(low, high + 1)), rng)
-            np.save(root / split / plane / f"{number:04d}.npy", volume)
+            file = f"{split}/{plane}/{number:04d}.npy"
+            volume, found = _drawn_exam(plane, findings, int(rng.integers(low, high + 1)), rng)
+            np.save(root / file, volume)
+            boxes += [(file, i + 1, name, *box) for i, name, box in found]
+        return boxes
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(write, jobs))
+        boxes = list(pool.map(write, jobs))
+    write_boxes(root / FILE, [row for rows in boxes for row in rows])
     mark_synthetic(root, f"MRNet, seed {seed}")
     return root
 
@@ -102,6 +112,13 @@ def draw_exam(plane: str, findings: dict[str, bool], slices: int, rng: np.random
     Returns:
         uint8 (slices, 256, 256).
     """
+    return _drawn_exam(plane, findings, slices, rng)[0]
+
+
+def _drawn_exam(
+    plane: str, findings: dict[str, bool], slices: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[int, str, tuple[int, int, int, int]]]]:
+    """An exam, and the boxes of its findings: slice from 0 on, finding, x, y, width, height."""
     body = {k: float(rng.uniform(-1, 1)) for k in ("wide", "tall", "x", "y", "turn", "side")}
     signs = dict(findings)
     signs["effusion"] = findings["abnormal"] and (not (findings["acl"] or findings["meniscus"]) or rng.random() < 0.5)
@@ -112,19 +129,28 @@ def draw_exam(plane: str, findings: dict[str, bool], slices: int, rng: np.random
     texture = cv2.resize(rng.normal(0, 1, (24, 24)).astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
     gain, offset = float(rng.uniform(0.75, 1.1)), float(rng.uniform(-0.02, 0.06))
     warp = _warp(body)
-    volume = np.empty((slices, SIZE, SIZE), np.uint8)
+    volume, boxes = np.empty((slices, SIZE, SIZE), np.uint8), []
+
+    def clean(t: float, here: dict[str, bool], rng: np.random.Generator) -> Any:
+        canvas: Any = np.full((SIZE, SIZE), AIR, np.float32)
+        DRAW[plane](_Pen(canvas, sign), t, here, spot, rng)
+        return cv2.warpAffine(canvas, warp, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderValue=AIR)
+
     for i in range(slices):
         t = 0.0 if slices == 1 else 2 * i / (slices - 1) - 1
         here = {k: v and abs(t - centre) < reach for k, v in signs.items()}
-        canvas: Any = np.full((SIZE, SIZE), AIR, np.float32)
-        DRAW[plane](_Pen(canvas, sign), t, here, spot, rng)
-        canvas = cv2.warpAffine(canvas, warp, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderValue=AIR)
-        canvas = cv2.GaussianBlur(canvas, (0, 0), 1.1)
+        before = copy.deepcopy(rng)
+        drawn = clean(t, here, rng)
+        for name, signs_of in SIGNS.items():
+            if findings[name] and any(here[s] for s in signs_of):
+                without = clean(t, {s: v and s not in signs_of for s, v in here.items()}, copy.deepcopy(before))
+                boxes += [(i, name, box) for box in boxes_of(np.abs(drawn - without) > SEEN, joined=1 / 32)]
+        canvas = cv2.GaussianBlur(drawn, (0, 0), 1.1)
         tissue = canvas > 0.06
         canvas = canvas * gain + offset * tissue + 0.018 * texture * tissue
         canvas += rng.normal(0, 0.022, canvas.shape).astype(np.float32)
         volume[i] = np.clip(canvas * 255, 0, 255).astype(np.uint8)
-    return volume
+    return volume, boxes
 
 
 def _warp(body: dict[str, float]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SAMPLE_VERSION = 1  # of what the generators draw; a new one leaves old caches unread
+SAMPLE_VERSION = 2  # of what the generators draw; a new one leaves old caches unread
 SYNTHETIC_MARK = "SYNTHETIC_SAMPLE.txt"
 
 

@@ -1,0 +1,92 @@
+"""The models behind a run: itself, or the members of a combination and how much each of them weighs, study by study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from xraylab.evaluation.ensembles.combination import Combination, read_combination
+from xraylab.evaluation.predictions import PredictionTable
+from xraylab.inference.inputs import Files
+from xraylab.inference.predictor import (
+    Predicted,
+    joined,
+    member_run,
+    member_tables,
+    predict,
+    require_joinable,
+)
+from xraylab.inference.studies import Options
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model, and what it weighs in the whole.
+
+    Attributes:
+        name: in the combination; empty: it is the whole.
+        run: its directory or checkpoint.
+        weights: what the whole weighs its logits, or probabilities, by, (id, finding), see :func:`weights_of`.
+    """
+
+    name: str
+    run: Path
+    weights: pd.DataFrame
+
+    def weight(self, study: str, finding: str) -> float:
+        """Of a study and a finding; 0 where it does not have them."""
+        there = study in self.weights.index and finding in self.weights
+        return float(self.weights[finding].to_numpy()[self.weights.index.get_loc(study)]) if there else 0.0
+
+
+def members_of(run: Path, studies: str | Files, options: Options) -> tuple[Predicted, list[Member]]:
+    """Predict with a run, and say which models did it.
+
+    Returns:
+        What the run predicts; and the models, of a combination of combinations those at its ends.
+
+    Raises:
+        UserError: as of :func:`xraylab.inference.predictor.predict`.
+    """
+    found = read_combination(run) if run.is_dir() else None
+    if found is None:
+        done = predict(run, studies, options)
+        labels = PredictionTable(done.table).predicted
+        return done, [Member("", run, pd.DataFrame(1.0, index=pd.Index(done.table["id"]), columns=pd.Index(labels)))]
+    combination, paths = found
+    require_joinable(run, combination, studies, options)
+    inner = [members_of(member_run(run, path), studies, options) for path in paths]
+    predicted = [done for done, _ in inner]
+    weights = weights_of(combination, member_tables(combination, predicted)[0])
+    members = []
+    for name, weight, (_, ends) in zip(combination.names, weights, inner, strict=True):
+        for end in ends:
+            path = "/".join(word for word in (name, end.name) if word)
+            members.append(replace(end, name=path, weights=end.weights * weight))
+    return joined(combination, predicted), members
+
+
+def weights_of(combination: Combination, tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """What a combination weighs each member by, (id, finding): the coefficients of a stack, which are of members' logits; else
+    parts of 1, of their probabilities: equal ones of a mean or a vote, all of it for the member of a study's group or a finding.
+
+    Args:
+        tables: of the members, as :meth:`Combination.join` takes them.
+    """
+    labels = PredictionTable(tables[0]).predicted
+    having = pd.concat([table["id"] for table in tables]).value_counts()
+    weights = []
+    for k, (name, table) in enumerate(zip(combination.names, tables, strict=True)):
+        of = pd.DataFrame({label: 1 / having[table["id"]].to_numpy(float) for label in labels}, index=pd.Index(table["id"]))
+        if combination.groups is not None:
+            of = of * 0 + (table["group"] == combination.groups[k]).to_numpy(float)[:, None]
+        for label, chosen in (combination.chosen or {}).items():
+            of[label] = float(chosen["member"] == name)
+        for label, fitted in (combination.labels or {}).items():
+            if fitted["coefficients"] is not None:
+                of[label] = fitted["coefficients"][name]
+        weights.append(of)
+    return weights
