@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xraylab.config.dataset import resolved
+from xraylab.config.dataset import resolved_again
 from xraylab.config.launch import importing, launch
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.run import Run, new_run_dir, read_config, run_of
@@ -40,6 +40,11 @@ or evaluate a table of predictions on its own, of any tool: a CSV with an id, an
 """
 
 OF_RUNS = {"checkpoint": "best", "root": None, "precision": None, "cache": None, "num_workers": "auto"}
+PLACES = {  # in a run's configuration, of what is asked for
+    "root": "dataset.root", "precision": "precision", "cache": "cache", "bootstrap": "bootstrap", "readers": "readers",
+    "blank": "evaluate.blank", "uncertain": "evaluate.uncertain", "sensitivity": "operating.sensitivity",
+    "specificity": "operating.specificity",
+}  # fmt: skip
 OF_BOTH = ("bootstrap", "blank", "uncertain", "sensitivity", "specificity", "readers")
 
 
@@ -65,23 +70,15 @@ def job(cfg: DictConfig) -> None:
         from xraylab.reporting.log_results import record_evaluation
         from xraylab.reporting.run_report import write_report
         from xraylab.reporting.summary import closing_table
-        from xraylab.training.checkpoints import checkpoint_of
+        from xraylab.training.checkpoints import checkpoint_named
         from xraylab.training.experiment import Experiment
         from xraylab.training.fit import silence_lightning
 
     silence_lightning()
-    checkpoint = checkpoint_of(run)
-    if cfg.checkpoint != "best":
-        checkpoint = Run(run).checkpoint("last") if cfg.checkpoint == "last" else Path(cfg.checkpoint)
-        checkpoint = checkpoint_of(checkpoint)
+    checkpoint = checkpoint_named(run, cfg.checkpoint)
     config = read_config(run)
     _set_asked(config, cfg)
-    try:
-        experiment = Experiment.from_config(resolved(config, fresh=False), fresh=False)
-    except UserError as error:
-        if "is not there" in str(error):
-            raise UserError(f"{error}\nWhere the data was moved, name its new place: root=<folder>.") from error
-        raise
+    experiment = Experiment.from_config(resolved_again(config), fresh=False)
     before = _read(Run(run).evaluation_file)
     options = {k: cfg[k] for k in ("checkpoint", "root", "precision", *OF_BOTH) if cfg[k] != OF_RUNS.get(k)}
     evaluation = evaluate_run(experiment, run, checkpoint)
@@ -101,7 +98,7 @@ def evaluate_table(cfg: DictConfig) -> None:
     from xraylab.config.settings import rules_of, scoring_of, several
     from xraylab.data.splits import require_apart
     from xraylab.data.study_table import SYNTHETIC
-    from xraylab.evaluation.evaluate_tables import EvaluateOptions, evaluate_tables, write_records
+    from xraylab.evaluation.evaluate_tables import EvaluateOptions, TableOptions, evaluate_tables, write_records
     from xraylab.evaluation.operating_points import Rules
     from xraylab.evaluation.predictions import SELECTED_ON, PredictionTable, Scoring
     from xraylab.evaluation.reader_study import read_readings
@@ -147,7 +144,7 @@ def evaluate_table(cfg: DictConfig) -> None:
         "selection": "not known",
         "table": given.name,
         "scored": asdict(scoring),
-        "splits": evaluate_tables(tables, directory, how, synthetic, scoring, Rules(**rules), readers),
+        "splits": evaluate_tables(tables, directory, TableOptions(how, scoring, Rules(**rules), readers), synthetic),
     }
     keys = ("table", "columns", "selected_on", "bootstrap", "blank", "uncertain", "readers")
     config = {k: OmegaConf.to_container(cfg[k]) if OmegaConf.is_config(cfg[k]) else cfg[k] for k in keys}
@@ -168,24 +165,11 @@ def _set_asked(config: DictConfig, cfg: DictConfig) -> None:
     rules_of({key: cfg[key] for key in ("sensitivity", "specificity") if cfg[key] is not None})
     with open_dict(config):
         config.num_workers = cfg.num_workers
-        if cfg.root is not None:
-            config.dataset.root = cfg.root
-        if cfg.precision is not None:
-            config.precision = cfg.precision
-        if cfg.cache is not None:
-            config.cache = cfg.cache
-        if cfg.bootstrap is not None:
-            config.bootstrap = cfg.bootstrap
+        for key, place in PLACES.items():
+            if cfg[key] is not None:
+                OmegaConf.update(config, place, cfg[key], force_add=True)
         if "first" in config.loss:
             config.loss.first = None  # for training only
-        for key in ("blank", "uncertain"):
-            if cfg[key] is not None:
-                OmegaConf.update(config, f"evaluate.{key}", cfg[key], force_add=True)
-        if cfg.readers is not None:
-            OmegaConf.update(config, "readers", cfg.readers, force_add=True)
-        for key in ("sensitivity", "specificity"):
-            if cfg[key] is not None:
-                OmegaConf.update(config, f"operating.{key}", cfg[key], force_add=True)
         if OmegaConf.select(cfg, "accelerator.accelerator") != "auto":
             config.accelerator = cfg.accelerator
 

@@ -78,8 +78,7 @@ def job(cfg: DictConfig) -> None:
     )  # fmt: skip
     studies = given if given in SPLITS else find_studies(given, cfg.study, cfg.patient, cfg.group, cfg.root)
     if not isinstance(studies, str):
-        images = sum(map(len, studies.frame["images"]))
-        log.info("input: %d studies of %d files", len(studies.frame), images)
+        log.info("input: %d studies of %d files", len(studies.frame), sum(map(len, studies.frame["images"])))
     done = predict_all(runs, studies, options)
     table = decided(done.table, thresholds or threshold, temperatures)
     left_out = list(dict.fromkeys(s.id for s in done.skipped if s.study == LEFT_OUT))

@@ -120,8 +120,8 @@ def test_the_console_command_has_every_command():
     assert set(COMMANDS) == entries
 
 
-def test_a_folder_beside_the_run_directory_is_not_taken_for_one_above_it(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["xraylab", "hydra.run.dir=/a/run10"])
-    for place, said in (("/a", True), ("/a/run10", True), ("/a/run1", False), ("/b", False)):
-        error = PermissionError(errno.EACCES, "Permission denied", place)
-        assert (_users_mistake(error, "config") is not None) == said, place
+@pytest.mark.parametrize(("name", "mine"), [("run1", False), ("run10", True), ("run10/below", False), ("", True)])
+def test_a_folder_that_cannot_be_made_is_a_mistake_where_the_run_directory_lies_in_it(name, mine, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", "hydra.run.dir=/a/run10"])
+    said = _users_mistake(PermissionError(errno.EACCES, "Permission denied", f"/a/{name}"), "config")
+    assert (said is not None) is mine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -273,6 +274,19 @@ def test_a_resume_that_cannot_be_leaves_the_run_as_it_was(finished, command, tmp
     with pytest.raises(UserError, match="not a whole checkpoint"):
         train(resumed_config(str(run), []), run, [])
     assert all(p.read_bytes() == data for p, data in before.items() if p.suffix in (".yaml", ".json", ".csv"))
+
+
+def test_a_finished_run_that_is_resumed_says_that_nothing_is_left_to_train(finished, tmp_path, caplog):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    caplog.set_level("INFO", "xraylab")
+    raising = logging.raiseExceptions
+    train(resumed_config(str(run), []), run, [])
+    assert "nothing is left to train after epoch 2: the run is evaluated again" in caplog.text
+    assert logging.raiseExceptions is raising
+    assert same(weights(finished[0]), weights(run))
+    caplog.clear()
+    train(resumed_config(str(run), ["max_epochs=3"]), run, ["max_epochs=3"])
+    assert "nothing is left to train" not in caplog.text
 
 
 def test_a_run_goes_on_in_its_own_directory(finished, command, tmp_path):

@@ -73,6 +73,20 @@ def resolved(cfg: DictConfig, typed: Sequence[str] = (), fresh: bool = True) -> 
     return ResolvedConfig(cfg, reader, path, sample)
 
 
+def resolved_again(cfg: DictConfig) -> ResolvedConfig:
+    """The configuration of an earlier run, for a command that takes ``root=<folder>`` where its data was moved.
+
+    Raises:
+        UserError: see :func:`resolved`.
+    """
+    try:
+        return resolved(cfg, fresh=False)
+    except UserError as error:
+        if "is not there" in str(error):
+            raise UserError(f"{error}\nWhere the data was moved, name its new place: root=<folder>.") from error
+        raise
+
+
 def _set_from_data(cfg: DictConfig, reader: DatasetReader, path: Path | None, typed: Sequence[str]) -> dict[str, Any]:
     """Set the keys that the data brings and that were not typed; returns the embedded sample's options where that is used."""
     embedded = plain(cfg.dataset.get("embedded") or {})

@@ -37,11 +37,9 @@ def help_text(config: str, usage: str) -> str:
         for key, value, about in own if with_data else []:
             if key not in ("sample", "embedded"):
                 lines.append(f"  {f'dataset.{key}={value}':<40} dataset={dataset}: {about}".rstrip())
-    lines += [
-        "",
-        "--cfg job prints the composed configuration and stops. -m runs every combination of comma-separated values.",
-        f"The YAML files: {_short(conf_dir())}",
-    ]
+    lines += ["", "--cfg job prints the composed configuration and stops. -m runs every combination of comma-separated values."]
+    here, folder = Path.cwd(), conf_dir()
+    lines.append(f"The YAML files: {f'./{folder.relative_to(here)}' if folder.is_relative_to(here) else folder}")
     return "\n".join(lines)
 
 
@@ -63,10 +61,3 @@ def described_keys(text: str, prefix: str = "") -> Iterator[tuple[str, str, str]
         path[depth:] = [key]
         if path[0] not in ("defaults", "hydra"):
             yield prefix + ".".join(path), value, re.sub(r"\n +# ", " ", about)
-
-
-def _short(path: Path) -> str:
-    try:
-        return f"./{path.relative_to(Path.cwd())}"
-    except ValueError:
-        return str(path)

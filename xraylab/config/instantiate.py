@@ -54,5 +54,4 @@ def plain(node: Any) -> Any:
 
 
 def _short(node: Any) -> str:
-    values = dict(node.items()) if hasattr(node, "items") else {}
-    return ", ".join(f"{k}={said(v)}" for k, v in values.items() if not isinstance(v, dict | DictConfig))[:200]
+    return ", ".join(f"{k}={said(v)}" for k, v in node.items() if not isinstance(v, dict | DictConfig))[:200]

@@ -92,12 +92,12 @@ def launch(
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if (said := _users_mistake(error, config)) is None:
             raise
-        _exit(f"error: {said}", EXIT_USER)
+        exit_with(UserError(said))
     except KeyboardInterrupt as error:
         for path in _claimed.values():
             _remove_if_empty(Path(path))
         if not isinstance(error, SignalReceived):
-            _exit("interrupted before there was anything to keep", 1)
+            sys.exit("interrupted before there was anything to keep")
         words = f"{error}: stopped before there was anything to keep; the same command begins it again."
         exit_with(Stopped("" if launched().rank else words))
 
@@ -123,8 +123,7 @@ def _users_mistake(error: Exception, config: str) -> str | None:
         return in_words(error, config)
     if isinstance(error, OSError):
         typed = [str(value_of(a)) for a in sys.argv[1:] if a.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
-        above = Path(os.path.abspath(error.filename)) if error.filename else None
-        if not typed or above is None or not Path(os.path.abspath(typed[-1])).is_relative_to(above):
+        if not (typed and error.filename and Path(os.path.abspath(typed[-1])).is_relative_to(os.path.abspath(error.filename))):
             return None
         return f"cannot create the run directory {typed[-1]}: {error.strerror}: {error.filename}."
     if str(error).startswith("Only one of --run"):
@@ -238,8 +237,3 @@ def exit_with(error: UserError | Stopped | Lost) -> NoReturn:
     if text:
         print(text if isinstance(error, Stopped) else f"error: {text}", file=sys.stderr)
     sys.exit(EXIT_USER if isinstance(error, UserError) else EXIT_RESUMABLE if isinstance(error, Stopped) else 1)
-
-
-def _exit(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)

@@ -161,15 +161,6 @@ class Settings(_Strict):
 KEYED: Mapping[str, type[BaseModel]] = {kind.__name__: kind for kind in (EarlyStop, Image, Head, Evaluate, Operating)}
 
 
-def settings_of(config: dict[str, Any]) -> Settings:
-    """Settings from the part of a composed configuration that belongs to no group.
-
-    Raises:
-        UserError: a value of the wrong type or out of range, or a key that does not exist.
-    """
-    return _validated(Settings, config)
-
-
 def sweep_of(config: dict[str, Any]) -> Sweep:
     """The keys ``sweep.*``.
 
@@ -179,9 +170,9 @@ def sweep_of(config: dict[str, Any]) -> Sweep:
     return _validated(Sweep, config, "sweep.")
 
 
-def _validated(model: type[M], config: dict[str, Any], prefix: str = "") -> M:
+def _validated(model: type[M], config: Mapping[str, Any], prefix: str = "") -> M:
     try:
-        return model.model_validate(config)
+        return model.model_validate(dict(config))
     except ValidationError as error:
         lines = []
         for item in error.errors():
@@ -190,12 +181,8 @@ def _validated(model: type[M], config: dict[str, Any], prefix: str = "") -> M:
                 known = list(model.model_fields)
                 lines.append(f"{key}: there is no such key.{did_you_mean(key, known)}")
             else:
-                message = (
-                    item["msg"]
-                    .replace("Input should be", "it should be")
-                    .replace("be None", "be null")
-                    .removeprefix("Value error, ")
-                )
+                message = item["msg"].replace("Input should be", "it should be").removeprefix("Value error, ")
+                message = message.replace("be None", "be null")
                 if item["type"] == "model_type":
                     message = f"it has keys of its own, as {key}.{next(iter(KEYED[item['ctx']['class_name']].model_fields))}=…"
                     message += f", or is null: {key}=null" if key == "early_stopping" else ""
@@ -213,7 +200,8 @@ def scoring_of(blank: Any, uncertain: Any) -> dict[str, str]:
     Raises:
         UserError: a value that it cannot have.
     """
-    return _checked(Evaluate, {k: v for k, v in (("blank", blank), ("uncertain", uncertain)) if v is not None})
+    given = {k: v for k, v in (("blank", blank), ("uncertain", uncertain)) if v is not None}
+    return _validated(Evaluate, given).model_dump()
 
 
 def rules_of(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,16 +210,7 @@ def rules_of(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: a value that it cannot have.
     """
-    return _checked(Operating, given)
-
-
-def _checked(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return model.model_validate(dict(given)).model_dump()
-    except ValidationError as error:
-        item = error.errors()[0]
-        message = item["msg"].replace("Input should be", "it should be")
-        raise UserError(f"{item['loc'][0]}={said(item['input'])}: {message}.") from None
+    return _validated(Operating, given).model_dump()
 
 
 def several(key: str, value: Any) -> list[str]:
@@ -300,7 +279,7 @@ def check_config(cfg: DictConfig) -> Settings:
     if cfg.get("sweep"):
         sweep_of(OmegaConf.to_container(cfg.sweep, resolve=True))  # type: ignore[arg-type]
     values = OmegaConf.to_container(OmegaConf.create({k: v for k, v in cfg.items() if k in Settings.model_fields}), resolve=True)
-    return settings_of(values)  # type: ignore[arg-type]
+    return _validated(Settings, values)  # type: ignore[arg-type]
 
 
 def config_folders() -> list[Path]:

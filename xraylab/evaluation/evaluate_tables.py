@@ -1,4 +1,4 @@
-"""A run directory that is made of prediction tables alone, without a model of its own."""
+"""Prediction tables written into a run directory and evaluated; and the records of one without a model of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.evaluator import evaluate_split
-from xraylab.evaluation.operating_points import CHOSEN, STANDARD, Rules, judge
+from xraylab.evaluation.operating_points import CHOSEN, Rules, judge
 from xraylab.evaluation.predictions import COLUMNS, PREFIXES, PredictionTable, Scoring
 from xraylab.evaluation.reader_study import judge_readers
 from xraylab.evaluation.result import Evaluation, SplitResult
@@ -30,18 +30,34 @@ class EvaluateOptions:
     exclusive: bool = False
 
 
+@dataclass(frozen=True)
+class TableOptions:
+    """How the prediction tables of several splits are evaluated.
+
+    Attributes:
+        splits: what each split is evaluated by.
+        scoring: what blank and uncertain labels count as.
+        rules: of the operating points.
+        readers: people's readings, see :func:`xraylab.evaluation.reader_study.read_readings`.
+    """
+
+    splits: Mapping[str, EvaluateOptions]
+    scoring: Scoring
+    rules: Rules
+    readers: Path | None = None
+
+
 def evaluate_tables(
-    tables: Mapping[str, PredictionTable], directory: Path, how: Mapping[str, EvaluateOptions], synthetic: bool,
-    scoring: Scoring, rules: Rules = STANDARD, readers: Path | None = None,
+    tables: Mapping[str, PredictionTable], directory: Path, options: TableOptions, synthetic: bool,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, SplitResult]:  # fmt: skip
     """Write prediction tables into a directory and evaluate them, with operating points chosen on valid.
 
     Args:
         tables: by file name, ``<split>.csv`` by study and ``<split>_images.csv`` by image.
-        how: by split.
-        scoring: what blank and uncertain labels count as.
-        rules: of the operating points.
-        readers: people's readings, see :func:`xraylab.evaluation.reader_study.read_readings`.
+            Those of a split without options are only written.
+        synthetic: they are of the synthetic sample.
+        about: the data and the checkpoint, for ``operating_points.json``.
 
     Returns:
         ``splits`` of an ``evaluation.json``.
@@ -50,12 +66,14 @@ def evaluate_tables(
         UserError: the readings are not of these studies.
     """
     splits: dict[str, SplitResult] = {}
+    scoring = options.scoring
     for file, table in sorted(tables.items(), key=lambda item: item[0].endswith("_images.csv")):
         split = file.removesuffix(".csv").removesuffix("_images")
         kept = [c for c in table.frame.columns if c in COLUMNS or c.startswith(PREFIXES)]
         PredictionTable(table.frame[kept]).write(directory / "predictions" / file, synthetic)
-        o = how[split]
-        result = evaluate_split(table, o.selected_on, o.resamples, o.seed, o.exclusive, scoring)
+        if split not in options.splits:
+            continue
+        result = evaluate_split(table, **vars(options.splits[split]), scoring=scoring)
         if split in splits:
             splits[split]["images"] = result
         else:
@@ -63,10 +81,11 @@ def evaluate_tables(
     by_study = {file.removesuffix(".csv"): table for file, table in tables.items() if file.removesuffix(".csv") in splits}
     if by_study:
         judged = {split: splits[split] for split in by_study}
-        chosen = judge(judged, by_study, rules, scoring)
-        if readers is not None:
-            judge_readers(judged, by_study, readers, scoring)
-        write_json(directory / CHOSEN, {"data": SYNTHETIC if synthetic else None, "scored": asdict(scoring), **chosen})
+        chosen = judge(judged, by_study, options.rules, scoring)
+        if options.readers is not None:
+            judge_readers(judged, by_study, options.readers, scoring)
+        data = {"data": SYNTHETIC if synthetic else None}
+        write_json(directory / CHOSEN, {**data, **(about or {}), "scored": asdict(scoring), **chosen})
     return splits
 
 

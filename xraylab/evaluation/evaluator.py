@@ -59,7 +59,7 @@ def evaluate_split(
         rows = np.flatnonzero((table.frame["group"] == name).to_numpy())
         part = everything if len(rows) == len(table) else _evaluate(table, truth, rows, clusters)
         whose = patients.iloc[rows].nunique() if known.any() else None
-        groups[str(name)] = {"n": len(rows), "patients": whose, "labels": part["labels"], "macro": part["macro"]}
+        groups[str(name)] = {"n": len(rows), "patients": whose, **part}
     out: SplitResult = {
         "n": len(table),
         "patients": patients.nunique() if known.any() else None,

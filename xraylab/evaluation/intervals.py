@@ -324,11 +324,8 @@ def average(parts: Mapping[str, Interval]) -> Interval:
     unit = influence / np.maximum(np.sqrt((influence**2).sum(1)), TINY)[:, None]
     correlation = unit @ unit.T
     np.fill_diagonal(correlation, 1)
-    low, high = (np.array([getattr(p, side) for p in of], float) for side in ("low", "high"))
-    below, above = (
-        float(np.sqrt(max(0.0, d @ correlation @ d))) / len(of)
-        for d in (np.array([p.value for p in of]) - low, high - np.array([p.value for p in of]))
-    )
+    values, low, high = (np.array([getattr(p, name) for p in of], float) for name in ("value", "low", "high"))
+    below, above = (float(np.sqrt(max(0.0, d @ correlation @ d))) / len(of) for d in (values - low, high - values))
     return Interval(value, value - below, value + above, None, influence.mean(0), min(p.worth for p in of))
 
 

@@ -217,13 +217,9 @@ def interval_of(metric: Metric, value: float, scored: Scored) -> Interval:
 
 
 def intervals_of(
-    values: Mapping[str, float | None],
-    clusters: Clusters,
-    rows: np.ndarray,
-    truth: np.ndarray,
-    called: np.ndarray,
+    values: Mapping[str, float | None], clusters: Clusters, rows: np.ndarray, truth: np.ndarray, called: np.ndarray,
     score: np.ndarray | None = None,
-) -> dict[str, Interval]:
+) -> dict[str, Interval]:  # fmt: skip
     """The interval of every metric of a label that has a value; none at all where they are not asked for.
 
     Args:

@@ -40,8 +40,7 @@ def of_objective(record: Mapping[str, Any], objective: str) -> str | None:
 
 def of_run(run: Path, objective: str) -> str | None:
     """The same of a run directory."""
-    path = Run(run).environment_file
-    return of_objective(json.loads(path.read_text(encoding="utf-8")), objective) if path.is_file() else None
+    return of_objective(Run(run).environment, objective)
 
 
 def said_of(run: Path) -> str | None:

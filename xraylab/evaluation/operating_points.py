@@ -115,11 +115,11 @@ def choose(
         out[name] = {"value": value, "reason": reason}
         if name in finer and finer[name][1:3] != (tp, fp):
             _, right, wrong, reason = finer[name]
-            out[name] = {"value": value, "reason": reason}
-            out[name]["note"] = (
+            note = (
                 f"no probability lies between studies that logits tell apart: it calls {tp} positives and {fp} negatives of "
                 f"validation positive, where a cut by logits would call {right} and {wrong}"
             )
+            out[name] = {"value": value, "reason": reason, "note": note}
     return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.ensembles.alignment import aligned
@@ -12,9 +12,6 @@ from xraylab.evaluation.paired_tests import compare
 from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import Differences, Evaluation, Value
 from xraylab.run import Run
-
-if TYPE_CHECKING:
-    pass
 
 RULES = ("kappa", "youden")  # of thresholds at which runs are compared, the first that both have
 
@@ -110,11 +107,8 @@ def _compare(
     points = [x.evaluation["splits"][split].get("operating_points", {}) for x in (r, other)]
     for rule in RULES:
         if all(rule in p for p in points):
-            cuts: dict[str, Any] = {
-                la: tuple(p[rule]["labels"].get(la, {}).get("threshold") for p in points) for la in found["labels"]
-            }
-            cuts = {label: pair for label, pair in cuts.items() if None not in pair}
-            if cuts:
+            chosen = {la: [p[rule]["labels"].get(la, {}).get("threshold") for p in points] for la in found["labels"]}
+            if cuts := {label: (a, b) for label, (a, b) in chosen.items() if a is not None and b is not None}:
                 columns = [c for c in map(str, table.frame) if c[:2] not in ("p_", "y_") or c[2:] in cuts]
                 pair = (PredictionTable(table.frame[columns]), PredictionTable(theirs.frame[columns]))
                 return found, (rule, compare(*pair, b["resamples"], scored, cuts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import expit, log_expit
 
 FAR = 25 * float(np.log(2))  # the least logit whose sigmoid is 1 in 32 bits
 
@@ -23,7 +24,6 @@ def mean_logit(z: np.ndarray, of: np.ndarray) -> np.ndarray:
         z: (N,), the logits.
         of: (N,) int, which of the K means each is in; every mean has one.
     """
-    from scipy.special import log_expit
 
     def logmeanexp(x: np.ndarray) -> np.ndarray:
         top = np.full(int(of.max(initial=-1)) + 1, -np.inf)
@@ -35,6 +35,4 @@ def mean_logit(z: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-z)), without overflow."""
-    from scipy.special import expit
-
     return np.asarray(expit(z))

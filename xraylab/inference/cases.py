@@ -26,14 +26,13 @@ SIDE = 192  # pixels, at most, of a picture's longer side
 KINDS = ("false positive", "false negative", "true positive", "true negative")
 
 
-def choose_cases(table: PredictionTable, each: int, scoring: Scoring = CERTAIN, threshold: float = THRESHOLD) -> pd.DataFrame:
+def choose_cases(table: PredictionTable, each: int, scoring: Scoring = CERTAIN) -> pd.DataFrame:
     """The cases of a prediction table: of each finding the most confident mistakes, and half as many confident right calls.
 
     Args:
         table: by study.
         each: at most this many of a finding, and no more than 60 of all.
         scoring: what blank and uncertain labels count as.
-        threshold: a study is called positive at or above it.
 
     Returns:
         ``label, kind, id, p, logit, y, row``: by finding, kinds in the order of ``KINDS``, each by falling confidence, which
@@ -48,10 +47,10 @@ def choose_cases(table: PredictionTable, each: int, scoring: Scoring = CERTAIN, 
         truth = scored_labels(table.raw(label), scoring)
         p, z = table.probability(label), table.log_odds(label)
         for kind, most in quota.items():
-            called = p >= threshold if kind.endswith("positive") else p < threshold
-            right = kind.startswith("true")
-            rows = np.flatnonzero(called & (truth == (kind.endswith("positive") == right)))
-            confidence = z[rows] if kind.endswith("positive") else -z[rows]
+            positive, right = kind.endswith("positive"), kind.startswith("true")
+            called = p >= THRESHOLD if positive else p < THRESHOLD
+            rows = np.flatnonzero(called & (truth == (positive == right)))
+            confidence = z[rows] if positive else -z[rows]
             for row in rows[np.argsort(-confidence, kind="stable")][:most]:
                 found.append((label, kind, table.frame["id"].iloc[row], p[row], z[row], int(truth[row]), int(row)))
     return pd.DataFrame(found, columns=["label", "kind", "id", "p", "logit", "y", "row"])

@@ -11,15 +11,13 @@ import torch
 
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
-from xraylab.evaluation.evaluator import evaluate_split, raw_counts
-from xraylab.evaluation.operating_points import CHOSEN, Rules, judge
+from xraylab.evaluation.evaluate_tables import EvaluateOptions, TableOptions, evaluate_tables
+from xraylab.evaluation.evaluator import raw_counts
+from xraylab.evaluation.operating_points import Rules
 from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.probabilities import sigmoid
-from xraylab.evaluation.reader_study import judge_readers
-from xraylab.evaluation.result import Checkpoint, Evaluation, SplitResult, TrainedOn
+from xraylab.evaluation.result import Checkpoint, Evaluation, TrainedOn
 from xraylab.inference.cases import write_cases
-from xraylab.run import Run
-from xraylab.system.files import write_json
 from xraylab.training.callbacks.progress_bar import RunningLoss, StudyProgress
 from xraylab.training.callbacks.weight_averaging import weights_in_words
 from xraylab.training.checkpoints import checkpoint_of, read_checkpoint, require_splits
@@ -78,35 +76,27 @@ def evaluate_run(experiment: Experiment, directory: Path, checkpoint: Path) -> E
         saved = _load(experiment, checkpoint, directory)
     table, s = experiment.table, experiment.settings
     scoring = Scoring(**s.evaluate.model_dump())
-    splits: dict[str, SplitResult] = {}
-    tables: dict[str, PredictionTable] = {}
     wanted = [split for split in ["valid", "test"] + ["train"] * s.save_train_predictions if len(table.part(split))]
     predicted = {split: predict_split(experiment, split) for split in wanted}
     if rank() != 0:
         return None
+    tables: dict[str, PredictionTable] = {}
+    images = table.by_image() if table.many_views else None
     for split, (rows, logits, by_image) in predicted.items():
-        predictions = PredictionTable.of_studies(table.frame, table.labels, split, rows, sigmoid(logits), logits)
-        predictions.write(Run(directory).predictions(split), table.synthetic)
-        options = (split == "valid", s.bootstrap, s.seed, table.exclusive, scoring)
-        if split != "train":
-            splits[split], tables[split] = evaluate_split(predictions, *options), predictions
-            shown = (predictions, rows)
-        if table.many_views:
-            images = table.by_image()
-            rows = images.part(split).index.to_numpy()
-            predictions = PredictionTable.of_studies(images.frame, table.labels, split, rows, sigmoid(by_image), by_image)
-            predictions.write(Run(directory).predictions(split, "image"), table.synthetic)
-            if split != "train":
-                splits[split]["images"] = evaluate_split(predictions, *options)
-    write_cases(directory, table, *shown, s.cases, scoring)  # of test, or of valid where there is no test
+        tables[f"{split}.csv"] = PredictionTable.of_studies(table.frame, table.labels, split, rows, sigmoid(logits), logits)
+        if images is not None:
+            of_image = (images.part(split).index.to_numpy(), sigmoid(by_image), by_image)
+            tables[f"{split}_images.csv"] = PredictionTable.of_studies(images.frame, table.labels, split, *of_image)
     of: Checkpoint = {
         "file": checkpoint.name, "epoch": saved["epoch"], "step": saved["global_step"], "monitor": s.monitor,
         "weights": weights_in_words(saved, dict(zip(experiment.config.callbacks, experiment.callbacks, strict=True))),
     }  # fmt: skip
-    chosen = judge(splits, tables, Rules(**s.operating.model_dump()), scoring)
-    if s.readers is not None:
-        judge_readers(splits, tables, Path(s.readers), scoring)
-    write_json(directory / CHOSEN, {"data": table.data, "checkpoint": of, "scored": asdict(scoring), **chosen})
+    scored = [split for split in predicted if split != "train"]
+    how = {split: EvaluateOptions(split == "valid", s.bootstrap, s.seed, table.exclusive) for split in scored}
+    options = TableOptions(how, scoring, Rules(**s.operating.model_dump()), None if s.readers is None else Path(s.readers))
+    splits = evaluate_tables(tables, directory, options, table.synthetic, {"data": table.data, "checkpoint": of})
+    last = scored[-1]  # test, or valid where there is no test
+    write_cases(directory, table, tables[f"{last}.csv"], predicted[last][0], s.cases, scoring)
     return {
         "data": table.data,
         "selection": s.selection if s.fold is None else f"fold {s.fold}",

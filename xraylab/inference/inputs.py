@@ -94,16 +94,15 @@ def find_studies(
     if study not in ("auto", "file", "folder"):
         raise UserError(f"study={study}: it is auto, file or folder.")
     patterns = {"patient": _pattern("patient", patient, PATIENT), "group": _pattern("group", group, PART)}
-    several = not isinstance(given, str)
-    path = Path() if several else local(str(given))
-    if foreign := [name for name in ([given] if isinstance(given, str) else given) if str(name).lower().endswith(FOREIGN)]:
+    names = [given] if isinstance(given, str) else [str(name) for name in given]
+    if foreign := [name for name in names if name.lower().endswith(FOREIGN)]:
         raise UserError(
             f"input={foreign[0]}: weights of other frameworks are out of scope, and are nothing to predict. input is images: a "
             "split of the run's own data, a folder, a list of paths (.csv or .txt) or files."
         )
-    if several:
-        names = [str(name) for name in given]
-        return _of_list([(None, n) for n in names], "files", [Path()], "file" if study == "auto" else study, patterns)
+    if not isinstance(given, str):
+        return _of_list([(None, name) for name in names], "files", [Path()], "file" if study == "auto" else study, patterns)
+    path = local(given)
     if path.is_dir():
         return _of_folder(path, study, patterns)
     if not path.is_file():
@@ -175,16 +174,13 @@ def _of_list(
         if given in named[study_id]:
             raise UserError(f"{name}: {given} is listed twice for the study {study_id}. Keep it once.")
         named[study_id].add(given)
-        images = bags[study_id]
-        if found is None:
-            missing.append((study_id, given))
-        elif not whole:
-            images.append(str(found.absolute()))
-        elif inside := [
-            f for f in map(str, map(Path.absolute, _files_in(found, deep=False))) if printable(f) == f and is_picture(f)
-        ]:
-            images += inside
+        if found is not None and whole:
+            inside = (str(file.absolute()) for file in _files_in(found, deep=False))
+            images = [file for file in inside if printable(file) == file and is_picture(file)]
         else:
+            images = [] if found is None else [str(found.absolute())]
+        bags[study_id] += images
+        if not images:
             missing.append((study_id, given))
     if not bags:
         raise UserError(f"{name}: there is no path in it.")

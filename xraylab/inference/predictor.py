@@ -24,10 +24,10 @@ from xraylab.evaluation.predictions import COLUMNS, PREFIXES, PredictionTable
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.result import Chosen
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped
-from xraylab.inference.studies import Options, checkpoint_named, open_studies
+from xraylab.inference.studies import Options, open_studies
 from xraylab.inference.tolerant_loader import View, predict_rows
 from xraylab.run import short_names
-from xraylab.training.checkpoints import read_checkpoint
+from xraylab.training.checkpoints import checkpoint_named, read_checkpoint
 from xraylab.training.devices import hardware
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from xraylab.config.dataset import resolved
+from xraylab.config.dataset import resolved_again
 from xraylab.config.instantiate import build
 from xraylab.config.settings import check_config
 from xraylab.data.datasets.mrnet import PLANES
@@ -20,8 +20,8 @@ from xraylab.data.study_table import SPLITS, StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.predictions import PredictionTable
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
-from xraylab.run import Run, home_of, read_config
-from xraylab.training.checkpoints import checkpoint_of
+from xraylab.run import home_of, read_config
+from xraylab.training.checkpoints import checkpoint_named
 from xraylab.training.experiment import split_table
 from xraylab.training.study_module import StudyModule, load_module
 
@@ -80,19 +80,6 @@ def open_studies(
     return module, table, rows, studies.frame["path"].tolist(), studies.missing, config
 
 
-def checkpoint_named(run: Path, name: str) -> Path:
-    """A run's ``best`` or ``last`` checkpoint, or the file that ``name`` is; ``run`` may be a checkpoint itself.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name == "best":
-        return checkpoint_of(run)
-    if name == "last" and run.is_file():
-        raise UserError(f"checkpoint=last: {run} is a checkpoint itself. Leave it out, or give the run's directory.")
-    return checkpoint_of(Run(run).checkpoint("last") if name == "last" else Path(name))
-
-
 def _config(run: Path) -> DictConfig | None:
     """The run's configuration, as evaluation takes it; None: a checkpoint on its own."""
     home = home_of(run)
@@ -114,15 +101,10 @@ def _own(
         raise UserError(f"input={split}: {run} has no config.yaml that names its data. Give the run's directory, or files.")
     if options.root is not None:
         config.dataset.root = options.root
-    try:
-        found = resolved(config, fresh=False)
-    except UserError as error:
-        if "is not there" in str(error):
-            raise UserError(f"{error}\nWhere the data was moved, name its new place: root=<folder>.") from error
-        raise
-    config, reader, settings, path = found.config, found.reader, check_config(found.config), found.data()
+    found = resolved_again(config)
+    settings, path = check_config(found.config), found.data()
     log.info("reading %s", path)
-    table = split_table(reader, path, settings, build(config.loss, "loss").held_back)
+    table = split_table(found.reader, path, settings, build(found.config.loss, "loss").held_back)
     if not len(table.part(split)):
         there = [name for name in SPLITS if len(table.part(name))]
         raise UserError(f"input={split}: this run has no such split; it has {listed(there)}.")
@@ -159,15 +141,8 @@ def _of_files(files: Files, module: StudyModule, options: Options) -> StudyTable
     views = bool(module.images["views"])
     source = AnyFileSource(module.images["channels"] == 3, bits, volumes=module.images.get("volumes", not views))
     _warn_of_series(files, views)
-    return StudyTable(
-        frame=files.frame.assign(split="", **unknown),
-        labels=module.labels,
-        source=source,
-        name=files.name,
-        synthetic=files.synthetic,
-        views=views,
-        parts=module.net.parts,
-    )
+    frame = files.frame.assign(split="", **unknown)
+    return StudyTable(frame, module.labels, source, files.name, synthetic=files.synthetic, views=views, parts=module.net.parts)
 
 
 def _warn_of_series(files: Files, views: bool) -> None:
@@ -180,9 +155,6 @@ def _warn_of_series(files: Files, views: bool) -> None:
         return
     slices = {str(path) for path, (_, of_series) in zip(paths, dicom_layouts(paths), strict=True) if of_series}
     if series := [study for study, images in several.items() if len(slices.intersection(images)) > 1]:
-        done = (
-            "each slice is predicted as a view"
-            if views
-            else "slices are stacked in the order of their names, not of their places"
-        )
+        stacked = "slices are stacked in the order of their names, not of their places"
+        done = "each slice is predicted as a view" if views else stacked
         log.warning("%d studies look like series of slices (CT, MR or PET): %s: %s", len(series), done, listed(series))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,15 +19,13 @@ from xraylab.data.preprocessing import prepare
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
 from xraylab.inference.inputs import FROM_THE_REST, LEFT_OUT, Skipped
-from xraylab.system.progress import clock
+from xraylab.system.progress import Pace, clock
 from xraylab.system.signals import keep_from
 from xraylab.training.callbacks.progress_bar import RunningLoss, StudyProgress
 from xraylab.training.study_module import StudyModule, require_finite
 from xraylab.training.xla import device_options
 
 log = logging.getLogger(__name__)
-
-LOG_SECONDS = 10.0
 
 
 class View(NamedTuple):
@@ -120,8 +117,7 @@ class _Log(pl.Callback):
     """How far it is, every few seconds."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
-        self.start = self.said = time.monotonic()
+        self.total, self.done, self.pace = total, 0, Pace(total)
 
     def on_predict_batch_end(
         self,
@@ -133,10 +129,8 @@ class _Log(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self.done += len(batch.ids)
-        now = time.monotonic()
-        if now - self.said >= LOG_SECONDS:
-            self.said, rate = now, self.done / (now - self.start)
-            left = clock((self.total - self.done) / rate)
+        if due := self.pace.due(self.done):
+            rate, left = due[0], clock(due[1])
             log.info("predicting: %s of %s studies, %.1f a second, %s to go", f"{self.done:,}", f"{self.total:,}", rate, left)
 
 
@@ -173,15 +167,14 @@ def predict_rows(
     )  # fmt: skip
     outputs: Any = keep_from(trainer).predict(_Predictor(module), loader) or []
     ids = table.frame["id"].tolist()
-    skipped = [Skipped(ids[row], *rest) for o in outputs for row, *rest in o[4]]
-    found = [r for o in outputs for r in o[0]]
+    found, by_study, by_view, views, unread = ([part for output in outputs for part in output[k]] for k in range(5))
+    skipped = [Skipped(ids[row], *rest) for row, *rest in unread]
     if not found:
         none = np.zeros((0, len(table.labels)))
         return np.zeros(0, np.int64), none, [], none, skipped
     order = torch.cat(found).cpu().numpy()
-    logits = module.log_odds(torch.cat([x for o in outputs for x in o[1]]))
-    by_image = module.log_odds(torch.cat([x[:real] for o in outputs for x, real in o[2]]))
+    logits = module.log_odds(torch.cat(by_study))
+    by_image = module.log_odds(torch.cat([part[:real] for part, real in by_view]))
     require_finite(logits, "input")
-    views = [view for o in outputs for view in o[3]]
     places, of = np.argsort(order, kind="stable"), np.argsort([view.row for view in views], kind="stable")
     return order[places], logits[places], [views[k] for k in of], by_image[of], skipped

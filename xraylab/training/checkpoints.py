@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from xraylab.errors import UserError
-from xraylab.run import refuse_foreign
+from xraylab.run import Run, refuse_foreign
 from xraylab.system.files import write_bytes
 
 LATER = {"later": True}  # as storage_options of Trainer.save_checkpoint: written while training goes on
@@ -79,6 +79,19 @@ def checkpoint_of(path: str | Path) -> Path:
         if (path / "checkpoints" / name).is_file():
             return path / "checkpoints" / name
     raise UserError(f"{path}: neither a checkpoint file nor a run directory with checkpoints/best.ckpt or last.ckpt.")
+
+
+def checkpoint_named(run: Path, name: str) -> Path:
+    """A run's ``best`` or ``last`` checkpoint, or the file that ``name`` is; ``run`` may be a checkpoint itself.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name == "best":
+        return checkpoint_of(run)
+    if name == "last" and run.is_file():
+        raise UserError(f"checkpoint=last: {run} is a checkpoint itself. Leave it out, or give the run's directory.")
+    return checkpoint_of(Run(run).checkpoint("last") if name == "last" else Path(name))
 
 
 def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:

@@ -107,16 +107,16 @@ def _schedule(cfg: DictConfig) -> tuple[dict[str, Any], str, str]:
 
 def _callbacks(cfg: DictConfig, accelerator: dict[str, Any]) -> tuple[list[pl.Callback], dict[str, str]]:
     """The callbacks of the configuration, and the metrics that they watch, by key."""
-    callbacks = [build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
-    watched = check_callbacks(dict(zip(map(str, cfg.callbacks), callbacks, strict=True)), bool(cfg.logger))
-    averaging = [name for name, c in zip(cfg.callbacks, callbacks, strict=True) if isinstance(c, WeightAveraging)]
+    callbacks = {str(name): build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()}
+    watched = check_callbacks(callbacks, bool(cfg.logger))
+    averaging = [name for name, callback in callbacks.items() if isinstance(callback, WeightAveraging)]
     if len(averaging) > 1:
         raise UserError(f"callbacks: {listed(averaging)} each average the weights; a run has one average. Leave the others out.")
     if on_tpu(accelerator) and averaging:
         raise UserError(
             "callbacks: averaged weights do not work on a TPU (torch_xla loses them). Leave them out: callbacks=none."
         )
-    return callbacks, watched
+    return list(callbacks.values()), watched
 
 
 def _check_metrics(monitors: Mapping[str, str]) -> None:
@@ -143,22 +143,20 @@ def scheduler_of(schedule: dict[str, Any], steps: int) -> Any:
 
 def _try(optimizer: Any, scheduler: Any) -> None:
     """Make optimizer and scheduler for one parameter, so that a wrong value is refused before data is read."""
-    made, where = None, "optimizer"
-    try:
-        made = optimizer([torch.nn.Parameter(torch.zeros(1))])
-        where = "scheduler"
-        if scheduler is not None:
-            scheduler(made)
-    except Exception as error:  # torch looks into what it is given, and meets whatever is there
-        wrong = {"optimizer": optimizer, "scheduler": scheduler}[where]
-        words = [f"{where}.{k}={v}" for k, v in getattr(wrong, "keywords", {}).items() if isinstance(v, str) and k != "mode"]
-        if words and isinstance(error, TypeError):
-            raise UserError(f"{', '.join(words)}: it should be a number.") from None
-        values = ", ".join(f"{k}={said(v)}" for k, v in getattr(wrong, "keywords", {}).items())
-        line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        if not isinstance(error, ValueError):
-            line = f"a value is of the wrong kind or length: {line}"
-        raise UserError(f"{where}: {line} (in {values})") from None
+    made: Any = [torch.nn.Parameter(torch.zeros(1))]
+    for where, make in (("optimizer", optimizer), ("scheduler", scheduler)):
+        try:
+            made = made if make is None else make(made)
+        except Exception as error:  # torch looks into what it is given, and meets whatever is there
+            given = getattr(make, "keywords", {})
+            words = [f"{where}.{k}={v}" for k, v in given.items() if isinstance(v, str) and k != "mode"]
+            if words and isinstance(error, TypeError):
+                raise UserError(f"{', '.join(words)}: it should be a number.") from None
+            values = ", ".join(f"{k}={said(v)}" for k, v in given.items())
+            line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+            if not isinstance(error, ValueError):
+                line = f"a value is of the wrong kind or length: {line}"
+            raise UserError(f"{where}: {line} (in {values})") from None
 
 
 def _try_trainer(cfg: DictConfig, options: dict[str, Any], callbacks: Sequence[pl.Callback], settings: Settings) -> None:

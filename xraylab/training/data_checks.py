@@ -65,28 +65,23 @@ def check_batches(experiment: Experiment, fresh: bool) -> None:
     Raises:
         UserError: there are such batches.
     """
-    s, backbone = experiment.settings, experiment.module.net.backbone
-    if not experiment.data.lone_image(s.max_epochs):
+    s, backbone, data, world = experiment.settings, experiment.module.net.backbone, experiment.data, experiment.processes.world
+    if not data.lone_image(s.max_epochs):
         return
-    norms = dict(backbone.named_modules())
     unfreezing = [c for c in experiment.callbacks if isinstance(c, Unfreeze)]
     frozen = [backbone.before(place) if c.freeze_batch_stats else set() for c in unfreezing for place in c.at.values()]
-
-    def moving(name: str) -> bool:
-        return norms[name].training or any(f"{name}.weight" not in names for names in frozen)
+    fixed = {name for name, norm in backbone.named_modules() if not norm.training and all(f"{name}.weight" in f for f in frozen)}
 
     def stops(height: int, width: int) -> list[str]:
-        return [name for name in lone_norms(backbone, height, width) if moving(name)]
+        return [name for name in lone_norms(backbone, height, width) if name not in fixed]
 
     height, width = stored_size(experiment.table) if s.image.size is None else (s.image.size, s.image.size)
     if not (stopped := stops(height, width)):
         return
-    world, data = experiment.processes.world, experiment.data
-    near = sorted(range(1, 2 * s.batch_size + 2), key=lambda size: (abs(size - s.batch_size), size))
-    ways = [
-        f"batch_size={b}" for b in near if b >= experiment.processes.world and not experiment.data.lone_image(s.max_epochs, b)
-    ][:1]
-    ways += [f"image.size={size}" for size in (2 * max(height, width),) if not stops(size, size)]
+    near = sorted(range(world, 2 * s.batch_size + 2), key=lambda size: (abs(size - s.batch_size), size))
+    ways = [f"batch_size={b}" for b in near if not data.lone_image(s.max_epochs, b)][:1]
+    larger = 2 * max(height, width)
+    ways += [f"image.size={larger}"] if not stops(larger, larger) else []
     share = f" over {world} processes" if world > 1 else ""
     raise UserError(
         f"batch_size={s.batch_size}{share}: with {data.train_units} {'images' if s.unit == 'image' else 'studies'} of train "
@@ -127,32 +122,27 @@ def announce(table: StudyTable, settings: Settings) -> None:
 
 def check_labels(table: StudyTable, monitors: Sequence[tuple[str, str]], counts_as: Evaluate, selection: str) -> None:
     """Say where metrics will be undefined; refuse to monitor one that will be, or that does not exist."""
+    scoring = Scoring(**counts_as.model_dump())
     single = []
     for split in ("valid", "test"):
-        values = scored_labels(table.label_values(table.part(split).index), Scoring(**counts_as.model_dump()))
+        values = scored_labels(table.label_values(table.part(split).index), scoring)
         for i, label in enumerate(table.labels):
             positives, negatives = int((values[:, i] == 1).sum()), int((values[:, i] == 0).sum())
             if len(values) and not (positives and negatives):
                 single.append((split, label))
-                log.warning(
-                    "%s: label %s has %d positive and %d negative studies: its AUROC is undefined.",
-                    split,
-                    label,
-                    positives,
-                    negatives,
-                )
+                undefined = "%s: label %s has %d positive and %d negative studies: its AUROC is undefined."
+                log.warning(undefined, split, label, positives, negatives)
     for key, metric in monitors:
         split = metric.split("/")[0]
         there = table.part(split)
         if not len(there):
             raise UserError(f"{key}={metric}: there is no {split} (selection={selection}). Choose by valid.")
         known = {"valid/loss"} | {f"{split}/{name}/{m}" for name in (*table.labels, "macro") for m in METRICS}
-        scored = ~np.isnan(scored_labels(table.label_values(there.index), Scoring(**counts_as.model_dump())))
         if metric not in known:
             raise UserError(
                 f"{key}={metric}: there is no such metric.{did_you_mean(metric, known)} There are: {listed(sorted(known), 30)}."
             )
-        if not scored.any():
+        if np.isnan(scored_labels(table.label_values(there.index), scoring)).all():
             raise UserError(
                 f"{key}={metric}: undefined in {split}, where no label is scored: all are uncertain or not mentioned. "
                 "Say what they count as (evaluate.blank=negative, evaluate.uncertain), or choose another split (seed, fold)."

@@ -25,8 +25,8 @@ def memory_in_words(error: BaseException, settings: Settings) -> str | None:
     if not (isinstance(error, MemoryError) or of_reader or re.search(TOO_LITTLE, text, re.I)):
         return None
     b, a = settings.batch_size, settings.accumulate
-    fewer = [f"batch_size={b // 2} accumulate={a * 2} (the same step in smaller parts)"] if b > 1 and b % 2 == 0 else []
-    fewer += [f"batch_size=1 accumulate={a * b} (the same step in smaller parts)"] if b > 1 and b % 2 else []
+    part = 1 if b % 2 else b // 2
+    fewer = [f"batch_size={part} accumulate={a * b // part} (the same step in smaller parts)"] if b > 1 else []
     size = f"a smaller image.size (now {settings.image.size or 'as the images are'})"
     precision = ["precision=bf16"] if settings.precision == "32" else []
     first = (text.splitlines() or ["MemoryError"])[0].split(". ")[0][:200]

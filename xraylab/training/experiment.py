@@ -61,8 +61,7 @@ class Experiment:
     @property
     def measured(self) -> dict[str, Any]:
         """What it is judged on, see :mod:`xraylab.evaluation.objective`."""
-        counts_as = self.settings.evaluate
-        return measured(self.table, self.module.loss, Scoring(**counts_as.model_dump()), self.settings.unit)
+        return measured(self.table, self.module.loss, Scoring(**self.settings.evaluate.model_dump()), self.settings.unit)
 
     @classmethod
     def from_config(cls, resolved: ResolvedConfig, fresh: bool = True, processes: Processes = SINGLE_PROCESS) -> Experiment:
@@ -91,7 +90,13 @@ class Experiment:
         table, digest, packed = _data(resolved, settings, parts, fresh)
         require_fit(table, parts, settings, processes.world, objectives)
         _fit_loss_to(parts.loss, table, settings, digest)
-        data = _datamodule(table, parts, settings, packed, processes, static_shapes)
+        size, rescale = (None, False) if packed else (settings.image.size, settings.image.rescale)
+        data = StudyDataModule(
+            table, settings.batch_size, settings.accumulate, size, rescale, parts.augmentation,
+            worker_count(settings.num_workers, processes.local_world), settings.seed,
+            parts.loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit, processes.rank, processes.world,
+            static_shapes, settings.image.resize,
+        )  # fmt: skip
         module = _module(table, parts, settings, data, digest, getattr(resolved.reader, "bits", None))
         if processes.world > 1:
             announce_batch_norm(module.net, settings.batch_size, processes.world)
@@ -130,18 +135,6 @@ def _fit_loss_to(loss: Loss, table: StudyTable, settings: Settings, digest: str)
     if loss.balance == "group" and (strange := sorted(set(table.part("valid")["group"]) - set(groups))):
         log.warning("loss.balance=group: valid has groups that train has not, whose studies weigh 1: %s.", listed(strange))
     log.info("loss: %s, counted on %d %s of train", loss.describe(table.labels, groups), len(rows), counted)
-
-
-def _datamodule(
-    table: StudyTable, parts: Components, settings: Settings, packed: bool, processes: Processes, static_shapes: bool
-) -> StudyDataModule:
-    size, rescale = (None, False) if packed else (settings.image.size, settings.image.rescale)
-    return StudyDataModule(
-        table, settings.batch_size, settings.accumulate, size, rescale, parts.augmentation,
-        worker_count(settings.num_workers, processes.local_world), settings.seed,
-        parts.loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit, processes.rank, processes.world,
-        static_shapes, settings.image.resize,
-    )  # fmt: skip
 
 
 def _module(

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.loggers import Logger
 
@@ -49,25 +48,20 @@ def fit(
     running = RunningLoss(s.log_every)
     stop = StopOnInterrupt(folder / "last.ckpt", *parse_interval(s.checkpoint_every))
     profiler = make_profiler(s.profiler, directory)
-
-    def keep(kind: type[ModelCheckpoint], name: str, **options: Any) -> ModelCheckpoint:
-        return kind(
-            folder, name, save_on_train_epoch_end=True, auto_insert_metric_name=False, enable_version_counter=False, **options
-        )
-
-    chosen: dict[str, Any] = {"monitor": s.monitor, "mode": mode_of(s.monitor)}
+    each: dict[str, Any] = {"save_on_train_epoch_end": True, "auto_insert_metric_name": False, "enable_version_counter": False}
+    best = {**each, "monitor": s.monitor, "mode": mode_of(s.monitor)}
     callbacks: list[pl.Callback] = [
         # the first, for others write checkpoints
         FiniteLoss(1 if experiment.accelerator["accelerator"] == "cpu" else s.log_every),  # a CPU has not to be waited for
-        History(Run(directory).history_file, experiment.module.labels, s.monitor, experiment.table.synthetic, s.unit),
+        History(Run(directory).history_file, s.monitor),
         running,
         StudyProgress(running, s.unit),
         *experiment.callbacks,
         *more,
         stop,  # after those, for the checkpoint that it writes holds what they did in this step
-        keep(Best, "best", **chosen),
-        *([keep(Top, "epoch{epoch:03d}", save_top_k=s.save_top_k, **chosen)] if s.save_top_k > 1 else []),
-        keep(Last, "last"),
+        Best(folder, "best", **best),
+        *([Top(folder, "epoch{epoch:03d}", save_top_k=s.save_top_k, **best)] if s.save_top_k > 1 else []),
+        Last(folder, "last", **each),
         *([Upload(upload)] if upload else []),
     ]
     if s.early_stopping:
@@ -89,6 +83,8 @@ def fit(
     if profiler is not None:
         log.info("where the time went: %s", directory / "profile")
     if not stop.stopped:
+        if not stop.trained:
+            log.info("nothing is left to train after epoch %d: the run is evaluated again", trainer.current_epoch)
         _log_early_stop(trainer)
     return stop.stopped
 

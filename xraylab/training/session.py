@@ -56,7 +56,6 @@ class Session:
         typed: the overrides that it was begun by.
         checkpoint: to go on from; None: it begins.
         upload: of the directory, where one is asked for.
-        command: that goes on with it.
         loggers: of the configuration, in the first process.
         stopped: the signal that ended its training early, or 0.
     """
@@ -67,11 +66,15 @@ class Session:
     processes: Processes
     checkpoint: Path | None
     upload: RunUpload | None
-    command: str
     loggers: list[Logger] = field(default_factory=list)
     stopped: int = 0
     started: float = field(default_factory=time.monotonic)
     record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def command(self) -> str:
+        """The command that goes on with it."""
+        return command_line("train", [word("resume", self.directory)], self.processes.again)
 
     @property
     def go_on(self) -> str:
@@ -103,8 +106,7 @@ class Session:
         log.info("loss=selftrained: a first model, which ignores uncertain labels, is %s in %s", what, first)
         if begun:
             return resumed_config(str(first), []), first
-        teacher = copy.deepcopy(cfg)
-        OmegaConf.set_struct(teacher, False)
+        teacher = copy.deepcopy(self.config)
         ignore = OmegaConf.load(conf_dir() / "loss" / "ignore.yaml")
         teacher.loss = OmegaConf.merge(ignore, {k: v for k, v in cfg.loss.items() if k in ignore and k not in ("_target_", "w")})
         teacher.save_train_predictions, teacher.logger, teacher.upload = True, {}, None  # it is copied with this run
@@ -131,14 +133,13 @@ class Session:
         fresh = self.checkpoint is None
         experiment = Experiment.from_config(resolved(self.config, self.typed, fresh), fresh, self.processes)
         if experiment.settings.readers is not None:  # before hours of training
+            readers = Path(experiment.settings.readers)
             frame = experiment.table.frame[experiment.table.frame["split"].isin(["valid", "test"])]
-            read_readings(
-                Path(experiment.settings.readers), experiment.table.labels, dict(zip(frame["id"], frame["split"], strict=True))
-            )
-            experiment.config.readers = str(Path(experiment.settings.readers).absolute())
+            read_readings(readers, experiment.table.labels, dict(zip(frame["id"], frame["split"], strict=True)))
+            experiment.config.readers = str(readers.absolute())
         if self.checkpoint is not None:
             require_splits(experiment.digest, self.checkpoint, str(self.directory))
-        check_batches(experiment, fresh=self.checkpoint is None)
+        check_batches(experiment, fresh)
         experiment.config.resume = None
         return experiment
 
@@ -154,9 +155,8 @@ class Session:
         except UserError as error:
             if isinstance(error, CannotWrite | Diverged) or not Run(self.directory).checkpoint("last").exists():
                 raise
-            raise UserError(
-                f"{error} What was trained before is kept; where that is mended, go on with:\n  {self.command}"
-            ) from error
+            kept = "What was trained before is kept; where that is mended, go on with:"
+            raise UserError(f"{error} {kept}\n  {self.command}") from error
         if self.stopped in END_SIGNALS:  # there may be no time to evaluate
             raise Stopped(f"{signal.Signals(self.stopped).name}: stopped before the end; everything is saved. {self.go_on}")
 
@@ -211,14 +211,14 @@ def session(
         return
     asked = cfg.get("upload") and processes.rank == 0
     upload = RunUpload(cfg.upload, directory, fresh=not cfg.get("resume")) if asked else None
-    before, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is said by the run, and not by its log
+    before, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk stops the run by its own words, not its log's
     try:
         with raise_on_signals(), _hold(cfg, directory, typed, processes, upload) as held:
             yield held
     finally:
-        logging.raiseExceptions = before
         if upload:
             upload.finish()
+        logging.raiseExceptions = before
 
 
 @contextmanager
@@ -226,34 +226,33 @@ def _hold(
     cfg: DictConfig, directory: Path, typed: Sequence[str], processes: Processes, upload: RunUpload | None
 ) -> Iterator[Session]:
     silence_lightning()
-    first = processes.rank == 0
-    command = command_line("train", [word("resume", directory)], processes.again)
-    go_on = f"Go on with:\n  {command}"
+    first, last = processes.rank == 0, Run(directory).checkpoint("last")
     with claimed(directory) if first else nullcontext():
         checkpoint = _checkpoint_to_resume(cfg, directory) if first else None
         if first and checkpoint is None:
             typed = _begin(cfg, directory, typed)
         checkpoint, typed = gather((checkpoint, typed), patiently=True)[0]
+        held = Session(cfg, directory, list(typed), processes, checkpoint, upload)
         try:
-            yield Session(cfg, directory, list(typed), processes, checkpoint, upload, command)
+            yield held
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
-            if not Run(directory).checkpoint("last").exists():
-                raise Stopped(f"stopped before the first checkpoint; it begins again with:\n  {command}") from error
-            raise Stopped(f"stopped at once; the last checkpoint is whole. {go_on}") from error
+            if not last.exists():
+                raise Stopped(f"stopped before the first checkpoint; it begins again with:\n  {held.command}") from error
+            raise Stopped(f"stopped at once; the last checkpoint is whole. {held.go_on}") from error
         except CannotWrite as error:
-            raise UserError(f"{error} Make room, or let it be written there. {go_on}") from error
+            raise UserError(f"{error} Make room, or let it be written there. {held.go_on}") from error
         except UserError:
             if first and not Run(directory).config_file.exists():
                 (directory / BEGUN).unlink(missing_ok=True)  # nothing was begun
             raise
         except (MemoryError, RuntimeError) as error:
-            there = Run(directory).checkpoint("last").exists()
+            there = last.exists()
             if is_lost(error):
                 state = "The last checkpoint is whole." if there else "There is no checkpoint yet; it would begin again."
-                raise Stopped(f"{lost_words(processes, error)} {state} {go_on}") from error
+                raise Stopped(f"{lost_words(processes, error)} {state} {held.go_on}") from error
             if (words := memory_in_words(error, check_config(cfg))) is None:
                 raise
-            more = f" The last checkpoint is whole: where there is more memory, go on with:\n  {command}" if there else ""
+            more = f" The last checkpoint is whole: where there is more memory, go on with:\n  {held.command}" if there else ""
             raise UserError(f"{words}{more}") from error
 
 
@@ -272,8 +271,20 @@ def _checkpoint_to_resume(cfg: DictConfig, directory: Path) -> Path | None:
         return None
     if not named.endswith(".ckpt"):
         return None
-    _check_resumable(Path(named), directory, int(cfg.max_epochs))
-    return Path(named)
+    checkpoint = Path(named)
+    try:
+        saved = read_checkpoint(checkpoint)
+    except UserError as error:
+        whole = [f"  {command_line('train', [word('resume', path)])}   # {what}" for path, what in _whole(checkpoint)]
+        if not whole:
+            raise UserError(f"{error} No other checkpoint of this run is whole: begin anew.") from error
+        raise UserError(f"{error} These are whole; go on from one of them:\n" + "\n".join(whole)) from error
+    done = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if done > cfg.max_epochs:
+        raise UserError(
+            f"max_epochs={cfg.max_epochs}: {directory} has {done} epochs behind it. Give at least that many, or leave it out."
+        )
+    return checkpoint
 
 
 def _begin(cfg: DictConfig, directory: Path, typed: Sequence[str]) -> list[str]:
@@ -308,28 +319,11 @@ def _write_record(experiment: Experiment, directory: Path, typed: Sequence[str])
 
 def _require_same(first: Path, typed: Sequence[str]) -> None:
     """Refuse a first model that is there already and was begun by another command."""
-    record = Run(first).environment
-    began = [record, *record.get("sessions_before", [])][-1]["overrides"]
+    began = Run(first).words
     if other := {word for words in (began, typed) for word in words if not word.startswith("hydra.")} - (set(began) & set(typed)):
         raise UserError(
             f"{first}: a first model is there already, of a command that differs in {listed(sorted(other))}. Go on with that "
             "command, name another hydra.run.dir, or delete it."
-        )
-
-
-def _check_resumable(checkpoint: Path, directory: Path, max_epochs: int) -> None:
-    """Before anything of a run is touched: the checkpoint is whole, and not beyond the epochs asked for."""
-    try:
-        saved = read_checkpoint(checkpoint)
-    except UserError as error:
-        whole = [f"  {command_line('train', [word('resume', path)])}   # {what}" for path, what in _whole(checkpoint)]
-        if not whole:
-            raise UserError(f"{error} No other checkpoint of this run is whole: begin anew.") from error
-        raise UserError(f"{error} These are whole; go on from one of them:\n" + "\n".join(whole)) from error
-    done = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if done > max_epochs:
-        raise UserError(
-            f"max_epochs={max_epochs}: {directory} has {done} epochs behind it. Give at least that many, or leave it out."
         )
 
 

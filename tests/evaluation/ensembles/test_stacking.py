@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,9 @@ from sklearn.metrics import roc_auc_score
 from test_combine import table
 
 from xraylab.evaluation.ensembles.alignment import mean_table, union_table, vote_table
-from xraylab.evaluation.ensembles.combination import Combination, stack_of
+from xraylab.evaluation.ensembles.combination import Combination
+from xraylab.evaluation.ensembles.combine import stacked
+from xraylab.evaluation.ensembles.members import Member
 from xraylab.evaluation.ensembles.stacking import fit_stack, stacked_table
 from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.probabilities import sigmoid
@@ -87,7 +91,7 @@ def test_probabilities_of_exactly_0_and_1_are_counted_where_a_stack_has_no_logit
     frame = pd.DataFrame({"id": np.arange(80).astype(str), "patient": "", "group": "all", "x": y})
     p = 1 / (1 + np.exp(-z.astype(np.float32)))
     table = PredictionTable.of_studies(frame, ["x"], "valid", np.arange(80), p[:, None]).frame
-    stack = stack_of([table, table], ["a", "b"], "valid", Scoring(), 0)
+    stack = stacked([Member(name, Path(name), {"valid.csv": table}, None, None) for name in "ab"], Scoring(), 0)
     count = int((p == 1).sum() + (p == 0).sum())
     assert count > 5
     assert f"x: {count} probabilities of a are exactly 0 or 1, and it has no logits: they count as its farthest" in stack.said()

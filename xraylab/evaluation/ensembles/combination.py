@@ -14,8 +14,7 @@ import pandas as pd
 
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.alignment import best_table, mean_table, own_table, union_table, vote_table
-from xraylab.evaluation.ensembles.stacking import FOLDS, PENALTY, fit_stack, stacked_table
-from xraylab.evaluation.predictions import Scoring
+from xraylab.evaluation.ensembles.stacking import PENALTY, stacked_table
 from xraylab.evaluation.result import StackFit
 from xraylab.system.files import write_json
 
@@ -125,19 +124,6 @@ class Combination:
         groups = tuple(record["groups"]) if "groups" in record else None
         fitted = (record.get("fit_on"), record.get("folds"), record.get("labels"), record.get("inputs", INPUTS))
         return cls(record["method"], tuple(record["names"]), groups, record.get("chosen"), *fitted)
-
-
-def stack_of(
-    tables: Sequence[pd.DataFrame], names: Sequence[str], fit_on: str, scoring: Scoring, seed: int, folds: int = FOLDS
-) -> Combination:  # fmt: skip
-    """A stack, fitted on the members' tables of the split ``fit_on``.
-
-    Raises:
-        UserError: see :func:`xraylab.evaluation.ensembles.stacking.fit_stack`.
-    """
-    labels, out_of_fold = fit_stack(tables, names, scoring, seed, folds)
-    kept = None if fit_on == "train" else out_of_fold
-    return Combination("stack", tuple(names), fit_on=fit_on, folds=folds, labels=labels, out_of_fold=kept)
 
 
 def write_combination(directory: Path, combination: Combination, members: Sequence[Path], data: str) -> None:

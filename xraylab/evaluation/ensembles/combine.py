@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,7 @@ from xraylab.data.splits import require_apart
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.ensembles.alignment import require_one_split
-from xraylab.evaluation.ensembles.combination import Combination, stack_of, write_combination
+from xraylab.evaluation.ensembles.combination import Combination, write_combination
 from xraylab.evaluation.ensembles.members import (
     SPLITS,
     Member,
@@ -27,8 +27,8 @@ from xraylab.evaluation.ensembles.members import (
     same_data,
     scoring_of_members,
 )
-from xraylab.evaluation.ensembles.stacking import FOLDS
-from xraylab.evaluation.evaluate_tables import EvaluateOptions, evaluate_tables
+from xraylab.evaluation.ensembles.stacking import FOLDS, fit_stack
+from xraylab.evaluation.evaluate_tables import TableOptions, evaluate_tables
 from xraylab.evaluation.operating_points import Rules
 from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import Evaluation
@@ -68,15 +68,6 @@ class CombineOptions:
         return {*(SPLITS if self.splits is None else self.splits), *([self.fit_on] if self.method == "stack" else [])}
 
 
-@dataclass(frozen=True)
-class Judging:
-    """How joined tables are evaluated: what counts, the rules of operating points, and what is told of each split."""
-
-    scoring: Scoring
-    rules: Rules
-    splits: Mapping[str, EvaluateOptions]
-
-
 def combine(members: Sequence[Member], options: CombineOptions, directory: Path) -> Evaluation:
     """Combine members, evaluate, and leave predictions and ``combination.json`` in a directory.
 
@@ -97,9 +88,8 @@ def combine(members: Sequence[Member], options: CombineOptions, directory: Path)
     combination = _combination(members, options, scoring, next(iter(how.values())).seed)
     for line in combination.said():
         (log.warning if combination.in_sample else log.info)("%s.", line)
-    judging = Judging(scoring, options.rules or operating_rules(members), how)
-    names = described(members, scoring)
-    return joined(members, names, combination, files, judging, data, directory)
+    evaluation = TableOptions(how, scoring, options.rules or operating_rules(members))
+    return joined(members, described(members, scoring), combination, files, evaluation, data, directory)
 
 
 def _combination(members: Sequence[Member], options: CombineOptions, scoring: Scoring, seed: int) -> Combination:
@@ -121,7 +111,10 @@ def stacked(members: Sequence[Member], scoring: Scoring, seed: int, fit_on: str 
         more = " Train it with save_train_predictions=true." * (fit_on == "train")
         more = more or " A stack needs studies that its members were not trained on."
         raise UserError(f"fit_on={fit_on}: there is no predictions/{fit_on}.csv of {listed(lacking)}.{more}")
-    return stack_of([m.tables[f"{fit_on}.csv"] for m in members], [m.name for m in members], fit_on, scoring, seed, folds)
+    names = [m.name for m in members]
+    labels, out_of_fold = fit_stack([m.tables[f"{fit_on}.csv"] for m in members], names, scoring, seed, folds)
+    kept = None if fit_on == "train" else out_of_fold
+    return Combination("stack", tuple(names), fit_on=fit_on, folds=folds, labels=labels, out_of_fold=kept)
 
 
 def _by_study(members: Sequence[Member]) -> dict[str, dict[str, pd.DataFrame]]:
@@ -130,14 +123,15 @@ def _by_study(members: Sequence[Member]) -> dict[str, dict[str, pd.DataFrame]]:
 
 
 def joined(
-    members: Sequence[Member], names: Sequence[str], combination: Combination, files: Sequence[str], judging: Judging, data: str,
-    directory: Path, strict: bool = True,
+    members: Sequence[Member], names: Sequence[str], combination: Combination, files: Sequence[str], options: TableOptions,
+    data: str, directory: Path, strict: bool = True,
 ) -> Evaluation:  # fmt: skip
     """Join the members' tables, evaluate them, and write them and ``combination.json`` into a directory.
 
     Args:
         names: of the members, as results show them.
         files: tables to join, as ``test.csv``.
+        options: by which the joined tables are evaluated.
         data: what their studies are of.
         strict: a table by study that cannot be joined is an error; else it is left out, as one by image is.
 
@@ -166,15 +160,14 @@ def joined(
     counted = {split: table["members"].value_counts().sort_index() for split, table in by_study}
     members_of = {split: {str(k): int(n) for k, n in of.items()} for split, of in counted.items()}
     evaluated = {file: PredictionTable(table) for file, table in tables.items()}
-    evaluated = {file: PredictionTable(table) for file, table in tables.items()}
     found = {
         "data": data,
         "selection": next((m.evaluation["selection"] for m in members if m.evaluation), "not known"),
         "members": list(names),
         "left_out": left_out,
-        "scored": asdict(judging.scoring),
+        "scored": asdict(options.scoring),
         "combination": combination.record(),
         **({"members_of_studies": members_of} if members_of else {}),
-        "splits": evaluate_tables(evaluated, directory, judging.splits, data == SYNTHETIC, judging.scoring, judging.rules),
+        "splits": evaluate_tables(evaluated, directory, options, data == SYNTHETIC),
     }
     return cast(Evaluation, found)

@@ -18,16 +18,9 @@ from omegaconf import OmegaConf
 
 from xraylab.config.instantiate import plain
 from xraylab.evaluation.ensembles.combination import Combination
-from xraylab.evaluation.ensembles.combine import Judging, joined, stacked
-from xraylab.evaluation.ensembles.members import (
-    Member,
-    group_of,
-    how_to_evaluate,
-    member_of_run,
-    operating_rules,
-    same_scoring,
-)
-from xraylab.evaluation.evaluate_tables import write_records
+from xraylab.evaluation.ensembles.combine import joined, stacked
+from xraylab.evaluation.ensembles.members import Member, group_of, how_to_evaluate, member_of_run, operating_rules, same_scoring
+from xraylab.evaluation.evaluate_tables import TableOptions, write_records
 from xraylab.evaluation.objective import require_alike
 from xraylab.evaluation.predictions import Scoring
 from xraylab.evaluation.result import Evaluation
@@ -126,7 +119,6 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     assert first is not None
     splits = first["splits"]
     scoring = same_scoring([m.scoring for m in members], [m.name for m in members])
-    how = how_to_evaluate(members, set(splits), None, None)
     seed = next(iter(splits.values()))["bootstrap"]["seed"]
     combination, rules = ensemble.combination(members, scoring, seed), operating_rules(members)
     files = [f"{split}.csv" for split in splits]
@@ -134,7 +126,8 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
         files = [f for s, of in splits.items() for f in (f"{s}.csv", f"{s}_images.csv") if f == f"{s}.csv" or "images" in of]
     names = [f"{m.name} (valid/loss {lowest_loss(m.path):.4f})" if ensemble.best else m.name for m in members]
     directory, data = folder / "ensembles" / name, first["data"]
-    evaluation = joined(members, names, combination, files, Judging(scoring, rules, how), data, directory, strict=False)
+    options = TableOptions(how_to_evaluate(members, set(splits), None, None), scoring, rules)
+    evaluation = joined(members, names, combination, files, options, data, directory, strict=False)
     config = {"name": name, "method": combination.method, "operating": asdict(rules)}
     write_records(directory, evaluation, config, "train", sys.argv[1:], seed)
     return names, evaluation

@@ -46,10 +46,29 @@ class Member:
 
 
 def operating_rules(members: Sequence[Member], given: Mapping[str, float] | None = None) -> Rules:
-    """See :func:`same_rules`; tables have none."""
-    runs = [(m.evaluation, OmegaConf.select(m.config, "operating")) for m in members if m.config is not None]
-    asked = [rules_asked(plain(of) if of is not None else None, e) for e, of in runs if e is not None]
-    return same_rules(asked, given or {})
+    """The rules of the operating points: as given, else as in all members; where they differ, the standard ones, and it is said.
+
+    A run's are those of its settings, with what its last evaluation was asked for; tables have none.
+
+    Args:
+        given: those that are asked for.
+
+    Raises:
+        UserError: a value that it cannot have.
+    """
+    given, of_runs = given or {}, []
+    for member in members:
+        if member.evaluation is not None and member.config is not None:
+            anew = member.evaluation.get("evaluated", {}).get("options", {})
+            asked = {k: anew[k] for k in ("sensitivity", "specificity") if k in anew}
+            of_runs.append(rules_of({**plain(OmegaConf.select(member.config, "operating") or {}), **asked}))
+    standard = rules_of({})
+    common = dict(of_runs[0] if of_runs else standard)
+    for key in [k for k in common if k not in given and any(of[k] != common[k] for of in of_runs)]:
+        common[key] = standard[key]
+        values = listed(dict.fromkeys(str(of[key]) for of in of_runs))
+        log.warning("members have different operating.%s (%s): taken is %s.", key, values, standard[key])
+    return Rules(**rules_of({**common, **given}))
 
 
 def same_scoring(scored: Sequence[Scoring], names: Sequence[str]) -> Scoring:
@@ -64,31 +83,6 @@ def same_scoring(scored: Sequence[Scoring], names: Sequence[str]) -> Scoring:
         if other != scored[0]:
             raise UserError(f"runs {names[0]} and {name} score labels otherwise: {scored[0]}; {other}")
     return scored[0]
-
-
-def rules_asked(operating: Mapping[str, Any] | None, evaluation: Evaluation) -> dict[str, Any]:
-    """``operating`` of a member's settings, with what its last evaluation was asked for."""
-    anew = evaluation.get("evaluated", {}).get("options", {})
-    return {**(operating or {}), **{k: anew[k] for k in ("sensitivity", "specificity") if k in anew}}
-
-
-def same_rules(operating: Sequence[Mapping[str, Any]], given: Mapping[str, float]) -> Rules:
-    """The rules of the operating points: as given, else as in all members; where they differ, the standard ones, and it is said.
-
-    Args:
-        operating: those of each member, see :func:`rules_asked`.
-        given: those that are asked for.
-
-    Raises:
-        UserError: a value that it cannot have.
-    """
-    all_of = [rules_of(of) for of in operating] or [rules_of({})]
-    standard, common = rules_of({}), dict(all_of[0])
-    for key in [k for k in common if k not in given and any(of[k] != common[k] for of in all_of)]:
-        common[key] = standard[key]
-        values = listed(dict.fromkeys(str(of[key]) for of in all_of))
-        log.warning("members have different operating.%s (%s): taken is %s.", key, values, standard[key])
-    return Rules(**rules_of({**common, **given}))
 
 
 def read_members(paths: Sequence[str], columns: Mapping[str, str], needed: Collection[str] = SPLITS) -> list[Member]:
@@ -234,16 +228,16 @@ def same_data(members: Sequence[Member]) -> str:
 
 def described(members: Sequence[Member], scoring: Scoring) -> list[str]:
     """Members' names, with those of their settings, as typed, that not all have, and how they were scored if otherwise."""
-    typed = []
+    typed: list[list[str]] = []
     for member in members:
-        path = Run(member.path).environment_file
-        environment = read_record(path) if member.evaluation and path.is_file() else {}
-        if not environment.get("finished", True):
+        if member.evaluation is None:
+            typed.append([])
+            continue
+        run, own, asked = Run(member.path), asdict(member.scoring), asdict(scoring)
+        if not run.environment.get("finished", True):
             log.warning("%s was stopped before its end; it is combined as it is.", member.path)
-        first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
-        typed.append([w for w in first.get("overrides", []) if not w.startswith("hydra.")])
-        own, asked = asdict(member.scoring), asdict(scoring)
-        typed[-1] += [f"scored there with {k} {v}" for k, v in own.items() if member.evaluation and v != asked[k]]
+        words = [w for w in run.words if not w.startswith("hydra.")]
+        typed.append(words + [f"scored there with {k} {v}" for k, v in own.items() if v != asked[k]])
     shared = set(typed[0]).intersection(*typed)
-    words = [" ".join(w for w in of if w not in shared) for of in typed]
-    return [f"{m.name} ({w})" if w else m.name for m, w in zip(members, words, strict=True)]
+    own_words = [" ".join(w for w in of if w not in shared) for of in typed]
+    return [f"{m.name} ({w})" if w else m.name for m, w in zip(members, own_words, strict=True)]

@@ -30,14 +30,11 @@ class History(Callback):
 
     Args:
         path: of history.csv; rows of earlier epochs of a resumed run are kept.
-        labels: whose AUROC columns come first.
         headline: the metric in the line of an epoch.
-        synthetic: mark every row by a last column, ``data``.
-        unit: what is trained on, study or image.
     """
 
-    def __init__(self, path: Path, labels: tuple[str, ...], headline: str, synthetic: bool = False, unit: str = "study") -> None:
-        self.path, self.labels, self.headline, self.synthetic, self.unit = path, labels, headline, synthetic, unit
+    def __init__(self, path: Path, headline: str) -> None:
+        self.path, self.headline = path, headline
         self.rows: list[dict[str, Any]] = []
         self._units, self._images, self._epoch = 0, 0, 0
         self._start = self._trained = time.monotonic()
@@ -79,7 +76,7 @@ class History(Callback):
         total, n = summed(pl_module.epoch_loss).tolist()
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("valid/")}
         seconds = time.monotonic() - self._start
-        counts = {"studies": units, "images": images} if self.unit == "study" else {"images": images}
+        counts = {"studies": units, "images": images} if pl_module.unit == "study" else {"images": images}
         row: dict[str, Any] = {
             "epoch": self._epoch,
             "step": trainer.global_step,
@@ -88,12 +85,12 @@ class History(Callback):
             **metrics,
             "seconds": round(seconds, 3),
             **{f"{unit}_per_s": round(count / max(self._trained - self._start, 1e-9), 3) for unit, count in counts.items()},
-            **pl_module.loss.state(self.labels),
+            **pl_module.loss.state(pl_module.labels),
         }
         self.rows.append(row)
         if not trainer.is_global_zero:
             return
-        self._write()
+        self._write(pl_module)
         sent = {k: v for k, v in row.items() if k not in ("epoch", "step", *metrics) and not _nan(v)}
         for logger in trainer.loggers:
             logger.log_metrics({**sent, "epoch": self._epoch}, step=trainer.global_step)
@@ -108,10 +105,11 @@ class History(Callback):
         log.info("epoch %d/%d  %s  lr %.2g  %.1f s  %.1f %s/s%s", self._epoch + 1, trainer.max_epochs, numbers,
                  row["lr"], seconds, row[f"{next(iter(counts))}_per_s"], next(iter(counts)), rest)  # fmt: skip
 
-    def _write(self) -> None:
-        first = FIRST_COLUMNS + [f"valid/{name}/auroc" for name in (*self.labels, "macro")] + LAST_COLUMNS
+    def _write(self, module: StudyModule) -> None:
+        """Write the rows: the AUROC of the labels first; of synthetic data each is marked by a last column, ``data``."""
+        first = FIRST_COLUMNS + [f"valid/{name}/auroc" for name in (*module.labels, "macro")] + LAST_COLUMNS
         columns = first + sorted({k for row in self.rows for k in row} - set(first))
-        mark = {"data": SYNTHETIC} if self.synthetic else {}
+        mark = {"data": SYNTHETIC} if module.data == SYNTHETIC else {}
         text = io.StringIO()
         writer = csv.DictWriter(text, [*columns, *mark], lineterminator="\n")
         writer.writeheader()

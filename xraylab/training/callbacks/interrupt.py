@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 from xraylab.data.batching import Batch
@@ -38,12 +38,14 @@ class StopOnInterrupt(Callback):
         steps, seconds: how often it is written; None: not for that reason.
 
     Attributes:
+        trained: whether any batch was trained on.
         asked: the signal that came to this process, if one did.
         stopped: the signal that training was stopped for, in all processes at one step; or 0.
     """
 
     def __init__(self, checkpoint: Path, steps: int | None = None, seconds: float | None = None) -> None:
         self.checkpoint, self.steps, self.seconds = checkpoint, steps, seconds
+        self.trained = False
         self.asked: int | None = None
         self.stopped = 0
         self._old: dict[int, Any] = {}
@@ -61,7 +63,7 @@ class StopOnInterrupt(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = time.monotonic()
         for early in trainer.early_stopping_callbacks:
-            if isinstance(early, EarlyStopping) and early.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
+            if early.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
                 trainer.should_stop = True  # a resumed run that had stopped early does not train another epoch
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -79,6 +81,7 @@ class StopOnInterrupt(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        self.trained = True
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not stepped or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -137,8 +137,7 @@ class StochasticWeightAveraging(OnDevice):
                 if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
                     _forget(callback, trainer)
             for early in trainer.early_stopping_callbacks:
-                if isinstance(early, EarlyStopping):
-                    early.wait_count, early.best_score = 0, _worst(early.mode)
+                early.wait_count, early.best_score = 0, _worst(early.mode)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
