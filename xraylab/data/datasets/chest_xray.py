@@ -25,8 +25,7 @@ from xraylab.data.datasets.csv_cells import label_value
 from xraylab.data.findings import VIEWS, chosen, finding, spelled, wanted_views
 from xraylab.data.images.source import FileSource, check_bits, file_fault
 from xraylab.data.stratification import written
-from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, stop_or_skip
-from xraylab.data.synthetic.mark import is_synthetic
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.system.progress import Pace
 
@@ -86,17 +85,9 @@ class Radiographs(DatasetReader):
         empty = images.loc[(fault != "") & ~images["id"].isin(usable["id"]), "id"]
         problems["studies of whose images none can be used"] += empty.unique().tolist()
         frame = joined(usable, self.findings)
-        found = {kind: names for kind, names in problems.items() if names}
-        stop_or_skip(found, self.on_error, str(path), max(total, sum(map(len, found.values()))))
-        return StudyTable(
-            frame=frame,
-            labels=self.findings,
-            source=FileSource(path, bits=self.bits),
-            name=name,
-            synthetic=is_synthetic(path),
-            views=True,
-            problems=found,
-        )
+        total = max(total, sum(map(len, problems.values())))
+        source = FileSource(path, bits=self.bits)
+        return self.table_of(path, frame, problems, total, labels=self.findings, source=source, name=name, views=True)
 
     def _of_view(self, path: Path, images: pd.DataFrame) -> pd.DataFrame:
         counts = images["view"].value_counts()

@@ -35,8 +35,7 @@ from xraylab.data.datasets.csv_cells import (
 from xraylab.data.datasets.folder import OwnData, check_names, heldout_split
 from xraylab.data.datasets.layout import by_layout
 from xraylab.data.images.source import MISSING, AnyFileSource, ImageSource, NpySource, check_bits
-from xraylab.data.study_table import ALL_LABELS, StudyTable, stop_or_skip
-from xraylab.data.synthetic.mark import is_synthetic
+from xraylab.data.study_table import ALL_LABELS, StudyTable
 from xraylab.data.synthetic.pictures import write_table
 from xraylab.errors import UserError, did_you_mean, listed
 
@@ -126,21 +125,21 @@ class CsvTable(OwnData):
                     faults.add(kind, name)
         problems = faults.problems()
         total = max(len(studies) + len(faults.nameless), sum(map(len, problems.values())))
-        stop_or_skip(problems, self.on_error, str(path), total)
         studies = studies[~studies["id"].isin(faults.studies)].reset_index(drop=True)
         if not is_given(cells, "split"):
             studies["split"] = self._hold_out(studies)
-        return StudyTable(
-            frame=studies,
+        return self.table_of(
+            path,
+            studies,
+            problems,
+            total,
             labels=labels,
             source=source,
             name=path.stem,
-            synthetic=is_synthetic(path),
             patients_known=is_given(cells, "patient"),
             exclusive=self.exclusive,
             channels=3 if self.colour else 1,
             views=views,
-            problems=problems,
         )
 
     def _columns(self, path: Path, cells: pd.DataFrame) -> tuple[str, tuple[str, ...]]:

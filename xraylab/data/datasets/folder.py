@@ -33,8 +33,7 @@ from xraylab.data.datasets.layout import (
     studies_of,
 )
 from xraylab.data.images.source import AnyFileSource, check_bits
-from xraylab.data.study_table import Problems, StudyTable, stop_or_skip
-from xraylab.data.synthetic.mark import is_synthetic
+from xraylab.data.study_table import Problems, StudyTable
 from xraylab.data.synthetic.pictures import write_folder
 from xraylab.errors import UserError, did_you_mean, listed, printable
 from xraylab.system.paths import tree
@@ -109,6 +108,7 @@ class Folder(OwnData):
     val/ (or valid/, validation/)  and/or  test/
       normal/ ...  abnormal/ ..."""
     register = "your own: dataset.root=<folder> with {train,val,test}/<class>/"
+    writer = write_folder
 
     def __init__(
         self, root: str | None = None, positive: str | int | None = None, patient: str | None = None, group: str | None = None,
@@ -179,19 +179,19 @@ class Folder(OwnData):
                     )
                 problems[f"studies in whose path dataset.{key}={pattern.pattern} finds nothing"] += unnamed
                 rows = [row for row in rows if row[key] is not None]
-        stop_or_skip(problems, self.on_error, str(path), total)
         frame = pd.DataFrame(rows, columns=["id", "patient", "group", "split", "images", *labels])
-        return StudyTable(
-            frame=frame.astype(dict.fromkeys(labels, np.float32)),
+        return self.table_of(
+            path,
+            frame.astype(dict.fromkeys(labels, np.float32)),
+            problems,
+            total,
             labels=labels,
             source=AnyFileSource(self.colour, self.bits, root=path),
             name=readable_name(path),
-            synthetic=is_synthetic(path),
             patients_known=self.patient is not None,
             exclusive=len(labels) > 1,
             channels=3 if self.colour else 1,
             views=views,
-            problems={kind: names for kind, names in problems.items() if names},
         )
 
     def _arrangement(self, path: Path) -> dict[str, str]:
@@ -262,10 +262,6 @@ class Folder(OwnData):
                 f"dataset.positive={self.positive}: there is no such class.{hint} There are: {' and '.join(classes)}."
             )
         return self.positive
-
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`write_folder`."""
-        return write_folder(parent / self.published_name, **options)
 
 
 def heldout_split(found: Collection[str], what: str) -> dict[str, str]:

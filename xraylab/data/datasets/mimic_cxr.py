@@ -69,6 +69,7 @@ class MIMIC(Radiographs):
     mimic-cxr-2.1.0-test-set-labeled.csv                               (optional; each may also be .csv or .csv.gz)"""
     register = "after credentialing and training at PhysioNet, https://physionet.org/content/mimic-cxr-jpg/"
     known = CHEXPERT
+    writer = write_mimic
 
     def __init__(
         self, root: str | None = None, view: str | Sequence[str] = "frontal", findings: str | Sequence[str] = "all",
@@ -232,10 +233,6 @@ class MIMIC(Radiographs):
     def lists(self, path: Path) -> tuple[str, ...]:
         """The lists that are there."""
         return tuple(name for kind in ("split", "metadata", *LABELS, "test-set-labeled") if (name := _list(path, kind)))
-
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`xraylab.data.synthetic.chest.write_mimic`."""
-        return write_mimic(parent / self.published_name, **options)
 
 
 def _list(path: Path, kind: str) -> str | None:

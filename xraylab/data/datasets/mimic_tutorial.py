@@ -71,6 +71,7 @@ class MimicTutorial(DatasetReader):
   The words frontal or lateral, and train, valid or test, may be anywhere in a file's path."""
     register = "made from MIMIC-CXR-JPG, for credentialed users of PhysioNet, https://physionet.org/content/mimic-cxr-jpg/"
     heldout = "test"
+    writer = write_tutorial
 
     def __init__(
         self, root: str | None = None, view: str = "frontal", findings: str | Sequence[str] = "all", bits: int | None = None,
@@ -100,7 +101,7 @@ class MimicTutorial(DatasetReader):
             found = [_rows(path, part.file, self.labels, problems) for part in parts]
         names = [name for records in found for name in records.names]
         total = len(names) + sum(map(len, problems.values()))
-        stop_or_skip(problems, self.on_error, str(path), total, "records" if shards else "images")
+        problems_left = stop_or_skip(problems, self.on_error, str(path), total, "records" if shards else "images")
         published = heldout_split({part.split for part in parts}, f"{path}: there is no split beside train")
         sizes = [len(records.names) for records in found]
         codes = np.array([codes for records in found for codes in records.codes], np.int64).reshape(-1, len(self.labels))
@@ -121,7 +122,7 @@ class MimicTutorial(DatasetReader):
             synthetic=is_synthetic(path),
             patients_known=False,
             views=True,
-            problems={kind: names for kind, names in problems.items() if names},
+            problems=problems_left,
         )
 
     def _parts(self, path: Path, files: Sequence[str]) -> list[_Part]:
@@ -184,10 +185,6 @@ class MimicTutorial(DatasetReader):
         """The shards, or the CSVs."""
         shards, tables = _listing(path)
         return tuple(shards or tables)
-
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`xraylab.data.synthetic.chest.write_tutorial`."""
-        return write_tutorial(parent / self.published_name, **options)
 
     def _no_match(self, given: Path) -> str:
         shards = _listing(given)[0] if given.is_dir() else []

@@ -21,9 +21,8 @@ from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.images.source import FileSource, file_fault
 from xraylab.data.published import MURA_STUDIES, Published
-from xraylab.data.study_table import Problems, StudyTable, named, stop_or_skip
+from xraylab.data.study_table import Problems, StudyTable, named
 from xraylab.data.synthetic.bone import write_mura
-from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
@@ -71,6 +70,7 @@ class MURA(DatasetReader):
     )
 
     heldout = "valid"
+    writer = write_mura
 
     def __init__(
         self, root: str | None = None, body_part: str | Sequence[str] = "all", test_part: str | Sequence[str] | None = None,
@@ -90,16 +90,9 @@ class MURA(DatasetReader):
         problems: Problems = defaultdict(list)
         frames = [self._read_split(path, split, version, problems) for split in ("train", "valid")]
         frame = pd.concat(frames, ignore_index=True)
-        stop_or_skip(problems, self.on_error, str(path), len(frame) + sum(map(len, problems.values())))
-        return StudyTable(
-            frame=frame,
-            labels=(LABEL,),
-            source=FileSource(path),
-            name=f"MURA-{version}",
-            synthetic=is_synthetic(path),
-            views=True,
-            problems={kind: names for kind, names in problems.items() if names},
-        )
+        total = len(frame) + sum(map(len, problems.values()))
+        about = {"labels": (LABEL,), "source": FileSource(path), "name": f"MURA-{version}", "views": True}
+        return self.table_of(path, frame, problems, total, **about)
 
     def _read_split(self, path: Path, split: str, version: str | None, problems: Problems) -> pd.DataFrame:
         wanted = self.parts if split == "train" else self.test_parts
@@ -160,10 +153,6 @@ class MURA(DatasetReader):
         """The four CSVs of v1.1, or the two of v1.0."""
         names = ("{}_image_paths.csv", "{}_labeled_studies.csv") if _version(path) == "v1.1" else ("{}.csv",)
         return tuple(name.format(split) for split in ("train", "valid") for name in names)
-
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`xraylab.data.synthetic.bone.write_mura`."""
-        return write_mura(parent / self.published_name, **options)
 
 
 def _parts(key: str, given: str | Sequence[str]) -> tuple[str, ...]:

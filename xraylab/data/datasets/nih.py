@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,6 +53,7 @@ class NIH(Radiographs):
     heldout = "test"
     known = FINDINGS
     on_request = (NONE,)
+    writer = write_nih
 
     def matches(self, path: Path) -> bool:
         """A folder with the table and the lists of both splits."""
@@ -140,10 +140,6 @@ class NIH(Radiographs):
     def lists(self, path: Path) -> tuple[str, ...]:
         """The table and the lists of both splits."""
         return str(_entries(path)), *LISTS.values()
-
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`xraylab.data.synthetic.chest.write_nih`."""
-        return write_nih(parent / self.published_name, **options)
 
 
 def _entries(path: Path) -> str | None:
