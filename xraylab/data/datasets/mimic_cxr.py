@@ -9,6 +9,7 @@ program read them from its report: 1 positive, 0 negative, -1 uncertain, blank n
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
-from xraylab.data.datasets.chest_xray import Radiographs, differing, find_list, name_wrong, read_list, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, with_lines
+from xraylab.data.datasets.csv_cells import differing
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.published import Published
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
@@ -29,6 +31,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 log = logging.getLogger(__name__)
 
 LABELS = ("chexpert", "negbio")
+LISTS = ("split", "metadata", *LABELS, "test-set-labeled")
 TEST_LABELS = ("auto", "radiologists", "report")
 SPLITS = {"train": "train", "validate": "valid", "test": "test"}
 VIEWS = {"pa": "pa", "ap": "ap", "lateral": "lateral", "ll": "lateral"}  # ViewPosition; any other is of no known kind
@@ -84,12 +87,12 @@ class MIMIC(Radiographs):
 
     def matches(self, path: Path) -> bool:
         """A folder with the lists of splits and of metadata."""
-        return all(_list(path, kind) for kind in ("split", "metadata"))
+        return path.is_dir() and {"split", "metadata"} <= set(_lists(path))
 
     def read(self, path: Path) -> StudyTable:
         """One row a study, in the published splits."""
         problems: Problems = defaultdict(list)
-        lists = {kind: name for kind in ("split", "metadata", *LABELS, "test-set-labeled") if (name := _list(path, kind))}
+        lists = _lists(path)
         if self.labels not in lists:
             raise UserError(
                 f"labels={self.labels}: there is no mimic-cxr-2.0.0-{self.labels}.csv.gz in {path}. Get it, or choose "
@@ -217,7 +220,8 @@ class MIMIC(Radiographs):
 
     def whole(self, path: Path) -> list[DatasetReader]:
         """One reader of all views and findings; of test as the reports say, for it has all studies. It looks into every list."""
-        labels = self.labels if _list(path, self.labels) else next((kind for kind in LABELS if _list(path, kind)), self.labels)
+        lists = _lists(path)
+        labels = next((kind for kind in (self.labels, *LABELS) if kind in lists), self.labels)
         reader = MIMIC(self.root, "all", "all", labels, "report", self.bits, self.on_error, self.sample)
         reader.all_lists = True
         return [reader]
@@ -232,11 +236,14 @@ class MIMIC(Radiographs):
 
     def lists(self, path: Path) -> tuple[str, ...]:
         """The lists that are there."""
-        return tuple(name for kind in ("split", "metadata", *LABELS, "test-set-labeled") if (name := _list(path, kind)))
+        return tuple(_lists(path).values())
 
 
-def _list(path: Path, kind: str) -> str | None:
-    return find_list(path, rf"mimic-cxr-[\d.]+-{kind}\.csv(?:\.gz)?")
+def _lists(path: Path) -> dict[str, str]:
+    """The list of each kind that is there, of several the last by name."""
+    named = re.compile(rf"mimic-cxr-[\d.]+-({'|'.join(LISTS)})\.csv(?:\.gz)?")
+    found = {match.group(1): match.string for match in map(named.fullmatch, sorted(os.listdir(path))) if match}
+    return {kind: found[kind] for kind in LISTS if kind in found}
 
 
 def _keyed(file: Path, columns: list[str], problems: Problems) -> pd.DataFrame:

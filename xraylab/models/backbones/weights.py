@@ -226,30 +226,28 @@ def or_stop(name: str, pretrained: object, make: Callable[[], T]) -> T:
     except UserError:
         raise
     except Exception as error:
-        if pretrained is False:
-            raise UserError(f"backbone {name}: {_first_line(error)}") from error
-        raise UserError(f"backbone {name}: pretrained={pretrained} cannot be loaded: {_first_line(error)}") from error
+        what = "" if pretrained is False else f"pretrained={pretrained} cannot be loaded: "
+        raise UserError(f"backbone {name}: {what}{_first_line(error)}") from error
 
 
 def _require(url: str, what: str, cache: str) -> None:
     from huggingface_hub import constants
 
-    offline = constants.HF_HUB_OFFLINE and url.startswith(constants.ENDPOINT)
-    reason = "the environment says HF_HUB_OFFLINE" if offline else None
     try:
-        if reason is None:
-            request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "xraylab"})
-            urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+        if constants.HF_HUB_OFFLINE and url.startswith(constants.ENDPOINT):
+            raise ValueError("the environment says HF_HUB_OFFLINE")
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "xraylab"})
+        urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+        return
     except urllib.error.HTTPError as error:
         reason = f"{error.code} {error.reason}"
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "reason", error))
-    if reason is not None:
-        raise UserError(
-            f"{what}: its pretrained weights are not on this machine and cannot be fetched ({reason}).\n"
-            f"  from   {url}\n  cache  {cache}\n"
-            "Go on with backbone.pretrained=<file of weights>, or with backbone.pretrained=false for random weights."
-        )
+    raise UserError(
+        f"{what}: its pretrained weights are not on this machine and cannot be fetched ({reason}).\n"
+        f"  from   {url}\n  cache  {cache}\n"
+        "Go on with backbone.pretrained=<file of weights>, or with backbone.pretrained=false for random weights."
+    )
 
 
 def _first_line(error: Exception) -> str:

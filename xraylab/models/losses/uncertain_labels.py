@@ -166,14 +166,9 @@ class Uncertainty(WeightedBCE):
         """bool (B,L): certain labels, and others that can weigh anything."""
         if self.reduction == "all":
             return torch.ones_like(labels, dtype=torch.bool)
-        return (labels == 0) | (labels == 1) | ((labels == -1) & self._can_weigh()) | (torch.isnan(labels) & self._blank_counts())
-
-    def _can_weigh(self) -> Tensor:
-        """bool (L,); an adapted w may be 0 now and not later, and n was counted before training."""
-        return torch.ones_like(self.w, dtype=torch.bool) if self.adapts else self.w > 0
-
-    def _blank_counts(self) -> bool:
-        return bool(self.blank_weight)
+        # an adapted w may be 0 now and not later, and n was counted before training
+        uncertain, blank = (labels == -1) & (self.adapts | (self.w > 0)), torch.isnan(labels) & bool(self.blank_weight)
+        return (labels == 0) | (labels == 1) | uncertain | blank
 
     def targets(self, labels: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Target in [0,1] and weight of raw labels, both (B,L).
