@@ -26,6 +26,7 @@ from xraylab.data.datasets.layout import (
     by_layout,
     folders,
     holds_image,
+    id_pattern,
     is_image,
     listed_entries,
     readable_name,
@@ -167,18 +168,19 @@ class Folder(OwnData):
         for what, names in (("files are not images", aside.strays), ("pictures are masks, by their names,", aside.masks)):
             if names:
                 log.warning("%s: %d %s and are left alone: %s", path, len(names), what, listed(names))
-        for key, pattern in (("patient", self.patient), ("group", self.group)):
+        for key, pattern, otherwise in (("patient", self.patient, ""), ("group", self.group, readable_name(path))):
             for row in rows:
-                row[key] = _search(pattern, row["id"]) if pattern else {"patient": "", "group": readable_name(path)}[key]
+                found = pattern.search(row["id"]) if pattern else None
+                row[key] = otherwise if pattern is None else found and found.group(1)
             if pattern:
-                unnamed = [row["id"] for row in rows if row[key] is None]
+                unnamed = [row["id"] for row in rows if not row[key]]
                 if len(unnamed) == len(rows) > 0:
                     raise UserError(
                         f"dataset.{key}={pattern.pattern}: it finds nothing in the path of any of {len(rows)} studies, as "
                         f"{listed(unnamed, 3)}. Change it, or leave it out."
                     )
                 problems[f"studies in whose path dataset.{key}={pattern.pattern} finds nothing"] += unnamed
-                rows = [row for row in rows if row[key] is not None]
+                rows = [row for row in rows if row[key]]
         frame = pd.DataFrame(rows, columns=["id", "patient", "group", "split", "images", *labels])
         return self.table_of(
             path,
@@ -302,21 +304,6 @@ def check_names(labels: Collection[str], where: str) -> None:
 
 
 def _pattern(key: str, given: str | None) -> re.Pattern[str] | None:
-    if given is None:
-        return None
-    try:
-        pattern = re.compile(str(given))
-    except re.error as error:
-        raise UserError(f"dataset.{key}={given}: it is not a regular expression: {error}.") from None
-    if pattern.groups != 1:
-        example = f"\"dataset.{key}='{key}(\\d+)'\""  # as a shell takes it
-        raise UserError(
-            f"dataset.{key}={given}: it has {pattern.groups} groups. It needs one, round the part of a study's path that names "
-            f"the {key}, as in {example}."
-        )
-    return pattern
-
-
-def _search(pattern: re.Pattern[str], text: str) -> str | None:
-    match = pattern.search(text)
-    return match.group(1) or None if match else None
+    example = f"\"dataset.{key}='{key}(\\d+)'\""  # as a shell takes it
+    wants = f". It needs one, round the part of a study's path that names the {key}, as in {example}."
+    return None if given is None else id_pattern(f"dataset.{key}", given, wants)

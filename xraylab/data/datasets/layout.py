@@ -28,6 +28,24 @@ def readable_name(path: Path) -> str:
     return os.path.basename(os.path.abspath(path)) or "data"
 
 
+def id_pattern(key: str, given: str, wants: str) -> re.Pattern[str]:
+    """A regular expression with one group, to be searched in the path of a study.
+
+    Args:
+        wants: ends the message where it has another number of groups.
+
+    Raises:
+        UserError: it is no such expression.
+    """
+    try:
+        pattern = re.compile(str(given))
+    except re.error as error:
+        raise UserError(f"{key}={given}: it is not a regular expression: {error}.") from None
+    if pattern.groups != 1:
+        raise UserError(f"{key}={given}: it has {pattern.groups} groups{wants}")
+    return pattern
+
+
 def is_image(file: Path) -> bool:
     """Whether a file is of a kind that is read; arrays are not, they are for tables."""
     return file.suffix.lower() != ARRAY and is_picture(file)
