@@ -76,10 +76,9 @@ def read_cells(path: Path) -> tuple[pd.DataFrame, dict[int, int]]:
     return cells.assign(**stripped), {line: counts[line] for line in cells.index if counts.get(line, named) < named}
 
 
-def split_words(column: pd.Series) -> str:
-    """The words of a column of splits, how often each is there, and which are known."""
-    words = listed((f"{word!r} in {n} rows" for word, n in column.value_counts().items()), 20)
-    return f"{words}. It is one of {', '.join(SPLIT_NAMES)}."
+def counted(column: pd.Series) -> str:
+    """The words of a column, and how often each is there."""
+    return listed((f"{word!r} in {n} rows" for word, n in column.value_counts().items()), 20)
 
 
 def is_given(cells: pd.DataFrame, name: str) -> bool:

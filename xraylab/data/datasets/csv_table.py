@@ -23,6 +23,7 @@ from xraylab.data.datasets.csv_cells import (
     are_labels,
     bags_of,
     check_agreement,
+    counted,
     every_label,
     inside,
     is_given,
@@ -30,7 +31,6 @@ from xraylab.data.datasets.csv_cells import (
     path_fault,
     read_cells,
     renamed_columns,
-    split_words,
 )
 from xraylab.data.datasets.folder import OwnData, check_names, heldout_split
 from xraylab.data.datasets.layout import by_layout
@@ -212,14 +212,13 @@ class CsvTable(OwnData):
         if is_given(cells, "split"):
             split = cells["split"].str.lower().map(SPLIT_NAMES)
             unknown = split.isna()
-            words = cells["split"][unknown].value_counts()
-            kind = f"splits other than {', '.join(SPLIT_NAMES)}"
-            if len(words):
-                kind += f" ({listed((f'{word!r} in {n} rows' for word, n in words.items()), 20)})"
+            known = ", ".join(SPLIT_NAMES)
+            kind = f"splits other than {known} ({counted(cells['split'][unknown])})"
             for line, study, cell in zip(cells.index[unknown], cells["id"][unknown], cells["split"][unknown], strict=True):
                 faults.add(kind, study, f"{cell!r}, line {line}")
             if unknown.any() and not (split == "train").any():
-                raise UserError(f"{path}: no row is of the split train. The column split has " + split_words(cells["split"]))
+                words = counted(cells["split"])
+                raise UserError(f"{path}: no row is of the split train. The column split has {words}. It is one of {known}.")
             all_train = "all rows are train (without the column split, dataset.test_fraction of the patients is held out)"
             about["split"] = split.map(heldout_split(split.dropna().unique(), f"{path}: {all_train}")).fillna("")
         elif self.test_fraction is None:

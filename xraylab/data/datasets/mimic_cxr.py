@@ -113,11 +113,7 @@ class MIMIC(Radiographs):
             theirs = self._test_labels(path / radiologists, images, problems)
             if self.test_labels != "report":
                 images, labels = self._radiologists_only(images, labels, theirs)
-        place = pd.Index(labels.index).get_indexer(pd.Index(images["id"]))
-        images, place = images[place >= 0], place[place >= 0]
-        for label in self.findings:
-            images[label] = labels[label].to_numpy(np.float32)[place]
-        images[ALL_LABELS] = labels[ALL_LABELS].fillna("-" * len(CHEXPERT)).to_numpy(object)[place]
+        images = images.join(labels.fillna({ALL_LABELS: "-" * len(CHEXPERT)}), on="id", how="inner")
         return self.table(path, self.published_name, images, problems)
 
     def _images(self, splits: Path, metadata: Path, problems: Problems) -> pd.DataFrame:
@@ -130,16 +126,12 @@ class MIMIC(Radiographs):
             for line, dicom, cell in rows.loc[split.isna(), ["dicom_id", "split"]].itertuples(name=None)
         ]
         rows = rows.assign(split=split)
-        place = pd.Index(about["dicom_id"]).get_indexer(pd.Index(rows["dicom_id"]))
-        unlisted = np.ones(len(about), bool)
-        unlisted[place[place >= 0]] = False
+        unlisted, known = ~about["dicom_id"].isin(rows["dicom_id"]), rows["dicom_id"].isin(about["dicom_id"])
         problems[f"images of {metadata.name} that are not in {splits.name}"] += about["dicom_id"][unlisted].tolist()
-        problems[f"images of {splits.name} that are not in {metadata.name}"] += rows["dicom_id"][place < 0].tolist()
-        rows, place = rows[place >= 0], place[place >= 0]
-        there = about.iloc[place]
-        torn = np.zeros(len(rows), bool)
-        for key in ("study_id", "subject_id"):
-            torn |= rows[key].to_numpy() != there[key].to_numpy()
+        problems[f"images of {splits.name} that are not in {metadata.name}"] += rows["dicom_id"][~known].tolist()
+        rows, keys = rows[known], ["study_id", "subject_id"]
+        there = about.set_index("dicom_id").loc[rows["dicom_id"]]
+        torn = (rows[keys].to_numpy() != there[keys].to_numpy()).any(axis=1)
         kind = f"images of another study or subject in {metadata.name} than in {splits.name}"
         problems[kind] += rows["dicom_id"][torn].tolist()
         keep = ~torn & rows["split"].notna().to_numpy()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from xraylab.errors import UserError, did_you_mean
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 LABEL = "abnormal"
+LISTS = {"v1.1": ("{}_image_paths.csv", "{}_labeled_studies.csv"), "v1.0": ("{}.csv",)}  # of each split
 IMAGE = re.compile(r"(train|valid)/XR_([A-Z]+)/(patient\d+)/(study\w+)/([^/.][^/]*)")
 STUDY = re.compile(r"(train|valid)/XR_([A-Z]+)/(patient\d+)/(study\w+)")
 # published of v1.1
@@ -115,12 +116,12 @@ class MURA(DatasetReader):
             problems[f"studies with a label but no image in {listing}"] += sorted(set(labels) - listed)
         problems[f"studies of {split} of whose images none can be used"] += sorted(listed & set(labels) - set(bags))
         studies = [s for s in bags if s in labels]
-        found = [STUDY.fullmatch(s) for s in studies]
+        folders = [s.split("/") for s in studies]  # split, body part, patient, study
         return pd.DataFrame(
             {
                 "id": studies,
-                "patient": [m.group(3) for m in found if m],
-                "group": [m.group(2).lower() for m in found if m],
+                "patient": [patient for _, _, patient, _ in folders],
+                "group": [part.removeprefix("XR_").lower() for _, part, _, _ in folders],
                 "split": "train" if split == "train" else "heldout",
                 "images": [tuple(bags[s]) for s in studies],
                 LABEL: np.array([labels[s] for s in studies], np.float32),
@@ -151,8 +152,7 @@ class MURA(DatasetReader):
 
     def lists(self, path: Path) -> tuple[str, ...]:
         """The four CSVs of v1.1, or the two of v1.0."""
-        names = ("{}_image_paths.csv", "{}_labeled_studies.csv") if _version(path) == "v1.1" else ("{}.csv",)
-        return tuple(name.format(split) for split in ("train", "valid") for name in names)
+        return tuple(name.format(split) for split in ("train", "valid") for name in LISTS[_version(path) or "v1.0"])
 
 
 def _parts(key: str, given: str | Sequence[str]) -> tuple[str, ...]:
@@ -168,38 +168,41 @@ def _parts(key: str, given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _version(path: Path) -> str | None:
-    for version, names in (("v1.1", ("{}_image_paths.csv", "{}_labeled_studies.csv")), ("v1.0", ("{}.csv",))):
+    for version, names in LISTS.items():
         if all((path / name.format(split)).is_file() for split in ("train", "valid") for name in names):
             return version
     return None
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a CSV without a header that hold something, with their numbers."""
-    return [(number, line.strip()) for number, line in enumerate(text_lines(path), start=1) if line.strip()]
+def _rows(
+    path: Path, pattern: re.Pattern[str], split: str, labelled: bool, problems: Problems
+) -> Iterator[tuple[int, str, str, str]]:
+    """The rows of a CSV without a header that are an image, or a study, of a split; those that are not are named.
 
-
-def _inside(cell: str) -> str:
-    """A path of the CSVs without its first part, which names the dataset."""
-    return cell.strip().strip('"').rstrip("/").partition("/")[2]
+    Yields:
+        The line's number, the path without its first part, which names the dataset, the body part, and the label's text.
+    """
+    what = "an image" if pattern is IMAGE else "a study"
+    for number, line in enumerate(map(str.strip, text_lines(path)), start=1):
+        cell, _, label = line.rpartition(",") if labelled else (line, "", "")
+        name = cell.strip().strip('"').rstrip("/").partition("/")[2]
+        match = pattern.fullmatch(name)
+        apple_double = pattern is IMAGE and name.rpartition("/")[2].startswith(".")
+        header = pattern is IMAGE and number == 1 and label == "label"
+        if match and match.group(1) == split and match.group(2).lower() in PARTS:
+            yield number, name, match.group(2).lower(), label.strip()
+        elif line and not apple_double and not header:
+            problems[f"rows of {path.name} that are not {what} of {split}"].append(f"line {number}: {line[:60]}")
 
 
 def _images(path: Path, split: str, parts: Sequence[str], labelled: bool, problems: Problems) -> dict[str, str]:
     """Images of the wanted body parts, in order, each with its label's text (v1.0) or an empty one."""
     images: dict[str, str] = {}
-    for number, line in _lines(path):
-        cell, _, label = line.rpartition(",") if labelled else (line, "", "")
-        name = _inside(cell)
-        if name.rpartition("/")[2].startswith("."):
-            continue  # AppleDouble files
-        match = IMAGE.fullmatch(name)
-        if match is None or match.group(1) != split or match.group(2).lower() not in PARTS:
-            if not (number == 1 and label == "label"):
-                problems[f"rows of {path.name} that are not an image of {split}"].append(f"line {number}: {line[:60]}")
-        elif name in images:
+    for number, name, part, label in _rows(path, IMAGE, split, labelled, problems):
+        if name in images:
             problems[f"images twice in {path.name}"].append(f"{name} (line {number})")
-        elif match.group(2).lower() in parts:
-            images[name] = label.strip()
+        elif part in parts:
+            images[name] = label
     return images
 
 
@@ -207,14 +210,8 @@ def _labels(path: Path, split: str, parts: Sequence[str], problems: Problems) ->
     """Labels by study from a ``labeled_studies.csv``; rows that are wrong are named and left out."""
     labels: dict[str, float] = {}
     seen: set[str] = set()
-    for number, line in _lines(path):
-        cell, _, label = line.rpartition(",")
-        name, label = _inside(cell), label.strip()
-        match = STUDY.fullmatch(name)
-        if match is None or match.group(1) != split or match.group(2).lower() not in PARTS:
-            problems[f"rows of {path.name} that are not a study of {split}"].append(f"line {number}: {line[:60]}")
-            continue
-        if match.group(2).lower() not in parts:
+    for number, name, part, label in _rows(path, STUDY, split, True, problems):
+        if part not in parts:
             continue
         if name in seen:
             problems[f"studies twice in {path.name}"].append(f"{name} (line {number})")

@@ -100,7 +100,7 @@ class NIH(Radiographs):
         there = names.isin([])
         both, wrong, splits = there, named(problems), names.where(there)
         for split, file in LISTS.items():
-            listed = _names(path / file)
+            listed = pd.Series([line.strip() for line in text_lines(path / file) if line.strip()], dtype=object)
             problems[f"images twice in {file}"] += listed[listed.duplicated()].tolist()
             problems[f"images of {file} without a row"] += listed[~listed.isin(names) & ~listed.isin(wrong)].tolist()
             here = names.isin(listed)
@@ -156,8 +156,3 @@ def _folders(path: Path) -> dict[str, str]:
             with os.scandir(path / folder) as entries:
                 where.update({e.name: folder for e in entries if e.name.endswith(".png") and e.name not in where})
     return where
-
-
-def _names(path: Path) -> pd.Series:
-    """The names in a list, one a line."""
-    return pd.Series([line.strip() for line in text_lines(path) if line.strip()], dtype=object)
