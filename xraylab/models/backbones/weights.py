@@ -105,8 +105,8 @@ def _read(path: str) -> dict[str, Any]:
     try:
         return _tensors(path)
     except Exception as error:  # whatever a broken file makes the readers raise
-        words = f"backbone.pretrained={path}: cannot be loaded: {_first_line(error).split('. ')[0]}.\n{WHOLE}"
-        raise UserError(words) from error
+        reason = _first_line(error).split(". ")[0]
+        raise UserError(f"backbone.pretrained={path}: cannot be loaded: {reason}.\n{WHOLE}") from error
 
 
 def _tensors(path: str) -> dict[str, Any]:

@@ -88,8 +88,8 @@ class Uncertainty(WeightedBCE):
         self.learns, self.adapts = u == LEARNED, w == ADAPTED
         if reduction not in REDUCTIONS:
             raise UserError(f"loss.reduction={reduction}: it is {' or '.join(REDUCTIONS)}.")
-        for name, value, most in (("u_start", u_start, 1), ("w_start", w_start, 1), ("w_rate", w_rate, 1)):
-            if not 0 < number_of(f"loss.{name}", value) <= most or (name == "u_start" and value == 1):
+        for name, value in (("u_start", u_start), ("w_start", w_start), ("w_rate", w_rate)):
+            if not 0 < number_of(f"loss.{name}", value) <= 1 or (name == "u_start" and value == 1):
                 raise UserError(f"loss.{name}={value}: it is above 0 and {'below' if name == 'u_start' else 'at most'} 1.")
         if not 0 < number_of("loss.held_back", held_back) <= 0.5:
             raise UserError(f"loss.held_back={held_back}: it is above 0 and at most .5.")
@@ -97,10 +97,8 @@ class Uncertainty(WeightedBCE):
             raise UserError(f"loss.u_lr={u_lr}: it is above 0.")
         if self.learns and (balance == "group" or label_smoothing):
             raise UserError("loss.u=learned goes with loss.balance=none, label, keras or inverse, and without label_smoothing.")
-        named = {"negative": 1.0, "ignore": 0.0}
-        self.blank_weight = (
-            named[str(blank)] if str(blank) in named else number_of("loss.blank", blank, "negative, ignore or a weight")
-        )
+        named: dict[Any, float] = {"negative": 1.0, "ignore": 0.0}
+        self.blank_weight = number_of("loss.blank", named.get(str(blank), blank), "negative, ignore or a weight")
         if self.blank_weight < 0:
             raise UserError(f"loss.blank={blank}: a weight is at least 0.")
         self.ranges = {} if self.learns else _by_finding("loss.u", u, _range)
