@@ -90,8 +90,7 @@ def dicom_shape(path: Path) -> tuple[int, int, int]:
         UserError: it cannot be read.
     """
     with _discreet(path):
-        dataset = _read(path, pixels=False)
-        return stored_shape(path, dataset)
+        return stored_shape(path, _read(path, pixels=False))
 
 
 def dicom_layouts(paths: Sequence[Path]) -> list[tuple[int, bool]]:

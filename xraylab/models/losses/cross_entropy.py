@@ -77,17 +77,11 @@ class TwoSoftmax(WeightedBCE):
     (2, tensor([[0.5000]]))
     """
 
+    per_label = 2
+
     def __init__(self, balance: str = "none", label_smoothing: float = 0.0) -> None:
         super().__init__(balance, label_smoothing)
         self.save_hyperparameters()
-
-    def outputs(self, num_labels: int) -> int:
-        """Two a label."""
-        return 2 * num_labels
-
-    def softmax(self, num_labels: int) -> int:
-        """Two."""
-        return 2
 
     def difference(self, logits: Tensor) -> Tensor:
         """(B,L), positive minus negative of (B,2L)."""

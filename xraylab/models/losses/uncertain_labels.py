@@ -76,6 +76,7 @@ class Uncertainty(WeightedBCE):
     """
 
     knows_uncertain = True
+    targets_by_study = False  # whether uncertain labels of each study have a target of their own, without which there is none
 
     def __init__(
         self, u: float | str | Sequence[float] | Mapping[str, Any] = 0.5, w: float | str | Mapping[str, Any] = 1.0,
@@ -175,15 +176,12 @@ class Uncertainty(WeightedBCE):
             UserError: the targets of uncertain labels are not the same for all, and rows, or :meth:`attach`, are missing.
         """
         if self._rows is None or rows is None:
-            if self._needs_rows():
+            if self.targets_by_study or self._rows is not None:
                 raise UserError("this loss has a target for each study: call attach(table), and pass rows.")
             return self._plain(labels)
         if self._rows.device != labels.device:
             self._rows = self._rows.to(labels.device)
         return self._plain(labels, self._rows[rows])
-
-    def _needs_rows(self) -> bool:
-        return self._rows is not None
 
     def _plain(self, labels: Tensor, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Target and weight with u (L,) or (B,L), else with the middle of its range or what was learned."""
