@@ -19,7 +19,7 @@ import pandas as pd
 from xraylab.data.findings import CHEXPERT, NIH, spelled
 from xraylab.data.synthetic.chest_drawing import Case, draw_view
 from xraylab.data.synthetic.chest_labels import Cases, Rates, draw_labels
-from xraylab.data.synthetic.mark import mark_synthetic
+from xraylab.data.synthetic.mark import mark_synthetic, new_root
 from xraylab.errors import UserError
 
 LEAST = 20  # studies of a split, so that each class of the competition's findings is there
@@ -61,14 +61,14 @@ def _studies(cases: Cases, first: int, seed: tuple[int, ...], returns: float = R
     return studies
 
 
-def _new(root: Path, **counts: int) -> None:
-    """Make the folder, unless something is in the way."""
-    if root.exists() and (root.is_file() or any(root.iterdir())):
-        raise UserError(f"{root} exists and is not empty; name another folder, or delete it first.")
+def _drawn(root: Path, counts: dict[str, int], seed: int, uncertain: Rates = None, truth: Rates = None) -> dict[str, Cases]:
+    """Findings of the studies of each split, and the folder for them, unless something is in the way or a split too small."""
+    parts = {split: draw_labels(n, [seed, i], uncertain, truth) for i, (split, n) in enumerate(counts.items())}
     if min(counts.values()) < LEAST:
         asked = " ".join(f"{k}={v}" for k, v in counts.items())
         raise UserError(f"{asked}: at least {LEAST} studies of each are needed, for both classes of every finding.")
-    root.mkdir(parents=True, exist_ok=True)
+    new_root(root)
+    return parts
 
 
 def _jpeg(image: np.ndarray) -> bytes:
@@ -110,8 +110,7 @@ def write_chexpert(
         UserError: ``root`` exists already, a split is too small, or the rates are wrong.
     """
     counts = {"train": train, "valid": valid} | ({"test": test} if test else {})
-    parts = {s: draw_labels(n, [seed, i], uncertain, truth) for i, (s, n) in enumerate(counts.items())}
-    _new(root, **counts)
+    parts = _drawn(root, counts, seed, uncertain, truth)
     first, jobs = 1, []
     for i, (split, cases) in enumerate(parts.items()):
         first = max(first, {"train": 1, "valid": 64541, "test": 64741}[split])
@@ -149,9 +148,7 @@ def write_mimic(
     Raises:
         UserError: as in :func:`write_chexpert`.
     """
-    counts = {"train": train, "valid": valid, "test": test}
-    parts = {s: draw_labels(n, [seed, i], uncertain, truth) for i, (s, n) in enumerate(counts.items())}
-    _new(root, **counts)
+    parts = _drawn(root, {"train": train, "valid": valid, "test": test}, seed, uncertain, truth)
     first, jobs = 10000032, []
     names = sorted(CHEXPERT)
     order = [CHEXPERT.index(name) for name in names]
@@ -217,13 +214,12 @@ def write_nih(root: Path, train: int = 300, test: int = 80, seed: int = 0, size:
     Raises:
         UserError: ``root`` exists already, or a split is too small.
     """
-    counts = {"train": train, "test": test}
-    _new(root, **counts)
+    parts = _drawn(root, {"train": train, "test": test}, seed)
     published = {name: name.title() for name in NIH} | {"pleural_effusion": "Effusion"}
     first, jobs, rows = 1, [], []
-    for i, (split, count) in enumerate(counts.items()):
+    for i, (split, cases) in enumerate(parts.items()):
         images = []
-        for study in (studies := _studies(draw_labels(count, [seed, i]), first, (seed, i), lateral=0)):
+        for study in (studies := _studies(cases, first, (seed, i), lateral=0)):
             images.append(f"{study.patient:08d}_{study.visit - 1:03d}.png")
             jobs.append((f"images/{images[-1]}", study, 0))
             found = "|".join(published[name] for name in sorted(_nih(study.case))) or "No Finding"
@@ -281,9 +277,7 @@ def write_tutorial(
     """
     if shards < 1:
         raise UserError(f"shards={shards}: it is at least 1.")
-    counts = {"train": train, "valid": valid, "test": test}
-    parts = {s: draw_labels(n, [seed, i], uncertain, truth) for i, (s, n) in enumerate(counts.items())}
-    _new(root, **counts)
+    parts = _drawn(root, {"train": train, "valid": valid, "test": test}, seed, uncertain, truth)
     names = [name.replace("lung_opacity", "airspace_opacity") for name in CHEXPERT]
     for i, (split, cases) in enumerate(parts.items()):
         codes = np.select([cases.reported == value for value in (0, -1, 1)], [1, 2, 3], 0)
