@@ -149,12 +149,10 @@ class Folder(OwnData):
         aside = Aside([], [])
         rows: list[dict[str, Any]] = []
         for folder, split in published.items():
-            here = listed_entries(path, folder, problems)
-            for entry in here:
-                if not entry.folder:
-                    kind = problems["images in no class folder"] if is_image(path / folder / entry.name) else aside.strays
-                    kind.append(f"{folder}/{entry.name}")
-            there = {entry.name for entry in here if entry.folder}
+            files, there = listed_entries(path, folder, problems)
+            for file in files:
+                kind = problems["images in no class folder"] if is_image(path / folder / file) else aside.strays
+                kind.append(f"{folder}/{file}")
             if missing := [name for name in classes if name not in there]:
                 log.warning("%s has no class %s: metrics that need it are undefined there.", path / folder, listed(missing))
             for name in [name for name in classes if name in there]:

@@ -59,8 +59,8 @@ class WeightedBCE(Loss):
         return (curves[0] * (keep * positive + move * negative) + curves[1] * (keep * negative + move * positive)).sum()
 
     def difference(self, logits: Tensor) -> Tensor:
-        """(B,L), the logit of each label."""
-        return logits
+        """(B,L), the logit of each label: of several outputs, the second, which is positive, minus the first, negative."""
+        return logits if self.per_label == 1 else logits[:, 1 :: self.per_label] - logits[:, :: self.per_label]
 
     def log_odds(self, logits: Tensor) -> Tensor:
         """The logit itself, whose sigmoid is the probability."""
@@ -82,10 +82,6 @@ class TwoSoftmax(WeightedBCE):
     def __init__(self, balance: str = "none", label_smoothing: float = 0.0) -> None:
         super().__init__(balance, label_smoothing)
         self.save_hyperparameters()
-
-    def difference(self, logits: Tensor) -> Tensor:
-        """(B,L), positive minus negative of (B,2L)."""
-        return logits[:, 1::2] - logits[:, 0::2]
 
 
 class CrossEntropy(Loss):

@@ -38,10 +38,6 @@ class MultiClass(Uncertainty):
         self.save_hyperparameters()
         self.hparams.pop("u")
 
-    def difference(self, logits: Tensor) -> Tensor:
-        """(B,L), positive minus negative of (B,3L): the logit of positive, given that it is certain."""
-        return logits[:, 1::3] - logits[:, 0::3]
-
     def count(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Negatives and positives, unmentioned ones by their weight, float64 (L,)."""
         negative, positive = WeightedBCE.count(self, labels)
