@@ -6,7 +6,7 @@ What a study shows is its truth; its label is, as published, what a report says 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,12 @@ from xraylab.errors import UserError
 LEAST = 20  # studies of a split, so that each class of the competition's findings is there
 LATERAL, SECOND = 0.35, 0.08  # shares of studies with a lateral and with a second frontal view
 RETURNS = 0.25  # share of studies by the patient before
+#: names in ChestX-ray14 of what is drawn, beside its own: where it is slight, and where it is severe
+AS_NIH: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "lung_lesion": (("nodule",), ("mass",)), "enlarged_cardiomediastinum": (("hernia",), ("hernia",)),
+    "pleural_other": (("pleural_thickening",), ("pleural_thickening", "fibrosis")), "pneumothorax": ((), ("emphysema",)),
+    "pneumonia": (("infiltration",), ()),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,7 @@ def write_nih(root: Path, train: int = 300, test: int = 80, seed: int = 0, size:
         for study in (studies := _studies(cases, first, (seed, i), lateral=0)):
             images.append(f"{study.patient:08d}_{study.visit - 1:03d}.png")
             jobs.append((f"images/{images[-1]}", study, 0))
-            found = "|".join(published[name] for name in sorted(_nih(study.case))) or "No Finding"
+            found = "|".join(published[name] for name in _nih(study.case)) or "No Finding"
             row = [images[-1], found, study.visit - 1, study.patient, study.age, "F" if study.female else "M"]
             rows.append([*row, study.views[0].upper(), 2500, 2048, 0.171, 0.171])
         (root / f"{'train_val' if split == 'train' else split}_list.txt").write_text("\n".join(images), encoding="utf-8")
@@ -238,22 +244,11 @@ def write_nih(root: Path, train: int = 300, test: int = 80, seed: int = 0, size:
     return root
 
 
-def _nih(case: Case) -> Iterator[str]:
+def _nih(case: Case) -> list[str]:
     """The findings of ChestX-ray14 that a case shows."""
-    for name, severity in case.severity.items():
-        if name in NIH:
-            yield name
-        severe = severity > 0.6
-        if name == "lung_lesion":
-            yield "mass" if severe else "nodule"
-        elif name == "enlarged_cardiomediastinum":
-            yield "hernia"
-        elif name == "pleural_other":
-            yield "pleural_thickening"
-        if severe and name in ("pneumothorax", "pleural_other"):
-            yield "emphysema" if name == "pneumothorax" else "fibrosis"
-        if not severe and name == "pneumonia":
-            yield "infiltration"
+    own = [name for name in case.severity if name in NIH]
+    others = [name for drawn, amount in case.severity.items() for name in AS_NIH.get(drawn, ((), ()))[int(amount > 0.6)]]
+    return sorted(own + others)
 
 
 def write_tutorial(

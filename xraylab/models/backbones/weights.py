@@ -65,9 +65,7 @@ def load_file(model: nn.Module, path: str, heads: Sequence[str] = ()) -> None:
     Raises:
         UserError: the file is not a state dict, or not of this model.
     """
-    state = _read(path)
-    kept = _whole(model, state, path, type(model).__name__, heads)
-    model.load_state_dict(kept, strict=False)
+    model.load_state_dict(_whole(model, _read(path), path, type(model).__name__, heads), strict=False)
 
 
 def from_file(name: str, make: Callable[[], nn.Module], path: str) -> nn.Module:
@@ -82,8 +80,7 @@ def from_file(name: str, make: Callable[[], nn.Module], path: str) -> nn.Module:
 
     def load(model: nn.Module, state: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
-        kept = _whole(model, state, path, name, (heads,) if isinstance(heads, str) else heads)
-        return plain(model, kept, strict=False)
+        return plain(model, _whole(model, state, path, name, (heads,) if isinstance(heads, str) else heads), strict=False)
 
     nn.Module.load_state_dict = load  # type: ignore[assignment]  # the one place that sees what timm made of the file
     _builder.load_state_dict = _tensors  # type: ignore[assignment]
