@@ -79,9 +79,8 @@ class Augmentation:
     def _made(self, images: np.ndarray, seed: int, epoch: int, study: str, first: int) -> np.ndarray:
         if self.per == "study":
             self._seed(seed, epoch, study, 0)
-            made = self._pipeline(
-                images=images if len(images) != 2 else images[[0, 1, 1]]
-            )  # OpenCV rounds two channels otherwise
+            several = images if len(images) != 2 else images[[0, 1, 1]]  # OpenCV rounds two channels otherwise
+            made = self._pipeline(images=several)
             return np.asarray(made["images"])[: len(images)]
         out = []
         for i, image in enumerate(images, start=first):

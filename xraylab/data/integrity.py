@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from xraylab.config.dataset import no_study
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 Number = int | tuple[int, int] | None
 
-STATES = {"positive": 1, "negative": 0, "uncertain": -1}  # blank: not a number
+STATES = {"positive": 1, "negative": 0, "uncertain": -1, "blank": np.nan}
 
 
 def shapes(source: ImageSource, images: Sequence[str]) -> list[tuple[int, int, int] | UserError]:
@@ -53,14 +54,12 @@ def counts(frame: pd.DataFrame, labels: Sequence[str], patients_known: bool) -> 
         row: dict[str, Any] = {"split": split, "group": group, "studies": len(part)}
         row["patients"] = part["patient"].nunique() if patients_known else None
         row["images"] = int(part["number"].sum())
-        for label in labels:
-            row |= {f"{label}_{word}": int((part[label] == value).sum()) for word, value in STATES.items()}
-            row[f"{label}_blank"] = int(part[label].isna().sum())
-        rows.append(row)
+        states = {f"{label}_{word}": int(part[label].isin([v]).sum()) for label in labels for word, v in STATES.items()}
+        rows.append(row | states)
     order = ["train", "heldout", "valid", "test"]
     rows.sort(key=lambda row: order.index(row["split"]))
     columns = ["split", "group", "studies", "patients", "images"]
-    columns += [f"{label}_{word}" for label in labels for word in (*STATES, "blank")]
+    columns += [f"{label}_{word}" for label in labels for word in STATES]
     return pd.DataFrame(rows, columns=columns).astype({"patients": "Int64"})
 
 
@@ -165,14 +164,13 @@ class Findings:
         return _aligned([shown, *rows], left=(0, 1))
 
     def _labels(self) -> list[str]:
-        words = [*STATES, "blank"]
-        rows = [["split", "group", "label", *words]]
+        rows = [["split", "group", "label", *STATES]]
         counts = self.counts
         if len(self.labels) > 3 and len(set(counts["group"])) > 1:
             summed = counts.groupby("split", sort=False).sum(numeric_only=True).reset_index()
             counts = summed.assign(group="all")
         for row in _records(counts):
-            rows += [[row["split"], row["group"], x, *(_shown(row[f"{x}_{word}"]) for word in words)] for x in self.labels]
+            rows += [[row["split"], row["group"], x, *(_shown(row[f"{x}_{word}"]) for word in STATES)] for x in self.labels]
         return _aligned(rows, left=(0, 1, 2))
 
     def _faults(self, most: int | None) -> list[str]:
@@ -327,10 +325,8 @@ def _strays(
 def _found(published: Published, frame: pd.DataFrame) -> Number:
     """The number in the study table that answers a published one."""
     rows = frame
-    if published.split is not None:
-        rows = rows[rows["split"] == published.split]
-    if published.group is not None:
-        rows = rows[rows["group"] == published.group]
+    for column, wanted in (("split", published.split), ("group", published.group)):
+        rows = rows if wanted is None else rows[rows[column] == wanted]
     if published.label is not None:
         label, value = published.label
         rows = rows[rows[label] == value] if label in rows else rows[:0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -119,8 +120,10 @@ class StudyTable:
         return "\n".join(lines)
 
 
-def stop_or_skip(problems: dict[str, list[str]], on_error: str, where: str, total: int, unit: str = "studies") -> None:
-    """Raise one summary of what is wrong with a dataset, unless it is to be skipped.
+def stop_or_skip(
+    problems: Mapping[str, Sequence[str]], on_error: str, where: str, total: int, unit: str = "studies"
+) -> dict[str, list[str]]:
+    """What is wrong with a dataset, the kinds of which there is something; or one summary of it as an error.
 
     Args:
         total: of so many ``unit``.
@@ -128,16 +131,15 @@ def stop_or_skip(problems: dict[str, list[str]], on_error: str, where: str, tota
     Raises:
         UserError: there are problems and ``on_error`` is ``stop``.
     """
-    if on_error not in ("stop", "skip"):
-        raise UserError(f"dataset.on_error={on_error}: it is stop or skip.")
-    problems = {kind: names for kind, names in problems.items() if names}
-    if problems and on_error == "stop":
-        lines = [f"  {len(names)} {kind}: {listed(names)}" for kind, names in problems.items()]
+    found = {kind: list(names) for kind, names in problems.items() if names}
+    if found and on_error == "stop":
+        lines = [f"  {len(names)} {kind}: {listed(names)}" for kind, names in found.items()]
         raise UserError(
-            f"{where}: something is wrong with {sum(map(len, problems.values()))} of {total} {unit}.\n"
+            f"{where}: something is wrong with {sum(map(len, found.values()))} of {total} {unit}.\n"
             + "\n".join(lines)
             + f"\nMend the data, or go on without these {unit} with dataset.on_error=skip (the results will name them)."
         )
+    return found
 
 
 def named(problems: Problems) -> set[str]:

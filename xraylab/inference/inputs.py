@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from xraylab.data.datasets.layout import id_pattern
 from xraylab.data.images.source import SUFFIXES, is_picture, stem
 from xraylab.data.synthetic.mark import SYNTHETIC_MARK
 from xraylab.errors import UserError, did_you_mean, listed, printable
@@ -93,7 +94,10 @@ def find_studies(
     """
     if study not in ("auto", "file", "folder"):
         raise UserError(f"study={study}: it is auto, file or folder.")
-    patterns = {"patient": _pattern("patient", patient, PATIENT), "group": _pattern("group", group, PART)}
+    patterns = {"patient": PATIENT, "group": PART}
+    for key, asked in (("patient", patient), ("group", group)):
+        if asked is not None:
+            patterns[key] = id_pattern(key, asked, f"; it needs one, round what names the {key}.")
     names = [given] if isinstance(given, str) else [str(name) for name in given]
     if foreign := [name for name in names if name.lower().endswith(FOREIGN)]:
         raise UserError(
@@ -339,15 +343,3 @@ def _files_in(folder: Path, deep: bool = True, above: tuple[str, ...] = ()) -> I
 def _natural(name: str) -> list[tuple[int, str]]:
     """A key by which ``image10`` follows ``image9``."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _pattern(key: str, given: str | None, otherwise: re.Pattern[str]) -> re.Pattern[str]:
-    if given is None:
-        return otherwise
-    try:
-        pattern = re.compile(str(given))
-    except re.error as error:
-        raise UserError(f"{key}={given}: it is not a regular expression: {error}.") from None
-    if pattern.groups != 1:
-        raise UserError(f"{key}={given}: it has {pattern.groups} groups; it needs one, round what names the {key}.")
-    return pattern

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 
 import torch
 from pytorch_lightning.core.mixins import HyperparametersMixin
@@ -60,12 +61,9 @@ class StudyNet(nn.Module, HyperparametersMixin):
         self.backbone, self.pool, self.parts = backbone, pool, tuple(parts)
         pool.build(backbone.num_features, softmax)
         layers: list[nn.Module] = []
-        width = backbone.num_features * max(len(parts), 1)
-        for following in hidden:
+        for width, following in pairwise((backbone.num_features * max(len(parts), 1), *hidden, num_outputs)):
             layers += [nn.Dropout(dropout)] * (dropout > 0) + [nn.Linear(width, following), nn.ReLU()]
-            width = following
-        layers += [nn.Dropout(dropout)] * (dropout > 0) + [nn.Linear(width, num_outputs)]
-        self.head = nn.Sequential(*layers)
+        self.head = nn.Sequential(*layers[:-1])
         self.register_buffer("mean", per_channel(mean, [255 * m for m in backbone.mean], "mean"))
         self.register_buffer("std", per_channel(std, [255 * s for s in backbone.std], "std"))
 

@@ -49,22 +49,19 @@ def require_features(backbone: Backbone, height: int, width: int) -> None:
 
 def lone_norms(backbone: Backbone, height: int, width: int) -> list[str]:
     """Names of the batch norms that see one value a channel of an image of this size: of one alone they have no variance."""
-    seen: dict[str, int] = {}
+    seen: dict[nn.Module, int] = {}
 
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen[name] = args[0].numel() // args[0].shape[1]
+    def watch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen[module] = args[0].numel() // args[0].shape[1]
 
-        return hook
-
-    norms = {name: module for name, module in backbone.named_modules() if isinstance(module, _BatchNorm)}
-    handles = [module.register_forward_pre_hook(watch(name)) for name, module in norms.items()]
+    norms: dict[nn.Module, str] = {module: name for name, module in backbone.named_modules() if isinstance(module, _BatchNorm)}
+    handles = [module.register_forward_pre_hook(watch) for module in norms]
     try:
         _pass(backbone, height, width)
     finally:
         for handle in handles:
             handle.remove()
-    return [name for name, values in seen.items() if values == 1]
+    return [norms[module] for module, values in seen.items() if values == 1]
 
 
 @torch.no_grad()

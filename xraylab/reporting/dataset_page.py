@@ -99,7 +99,7 @@ def _counts(found: Description) -> list[str]:
 def _labels(found: Description) -> list[str]:
     words = [
         word
-        for word in (*STATES, "blank")
+        for word in STATES
         if word in ("positive", "negative") or any(found.counts[f"{label}_{word}"].any() for label in found.table.labels)
     ]
     rows = []

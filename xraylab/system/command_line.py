@@ -45,11 +45,9 @@ def command_line(command: str, words: Sequence[str], launcher: str = "python") -
 
 def said(value: Any) -> str:
     """A value in messages, as it would be typed: null, not None."""
-    return str(value) if isinstance(value, str) else _element(value) if _simple(value) else str(value)
-
-
-def _simple(value: Any) -> bool:
-    return all(leaf is None or isinstance(leaf, bool | int | float) for leaf in _leaves(value)) and not isinstance(value, dict)
+    if isinstance(value, str | dict) or not all(leaf is None or isinstance(leaf, bool | int | float) for leaf in _leaves(value)):
+        return str(value)
+    return _element(value)
 
 
 def alone(words: Iterable[str]) -> list[str]:

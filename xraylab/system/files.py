@@ -72,25 +72,33 @@ def new_folder(path: str | Path, key: str = "output") -> Path:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that becomes ``path`` when the block ends well, and vanishes when not.
-
-    Raises:
-        CannotWrite: the disk is full, or nothing may be written there.
-    """
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` that becomes ``path`` when the block ends well, and vanishes when not."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """As :func:`replaced`, of a file of a run.
+
+    Raises:
+        CannotWrite: the disk is full, or nothing may be written there.
+    """
+    try:
+        with replaced(path) as partial:
+            yield partial
     except OSError as error:
         if error.errno not in NO_PLACE or (error.filename and Path(error.filename).parent != path.parent):
             raise
         kept = " What was there before is whole." if path.exists() else ""
         raise CannotWrite(f"cannot write {path}: {error.strerror}.{kept}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

@@ -13,7 +13,7 @@ import itertools
 import logging
 import os
 import warnings
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -199,17 +199,17 @@ def shared_gpus(count: int, devices: int, at_once: int) -> str:
 _place: list[TextIO] = []  # held by this process until it ends
 
 
-def own_gpus(folder: Path, devices: int, environment: MutableMapping[str, str] = os.environ) -> None:
+def own_gpus(folder: Path, devices: int) -> None:
     """Keep this process to GPUs of its own among those that are visible, as long as there are any that no other has.
 
-    It does so once, before CUDA starts. The lowest place that no process holds is taken; it is free again when this one ends.
+    It does so once, before CUDA starts, by ``CUDA_VISIBLE_DEVICES``. The lowest place that no process holds is taken; it is free
+    again when this one ends.
 
     Args:
         folder: where the processes that share them find each other.
         devices: GPUs that this one needs.
-        environment: whose ``CUDA_VISIBLE_DEVICES`` names all, and is changed.
     """
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if _place or len(visible) <= devices:
         return
     for k in itertools.count():
@@ -222,7 +222,7 @@ def own_gpus(folder: Path, devices: int, environment: MutableMapping[str, str] =
                 continue
         _place.append(file)
         first = k % (len(visible) // devices) * devices
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[first : first + devices])
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[first : first + devices])
         return
 
 

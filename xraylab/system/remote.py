@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from xraylab.errors import Stopped, UserError, listed
 from xraylab.system.command_line import shown
-from xraylab.system.files import locked
+from xraylab.system.files import locked, replaced
 from xraylab.system.paths import cache_dir
 from xraylab.system.progress import Pace, data_size
 
@@ -72,8 +72,8 @@ def mirror(url: str) -> Path:
     files_at, place = _filesystem(top, key)
     if isinstance(files_at, LocalFileSystem):
         return Path(place) / inside
-    name = unquote(top.rpartition("/")[2]) or "data"
-    folder = cache_dir() / "remote" / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', top)[:80]}-{_hash(top)}"
+    name, digest = unquote(top.rpartition("/")[2]) or "data", hashlib.sha256(top.encode()).hexdigest()[:12]
+    folder = cache_dir() / "remote" / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', top)[:80]}-{digest}"
     target = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock", f"copies {url}"):
@@ -112,10 +112,8 @@ def fetch_run(url: str) -> Path:
         raise UserError(f"{url} is not a run directory: it has no config.yaml.")
     directory = Path("outputs", *url.split("://", 1)[1].split("/")[-2:])
     if (directory / "config.yaml").is_file():
-        try:
+        with _in_words(url):
             there = {name: files_at.cat_file(files[name].path) for name in MARKS if name in files}
-        except Exception as error:
-            raise _in_words(error, url) from error
         here = {name: (directory / name).read_bytes() for name in MARKS if (directory / name).is_file()}
         if _progress(here) >= _progress(there):
             log.info("%s is as far as %s, or farther, and is used", directory, url)
@@ -148,16 +146,12 @@ class RunUpload:
         self.sent: dict[str, tuple[int, int]] = {}
         if url.startswith(("http://", "https://")):
             raise UserError(f"{key}: web servers are read only. Name a bucket, as in upload=s3://bucket/runs.")
-        try:
+        with _in_words(key):
             if fresh and self.files_at.exists(f"{self.place}/config.yaml"):
                 raise UserError(f"{key}: {self.url} holds a run already. Name another place, or another hydra.run.dir.")
             with tempfile.NamedTemporaryFile() as probe:
                 self.files_at.put_file(probe.name, f"{self.place}/.writable")
             self.files_at.rm_file(f"{self.place}/.writable")
-        except UserError:
-            raise
-        except Exception as error:
-            raise _in_words(error, key) from error
 
     def sync(self) -> bool:
         """Copy what changed; whether nothing is left. What fails is said, and is tried again the next time."""
@@ -245,29 +239,21 @@ def _fetched(files_at: Any, files: Mapping[str, _File], paths: Mapping[str, Path
     progress = _Progress(sum(file.size or 0 for file in files.values()))
 
     def fetch(name: str) -> str:
-        file, path = files[name], paths[name]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        file = files[name]
+        with replaced(paths[name]) as partial:
             files_at.get_file(file.path, str(partial), callback=progress)
             if file.size is not None and (found := partial.stat().st_size) != file.size:
                 raise UserError(f"{key}: {name or file.path} has {found} bytes, not {file.size}: it changed. Start again.")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
         return name
 
     with ThreadPoolExecutor(THREADS) as pool:
         futures = [pool.submit(fetch, name) for name in files]
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            with _in_words(key, "What is copied so far is kept."):
+                for future in as_completed(futures):
+                    yield future.result()
         except KeyboardInterrupt:
             raise Stopped("stopped; what is copied so far is kept, and the same command goes on from there.") from None
-        except UserError:
-            raise
-        except Exception as error:
-            raise _in_words(error, key, "What is copied so far is kept.") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             progress.bar.close()
@@ -300,7 +286,7 @@ def _listing(files_at: Any, place: str, key: str) -> dict[str, _File]:
         UserError: it cannot be listed, or there is nothing.
     """
     web = place.startswith(("http://", "https://"))
-    try:
+    with _in_words(key):
         found = files_at.find(place, detail=True)
         if not found:
             info = files_at.info(place)
@@ -319,30 +305,32 @@ def _listing(files_at: Any, place: str, key: str) -> dict[str, _File]:
             if ".." in name.split("/"):
                 raise UserError(f"{key}: {path} leads out of it.")
             files[name] = _File(path, info.get("size"), stamp)
-    except UserError:
-        raise
-    except Exception as error:
-        raise _in_words(error, key) from error
     if not files:
         raise UserError(f"{key}: there is nothing there, no file and no folder. Look for a mistake in the URL.")
     return files
 
 
-def _in_words(error: Exception, key: str, more: str = "") -> UserError:
-    """A file system's error for the user. They come from many libraries, so they are told by names and texts."""
-    text = _reason(error)
-    words = " ".join([*(kind.__name__ for kind in type(error).__mro__), text])
-    if isinstance(error, PermissionError) or re.search("(?i)credential|forbidden|access ?denied|unauthori[sz]ed", words):
-        what = "no access. Credentials are taken from the environment, as the package for this protocol finds them"
-    elif isinstance(error, OSError) and error.errno == 28:
-        what = "the disk is full. Make room, or name another cache by $XRAYLAB_CACHE"
-    elif isinstance(error, FileNotFoundError):
-        what = "there is no such bucket, folder or file"
-    elif isinstance(error, NotImplementedError):
-        what = "that cannot be done there"
-    else:
-        what = "it cannot be reached. Look for a mistake in the URL, or try again when the network is back"
-    return UserError(f"{key}: {what}. ({text}){f' {more}' if more else ''}")
+@contextmanager
+def _in_words(key: str, more: str = "") -> Iterator[None]:
+    """A file system's errors for the user. They come from many libraries, so they are told by names and texts."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        text = _reason(error)
+        words = " ".join([*(kind.__name__ for kind in type(error).__mro__), text])
+        if isinstance(error, PermissionError) or re.search("(?i)credential|forbidden|access ?denied|unauthori[sz]ed", words):
+            what = "no access. Credentials are taken from the environment, as the package for this protocol finds them"
+        elif isinstance(error, OSError) and error.errno == 28:
+            what = "the disk is full. Make room, or name another cache by $XRAYLAB_CACHE"
+        elif isinstance(error, FileNotFoundError):
+            what = "there is no such bucket, folder or file"
+        elif isinstance(error, NotImplementedError):
+            what = "that cannot be done there"
+        else:
+            what = "it cannot be reached. Look for a mistake in the URL, or try again when the network is back"
+        raise UserError(f"{key}: {what}. ({text}){f' {more}' if more else ''}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -371,10 +359,6 @@ def _require_space(needed: int, folder: Path, key: str) -> None:
             f"{key}: {data_size(needed)} have to be copied to {folder}, and {data_size(free)} are free there. "
             "Make room, or name another cache by $XRAYLAB_CACHE."
         )
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def local(root: str) -> Path:

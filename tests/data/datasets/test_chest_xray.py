@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from xraylab.data.datasets import chest_xray as radiographs
-from xraylab.data.datasets.chest_xray import KINDS, differing, file_faults, find_list, joined, name_wrong, read_list, settled
+from xraylab.data.datasets.chest_xray import KINDS, file_faults, joined, name_wrong, read_list, settled
+from xraylab.data.datasets.csv_cells import differing
 from xraylab.data.study_table import ALL_LABELS
 from xraylab.errors import UserError
 
@@ -155,11 +156,3 @@ def test_files_are_looked_for_in_order_and_progress_is_said(tmp_path, monkeypatc
     assert found.tolist() == ["missing image files" if i % 3 == 0 else ("", "empty image files")[i % 2 == 0] for i in range(20)]
     assert "looking for image files: 3 of 20, " in caplog.text
     assert file_faults(tmp_path, []).tolist() == []
-
-
-def test_the_latest_list_is_taken(tmp_path):
-    for name in ("m-2.0.0-split.csv", "m-2.0.0-split.csv.gz", "m-2.1.0-split.csv", "m-2.1.0-split.csv.part"):
-        (tmp_path / name).touch()
-    assert find_list(tmp_path, r"m-[\d.]+-split\.csv(\.gz)?") == "m-2.1.0-split.csv"
-    assert find_list(tmp_path, "nothing") is None
-    assert find_list(tmp_path / "no", ".*") is None

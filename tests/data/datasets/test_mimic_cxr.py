@@ -433,3 +433,12 @@ def test_a_few_studies_without_labels_are_left_out_and_counted(tmp_path, caplog)
     everything = whole.read(root).frame.set_index("id")
     assert len(everything) == 200
     assert everything.loc[gone, list(whole.findings)].isna().all()
+
+
+def test_the_latest_list_is_taken(tmp_path):
+    names = ("mimic-cxr-2.0.0-split.csv", "mimic-cxr-2.0.0-split.csv.gz", "mimic-cxr-2.1.0-split.csv")
+    for name in (*names, "mimic-cxr-2.1.0-split.csv.part", "cxr-2.2.0-split.csv"):
+        (tmp_path / name).touch()
+    assert MIMIC().lists(tmp_path) == ("mimic-cxr-2.1.0-split.csv",)
+    assert not MIMIC().matches(tmp_path)
+    assert not MIMIC().matches(tmp_path / "no")

@@ -123,9 +123,7 @@ def pack_table(
     for column in {"images", "views", "parts"} & set(frame):
         kept = [tuple(compress(*pair)) for pair in zip(frame[column], readable, strict=True)]
         frame[column] = pd.Series(kept, index=frame.index, dtype=object)
-    whole = np.array([set(of) >= set(table.parts) for of in frame["parts" if table.parts else "images"]]) & frame["images"].map(
-        bool
-    )
+    whole = frame["parts" if table.parts else "images"].map(lambda of: len(of) > 0 and set(of) >= set(table.parts))
     problems = {**table.problems, UNREADABLE: [*table.problems.get(UNREADABLE, []), *unreadable]}
     if gone := frame.loc[~whole, "id"].astype(str).tolist():
         lacks = f"of which {' or '.join(table.parts)} cannot be read" if table.parts else "of whose images none can be read"
@@ -296,7 +294,12 @@ def _build(missing: list[Shard], place: Path, workers: int) -> None:
             log.info("looking at %s files to be packed", f"{sum(len(shard.references) for shard in missing):,}")
         buildings = [_Building(shard, pool) for shard in missing]
         _require_one_size({size for building in buildings for size in building.sizes})
-        _require_space(sum(b.missing_bytes() for b in buildings), place)
+        needed, free = sum(b.missing_bytes() for b in buildings), shutil.disk_usage(place).free
+        if needed > free:
+            raise UserError(
+                f"{place}: the packed cache needs {data_size(needed)} ({needed} bytes), and {data_size(free)} ({free} bytes) are "
+                f"free. Make room, or set a smaller image.size. {ELSEWHERE}"
+            )
         total = sum(b.shape[0] for b in buildings)
         done = sum(b.images(b.done) for b in buildings)
         if total:
@@ -343,12 +346,3 @@ def _require_one_size(sizes: set[tuple[int, int]]) -> None:
     if len(sizes) > 1:
         found = listed([f"{height}x{width}" for height, width in sorted(sizes)], 6)
         raise UserError(f"images of different sizes ({found}) cannot be packed: set image.size=<pixels>.")
-
-
-def _require_space(needed: int, place: Path) -> None:
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise UserError(
-            f"{place}: the packed cache needs {data_size(needed)} ({needed} bytes), and {data_size(free)} ({free} bytes) are "
-            f"free. Make room, or set a smaller image.size. {ELSEWHERE}"
-        )

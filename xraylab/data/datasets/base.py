@@ -7,12 +7,15 @@ import logging
 import os
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from xraylab.data.published import Published
-from xraylab.data.study_table import StudyTable
-from xraylab.data.synthetic.mark import SAMPLE_VERSION
+from xraylab.data.study_table import StudyTable, stop_or_skip
+from xraylab.data.synthetic.mark import SAMPLE_VERSION, is_synthetic
 from xraylab.errors import UserError
 from xraylab.system.paths import ENVIRONMENT, cache_dir, tree
 from xraylab.system.remote import local
@@ -45,6 +48,7 @@ class DatasetReader(ABC):
     expected: str  # the published tree, for messages
     register: str  # where the data is to be had
     heldout: str = "held-out"  # what the publication calls the held-out split
+    writer: Callable[..., Path]  # of a synthetic dataset, to a path that ends in the published name
 
     def __init__(self, root: str | None, on_error: str, sample: dict[str, Any] | None = None) -> None:
         if on_error not in ("stop", "skip"):
@@ -66,9 +70,26 @@ class DatasetReader(ABC):
             UserError: files or rows are wrong and ``on_error`` is ``stop``.
         """
 
-    @abstractmethod
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """Write a synthetic dataset under ``parent`` in the published layout; returns its path."""
+        return type(self).writer(parent / self.published_name, **options)
+
+    def table_of(
+        self, path: Path, frame: pd.DataFrame, problems: Mapping[str, Sequence[str]], total: int, **about: Any
+    ) -> StudyTable:
+        """The study table of what was read at a path.
+
+        Args:
+            frame: the studies in which nothing is wrong.
+            problems: what is wrong with others: kind -> names.
+            total: how many studies there are with those.
+            about: the other fields of a :class:`StudyTable`.
+
+        Raises:
+            UserError: there are problems and ``on_error`` is ``stop``.
+        """
+        found = stop_or_skip(problems, self.on_error, str(path), total)
+        return StudyTable(frame, synthetic=is_synthetic(path), problems=found, **about)
 
     def whole(self, path: Path) -> list[DatasetReader]:
         """Readers that together read everything of the dataset at a path that matches, whatever the keys chose of it."""

@@ -9,7 +9,6 @@ import os
 import re
 import sys
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,12 +20,11 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
-from xraylab.data.datasets.csv_cells import label_value
+from xraylab.data.datasets.csv_cells import differing, label_value
 from xraylab.data.findings import VIEWS, chosen, finding, spelled, wanted_views
 from xraylab.data.images.source import FileSource, check_bits, file_fault
 from xraylab.data.stratification import written
-from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, stop_or_skip
-from xraylab.data.synthetic.mark import is_synthetic
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.system.progress import Pace
 
@@ -86,17 +84,9 @@ class Radiographs(DatasetReader):
         empty = images.loc[(fault != "") & ~images["id"].isin(usable["id"]), "id"]
         problems["studies of whose images none can be used"] += empty.unique().tolist()
         frame = joined(usable, self.findings)
-        found = {kind: names for kind, names in problems.items() if names}
-        stop_or_skip(found, self.on_error, str(path), max(total, sum(map(len, found.values()))))
-        return StudyTable(
-            frame=frame,
-            labels=self.findings,
-            source=FileSource(path, bits=self.bits),
-            name=name,
-            synthetic=is_synthetic(path),
-            views=True,
-            problems=found,
-        )
+        total = max(total, sum(map(len, problems.values())))
+        source = FileSource(path, bits=self.bits)
+        return self.table_of(path, frame, problems, total, labels=self.findings, source=source, name=name, views=True)
 
     def _of_view(self, path: Path, images: pd.DataFrame) -> pd.DataFrame:
         counts = images["view"].value_counts()
@@ -250,24 +240,6 @@ def with_lines(names: pd.Series) -> list[str]:
 # ---- from images to studies -----------------------------------------------------------------------------------------
 
 
-def differing(ids: pd.Series, values: pd.DataFrame) -> dict[str, list[str]]:
-    """Studies whose rows do not agree, each with the columns in which they differ.
-
-    Args:
-        ids: of each row's study.
-        values: of the same rows; blanks are equal.
-    """
-    codes, names = pd.factorize(ids)
-    first = np.zeros(len(names), np.int64)
-    first[codes[::-1]] = np.arange(len(codes))[::-1]
-    found: dict[int, list[str]] = defaultdict(list)
-    for column in values:
-        numbers = pd.factorize(values[column], use_na_sentinel=False)[0]
-        for code in np.unique(codes[numbers != numbers[first[codes]]]).tolist():
-            found[code].append(str(column))
-    return {str(names[code]): columns for code, columns in sorted(found.items())}
-
-
 def settled(images: pd.DataFrame, labels: Sequence[str], name: str, problems: Problems) -> pd.DataFrame:
     """The images of studies whose labels are labels and agree; those that do not agree are named.
 
@@ -333,9 +305,3 @@ def file_faults(root: Path, images: Sequence[str]) -> np.ndarray:
             if due := pace.due(len(found)):
                 log.info("looking for image files: %s of %s, %.0f s to go", f"{len(found):,}", f"{len(images):,}", due[1])
     return np.array(found, object)
-
-
-def find_list(path: Path, pattern: str) -> str | None:
-    """The last by name of the files in a folder that match a pattern as a whole; None: there is none."""
-    names = sorted(entry for entry in os.listdir(path) if re.fullmatch(pattern, entry)) if path.is_dir() else []
-    return names[-1] if names else None

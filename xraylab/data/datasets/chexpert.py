@@ -66,6 +66,7 @@ class CheXpert(Radiographs):
     register = "free for research after registration with the Stanford ML Group, https://stanfordmlgroup.github.io/competitions/chexpert/"
     heldout = "valid"
     known = CHEXPERT
+    writer = write_chexpert
 
     def __init__(
         self, root: str | None = None, view: str | Sequence[str] = "frontal", findings: str | Sequence[str] = "all",
@@ -139,10 +140,6 @@ class CheXpert(Radiographs):
     def lists(self, path: Path) -> tuple[str, ...]:
         """The CSVs of the splits."""
         return tuple(_lists(path).values())
-
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`xraylab.data.synthetic.chest.write_chexpert`."""
-        return write_chexpert(parent / self.published_name, **options)
 
 
 def _batches(path: Path) -> list[str]:

@@ -76,10 +76,9 @@ def read_cells(path: Path) -> tuple[pd.DataFrame, dict[int, int]]:
     return cells.assign(**stripped), {line: counts[line] for line in cells.index if counts.get(line, named) < named}
 
 
-def split_words(column: pd.Series) -> str:
-    """The words of a column of splits, how often each is there, and which are known."""
-    words = listed((f"{word!r} in {n} rows" for word, n in column.value_counts().items()), 20)
-    return f"{words}. It is one of {', '.join(SPLIT_NAMES)}."
+def counted(column: pd.Series) -> str:
+    """The words of a column, and how often each is there."""
+    return listed((f"{word!r} in {n} rows" for word, n in column.value_counts().items()), 20)
 
 
 def is_given(cells: pd.DataFrame, name: str) -> bool:
@@ -135,15 +134,26 @@ def are_labels(values: np.ndarray) -> bool:
 
 def check_agreement(rows: pd.DataFrame, faults: Faults) -> None:
     """Name the ids whose rows differ in anything but the images."""
-    repeated = rows[rows["id"].duplicated(keep=False)]
-    if repeated.empty:
-        return
-    first = repeated.groupby("id", sort=False).transform("first")
-    others = repeated.drop(columns="id")
-    differ = (others != first) & ~(others.isna() & first.isna())
-    by_id = differ.groupby(repeated["id"], sort=False).any()
-    for study, columns in by_id[by_id.any(axis=1)].iterrows():
-        faults.add("ids whose rows do not agree", str(study), f"in {listed(by_id.columns[columns])}")
+    for study, columns in differing(rows["id"], rows.drop(columns="id")).items():
+        faults.add("ids whose rows do not agree", study, f"in {listed(columns)}")
+
+
+def differing(ids: pd.Series, values: pd.DataFrame) -> dict[str, list[str]]:
+    """Studies whose rows do not agree, each with the columns in which they differ.
+
+    Args:
+        ids: of each row's study.
+        values: of the same rows; blanks are equal.
+    """
+    codes, names = pd.factorize(ids)
+    first = np.zeros(len(names), np.int64)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]
+    found: dict[int, list[str]] = defaultdict(list)
+    for column in values:
+        numbers = pd.factorize(values[column], use_na_sentinel=False)[0]
+        for code in np.unique(codes[numbers != numbers[first[codes]]]).tolist():
+            found[code].append(str(column))
+    return {str(names[code]): columns for code, columns in sorted(found.items())}
 
 
 def bags_of(ids: pd.Series, cells: pd.Series) -> list[list[str]]:

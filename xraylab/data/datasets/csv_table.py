@@ -23,6 +23,7 @@ from xraylab.data.datasets.csv_cells import (
     are_labels,
     bags_of,
     check_agreement,
+    counted,
     every_label,
     inside,
     is_given,
@@ -30,13 +31,11 @@ from xraylab.data.datasets.csv_cells import (
     path_fault,
     read_cells,
     renamed_columns,
-    split_words,
 )
 from xraylab.data.datasets.folder import OwnData, check_names, heldout_split
 from xraylab.data.datasets.layout import by_layout
 from xraylab.data.images.source import MISSING, AnyFileSource, ImageSource, NpySource, check_bits
-from xraylab.data.study_table import ALL_LABELS, StudyTable, stop_or_skip
-from xraylab.data.synthetic.mark import is_synthetic
+from xraylab.data.study_table import ALL_LABELS, StudyTable
 from xraylab.data.synthetic.pictures import write_table
 from xraylab.errors import UserError, did_you_mean, listed
 
@@ -126,21 +125,21 @@ class CsvTable(OwnData):
                     faults.add(kind, name)
         problems = faults.problems()
         total = max(len(studies) + len(faults.nameless), sum(map(len, problems.values())))
-        stop_or_skip(problems, self.on_error, str(path), total)
         studies = studies[~studies["id"].isin(faults.studies)].reset_index(drop=True)
         if not is_given(cells, "split"):
             studies["split"] = self._hold_out(studies)
-        return StudyTable(
-            frame=studies,
+        return self.table_of(
+            path,
+            studies,
+            problems,
+            total,
             labels=labels,
             source=source,
             name=path.stem,
-            synthetic=is_synthetic(path),
             patients_known=is_given(cells, "patient"),
             exclusive=self.exclusive,
             channels=3 if self.colour else 1,
             views=views,
-            problems=problems,
         )
 
     def _columns(self, path: Path, cells: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
@@ -213,14 +212,13 @@ class CsvTable(OwnData):
         if is_given(cells, "split"):
             split = cells["split"].str.lower().map(SPLIT_NAMES)
             unknown = split.isna()
-            words = cells["split"][unknown].value_counts()
-            kind = f"splits other than {', '.join(SPLIT_NAMES)}"
-            if len(words):
-                kind += f" ({listed((f'{word!r} in {n} rows' for word, n in words.items()), 20)})"
+            known = ", ".join(SPLIT_NAMES)
+            kind = f"splits other than {known} ({counted(cells['split'][unknown])})"
             for line, study, cell in zip(cells.index[unknown], cells["id"][unknown], cells["split"][unknown], strict=True):
                 faults.add(kind, study, f"{cell!r}, line {line}")
             if unknown.any() and not (split == "train").any():
-                raise UserError(f"{path}: no row is of the split train. The column split has " + split_words(cells["split"]))
+                words = counted(cells["split"])
+                raise UserError(f"{path}: no row is of the split train. The column split has {words}. It is one of {known}.")
             all_train = "all rows are train (without the column split, dataset.test_fraction of the patients is held out)"
             about["split"] = split.map(heldout_split(split.dropna().unique(), f"{path}: {all_train}")).fillna("")
         elif self.test_fraction is None:

@@ -26,6 +26,7 @@ from xraylab.data.datasets.layout import (
     by_layout,
     folders,
     holds_image,
+    id_pattern,
     is_image,
     listed_entries,
     readable_name,
@@ -33,8 +34,7 @@ from xraylab.data.datasets.layout import (
     studies_of,
 )
 from xraylab.data.images.source import AnyFileSource, check_bits
-from xraylab.data.study_table import Problems, StudyTable, stop_or_skip
-from xraylab.data.synthetic.mark import is_synthetic
+from xraylab.data.study_table import Problems, StudyTable
 from xraylab.data.synthetic.pictures import write_folder
 from xraylab.errors import UserError, did_you_mean, listed, printable
 from xraylab.system.paths import tree
@@ -109,6 +109,7 @@ class Folder(OwnData):
     val/ (or valid/, validation/)  and/or  test/
       normal/ ...  abnormal/ ..."""
     register = "your own: dataset.root=<folder> with {train,val,test}/<class>/"
+    writer = write_folder
 
     def __init__(
         self, root: str | None = None, positive: str | int | None = None, patient: str | None = None, group: str | None = None,
@@ -148,12 +149,10 @@ class Folder(OwnData):
         aside = Aside([], [])
         rows: list[dict[str, Any]] = []
         for folder, split in published.items():
-            here = listed_entries(path, folder, problems)
-            for entry in here:
-                if not entry.folder:
-                    kind = problems["images in no class folder"] if is_image(path / folder / entry.name) else aside.strays
-                    kind.append(f"{folder}/{entry.name}")
-            there = {entry.name for entry in here if entry.folder}
+            files, there = listed_entries(path, folder, problems)
+            for file in files:
+                kind = problems["images in no class folder"] if is_image(path / folder / file) else aside.strays
+                kind.append(f"{folder}/{file}")
             if missing := [name for name in classes if name not in there]:
                 log.warning("%s has no class %s: metrics that need it are undefined there.", path / folder, listed(missing))
             for name in [name for name in classes if name in there]:
@@ -167,31 +166,32 @@ class Folder(OwnData):
         for what, names in (("files are not images", aside.strays), ("pictures are masks, by their names,", aside.masks)):
             if names:
                 log.warning("%s: %d %s and are left alone: %s", path, len(names), what, listed(names))
-        for key, pattern in (("patient", self.patient), ("group", self.group)):
+        for key, pattern, otherwise in (("patient", self.patient, ""), ("group", self.group, readable_name(path))):
             for row in rows:
-                row[key] = _search(pattern, row["id"]) if pattern else {"patient": "", "group": readable_name(path)}[key]
+                found = pattern.search(row["id"]) if pattern else None
+                row[key] = otherwise if pattern is None else found and found.group(1)
             if pattern:
-                unnamed = [row["id"] for row in rows if row[key] is None]
+                unnamed = [row["id"] for row in rows if not row[key]]
                 if len(unnamed) == len(rows) > 0:
                     raise UserError(
                         f"dataset.{key}={pattern.pattern}: it finds nothing in the path of any of {len(rows)} studies, as "
                         f"{listed(unnamed, 3)}. Change it, or leave it out."
                     )
                 problems[f"studies in whose path dataset.{key}={pattern.pattern} finds nothing"] += unnamed
-                rows = [row for row in rows if row[key] is not None]
-        stop_or_skip(problems, self.on_error, str(path), total)
+                rows = [row for row in rows if row[key]]
         frame = pd.DataFrame(rows, columns=["id", "patient", "group", "split", "images", *labels])
-        return StudyTable(
-            frame=frame.astype(dict.fromkeys(labels, np.float32)),
+        return self.table_of(
+            path,
+            frame.astype(dict.fromkeys(labels, np.float32)),
+            problems,
+            total,
             labels=labels,
             source=AnyFileSource(self.colour, self.bits, root=path),
             name=readable_name(path),
-            synthetic=is_synthetic(path),
             patients_known=self.patient is not None,
             exclusive=len(labels) > 1,
             channels=3 if self.colour else 1,
             views=views,
-            problems={kind: names for kind, names in problems.items() if names},
         )
 
     def _arrangement(self, path: Path) -> dict[str, str]:
@@ -263,10 +263,6 @@ class Folder(OwnData):
             )
         return self.positive
 
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`write_folder`."""
-        return write_folder(parent / self.published_name, **options)
-
 
 def heldout_split(found: Collection[str], what: str) -> dict[str, str]:
     """What a study table calls each split that is published; the only one beside train is ``heldout``.
@@ -306,21 +302,6 @@ def check_names(labels: Collection[str], where: str) -> None:
 
 
 def _pattern(key: str, given: str | None) -> re.Pattern[str] | None:
-    if given is None:
-        return None
-    try:
-        pattern = re.compile(str(given))
-    except re.error as error:
-        raise UserError(f"dataset.{key}={given}: it is not a regular expression: {error}.") from None
-    if pattern.groups != 1:
-        example = f"\"dataset.{key}='{key}(\\d+)'\""  # as a shell takes it
-        raise UserError(
-            f"dataset.{key}={given}: it has {pattern.groups} groups. It needs one, round the part of a study's path that names "
-            f"the {key}, as in {example}."
-        )
-    return pattern
-
-
-def _search(pattern: re.Pattern[str], text: str) -> str | None:
-    match = pattern.search(text)
-    return match.group(1) or None if match else None
+    example = f"\"dataset.{key}='{key}(\\d+)'\""  # as a shell takes it
+    wants = f". It needs one, round the part of a study's path that names the {key}, as in {example}."
+    return None if given is None else id_pattern(f"dataset.{key}", given, wants)

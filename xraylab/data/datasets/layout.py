@@ -28,16 +28,27 @@ def readable_name(path: Path) -> str:
     return os.path.basename(os.path.abspath(path)) or "data"
 
 
+def id_pattern(key: str, given: str, wants: str) -> re.Pattern[str]:
+    """A regular expression with one group, to be searched in the path of a study.
+
+    Args:
+        wants: ends the message where it has another number of groups.
+
+    Raises:
+        UserError: it is no such expression.
+    """
+    try:
+        pattern = re.compile(str(given))
+    except re.error as error:
+        raise UserError(f"{key}={given}: it is not a regular expression: {error}.") from None
+    if pattern.groups != 1:
+        raise UserError(f"{key}={given}: it has {pattern.groups} groups{wants}")
+    return pattern
+
+
 def is_image(file: Path) -> bool:
     """Whether a file is of a kind that is read; arrays are not, they are for tables."""
     return file.suffix.lower() != ARRAY and is_picture(file)
-
-
-class Entry(NamedTuple):
-    """What is in a folder."""
-
-    name: str
-    folder: bool
 
 
 class Aside(NamedTuple):
@@ -47,12 +58,13 @@ class Aside(NamedTuple):
     masks: list[str]
 
 
-def listed_entries(root: Path, folder: str = "", problems: Problems | None = None) -> list[Entry]:
-    """What is in a folder below ``root``, by name, but for hidden entries and what archives and desktops leave.
+def listed_entries(root: Path, folder: str = "", problems: Problems | None = None) -> tuple[list[str], list[str]]:
+    """Names of files and of folders in a folder below ``root``, but for hidden ones and what archives and desktops leave.
 
     What cannot be used is named in ``problems``.
     """
-    found = []
+    files: list[str] = []
+    folders: list[str] = []
     try:
         with os.scandir(root / folder) as entries:
             given = sorted((e for e in entries if not LEAVINGS.match(e.name)), key=lambda e: e.name)
@@ -67,14 +79,14 @@ def listed_entries(root: Path, folder: str = "", problems: Problems | None = Non
         if printable(entry.name) != entry.name:
             fault = NO_UTF8
         if fault is None:
-            found.append(Entry(entry.name, is_folder))
+            (folders if is_folder else files).append(entry.name)
         elif problems is not None:
             problems[fault].append(printable(f"{folder}/{entry.name}"))
-    return found
+    return files, folders
 
 
 def folders(path: Path) -> list[str]:
-    return [entry.name for entry in listed_entries(path) if entry.folder]
+    return listed_entries(path)[1]
 
 
 def split_folders(path: Path) -> list[str]:
@@ -84,8 +96,7 @@ def split_folders(path: Path) -> list[str]:
 def holds_image(folder: Path, deep: int = 2) -> bool:
     """Whether an image is in a folder, or so deep below it; or something that is named when it is read."""
     problems: Problems = defaultdict(list)
-    entries = listed_entries(folder, problems=problems)
-    files, folders = ([e.name for e in entries if e.folder is kind] for kind in (False, True))
+    files, folders = listed_entries(folder, problems=problems)
     return (
         bool(problems)
         or any(is_image(folder / name) for name in files)
@@ -96,12 +107,11 @@ def holds_image(folder: Path, deep: int = 2) -> bool:
 def studies_of(root: Path, folder: str, problems: Problems, aside: Aside) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Ids and images of the studies in a class folder; those with something wrong are named and left out."""
     found: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)
-    entries = listed_entries(root, folder, problems)
-    files, folders = ([f"{folder}/{e.name}" for e in entries if e.folder is kind] for kind in (False, True))
+    files, folders = ([f"{folder}/{name}" for name in names] for names in listed_entries(root, folder, problems))
     masks = [name for name in folders if MASKS.match(name)]
     folders = [name for name in folders if name not in masks]
     for name in masks:
-        aside.masks.extend(f"{name}/{e.name}" for e in listed_entries(root, name, problems))
+        aside.masks.extend(f"{name}/{inner}" for names in listed_entries(root, name, problems) for inner in names)
     pictures = pictures_of(root, files, aside)
     if not pictures and len(folders) == 1 and os.path.basename(folders[0]).lower() in PICTURES:
         yield from studies_of(root, folders[0], problems, aside)
@@ -110,13 +120,12 @@ def studies_of(root: Path, folder: str, problems: Problems, aside: Aside) -> Ite
         found[stem(name)].append((name, [name]))
     for name in folders:
         try:
-            inside = listed_entries(root, name, problems)
+            inside, deeper = ([f"{name}/{inner}" for inner in names] for names in listed_entries(root, name, problems))
         except UserError:
             problems["folders that cannot be listed"].append(name)
             continue
-        deeper = [f"{name}/{inner.name}" for inner in inside if inner.folder]
         problems["folders inside a study's folder, which holds images only"] += deeper
-        images = pictures_of(root, [f"{name}/{inner.name}" for inner in inside if not inner.folder], aside)
+        images = pictures_of(root, inside, aside)
         if not images and not deeper:
             problems["folders without an image"].append(name)
         elif not deeper:

@@ -16,8 +16,7 @@ import pandas as pd
 from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.images.source import ArraySource
 from xraylab.data.published import MEDMNIST, Published, Subset
-from xraylab.data.study_table import StudyTable, stop_or_skip
-from xraylab.data.synthetic.mark import is_synthetic
+from xraylab.data.study_table import StudyTable
 from xraylab.data.synthetic.medmnist import write_medmnist
 from xraylab.errors import UserError, did_you_mean, listed
 
@@ -109,18 +108,18 @@ class MedMNIST(DatasetReader):
                     }
                 )
             )
-        stop_or_skip(problems, self.on_error, str(path), sum(map(len, labels.values())))
-        return StudyTable(
-            frame=pd.concat(frames, ignore_index=True),
+        return self.table_of(
+            path,
+            pd.concat(frames, ignore_index=True),
+            problems,
+            sum(map(len, labels.values())),
             labels=tuple(columns),
             source=ArraySource(arrays, about.volume),
             name=self.published_name.removesuffix(".npz"),
-            synthetic=is_synthetic(path),
             patients_known=False,
             exclusive=about.kind == "classes",
             channels=3 if about.colour else 1,
             views=not about.volume,
-            problems={kind: items for kind, items in problems.items() if items},
         )
 
     def _load(self, path: Path, about: Subset) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -136,12 +135,10 @@ class MedMNIST(DatasetReader):
                     )
                 for key in SPLITS:
                     arrays[key], labels[key] = archive[f"{key}_images"], np.atleast_2d(archive[f"{key}_labels"])
-        except (OSError, ValueError, EOFError, KeyError) as error:
-            raise UserError(f"{path}: cannot be read as .npz: {str(error).splitlines()[0]}") from error
+        except UserError:
+            raise
         except Exception as error:  # zipfile and zlib raise their own kinds for a truncated file
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{path}: cannot be read as .npz: {error}") from error
+            raise UserError(f"{path}: cannot be read as .npz: {str(error).partition(chr(10))[0]}") from error
         size, width = self.resolution, len(about.labels.split()) if about.kind == "findings" else 1
         shape = (size,) * (3 if about.volume else 2) + ((3,) if about.colour else ())
         for key in SPLITS:

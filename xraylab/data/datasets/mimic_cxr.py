@@ -9,6 +9,7 @@ program read them from its report: 1 positive, 0 negative, -1 uncertain, blank n
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.datasets.base import DatasetReader
-from xraylab.data.datasets.chest_xray import Radiographs, differing, find_list, name_wrong, read_list, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, with_lines
+from xraylab.data.datasets.csv_cells import differing
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.published import Published
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
@@ -29,6 +31,7 @@ from xraylab.errors import UserError, did_you_mean, listed
 log = logging.getLogger(__name__)
 
 LABELS = ("chexpert", "negbio")
+LISTS = ("split", "metadata", *LABELS, "test-set-labeled")
 TEST_LABELS = ("auto", "radiologists", "report")
 SPLITS = {"train": "train", "validate": "valid", "test": "test"}
 VIEWS = {"pa": "pa", "ap": "ap", "lateral": "lateral", "ll": "lateral"}  # ViewPosition; any other is of no known kind
@@ -69,6 +72,7 @@ class MIMIC(Radiographs):
     mimic-cxr-2.1.0-test-set-labeled.csv                               (optional; each may also be .csv or .csv.gz)"""
     register = "after credentialing and training at PhysioNet, https://physionet.org/content/mimic-cxr-jpg/"
     known = CHEXPERT
+    writer = write_mimic
 
     def __init__(
         self, root: str | None = None, view: str | Sequence[str] = "frontal", findings: str | Sequence[str] = "all",
@@ -83,12 +87,12 @@ class MIMIC(Radiographs):
 
     def matches(self, path: Path) -> bool:
         """A folder with the lists of splits and of metadata."""
-        return all(_list(path, kind) for kind in ("split", "metadata"))
+        return path.is_dir() and {"split", "metadata"} <= set(_lists(path))
 
     def read(self, path: Path) -> StudyTable:
         """One row a study, in the published splits."""
         problems: Problems = defaultdict(list)
-        lists = {kind: name for kind in ("split", "metadata", *LABELS, "test-set-labeled") if (name := _list(path, kind))}
+        lists = _lists(path)
         if self.labels not in lists:
             raise UserError(
                 f"labels={self.labels}: there is no mimic-cxr-2.0.0-{self.labels}.csv.gz in {path}. Get it, or choose "
@@ -109,11 +113,7 @@ class MIMIC(Radiographs):
             theirs = self._test_labels(path / radiologists, images, problems)
             if self.test_labels != "report":
                 images, labels = self._radiologists_only(images, labels, theirs)
-        place = pd.Index(labels.index).get_indexer(pd.Index(images["id"]))
-        images, place = images[place >= 0], place[place >= 0]
-        for label in self.findings:
-            images[label] = labels[label].to_numpy(np.float32)[place]
-        images[ALL_LABELS] = labels[ALL_LABELS].fillna("-" * len(CHEXPERT)).to_numpy(object)[place]
+        images = images.join(labels.fillna({ALL_LABELS: "-" * len(CHEXPERT)}), on="id", how="inner")
         return self.table(path, self.published_name, images, problems)
 
     def _images(self, splits: Path, metadata: Path, problems: Problems) -> pd.DataFrame:
@@ -126,16 +126,12 @@ class MIMIC(Radiographs):
             for line, dicom, cell in rows.loc[split.isna(), ["dicom_id", "split"]].itertuples(name=None)
         ]
         rows = rows.assign(split=split)
-        place = pd.Index(about["dicom_id"]).get_indexer(pd.Index(rows["dicom_id"]))
-        unlisted = np.ones(len(about), bool)
-        unlisted[place[place >= 0]] = False
+        unlisted, known = ~about["dicom_id"].isin(rows["dicom_id"]), rows["dicom_id"].isin(about["dicom_id"])
         problems[f"images of {metadata.name} that are not in {splits.name}"] += about["dicom_id"][unlisted].tolist()
-        problems[f"images of {splits.name} that are not in {metadata.name}"] += rows["dicom_id"][place < 0].tolist()
-        rows, place = rows[place >= 0], place[place >= 0]
-        there = about.iloc[place]
-        torn = np.zeros(len(rows), bool)
-        for key in ("study_id", "subject_id"):
-            torn |= rows[key].to_numpy() != there[key].to_numpy()
+        problems[f"images of {splits.name} that are not in {metadata.name}"] += rows["dicom_id"][~known].tolist()
+        rows, keys = rows[known], ["study_id", "subject_id"]
+        there = about.set_index("dicom_id").loc[rows["dicom_id"]]
+        torn = (rows[keys].to_numpy() != there[keys].to_numpy()).any(axis=1)
         kind = f"images of another study or subject in {metadata.name} than in {splits.name}"
         problems[kind] += rows["dicom_id"][torn].tolist()
         keep = ~torn & rows["split"].notna().to_numpy()
@@ -216,7 +212,8 @@ class MIMIC(Radiographs):
 
     def whole(self, path: Path) -> list[DatasetReader]:
         """One reader of all views and findings; of test as the reports say, for it has all studies. It looks into every list."""
-        labels = self.labels if _list(path, self.labels) else next((kind for kind in LABELS if _list(path, kind)), self.labels)
+        lists = _lists(path)
+        labels = next((kind for kind in (self.labels, *LABELS) if kind in lists), self.labels)
         reader = MIMIC(self.root, "all", "all", labels, "report", self.bits, self.on_error, self.sample)
         reader.all_lists = True
         return [reader]
@@ -231,15 +228,14 @@ class MIMIC(Radiographs):
 
     def lists(self, path: Path) -> tuple[str, ...]:
         """The lists that are there."""
-        return tuple(name for kind in ("split", "metadata", *LABELS, "test-set-labeled") if (name := _list(path, kind)))
-
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`xraylab.data.synthetic.chest.write_mimic`."""
-        return write_mimic(parent / self.published_name, **options)
+        return tuple(_lists(path).values())
 
 
-def _list(path: Path, kind: str) -> str | None:
-    return find_list(path, rf"mimic-cxr-[\d.]+-{kind}\.csv(?:\.gz)?")
+def _lists(path: Path) -> dict[str, str]:
+    """The list of each kind that is there, of several the last by name."""
+    named = re.compile(rf"mimic-cxr-[\d.]+-({'|'.join(LISTS)})\.csv(?:\.gz)?")
+    found = {match.group(1): match.string for match in map(named.fullmatch, sorted(os.listdir(path))) if match}
+    return {kind: found[kind] for kind in LISTS if kind in found}
 
 
 def _keyed(file: Path, columns: list[str], problems: Problems) -> pd.DataFrame:

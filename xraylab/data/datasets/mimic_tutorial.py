@@ -71,6 +71,7 @@ class MimicTutorial(DatasetReader):
   The words frontal or lateral, and train, valid or test, may be anywhere in a file's path."""
     register = "made from MIMIC-CXR-JPG, for credentialed users of PhysioNet, https://physionet.org/content/mimic-cxr-jpg/"
     heldout = "test"
+    writer = write_tutorial
 
     def __init__(
         self, root: str | None = None, view: str = "frontal", findings: str | Sequence[str] = "all", bits: int | None = None,
@@ -100,12 +101,11 @@ class MimicTutorial(DatasetReader):
             found = [_rows(path, part.file, self.labels, problems) for part in parts]
         names = [name for records in found for name in records.names]
         total = len(names) + sum(map(len, problems.values()))
-        stop_or_skip(problems, self.on_error, str(path), total, "records" if shards else "images")
+        problems_left = stop_or_skip(problems, self.on_error, str(path), total, "records" if shards else "images")
         published = heldout_split({part.split for part in parts}, f"{path}: there is no split beside train")
         sizes = [len(records.names) for records in found]
-        codes = np.array([codes for records in found for codes in records.codes], np.int64).reshape(-1, len(self.labels))
-        other = np.array([codes for records in found for codes in records.every], np.int64).reshape(-1, len(CHEXPERT))
-        every = {ALL_LABELS: written(pd.DataFrame(VALUES[other]))}
+        codes = np.array([codes for records in found for codes in records.codes], np.int64).reshape(-1, len(CHEXPERT))
+        values = pd.DataFrame(VALUES[codes], columns=list(CHEXPERT))
         columns = {
             "id": names,
             "patient": "",
@@ -114,14 +114,14 @@ class MimicTutorial(DatasetReader):
             "images": pd.Series([(image,) for records in found for image in records.images], dtype=object),
         }
         return StudyTable(
-            frame=pd.DataFrame(columns | {label: VALUES[codes[:, i]] for i, label in enumerate(self.labels)} | every),
+            frame=pd.DataFrame(columns | {label: values[label] for label in self.labels} | {ALL_LABELS: written(values)}),
             labels=self.labels,
             source=source,
             name=self.published_name,
             synthetic=is_synthetic(path),
             patients_known=False,
             views=True,
-            problems={kind: names for kind, names in problems.items() if names},
+            problems=problems_left,
         )
 
     def _parts(self, path: Path, files: Sequence[str]) -> list[_Part]:
@@ -184,10 +184,6 @@ class MimicTutorial(DatasetReader):
         """The shards, or the CSVs."""
         shards, tables = _listing(path)
         return tuple(shards or tables)
-
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`xraylab.data.synthetic.chest.write_tutorial`."""
-        return write_tutorial(parent / self.published_name, **options)
 
     def _no_match(self, given: Path) -> str:
         shards = _listing(given)[0] if given.is_dir() else []
@@ -271,15 +267,14 @@ def _rows(path: Path, file: str, labels: Sequence[str], problems: Problems) -> R
     folder = posixpath.dirname(file)
     base = folder if any((path / folder / image).is_file() for image in given[:100] if image) else ""
     images = [posixpath.normpath(posixpath.join(base, image)) if image else "" for image in given]
-    texts = cells[[columns[label] for label in labels]].apply(lambda column: column.str.strip().str.removesuffix(".0"))
-    wrong = ~texts.isin(["0", "1", "2", "3"])
-    codes = texts.where(~wrong, "0").to_numpy(np.int64).tolist()
     known = {label: cells[columns[label]].str.strip().str.removesuffix(".0") for label in CHEXPERT if label in columns}
-    others = pd.DataFrame(known, index=cells.index).reindex(columns=list(CHEXPERT))
-    every = others.where(others.isin(["1", "2", "3"]), "0").to_numpy(np.int64).tolist()
+    texts = pd.DataFrame(known, index=cells.index).reindex(columns=list(CHEXPERT))
+    are_codes = texts.isin(["0", "1", "2", "3"])
+    codes = texts.where(are_codes, "0").to_numpy(np.int64).tolist()
+    wrong = ~are_codes[list(labels)].to_numpy(bool)
     records = Records()
     seen: set[str] = set()
-    for i, (image, fault, bad) in enumerate(zip(images, file_faults(path, images), wrong.to_numpy().any(axis=1), strict=True)):
+    for i, (image, fault, bad) in enumerate(zip(images, file_faults(path, images), wrong, strict=True)):
         line = f"{file} line {i + 2}"
         if not image:
             problems["rows without an image"].append(line)
@@ -289,14 +284,13 @@ def _rows(path: Path, file: str, labels: Sequence[str], problems: Problems) -> R
             problems["images twice in one table"].append(f"{image} ({line})")
         elif fault:
             problems[f"{fault} of {file}"].append(image)
-        elif bad:
-            column = wrong.columns[wrong.iloc[i]][0]
+        elif bad.any():
+            column = columns[labels[int(bad.argmax())]]
             problems["labels other than 0, 1, 2 and 3"].append(f"{line} ({column}: {cells[column].iloc[i]!r})")
         else:
             records.names.append(image)
             records.images.append(image)
             records.codes.append(codes[i])
-            records.every.append(every[i])
         seen.add(image)
     return records
 

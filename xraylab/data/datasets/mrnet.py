@@ -22,9 +22,8 @@ from xraylab.data.images.source import NpySource
 from xraylab.data.published import MRNET, Published
 from xraylab.data.published import MRNET_PLANES as PLANES
 from xraylab.data.stratification import written
-from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named, stop_or_skip
+from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
 from xraylab.data.synthetic.knee import write_mrnet
-from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean
 
 ALL = "all"  # the three planes of an exam as one study
@@ -59,6 +58,7 @@ class MRNet(DatasetReader):
     )
 
     heldout = "valid"
+    writer = write_mrnet
 
     def __init__(
         self, root: str | None = None, plane: str = "axial", task: str | Sequence[str] = "acl", on_error: str = "stop",
@@ -90,16 +90,16 @@ class MRNet(DatasetReader):
         frame = pd.concat(frames, ignore_index=True)
         twice = frame["id"].duplicated()
         problems["ids in both train and valid"] += frame.loc[twice, "id"].tolist()
-        stop_or_skip(problems, self.on_error, str(path), len(frame) + sum(map(len, problems.values())))
-        return StudyTable(
-            frame=frame[~twice].reset_index(drop=True),
+        return self.table_of(
+            path,
+            frame[~twice].reset_index(drop=True),
+            problems,
+            len(frame) + sum(map(len, problems.values())),
             labels=self.tasks,
             source=NpySource(path),
             name=self.published_name,
-            synthetic=is_synthetic(path),
             patients_known=False,
             parts=self.planes if "parts" in frame else (),
-            problems={kind: names for kind, names in problems.items() if names},
         )
 
     def _read_split(self, path: Path, split: str, problems: Problems) -> pd.DataFrame:
@@ -157,10 +157,6 @@ class MRNet(DatasetReader):
     def lists(self, path: Path) -> tuple[str, ...]:
         """The six CSVs."""
         return tuple(f"{split}-{task}.csv" for split in ("train", "valid") for task in TASKS)
-
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`xraylab.data.synthetic.knee.write_mrnet`."""
-        return write_mrnet(parent / self.published_name, **options)
 
 
 def _read_labels(path: Path, problems: Problems) -> pd.Series:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.images.source import FileSource, file_fault
 from xraylab.data.published import MURA_STUDIES, Published
-from xraylab.data.study_table import Problems, StudyTable, named, stop_or_skip
+from xraylab.data.study_table import Problems, StudyTable, named
 from xraylab.data.synthetic.bone import write_mura
-from xraylab.data.synthetic.mark import is_synthetic
 from xraylab.errors import UserError, did_you_mean
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 LABEL = "abnormal"
+LISTS = {"v1.1": ("{}_image_paths.csv", "{}_labeled_studies.csv"), "v1.0": ("{}.csv",)}  # of each split
 IMAGE = re.compile(r"(train|valid)/XR_([A-Z]+)/(patient\d+)/(study\w+)/([^/.][^/]*)")
 STUDY = re.compile(r"(train|valid)/XR_([A-Z]+)/(patient\d+)/(study\w+)")
 # published of v1.1
@@ -71,6 +71,7 @@ class MURA(DatasetReader):
     )
 
     heldout = "valid"
+    writer = write_mura
 
     def __init__(
         self, root: str | None = None, body_part: str | Sequence[str] = "all", test_part: str | Sequence[str] | None = None,
@@ -90,16 +91,9 @@ class MURA(DatasetReader):
         problems: Problems = defaultdict(list)
         frames = [self._read_split(path, split, version, problems) for split in ("train", "valid")]
         frame = pd.concat(frames, ignore_index=True)
-        stop_or_skip(problems, self.on_error, str(path), len(frame) + sum(map(len, problems.values())))
-        return StudyTable(
-            frame=frame,
-            labels=(LABEL,),
-            source=FileSource(path),
-            name=f"MURA-{version}",
-            synthetic=is_synthetic(path),
-            views=True,
-            problems={kind: names for kind, names in problems.items() if names},
-        )
+        total = len(frame) + sum(map(len, problems.values()))
+        about = {"labels": (LABEL,), "source": FileSource(path), "name": f"MURA-{version}", "views": True}
+        return self.table_of(path, frame, problems, total, **about)
 
     def _read_split(self, path: Path, split: str, version: str | None, problems: Problems) -> pd.DataFrame:
         wanted = self.parts if split == "train" else self.test_parts
@@ -122,12 +116,12 @@ class MURA(DatasetReader):
             problems[f"studies with a label but no image in {listing}"] += sorted(set(labels) - listed)
         problems[f"studies of {split} of whose images none can be used"] += sorted(listed & set(labels) - set(bags))
         studies = [s for s in bags if s in labels]
-        found = [STUDY.fullmatch(s) for s in studies]
+        folders = [s.split("/") for s in studies]  # split, body part, patient, study
         return pd.DataFrame(
             {
                 "id": studies,
-                "patient": [m.group(3) for m in found if m],
-                "group": [m.group(2).lower() for m in found if m],
+                "patient": [patient for _, _, patient, _ in folders],
+                "group": [part.removeprefix("XR_").lower() for _, part, _, _ in folders],
                 "split": "train" if split == "train" else "heldout",
                 "images": [tuple(bags[s]) for s in studies],
                 LABEL: np.array([labels[s] for s in studies], np.float32),
@@ -158,12 +152,7 @@ class MURA(DatasetReader):
 
     def lists(self, path: Path) -> tuple[str, ...]:
         """The four CSVs of v1.1, or the two of v1.0."""
-        names = ("{}_image_paths.csv", "{}_labeled_studies.csv") if _version(path) == "v1.1" else ("{}.csv",)
-        return tuple(name.format(split) for split in ("train", "valid") for name in names)
-
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`xraylab.data.synthetic.bone.write_mura`."""
-        return write_mura(parent / self.published_name, **options)
+        return tuple(name.format(split) for split in ("train", "valid") for name in LISTS[_version(path) or "v1.0"])
 
 
 def _parts(key: str, given: str | Sequence[str]) -> tuple[str, ...]:
@@ -179,38 +168,41 @@ def _parts(key: str, given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _version(path: Path) -> str | None:
-    for version, names in (("v1.1", ("{}_image_paths.csv", "{}_labeled_studies.csv")), ("v1.0", ("{}.csv",))):
+    for version, names in LISTS.items():
         if all((path / name.format(split)).is_file() for split in ("train", "valid") for name in names):
             return version
     return None
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a CSV without a header that hold something, with their numbers."""
-    return [(number, line.strip()) for number, line in enumerate(text_lines(path), start=1) if line.strip()]
+def _rows(
+    path: Path, pattern: re.Pattern[str], split: str, labelled: bool, problems: Problems
+) -> Iterator[tuple[int, str, str, str]]:
+    """The rows of a CSV without a header that are an image, or a study, of a split; those that are not are named.
 
-
-def _inside(cell: str) -> str:
-    """A path of the CSVs without its first part, which names the dataset."""
-    return cell.strip().strip('"').rstrip("/").partition("/")[2]
+    Yields:
+        The line's number, the path without its first part, which names the dataset, the body part, and the label's text.
+    """
+    what = "an image" if pattern is IMAGE else "a study"
+    for number, line in enumerate(map(str.strip, text_lines(path)), start=1):
+        cell, _, label = line.rpartition(",") if labelled else (line, "", "")
+        name = cell.strip().strip('"').rstrip("/").partition("/")[2]
+        match = pattern.fullmatch(name)
+        apple_double = pattern is IMAGE and name.rpartition("/")[2].startswith(".")
+        header = pattern is IMAGE and number == 1 and label == "label"
+        if match and match.group(1) == split and match.group(2).lower() in PARTS:
+            yield number, name, match.group(2).lower(), label.strip()
+        elif line and not apple_double and not header:
+            problems[f"rows of {path.name} that are not {what} of {split}"].append(f"line {number}: {line[:60]}")
 
 
 def _images(path: Path, split: str, parts: Sequence[str], labelled: bool, problems: Problems) -> dict[str, str]:
     """Images of the wanted body parts, in order, each with its label's text (v1.0) or an empty one."""
     images: dict[str, str] = {}
-    for number, line in _lines(path):
-        cell, _, label = line.rpartition(",") if labelled else (line, "", "")
-        name = _inside(cell)
-        if name.rpartition("/")[2].startswith("."):
-            continue  # AppleDouble files
-        match = IMAGE.fullmatch(name)
-        if match is None or match.group(1) != split or match.group(2).lower() not in PARTS:
-            if not (number == 1 and label == "label"):
-                problems[f"rows of {path.name} that are not an image of {split}"].append(f"line {number}: {line[:60]}")
-        elif name in images:
+    for number, name, part, label in _rows(path, IMAGE, split, labelled, problems):
+        if name in images:
             problems[f"images twice in {path.name}"].append(f"{name} (line {number})")
-        elif match.group(2).lower() in parts:
-            images[name] = label.strip()
+        elif part in parts:
+            images[name] = label
     return images
 
 
@@ -218,14 +210,8 @@ def _labels(path: Path, split: str, parts: Sequence[str], problems: Problems) ->
     """Labels by study from a ``labeled_studies.csv``; rows that are wrong are named and left out."""
     labels: dict[str, float] = {}
     seen: set[str] = set()
-    for number, line in _lines(path):
-        cell, _, label = line.rpartition(",")
-        name, label = _inside(cell), label.strip()
-        match = STUDY.fullmatch(name)
-        if match is None or match.group(1) != split or match.group(2).lower() not in PARTS:
-            problems[f"rows of {path.name} that are not a study of {split}"].append(f"line {number}: {line[:60]}")
-            continue
-        if match.group(2).lower() not in parts:
+    for number, name, part, label in _rows(path, STUDY, split, True, problems):
+        if part not in parts:
             continue
         if name in seen:
             problems[f"studies twice in {path.name}"].append(f"{name} (line {number})")

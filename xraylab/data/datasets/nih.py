@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,6 +53,7 @@ class NIH(Radiographs):
     heldout = "test"
     known = FINDINGS
     on_request = (NONE,)
+    writer = write_nih
 
     def matches(self, path: Path) -> bool:
         """A folder with the table and the lists of both splits."""
@@ -100,7 +100,7 @@ class NIH(Radiographs):
         there = names.isin([])
         both, wrong, splits = there, named(problems), names.where(there)
         for split, file in LISTS.items():
-            listed = _names(path / file)
+            listed = pd.Series([line.strip() for line in text_lines(path / file) if line.strip()], dtype=object)
             problems[f"images twice in {file}"] += listed[listed.duplicated()].tolist()
             problems[f"images of {file} without a row"] += listed[~listed.isin(names) & ~listed.isin(wrong)].tolist()
             here = names.isin(listed)
@@ -141,10 +141,6 @@ class NIH(Radiographs):
         """The table and the lists of both splits."""
         return str(_entries(path)), *LISTS.values()
 
-    def write_sample(self, parent: Path, **options: Any) -> Path:
-        """See :func:`xraylab.data.synthetic.chest.write_nih`."""
-        return write_nih(parent / self.published_name, **options)
-
 
 def _entries(path: Path) -> str | None:
     return next((name for name in ENTRIES if (path / name).is_file()), None)
@@ -160,8 +156,3 @@ def _folders(path: Path) -> dict[str, str]:
             with os.scandir(path / folder) as entries:
                 where.update({e.name: folder for e in entries if e.name.endswith(".png") and e.name not in where})
     return where
-
-
-def _names(path: Path) -> pd.Series:
-    """The names in a list, one a line."""
-    return pd.Series([line.strip() for line in text_lines(path) if line.strip()], dtype=object)

@@ -38,10 +38,6 @@ class _Child:
                 env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, start_new_session=True,
             )  # fmt: skip
 
-    def call(self, *request: Any) -> Any:
-        self.connection.send(request)
-        return self.connection.recv()
-
     def end(self) -> int:
         """Its exit code, negative of a signal."""
         self.connection.close()
@@ -79,7 +75,8 @@ def apart(where: object, values: int, function: Callable[..., T], *arguments: An
     except OSError as error:
         raise UserError(f"{where}: its decoder cannot be started: {error.strerror}.") from error
     try:
-        result, raised = child.call(seconds, ROOM + PER_VALUE * values, function, arguments)
+        child.connection.send((seconds, ROOM + PER_VALUE * values, function, arguments))
+        result, raised = child.connection.recv()
     except (EOFError, OSError):
         _all.discard(child)
         code = child.end()

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ import cv2
 import numpy as np
 
 from xraylab.data.images.dicom_pixels import GREY, OVERLAYS, PIXELS, stored_shape, stored_values
-from xraylab.data.images.lookup_tables import coloured, looked_up
+from xraylab.data.images.lookup_tables import PALETTE, coloured, looked_up
 from xraylab.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,13 +42,10 @@ WANTED = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
     "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
-    "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
-    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
-    "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
-    "SegmentedBluePaletteColorLookupTableData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit",
-    "DoubleFloatPixelPaddingValue", "DoubleFloatPixelPaddingRangeLimit",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", *PIXELS, *OVERLAYS,
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+    *(f"{kind}PixelPadding{end}" for kind in ("", "Float", "DoubleFloat") for end in ("Value", "RangeLimit")),
+    *(f"{name}{end}" for name in PALETTE for end in ("Descriptor", "Data")), *(f"Segmented{name}Data" for name in PALETTE),
+    *PIXELS, *OVERLAYS,
 )  # fmt: skip
 
 
@@ -92,8 +90,7 @@ def dicom_shape(path: Path) -> tuple[int, int, int]:
         UserError: it cannot be read.
     """
     with _discreet(path):
-        dataset = _read(path, pixels=False)
-        return stored_shape(path, dataset)
+        return stored_shape(path, _read(path, pixels=False))
 
 
 def dicom_layouts(paths: Sequence[Path]) -> list[tuple[int, bool]]:
@@ -104,11 +101,9 @@ def dicom_layouts(paths: Sequence[Path]) -> list[tuple[int, bool]]:
     Raises:
         UserError: pydicom is not installed.
     """
-    try:
-        from pydicom import dcmread
-    except ImportError:
-        where = f"{paths[0]}{f' and {len(paths) - 1:,} more' if len(paths) > 1 else ''}"
-        raise UserError(f"{where}: reading DICOM needs pydicom: pip install 'xraylab[dicom]'.") from None
+    require_pydicom(f"{paths[0]}{f' and {len(paths) - 1:,} more' if len(paths) > 1 else ''}")
+    from pydicom import dcmread
+
     wanted: Any = ["Modality", "ImagePositionPatient", "NumberOfFrames"]
 
     def layout(path: Path) -> tuple[int, bool]:
@@ -143,13 +138,17 @@ def _discreet(path: Path) -> Iterator[None]:
         log.setLevel(level)
 
 
+def require_pydicom(where: object) -> None:
+    if not find_spec("pydicom"):
+        raise UserError(f"{where}: reading DICOM needs pydicom: pip install 'xraylab[dicom]'.")
+
+
 def _read(path: Path, pixels: bool = True) -> Dataset:
-    try:
-        from pydicom import dcmread
-        from pydicom.errors import InvalidDicomError
-        from pydicom.uid import ImplicitVRLittleEndian
-    except ImportError:
-        raise UserError(f"{path}: reading DICOM needs pydicom: pip install 'xraylab[dicom]'.") from None
+    require_pydicom(path)
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+    from pydicom.uid import ImplicitVRLittleEndian
+
     wanted: Any = list(WANTED)
     try:
         try:

@@ -182,12 +182,9 @@ def _frames(path: Path, dataset: Dataset, count: int) -> Iterator[bytes]:
     from pydicom.encaps import generate_fragmented_frames
 
     tables = [dataset.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    offsets = tuple(tables) if all(tables) else None
     try:
-        frames = list(
-            generate_fragmented_frames(
-                dataset.PixelData, number_of_frames=count, extended_offsets=tuple(tables) if all(tables) else None
-            )
-        )
+        frames = list(generate_fragmented_frames(dataset.PixelData, number_of_frames=count, extended_offsets=offsets))
     except Exception:  # of tables of offsets that lead nowhere
         raise UserError(f"{path}: its pixels cannot be cut into the {count} frames that its header says.") from None
     starts = [sum(part.startswith(STARTS) for part in parts[1:]) for parts in frames]

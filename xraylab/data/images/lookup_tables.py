@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
+PALETTE = tuple(f"{name}PaletteColorLookupTable" for name in ("Red", "Green", "Blue"))
+
+
 class Table(NamedTuple):
     """A lookup table."""
 
@@ -66,12 +69,12 @@ def coloured(index: np.ndarray, dataset: Dataset, where: object) -> np.ndarray:
     """
     from pydicom.pixels import apply_color_lut
 
-    signed, names = index.dtype.kind == "i", [f"{name}PaletteColorLookupTable" for name in ("Red", "Green", "Blue")]
-    if f"Segmented{names[0]}Data" in dataset and f"{names[0]}Data" not in dataset:
-        said, first, depth = _descriptor(dataset, f"{names[0]}Descriptor", signed)
-        colours = apply_color_lut(np.clip(index, first, first + said - 1), dataset)[..., :3]
+    signed = index.dtype.kind == "i"
+    if f"Segmented{PALETTE[0]}Data" in dataset and f"{PALETTE[0]}Data" not in dataset:
+        count, first, depth = _descriptor(dataset, f"{PALETTE[0]}Descriptor", signed)
+        colours = apply_color_lut(np.clip(index, first, first + count - 1), dataset)[..., :3]
     else:
-        tables = [_table(dataset, f"{name}Descriptor", f"{name}Data", signed, where) for name in names]
+        tables = [_table(dataset, f"{name}Descriptor", f"{name}Data", signed, where) for name in PALETTE]
         colours = np.stack([table(index) for table in tables], axis=-1)
         depth, most = tables[0].depth, max(int(table.entries.max(initial=0)) for table in tables)
         depth = 16 if most >= 2 ** min(depth, 16) else 8 if most < 256 else depth

@@ -51,8 +51,7 @@ class Records:
 
     names: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)  # references of a TFRecordSource
-    codes: list[list[int]] = field(default_factory=list)  # labels of each
-    every: list[list[int]] = field(default_factory=list)  # those of all findings, 0 where a record has none
+    codes: list[list[int]] = field(default_factory=list)  # of all findings, 0 where a record has none
     parsed: int = 0  # with those in whose features something is wrong
     features: set[str] = field(default_factory=set)
     lacking: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # feature -> records
@@ -110,7 +109,7 @@ class TFRecordSource(ImageSource):
 
 
 def index_shards(
-    root: Path, shards: dict[str, str], image: str, labels: Sequence[str], plain: dict[str, Path], known: Sequence[str] = ()
+    root: Path, shards: dict[str, str], image: str, labels: Sequence[str], plain: dict[str, Path], known: Sequence[str]
 ) -> list[Records]:
     """Go once through every shard, without decoding images, checking all checksums.
 
@@ -120,7 +119,7 @@ def index_shards(
         image: the feature that is the encoded image.
         labels: findings, each a feature of one int64 from 0 to 3, in any spelling.
         plain: where compressed shards lie unpacked.
-        known: all findings, asked for or not.
+        known: all findings, asked for or not, of which codes are taken.
 
     Raises:
         UserError: a shard cannot be read.
@@ -161,43 +160,31 @@ def _index(path: Path, shard: str, called: str, image: str, labels: Sequence[str
 
 
 def _codes(data: bytes, name: str, image: str, labels: Sequence[str], known: Sequence[str], records: Records) -> list[int] | None:
-    """A record's labels; None where something is wrong with it, which is then noted."""
+    """A record's codes of all findings; None where something is wrong with it, which is then noted."""
     features = _features(data)
     if features is None:
         records.faults["records that are no tf.train.Example"].append(name)
         return None
     records.parsed += 1
     by_finding = {_finding(key): feature for key, feature in features.items()}
-    if not records.features.issuperset(features):
-        records.features.update(features)
-    faults: list[str] = []
-    if len(by_finding) < len(features):
-        faults.append("records with two features of one finding")
+    records.features.update(features)
+    given = {label: by_finding[label].int64_list.value for label in known if label in by_finding}
+    codes = {label: values[0] for label, values in given.items() if len(values) == 1 and 0 <= values[0] <= 3}
     found: Sequence[bytes] = by_finding[image].bytes_list.value if image in by_finding else ()
-    lacking = [image] if len(found) != 1 else []
+    lacking = [image] * (len(found) != 1) + [label for label in labels if label not in given]
+    faults: list[tuple[str, str]] = []  # kind, and the record's name in it
+    for label in [label for label in labels if label in given and label not in codes]:
+        shown = given[label][0] if len(given[label]) == 1 else "not one whole number"
+        faults.append(("labels other than 0, 1, 2 and 3", f"{name} ({label}: {shown})"))
+    if len(by_finding) < len(features):
+        faults.append(("records with two features of one finding", name))
     if len(found) == 1 and not found[0]:
-        faults.append(f"records with empty {image}")
-    codes = []
-    for label in labels:
-        if label not in by_finding:
-            lacking.append(label)
-            continue
-        values = by_finding[label].int64_list.value
-        if len(values) == 1 and 0 <= values[0] <= 3:
-            codes.append(values[0])
-        else:
-            shown = values[0] if len(values) == 1 else "not one whole number"
-            records.faults["labels other than 0, 1, 2 and 3"].append(f"{name} ({label}: {shown})")
-            faults.append("")
+        faults.append((f"records with empty {image}", name))
     for missing in lacking:
         records.lacking[missing].append(name)
-    for kind in filter(None, faults):
-        records.faults[kind].append(name)
-    if faults or lacking:
-        return None
-    given = [tuple(by_finding[label].int64_list.value) if label in by_finding else () for label in known]
-    records.every.append([values[0] if len(values) == 1 and 0 <= values[0] <= 3 else 0 for values in given])
-    return codes
+    for kind, called in faults:
+        records.faults[kind].append(called)
+    return None if faults or lacking else [codes.get(label, 0) for label in known]
 
 
 def _record(file: BinaryIO) -> tuple[bytes | None, str]:

@@ -18,7 +18,7 @@ import numpy as np
 from xraylab.data.boxes import FILE, BoxRow, boxes_of, write_boxes
 from xraylab.data.published import MURA_STUDIES
 from xraylab.data.synthetic.bone_drawing import draw_sign, draw_view
-from xraylab.data.synthetic.mark import mark_synthetic
+from xraylab.data.synthetic.mark import mark_synthetic, new_root
 from xraylab.errors import UserError
 
 LEAST = {"train": 70, "valid": 40}  # studies; in valid for 15 of each class, so that its metrics mean something
@@ -42,14 +42,12 @@ def write_mura(root: Path, train: int = 300, valid: int = 120, seed: int = 0) ->
     Raises:
         UserError: ``root`` exists already, or the numbers are too small for 15 of each class in valid.
     """
-    if root.exists() and (root.is_file() or any(root.iterdir())):
-        raise UserError(f"{root} exists and is not empty; name another folder, or delete it first.")
     if train < LEAST["train"] or valid < LEAST["valid"]:
         raise UserError(
             f"train={train} valid={valid}: at least {LEAST['train']} and {LEAST['valid']} studies are needed, "
             "for both classes of every body part and 15 of each class in valid."
         )
-    root.mkdir(parents=True, exist_ok=True)
+    new_root(root)
     first = 1
     jobs: list[tuple[int, str, str, bool, int]] = []
     for split, count in (("train", train), ("valid", valid)):

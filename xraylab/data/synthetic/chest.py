@@ -6,7 +6,7 @@ What a study shows is its truth; its label is, as published, what a report says 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,19 @@ from xraylab.data.boxes import FILE, NIH_FILE, BoxRow, boxes_of, write_boxes, wr
 from xraylab.data.findings import CHEXPERT, NIH, spelled
 from xraylab.data.synthetic.chest_drawing import Case, draw_view, finding_masks
 from xraylab.data.synthetic.chest_labels import Cases, Rates, draw_labels
-from xraylab.data.synthetic.mark import mark_synthetic
+from xraylab.data.synthetic.mark import mark_synthetic, new_root
 from xraylab.errors import UserError
 
 LEAST = 20  # studies of a split, so that each class of the competition's findings is there
 LATERAL, SECOND = 0.35, 0.08  # shares of studies with a lateral and with a second frontal view
 MIDDLE = ("cardiomegaly", "enlarged_cardiomediastinum", "support_devices")  # of one piece, of which the rim alone differs
 RETURNS = 0.25  # share of studies by the patient before
+#: names in ChestX-ray14 of what is drawn, beside its own: where it is slight, and where it is severe
+AS_NIH: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "lung_lesion": (("nodule",), ("mass",)), "enlarged_cardiomediastinum": (("hernia",), ("hernia",)),
+    "pleural_other": (("pleural_thickening",), ("pleural_thickening", "fibrosis")), "pneumothorax": ((), ("emphysema",)),
+    "pneumonia": (("infiltration",), ()),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,14 +74,14 @@ def _studies(cases: Cases, first: int, seed: tuple[int, ...], returns: float = R
     return studies
 
 
-def _new(root: Path, **counts: int) -> None:
-    """Make the folder, unless something is in the way."""
-    if root.exists() and (root.is_file() or any(root.iterdir())):
-        raise UserError(f"{root} exists and is not empty; name another folder, or delete it first.")
+def _drawn(root: Path, counts: dict[str, int], seed: int, uncertain: Rates = None, truth: Rates = None) -> dict[str, Cases]:
+    """Findings of the studies of each split, and the folder for them, unless something is in the way or a split too small."""
+    parts = {split: draw_labels(n, [seed, i], uncertain, truth) for i, (split, n) in enumerate(counts.items())}
     if min(counts.values()) < LEAST:
         asked = " ".join(f"{k}={v}" for k, v in counts.items())
         raise UserError(f"{asked}: at least {LEAST} studies of each are needed, for both classes of every finding.")
-    root.mkdir(parents=True, exist_ok=True)
+    new_root(root)
+    return parts
 
 
 def _jpeg(image: np.ndarray) -> bytes:
@@ -128,8 +134,7 @@ def write_chexpert(
         UserError: ``root`` exists already, a split is too small, or the rates are wrong.
     """
     counts = {"train": train, "valid": valid} | ({"test": test} if test else {})
-    parts = {s: draw_labels(n, [seed, i], uncertain, truth) for i, (s, n) in enumerate(counts.items())}
-    _new(root, **counts)
+    parts = _drawn(root, counts, seed, uncertain, truth)
     first, jobs = 1, []
     for i, (split, cases) in enumerate(parts.items()):
         first = max(first, {"train": 1, "valid": 64541, "test": 64741}[split])
@@ -168,9 +173,7 @@ def write_mimic(
     Raises:
         UserError: as in :func:`write_chexpert`.
     """
-    counts = {"train": train, "valid": valid, "test": test}
-    parts = {s: draw_labels(n, [seed, i], uncertain, truth) for i, (s, n) in enumerate(counts.items())}
-    _new(root, **counts)
+    parts = _drawn(root, {"train": train, "valid": valid, "test": test}, seed, uncertain, truth)
     first, jobs = 10000032, []
     names = sorted(CHEXPERT)
     order = [CHEXPERT.index(name) for name in names]
@@ -237,16 +240,15 @@ def write_nih(root: Path, train: int = 300, test: int = 80, seed: int = 0, size:
     Raises:
         UserError: ``root`` exists already, or a split is too small.
     """
-    counts = {"train": train, "test": test}
-    _new(root, **counts)
+    parts = _drawn(root, {"train": train, "test": test}, seed)
     published = {name: name.title() for name in NIH} | {"pleural_effusion": "Effusion"}
     first, jobs, rows = 1, [], []
-    for i, (split, count) in enumerate(counts.items()):
+    for i, (split, cases) in enumerate(parts.items()):
         images = []
-        for study in (studies := _studies(draw_labels(count, [seed, i]), first, (seed, i), lateral=0)):
+        for study in (studies := _studies(cases, first, (seed, i), lateral=0)):
             images.append(f"{study.patient:08d}_{study.visit - 1:03d}.png")
             jobs.append((f"images/{images[-1]}", study, 0))
-            found = "|".join(published[name] for name in sorted(name for name, _ in _nih(study.case))) or "No Finding"
+            found = "|".join(published[name] for name, _ in _nih(study.case)) or "No Finding"
             row = [images[-1], found, study.visit - 1, study.patient, study.age, "F" if study.female else "M"]
             rows.append([*row, study.views[0].upper(), 2500, 2048, 0.171, 0.171])
         (root / f"{'train_val' if split == 'train' else split}_list.txt").write_text("\n".join(images), encoding="utf-8")
@@ -258,7 +260,7 @@ def write_nih(root: Path, train: int = 300, test: int = 80, seed: int = 0, size:
     table = "".join(",".join(map(str, row)) + "\n" for row in rows)
     (root / "Data_Entry_2017_v2020.csv").write_text(header + table, encoding="utf-8")
     sizes = {path: (width, height) for (path, *_), (height, width) in zip(jobs, _write_images(root, jobs, size), strict=True)}
-    shown = {path: list(_nih(study.case)) for path, study, _ in jobs}
+    shown = {path: _nih(study.case) for path, study, _ in jobs}
     boxes = [(path, found, box) for path, _, drawn, *box in _boxes(jobs, size) for found, by in shown[path] if by == drawn]
     rows_of: list[BoxRow] = [(path.removeprefix("images/"), None, found, *box) for path, found, box in boxes]  # type: ignore[misc]
     write_nih_boxes(root / NIH_FILE, rows_of, [sizes[path] for path, *_ in boxes])
@@ -266,16 +268,11 @@ def write_nih(root: Path, train: int = 300, test: int = 80, seed: int = 0, size:
     return root
 
 
-def _nih(case: Case) -> Iterator[tuple[str, str]]:
+def _nih(case: Case) -> list[tuple[str, str]]:
     """The findings of ChestX-ray14 that a case shows, each with the drawing that shows it."""
-    for name, severity in case.severity.items():
-        severe = severity > 0.6
-        other = {
-            "lung_lesion": "mass" if severe else "nodule", "enlarged_cardiomediastinum": "hernia",
-            "pleural_other": "pleural_thickening",
-        }.get(name, name if name in NIH else None)  # fmt: skip
-        more = {"pneumothorax": "emphysema", "pleural_other": "fibrosis"} if severe else {"pneumonia": "infiltration"}
-        yield from ((found, name) for found in (other, more.get(name)) if found)
+    own = [(name, name) for name in case.severity if name in NIH]
+    others = [(name, by) for by, amount in case.severity.items() for name in AS_NIH.get(by, ((), ()))[int(amount > 0.6)]]
+    return sorted(own + others)
 
 
 def write_tutorial(
@@ -299,9 +296,7 @@ def write_tutorial(
     """
     if shards < 1:
         raise UserError(f"shards={shards}: it is at least 1.")
-    counts = {"train": train, "valid": valid, "test": test}
-    parts = {s: draw_labels(n, [seed, i], uncertain, truth) for i, (s, n) in enumerate(counts.items())}
-    _new(root, **counts)
+    parts = _drawn(root, {"train": train, "valid": valid, "test": test}, seed, uncertain, truth)
     names = [name.replace("lung_opacity", "airspace_opacity") for name in CHEXPERT]
     for i, (split, cases) in enumerate(parts.items()):
         codes = np.select([cases.reported == value for value in (0, -1, 1)], [1, 2, 3], 0)

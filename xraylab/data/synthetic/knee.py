@@ -19,7 +19,7 @@ import numpy as np
 from xraylab.data.boxes import FILE, BoxRow, boxes_of, write_boxes
 from xraylab.data.published import MRNET
 from xraylab.data.published import MRNET_PLANES as PLANES
-from xraylab.data.synthetic.mark import mark_synthetic
+from xraylab.data.synthetic.mark import mark_synthetic, new_root
 from xraylab.errors import UserError
 
 SIZE = 256
@@ -42,8 +42,6 @@ def write_mrnet(root: Path, train: int = 60, valid: int = 40, slices: tuple[int,
     Raises:
         UserError: ``root`` exists already, or the numbers are too small for 15 of each class in valid.
     """
-    if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root} exists and is not empty; name another folder, or delete it first.")
     if valid < 2 * LEAST_OF_A_CLASS or train < 10:
         raise UserError(
             f"train={train} valid={valid}: at least 10 and {2 * LEAST_OF_A_CLASS} exams are needed, "
@@ -51,7 +49,7 @@ def write_mrnet(root: Path, train: int = 60, valid: int = 40, slices: tuple[int,
         )
     if slices is not None and not (len(slices) == 2 and 1 <= slices[0] <= slices[1]):
         raise UserError(f"slices={list(slices)}: it is [least, most] with 1 <= least <= most.")
-    root.mkdir(parents=True, exist_ok=True)
+    new_root(root)
     first = 0
     jobs = []
     for split, count in (("train", train), ("valid", valid)):

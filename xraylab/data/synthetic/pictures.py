@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from xraylab.data.synthetic.mark import mark_synthetic
+from xraylab.data.synthetic.mark import mark_synthetic, new_root
 from xraylab.errors import UserError
 
 
@@ -23,10 +23,9 @@ def write_folder(root: Path, train: int = 200, val: int = 60, test: int = 80, se
     Raises:
         UserError: ``root`` exists already, or a split has fewer than 4 studies.
     """
-    if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root} exists and is not empty; name another folder, or delete it first.")
     if min(train, val, test) < 4:
         raise UserError(f"train={train} val={val} test={test}: each is at least 4 studies.")
+    new_root(root)
     number = 0
     for split, count in (("train", train), ("val", val), ("test", test)):
         for i in range(count):
@@ -72,11 +71,10 @@ def write_table(root: Path, train: int = 240, test: int = 80, seed: int = 0) -> 
     Raises:
         UserError: ``root`` exists already, or a split has fewer than 8 studies.
     """
-    if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root} exists and is not empty; name another folder, or delete it first.")
     if min(train, test) < 8:
         raise UserError(f"train={train} test={test}: each is at least 8 studies.")
-    (root / "images").mkdir(parents=True)
+    new_root(root)
+    (root / "images").mkdir()
     rows = [["id", "patient", "group", "split", "images", "nodule", "effusion"]]
     for split, count in (("train", train), ("test", test)):
         for i in range(count):

@@ -65,9 +65,7 @@ def load_file(model: nn.Module, path: str, heads: Sequence[str] = ()) -> None:
     Raises:
         UserError: the file is not a state dict, or not of this model.
     """
-    state = _read(path)
-    kept = _whole(model, state, path, type(model).__name__, heads)
-    model.load_state_dict(kept, strict=False)
+    model.load_state_dict(_whole(model, _read(path), path, type(model).__name__, heads), strict=False)
 
 
 def from_file(name: str, make: Callable[[], nn.Module], path: str) -> nn.Module:
@@ -82,8 +80,7 @@ def from_file(name: str, make: Callable[[], nn.Module], path: str) -> nn.Module:
 
     def load(model: nn.Module, state: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         heads = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
-        kept = _whole(model, state, path, name, (heads,) if isinstance(heads, str) else heads)
-        return plain(model, kept, strict=False)
+        return plain(model, _whole(model, state, path, name, (heads,) if isinstance(heads, str) else heads), strict=False)
 
     nn.Module.load_state_dict = load  # type: ignore[assignment]  # the one place that sees what timm made of the file
     _builder.load_state_dict = _tensors  # type: ignore[assignment]
@@ -105,8 +102,8 @@ def _read(path: str) -> dict[str, Any]:
     try:
         return _tensors(path)
     except Exception as error:  # whatever a broken file makes the readers raise
-        words = f"backbone.pretrained={path}: cannot be loaded: {_first_line(error).split('. ')[0]}.\n{WHOLE}"
-        raise UserError(words) from error
+        reason = _first_line(error).split(". ")[0]
+        raise UserError(f"backbone.pretrained={path}: cannot be loaded: {reason}.\n{WHOLE}") from error
 
 
 def _tensors(path: str) -> dict[str, Any]:
@@ -226,30 +223,28 @@ def or_stop(name: str, pretrained: object, make: Callable[[], T]) -> T:
     except UserError:
         raise
     except Exception as error:
-        if pretrained is False:
-            raise UserError(f"backbone {name}: {_first_line(error)}") from error
-        raise UserError(f"backbone {name}: pretrained={pretrained} cannot be loaded: {_first_line(error)}") from error
+        what = "" if pretrained is False else f"pretrained={pretrained} cannot be loaded: "
+        raise UserError(f"backbone {name}: {what}{_first_line(error)}") from error
 
 
 def _require(url: str, what: str, cache: str) -> None:
     from huggingface_hub import constants
 
-    offline = constants.HF_HUB_OFFLINE and url.startswith(constants.ENDPOINT)
-    reason = "the environment says HF_HUB_OFFLINE" if offline else None
     try:
-        if reason is None:
-            request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "xraylab"})
-            urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+        if constants.HF_HUB_OFFLINE and url.startswith(constants.ENDPOINT):
+            raise ValueError("the environment says HF_HUB_OFFLINE")
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "xraylab"})
+        urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+        return
     except urllib.error.HTTPError as error:
         reason = f"{error.code} {error.reason}"
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "reason", error))
-    if reason is not None:
-        raise UserError(
-            f"{what}: its pretrained weights are not on this machine and cannot be fetched ({reason}).\n"
-            f"  from   {url}\n  cache  {cache}\n"
-            "Go on with backbone.pretrained=<file of weights>, or with backbone.pretrained=false for random weights."
-        )
+    raise UserError(
+        f"{what}: its pretrained weights are not on this machine and cannot be fetched ({reason}).\n"
+        f"  from   {url}\n  cache  {cache}\n"
+        "Go on with backbone.pretrained=<file of weights>, or with backbone.pretrained=false for random weights."
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -46,7 +46,9 @@ def derivatives(loss: Uncertainty, parameters: Sequence[Tensor], held_back: Logi
     with torch.no_grad():
         parts = [(loss.difference(logits), labels) for logits, labels in held_back()]
         x, labels = (torch.cat([part[i] for part in parts]) for i in (0, 1))
-        offset = _offset(x, labels)
+        certain = (labels == 0) | (labels == 1)
+        target = torch.where(certain, labels, 0).to(x.dtype)
+        offset = _offset(x, target, certain)
         before = [p.detach().clone() for p in parameters]
         step = 1e-3 * _length(before)
         out = torch.zeros(len(x), len(gradients), dtype=x.dtype, device=x.device)
@@ -59,7 +61,8 @@ def derivatives(loss: Uncertainty, parameters: Sequence[Tensor], held_back: Logi
                 for p, old, g in zip(parameters, before, of, strict=True):
                     p.copy_(old - (sign * step / length) * g)
                 moved = torch.cat([loss.difference(logits) for logits, _ in held_back()])
-                out[:, k] += sign * _certain(moved + offset, labels).sum(1) / (2 * step)
+                losses = binary_cross_entropy_with_logits(moved + offset, target, reduction="none") * certain
+                out[:, k] += sign * losses.sum(1) / (2 * step)
         for p, old in zip(parameters, before, strict=True):
             p.copy_(old)
     return out
@@ -69,19 +72,10 @@ def _length(tensors: Sequence[Tensor]) -> float:
     return float(torch.stack([t.double().square().sum() for t in tensors]).sum().sqrt())
 
 
-def _certain(x: Tensor, labels: Tensor) -> Tensor:
-    """(B,L), cross-entropy of certain labels; 0 for others."""
-    certain = (labels == 0) | (labels == 1)
-    target = torch.where(certain, labels, 0).to(x.dtype)
-    return binary_cross_entropy_with_logits(x, target, reduction="none") * certain
-
-
-def _offset(x: Tensor, labels: Tensor, steps: int = 30) -> Tensor:
+def _offset(x: Tensor, target: Tensor, certain: Tensor) -> Tensor:
     """(L,), what is added to logits (N,L) for the lowest cross-entropy of certain labels, by Newton's method, within +-10."""
-    certain = (labels == 0) | (labels == 1)
-    target = torch.where(certain, labels, 0).to(x.dtype)
     offset = x.new_zeros(x.shape[1])
-    for _ in range(steps):
+    for _ in range(30):
         p = torch.sigmoid(x + offset)
         slope, curvature = ((p - target) * certain).sum(0), (p * (1 - p) * certain).sum(0)
         offset = (offset - (slope / curvature.clamp(min=1e-6)).clamp(-1, 1)).clamp(-10, 10)

@@ -59,6 +59,7 @@ class Loss(nn.Module, HyperparametersMixin):
 
     balances: tuple[str, ...] = ("none",)
     exclusive = False
+    per_label = 1  # outputs of a label; where there are several, they share a softmax
     knows_uncertain = False  # whether uncertain and unmentioned labels have a meaning in it
     remedy = ""  # for a label of one class, in words
     held_back = 0.0  # of train's patients, kept from training for what the loss adapts by itself
@@ -80,11 +81,11 @@ class Loss(nn.Module, HyperparametersMixin):
 
     def outputs(self, num_labels: int) -> int:
         """How many logits the network needs for that many labels."""
-        return num_labels
+        return self.per_label * num_labels
 
     def softmax(self, num_labels: int) -> int:
         """How many outputs in a row share a softmax; 1: each has a sigmoid of its own."""
-        return 1
+        return self.per_label
 
     def fit(
         self, labels: np.ndarray, names: Sequence[str], groups: np.ndarray | None = None, of: str = "studies",

@@ -59,8 +59,8 @@ class WeightedBCE(Loss):
         return (curves[0] * (keep * positive + move * negative) + curves[1] * (keep * negative + move * positive)).sum()
 
     def difference(self, logits: Tensor) -> Tensor:
-        """(B,L), the logit of each label."""
-        return logits
+        """(B,L), the logit of each label: of several outputs, the second, which is positive, minus the first, negative."""
+        return logits if self.per_label == 1 else logits[:, 1 :: self.per_label] - logits[:, :: self.per_label]
 
     def log_odds(self, logits: Tensor) -> Tensor:
         """The logit itself, whose sigmoid is the probability."""
@@ -77,21 +77,11 @@ class TwoSoftmax(WeightedBCE):
     (2, tensor([[0.5000]]))
     """
 
+    per_label = 2
+
     def __init__(self, balance: str = "none", label_smoothing: float = 0.0) -> None:
         super().__init__(balance, label_smoothing)
         self.save_hyperparameters()
-
-    def outputs(self, num_labels: int) -> int:
-        """Two a label."""
-        return 2 * num_labels
-
-    def softmax(self, num_labels: int) -> int:
-        """Two."""
-        return 2
-
-    def difference(self, logits: Tensor) -> Tensor:
-        """(B,L), positive minus negative of (B,2L)."""
-        return logits[:, 1::2] - logits[:, 0::2]
 
 
 class CrossEntropy(Loss):

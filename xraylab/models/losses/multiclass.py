@@ -29,24 +29,14 @@ class MultiClass(Uncertainty):
     (3, 1.0986)
     """
 
+    per_label = 3
+
     def __init__(self, w: float | str | Mapping[str, Any] = 1.0, **options: Any) -> None:
         if "u" in options or w == ADAPTED:
             raise UserError("loss=multiclass: uncertain labels are a class, which has no target u and no adapted w.")
         super().__init__(w=w, **options)
         self.save_hyperparameters()
         self.hparams.pop("u")
-
-    def outputs(self, num_labels: int) -> int:
-        """Three a finding."""
-        return 3 * num_labels
-
-    def softmax(self, num_labels: int) -> int:
-        """Three."""
-        return 3
-
-    def difference(self, logits: Tensor) -> Tensor:
-        """(B,L), positive minus negative of (B,3L): the logit of positive, given that it is certain."""
-        return logits[:, 1::3] - logits[:, 0::3]
 
     def count(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Negatives and positives, unmentioned ones by their weight, float64 (L,)."""

@@ -35,6 +35,8 @@ class SelfTrained(Uncertainty):
     tensor([[0.7000]])
     """
 
+    targets_by_study = True
+
     def __init__(self, first: str | None = None, **options: Any) -> None:
         if "u" in options or options.get("w") == ADAPTED:
             raise UserError("loss=selftrained: the first model gives the targets u; loss.w is a number, or one by finding.")
@@ -42,9 +44,6 @@ class SelfTrained(Uncertainty):
         self.save_hyperparameters()
         self.hparams.pop("u")
         self.first, self.given = first, "the first model's probability"
-
-    def _needs_rows(self) -> bool:
-        return True
 
     def predictions(self) -> Path | None:
         """The first model's table of the training studies.

@@ -76,6 +76,7 @@ class Uncertainty(WeightedBCE):
     """
 
     knows_uncertain = True
+    targets_by_study = False  # whether uncertain labels of each study have a target of their own, without which there is none
 
     def __init__(
         self, u: float | str | Sequence[float] | Mapping[str, Any] = 0.5, w: float | str | Mapping[str, Any] = 1.0,
@@ -88,8 +89,8 @@ class Uncertainty(WeightedBCE):
         self.learns, self.adapts = u == LEARNED, w == ADAPTED
         if reduction not in REDUCTIONS:
             raise UserError(f"loss.reduction={reduction}: it is {' or '.join(REDUCTIONS)}.")
-        for name, value, most in (("u_start", u_start, 1), ("w_start", w_start, 1), ("w_rate", w_rate, 1)):
-            if not 0 < number_of(f"loss.{name}", value) <= most or (name == "u_start" and value == 1):
+        for name, value in (("u_start", u_start), ("w_start", w_start), ("w_rate", w_rate)):
+            if not 0 < number_of(f"loss.{name}", value) <= 1 or (name == "u_start" and value == 1):
                 raise UserError(f"loss.{name}={value}: it is above 0 and {'below' if name == 'u_start' else 'at most'} 1.")
         if not 0 < number_of("loss.held_back", held_back) <= 0.5:
             raise UserError(f"loss.held_back={held_back}: it is above 0 and at most .5.")
@@ -97,10 +98,8 @@ class Uncertainty(WeightedBCE):
             raise UserError(f"loss.u_lr={u_lr}: it is above 0.")
         if self.learns and (balance == "group" or label_smoothing):
             raise UserError("loss.u=learned goes with loss.balance=none, label, keras or inverse, and without label_smoothing.")
-        named = {"negative": 1.0, "ignore": 0.0}
-        self.blank_weight = (
-            named[str(blank)] if str(blank) in named else number_of("loss.blank", blank, "negative, ignore or a weight")
-        )
+        named: dict[Any, float] = {"negative": 1.0, "ignore": 0.0}
+        self.blank_weight = number_of("loss.blank", named.get(str(blank), blank), "negative, ignore or a weight")
         if self.blank_weight < 0:
             raise UserError(f"loss.blank={blank}: a weight is at least 0.")
         self.ranges = {} if self.learns else _by_finding("loss.u", u, _range)
@@ -166,14 +165,9 @@ class Uncertainty(WeightedBCE):
         """bool (B,L): certain labels, and others that can weigh anything."""
         if self.reduction == "all":
             return torch.ones_like(labels, dtype=torch.bool)
-        return (labels == 0) | (labels == 1) | ((labels == -1) & self._can_weigh()) | (torch.isnan(labels) & self._blank_counts())
-
-    def _can_weigh(self) -> Tensor:
-        """bool (L,); an adapted w may be 0 now and not later, and n was counted before training."""
-        return torch.ones_like(self.w, dtype=torch.bool) if self.adapts else self.w > 0
-
-    def _blank_counts(self) -> bool:
-        return bool(self.blank_weight)
+        # an adapted w may be 0 now and not later, and n was counted before training
+        uncertain, blank = (labels == -1) & (self.adapts | (self.w > 0)), torch.isnan(labels) & bool(self.blank_weight)
+        return (labels == 0) | (labels == 1) | uncertain | blank
 
     def targets(self, labels: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Target in [0,1] and weight of raw labels, both (B,L).
@@ -182,15 +176,12 @@ class Uncertainty(WeightedBCE):
             UserError: the targets of uncertain labels are not the same for all, and rows, or :meth:`attach`, are missing.
         """
         if self._rows is None or rows is None:
-            if self._needs_rows():
+            if self.targets_by_study or self._rows is not None:
                 raise UserError("this loss has a target for each study: call attach(table), and pass rows.")
             return self._plain(labels)
         if self._rows.device != labels.device:
             self._rows = self._rows.to(labels.device)
         return self._plain(labels, self._rows[rows])
-
-    def _needs_rows(self) -> bool:
-        return self._rows is not None
 
     def _plain(self, labels: Tensor, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Target and weight with u (L,) or (B,L), else with the middle of its range or what was learned."""
