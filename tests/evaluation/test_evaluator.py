@@ -22,8 +22,7 @@ from xraylab.evaluation.paired_tests import compare
 from xraylab.evaluation.predictions import PredictionTable, Scoring, scored_labels
 from xraylab.inference.cases import choose_cases
 from xraylab.reporting.figures.curves import curve, scored
-from xraylab.reporting.model_card import exclusive_note
-from xraylab.reporting.summary import closing_table, macro_notes, tie_notes
+from xraylab.reporting.summary import closing_table, exclusive_note, macro_notes, tie_notes
 
 
 @pytest.fixture

@@ -256,6 +256,11 @@ def by_unit(evaluation: Evaluation) -> Iterator[tuple[str, SplitResult]]:
             yield split, by_study["images"]
 
 
+def with_macro(result: Results) -> dict[str, Values]:
+    """The metrics of each label; of several also their mean, as ``macro``."""
+    return result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
+
+
 def last_split(evaluation: Evaluation) -> tuple[str, SplitResult]:
     """The split whose results count most: test, or what there is."""
     splits = evaluation["splits"]

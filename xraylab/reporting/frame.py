@@ -6,16 +6,36 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader, select_autoescape
 from markupsafe import Markup
+
+from xraylab.evaluation.metrics import METRICS, how_intervals, number, numbers, without_interval
+from xraylab.evaluation.operating_points import threshold_text, trivial
+from xraylab.evaluation.result import choices, with_macro
+from xraylab.reporting.summary import after_temperature, chosen_on, exclusive_note, rules, units
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 @cache
 def _environment() -> Environment:
-    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, keep_trailing_newline=True)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), keep_trailing_newline=True, trim_blocks=True,
+        lstrip_blocks=True, undefined=ChainableUndefined,
+    )  # fmt: skip
+    words = (
+        after_temperature, choices, chosen_on, exclusive_note, how_intervals, number, numbers, rules, threshold_text, trivial,
+        units, with_macro, without_interval,
+    )  # fmt: skip
+    environment.globals.update({f.__name__: f for f in words}, METRICS=METRICS)
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of ``templates``, filled in; one of HTML escapes its values. Templates call what says numbers in words."""
+    return _environment().get_template(template).render(values)
 
 
 def framed(
@@ -48,7 +68,8 @@ def framed(
         r"(?<!<div class=scroll>)(?<!<div class=settings>)(<table.*?</table>)", r"<div class=scroll>\1</div>", body, flags=re.S
     )
     css = (TEMPLATES / "style.css").read_text(encoding="utf-8") + style
-    return _environment().get_template("page.html").render(
+    return render(
+        "page.html",
         heading=heading, beside=beside, title=title + " (synthetic sample)" * synthetic, synthetic=synthetic, answer=answer,
         caveats=[f"{line[0].upper()}{line[1:]}." for line in caveats], contents=contents, style=Markup(css), body=Markup(body),
     )  # fmt: skip
@@ -74,5 +95,4 @@ def table(
     >>> table(["", "n"], [["a < b", 1], [Markup("<b>c</b>"), Quiet("2")]])
     '<table><tr><th></th><th>n</th></tr><tr><td>a &lt; b</td><td>1</td></tr><tr><td><b>c</b></td><td class=n>2</td></tr></table>'
     """
-    template = _environment().get_template("table.html")
-    return template.render(head=head, rows=rows, style=style, over=over, span=span).rstrip()
+    return render("table.html", head=head, rows=rows, style=style, over=over, span=span).rstrip()

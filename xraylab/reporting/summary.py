@@ -1,7 +1,8 @@
-"""A finished evaluation as text, for a terminal."""
+"""A finished evaluation as text, for a terminal, and the sentences that pages and cards share with it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +11,17 @@ from xraylab.evaluation.ensembles.combination import IN_SAMPLE
 from xraylab.evaluation.metrics import METRICS, number, numbers, without_interval
 from xraylab.evaluation.operating_points import trivial
 from xraylab.evaluation.predictions import CERTAIN, Scoring
-from xraylab.evaluation.result import Evaluation, SplitResult, by_unit, choices, in_sample, last_split
+from xraylab.evaluation.result import (
+    Evaluation,
+    LabelCalibration,
+    OperatingPoint,
+    SplitResult,
+    by_unit,
+    choices,
+    in_sample,
+    last_split,
+    with_macro,
+)
 
 
 def answer(evaluation: Evaluation) -> str:
@@ -48,7 +59,7 @@ def closing_table(evaluation: Evaluation, directory: Path, took: str) -> str:
             found = " and ".join(f"{name} {number(m)}" for name, m in result["exclusive"].items())
             lines.append(f"    {found} of the likeliest class; by class, one against the rest:")
         rows: list[tuple[str, ...]] = [("", *(m.title for m in METRICS.values()))]
-        labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
+        labels = with_macro(result)
         for name, metrics in labels.items():
             rows.append((name, *numbers(metrics)))
         if len(result["groups"]) > 1 and len(result["labels"]) == 1 and result["unit"] == "study":
@@ -138,3 +149,25 @@ def tie_notes(result: SplitResult) -> list[str]:
             "average precision depends on it too"
         )
     return notes
+
+
+def rules(points: Mapping[str, OperatingPoint]) -> str:
+    """What operating points were chosen for, in words."""
+    return "; ".join(f"{name}: {point['rule']}" for name, point in points.items())
+
+
+def chosen_on(points: Mapping[str, OperatingPoint]) -> str | None:
+    """The split that operating points were chosen on; None where none was."""
+    return next((point["chosen_on"] for point in points.values() if point["chosen_on"]), None)
+
+
+def after_temperature(found: LabelCalibration) -> list[str]:
+    """A finding's temperature, and its ECE and Brier score with it; dashes where there is none."""
+    t, after = found["temperature"]["value"], found["after"]
+    return ["-" if t is None else f"{t:.3f}", *([number(after["ece"]), number(after["brier"])] if after else ["-", "-"])]
+
+
+def exclusive_note(result: SplitResult) -> str:
+    """How often the likeliest class is the true one, in words, without a full stop."""
+    accuracy, kappa = result["exclusive"]["accuracy"], result["exclusive"]["kappa"]
+    return f"The likeliest class: accuracy {number(accuracy)}, kappa {number(kappa)}, n {accuracy['n']}"

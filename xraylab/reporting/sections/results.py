@@ -11,10 +11,9 @@ from xraylab.reporting.figures import export
 from xraylab.reporting.figures.calibration import reliability
 from xraylab.reporting.figures.curves import KINDS, confusion, panels, side_by_side
 from xraylab.reporting.frame import table
-from xraylab.reporting.model_card import exclusive_note
 from xraylab.reporting.sections import Context, Section
 from xraylab.reporting.sections.decisions import calibration_table, operating_table, readers_table
-from xraylab.reporting.summary import macro_notes, tie_notes, units
+from xraylab.reporting.summary import exclusive_note, macro_notes, tie_notes, units
 from xraylab.run import Run
 
 NONE = {"value": 0}
