@@ -287,7 +287,7 @@ def test_the_command_leaves_a_run_that_report_and_a_further_combination_accept(m
     assert done.returncode == 0, done.stderr
     assert "fitted on train: fitted on predictions of studies that the members were trained on" in done.stdout
     page = (tmp_path / "wrong" / "report.html").read_text()
-    assert "<p class=sample>A logistic regression a label on the members&#x27; logits, fitted on train" in page
+    assert "<p class=sample>A logistic regression a label on the members&#39; logits, fitted on train" in page
     worst = choose_cases(PredictionTable.read(tmp_path / "wrong" / "predictions" / "test.csv"), 12)["id"].iloc[0]
     assert f"<td>acl</td><td>false positive</td><td>{worst} " in page, "cases by id, where no images are at hand"
     assert f"- The combination was {IN_SAMPLE}." in (tmp_path / "wrong" / "MODEL_CARD.md").read_text()

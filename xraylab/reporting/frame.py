@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -14,7 +15,17 @@ from markupsafe import Markup
 from xraylab.evaluation.metrics import METRICS, how_intervals, number, numbers, without_interval
 from xraylab.evaluation.operating_points import threshold_text, trivial
 from xraylab.evaluation.result import choices, with_macro
-from xraylab.reporting.summary import after_temperature, chosen_on, exclusive_note, rules, units
+from xraylab.reporting.summary import (
+    after_temperature,
+    chosen_on,
+    evaluated_of,
+    exclusive_note,
+    macro_notes,
+    moved,
+    rules,
+    tie_notes,
+    units,
+)  # fmt: skip
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,16 +37,26 @@ def _environment() -> Environment:
         lstrip_blocks=True, undefined=ChainableUndefined,
     )  # fmt: skip
     words = (
-        after_temperature, choices, chosen_on, exclusive_note, how_intervals, number, numbers, rules, threshold_text, trivial,
-        units, with_macro, without_interval,
+        after_temperature, choices, chosen_on, evaluated_of, exclusive_note, how_intervals, macro_notes, moved, number, numbers,
+        rules, threshold_text, tie_notes, trivial, units, with_macro, without_interval,
     )  # fmt: skip
-    environment.globals.update({f.__name__: f for f in words}, METRICS=METRICS)
+    environment.globals.update({f.__name__: f for f in words}, METRICS=METRICS, table=lambda *args: Markup(table(*args)))
+    environment.filters["sentence"] = sentence
     return environment
 
 
 def render(template: str, **values: Any) -> str:
     """A template of ``templates``, filled in; one of HTML escapes its values. Templates call what says numbers in words."""
     return _environment().get_template(template).render(values)
+
+
+def sentence(words: str) -> str:
+    """With a capital letter and a full stop.
+
+    >>> sentence("95% intervals over patients")
+    '95% intervals over patients.'
+    """
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def framed(
@@ -71,7 +92,7 @@ def framed(
     return render(
         "page.html",
         heading=heading, beside=beside, title=title + " (synthetic sample)" * synthetic, synthetic=synthetic, answer=answer,
-        caveats=[f"{line[0].upper()}{line[1:]}." for line in caveats], contents=contents, style=Markup(css), body=Markup(body),
+        caveats=list(map(sentence, caveats)), contents=contents, style=Markup(css), body=Markup(body),
     )  # fmt: skip
 
 
@@ -96,3 +117,8 @@ def table(
     '<table><tr><th></th><th>n</th></tr><tr><td>a &lt; b</td><td>1</td></tr><tr><td><b>c</b></td><td class=n>2</td></tr></table>'
     """
     return render("table.html", head=head, rows=rows, style=style, over=over, span=span).rstrip()
+
+
+def picture(caption: str, png: bytes, style: str = "") -> str:
+    """A picture with its caption, HTML; ``style`` is a class of it."""
+    return render("picture.html", caption=caption, source=base64.b64encode(png).decode(), style=style).rstrip()

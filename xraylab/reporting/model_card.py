@@ -51,7 +51,7 @@ def write_card(directory: Path) -> Path:
         own={title: kept.get(title) or blank for title, blank in blanks.items()}, blank=BLANK, unknown=UNKNOWN,
         evaluation=evaluation, last=last_split(evaluation)[0], limits=limits(evaluation), data=data_tables(evaluation),
         model=[*model_summary(directory), *_model(evaluation, settings)], coefficients=coefficient_rows(evaluation),
-        settings=settings, record=run.environment, code=_code,
+        settings=settings, made=_made(run.environment, evaluation.get("evaluated", {})),
     )  # fmt: skip
     write_text(path, card)
     return path
@@ -153,6 +153,19 @@ def data_tables(evaluation: Evaluation) -> list[tuple[list[str], list[list[Any]]
         counts += [[split, label, *(m[c]["value"] for c in COUNTS)] for label, m in r["labels"].items()]
     head = ["split", "finding", "positive", "negative", "uncertain", "blank"]
     return [(["split", "studies", "patients", "use"], rows), (head, counts)]
+
+
+def _made(record: Mapping[str, Any], evaluated: Mapping[str, Any]) -> list[str]:
+    """Commands, seed, versions and commit."""
+    versions, git = record.get("versions", {}), record.get("git")
+    lines = [
+        _code(record["command"]) if "command" in record else "",
+        f"seed {record['seed']}" if "seed" in record else "",
+        ", ".join(f"{k} {versions[k]}" for k in ("xraylab", "python", "torch") if k in versions),
+        f"evaluated anew: {_code(evaluated['command'])}" if record and evaluated else "",
+        f"commit {git['commit']}{', with changes' if git['modified'] else ''}" if git else "",
+    ]
+    return [line for line in lines if line]
 
 
 def _code(text: str) -> str:

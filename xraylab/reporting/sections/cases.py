@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pandas as pd
 from xraylab.evaluation.predictions import THRESHOLD, PredictionTable, Scoring
 from xraylab.evaluation.result import last_split
 from xraylab.inference.cases import EACH, FOLDER, choose_cases
+from xraylab.reporting.frame import picture
 from xraylab.reporting.frame import table as html_table
 from xraylab.reporting.sections import Context, Section
 from xraylab.run import Run
@@ -33,24 +33,17 @@ def cases_section(directory: Path) -> str:
     if not path.is_file():
         return ""
     shown = pd.read_csv(path, dtype=str, keep_default_na=False)
-    note = (
-        f"{shown['split'].iloc[0]}: of each finding the most confident mistakes at {THRESHOLD}, then confident right calls. "
-        "The first view or the middle slice of each study."
-    )
-    parts = [f"<h2>Cases <small>{html.escape(shown['data'].iloc[0])}</small></h2><p class=n>{html.escape(note)}</p>"]
+    note = "The first view or the middle slice of each study."
+    parts = [_heading(shown["data"].iloc[0], shown["split"].iloc[0], f"confident right calls. {note}")]
     for label, of_label in shown.groupby("label", sort=False):
         parts.append(f"<h3>{html.escape(str(label))}</h3>")
         for kind, of_kind in of_label.groupby("kind", sort=False):
             figures = []
             for case in of_kind.to_dict("records"):
-                picture = directory / FOLDER / case["picture"]
-                if picture.is_file():
+                path = directory / FOLDER / case["picture"]
+                if path.is_file():
                     words = f"{case['id']}: p {float(case['p']):.3f}" + (f", {case['what']}" if case["what"] else "")
-                    source = base64.b64encode(picture.read_bytes()).decode()
-                    figures.append(
-                        f'<figure class=case><img alt="{html.escape(words)}" src="data:image/png;base64,{source}">'
-                        f"<figcaption>{html.escape(words)}</figcaption></figure>"
-                    )
+                    figures.append(picture(words, path.read_bytes(), "case"))
             parts.append(f"<p>{html.escape(str(kind))}</p>{''.join(figures)}")
     return "".join(parts)
 
@@ -66,16 +59,17 @@ def listed_section(table: PredictionTable, split: str, data: str, scoring: Scori
     chosen = choose_cases(table, EACH, scoring)
     if chosen.empty:
         return ""
-    note = (
-        f"{split}: of each finding the most confident mistakes at {THRESHOLD}, then confident right calls: each study's id and "
-        "probability. The images are not at hand here."
-    )
     rows = []
     for (label, kind), of in chosen.groupby(["label", "kind"], sort=False):
         named = ", ".join(f"{case['id']} {case['p']:.3f}" for case in of.to_dict("records"))
         rows.append((label, kind, named))
-    head = f"<h2>Cases <small>{html.escape(data)}</small></h2><p class=n>{html.escape(note)}</p>"
-    return f"{head}<div class=settings>{html_table((), rows)}</div>"
+    note = "confident right calls: each study's id and probability. The images are not at hand here."
+    return f"{_heading(data, split, note)}<div class=settings>{html_table((), rows)}</div>"
+
+
+def _heading(data: str, split: str, note: str) -> str:
+    which = f"{split}: of each finding the most confident mistakes at {THRESHOLD}, then {note}"
+    return f"<h2>Cases <small>{html.escape(data)}</small></h2><p class=n>{html.escape(which)}</p>"
 
 
 SECTION = Section(40, cases)
