@@ -39,14 +39,14 @@ python -m xraylab.evaluate table=….
 def job(cfg: DictConfig) -> None:
     """Report."""
     from xraylab.reporting.comparison import NOTHING, text_table, write_results
+    from xraylab.reporting.run_report import write_report
 
     started = time.monotonic()
     if OmegaConf.is_missing(cfg, "runs"):
         raise UserError("runs must be given: runs=…  (--help explains it)")
-    given = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs) if isinstance(cfg.runs, Sequence) else []
+    given = [cfg.runs] if isinstance(cfg.runs, str) else list(map(str, cfg.runs)) if isinstance(cfg.runs, Sequence) else []
     if not given:
         raise UserError(f"runs={cfg.runs}: name a run, or several: runs=[<a>,<b>].")
-    given = [str(path) for path in given]
     if tables := [p for p in given if p.lower().endswith(".csv")]:
         make = command_line("evaluate", [word("table", tables[0])])
         raise UserError(f"runs: {tables[0]} is a table. Make it a run first:\n  {make}")
@@ -54,7 +54,9 @@ def job(cfg: DictConfig) -> None:
         if cfg.reference is not None or cfg.output is not None:
             key = "reference" if cfg.reference is not None else "output"
             raise UserError(f"{key}={cfg[key]}: it is for several runs; a run's report is written into the run.")
-        _of_one(given[0])
+        run = run_of(given[0])
+        _require_whole(run)
+        log.info("read %s", write_report(run))
         return
     results, waiting = read_results([Path(p) for p in given])
     reference = None if cfg.reference is None else _reference(str(cfg.reference), results)
@@ -96,9 +98,7 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
         raise UserError(f"runs: {listed(twice)} is there twice. Name each run once.")
     if not places:
         raise UserError(f"runs: no run in {listed(map(str, paths))} was finished.")
-    for place in places:
-        if not Run(place).environment["finished"]:
-            waiting.append(f"{place} was stopped before its end; it is shown as it is")
+    waiting += [f"{place} was stopped before its end; it is shown as it is" for place in places if not Run(place).finished]
     names = [n.replace("_", " ") if p.parent.name == "ensembles" else n for p, n in zip(places, short_names(places), strict=True)]
     return [read_result(place, name) for place, name in zip(places, names, strict=True)], waiting
 
@@ -128,15 +128,6 @@ def _reference(asked: str, results: Sequence[Result]) -> str:
         names = [r.job for r in results]
         raise UserError(f"reference={asked}: it is none of runs.{did_you_mean(asked, names)} There are: {listed(names)}.")
     return found[0]
-
-
-def _of_one(given: str) -> None:
-    """Write a run's report anew."""
-    from xraylab.reporting.run_report import write_report
-
-    run = run_of(given)
-    _require_whole(run)
-    log.info("read %s", write_report(run))
 
 
 def _of_multirun(folder: Path, results: Sequence[Result], waiting: list[str]) -> tuple[Path, tuple[str, str], dict[str, Any]]:

@@ -156,12 +156,12 @@ class Findings:
         rows = [("", "published", "found", "", "")]
         for c in self.compared:
             rows.append((c.what, _shown(c.published), _shown(c.found), c.sign, f"({c.note})" if c.note else ""))
-        return _aligned(rows, left=(0, 3, 4))
+        return aligned_rows(rows, left=(0, 3, 4))
 
     def _counts(self) -> list[str]:
         shown = ["split", "group", "studies", "patients", "images"]
         rows = [[_shown(row[c]) for c in shown] for row in _records(self.counts)]
-        return _aligned([shown, *rows], left=(0, 1))
+        return aligned_rows([shown, *rows], left=(0, 1))
 
     def _labels(self) -> list[str]:
         rows = [["split", "group", "label", *STATES]]
@@ -171,7 +171,7 @@ class Findings:
             counts = summed.assign(group="all")
         for row in _records(counts):
             rows += [[row["split"], row["group"], x, *(_shown(row[f"{x}_{word}"]) for word in STATES)] for x in self.labels]
-        return _aligned(rows, left=(0, 1, 2))
+        return aligned_rows(rows, left=(0, 1, 2))
 
     def _faults(self, most: int | None) -> list[str]:
         out = []
@@ -365,7 +365,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return frame.astype(object).where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+def aligned_rows(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     """Cells in columns, the given ones flush left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [

@@ -13,6 +13,7 @@ from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import Differences, Evaluation, Value
 from xraylab.run import Run
 
+LONG = 60  # characters of a run's overrides in a line or a legend
 RULES = ("kappa", "youden")  # of thresholds at which runs are compared, the first that both have
 
 
@@ -51,6 +52,12 @@ class Pair(NamedTuple):
 def own_words(overrides: str, shared: set[str]) -> str:
     """The overrides that not all runs have."""
     return " ".join(word for word in overrides.split(" ") if word not in shared)
+
+
+def named(job: str, overrides: str, shared: set[str]) -> str:
+    """What a result is called where there is little room: its name, and the first of the overrides that not all runs have."""
+    own = own_words(overrides, shared)
+    return f"{job}: {own[:LONG]}{'…' * (len(own) > LONG)}"
 
 
 def paired(results: Sequence[Result], reference: str | None = None) -> tuple[dict[tuple[str, str], Pair], list[str]]:

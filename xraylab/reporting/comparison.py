@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xraylab.data.integrity import aligned_rows
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.objective import of_run
-from xraylab.evaluation.paired_comparison import Result, own_words, paired
+from xraylab.evaluation.paired_comparison import Result, named, paired
 from xraylab.evaluation.paired_tests import differences
 from xraylab.evaluation.result import Evaluation, all_selected_on, by_unit, choices, in_sample
 from xraylab.reporting.comparison_page import beside, page
@@ -23,16 +24,10 @@ NOTHING: dict[str, Any] = {"note": "", "rows": {}, "data": "", "n": None}  # pub
 GIVEN = "comparison.json"  # what a sweep said of its comparison, for it to be repeated
 DIFFERENCE = "auroc_minus_reference"  # of the macro, paired
 WIDTH = 130  # of the printed table
-NAMED = 60  # characters of a run's words there
 BOUNDS = ("value", "low", "high")
 COLUMNS = ["job", "overrides", "split", "unit", "label", "metric", "value", "low", "high", "n"]
 COLUMNS += ["selected_on", "in_sample", "measured", "reason"]
 SAID = {True: "true", False: "false", None: "not known"}
-
-
-def _either(*said: str) -> str:
-    """What holds of two results together, in the words of ``SAID``."""
-    return next(word for word in (SAID[True], SAID[None], SAID[False]) if word in said)
 
 
 def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -75,7 +70,6 @@ def text_table(folder: Path) -> str:
     if len(set(references.values())) == 1:
         lines[0] += f"; differences from {next(iter(references.values()))}, paired"
     for job, overrides in jobs.items():
-        own = own_words(overrides, shared)
         values = [(m, found[job, m]["value"]) for m in ("auroc", "kappa", "accuracy")]
         numbers = "  ".join(f"{m} {float(v):.3f}" if v else f"{m} -" for m, v in values)
         difference = found.get((job, DIFFERENCE))
@@ -83,7 +77,7 @@ def text_table(folder: Path) -> str:
             other = f"  minus {references[job]}" if len(set(references.values())) > 1 else "  difference"
             numbers += other + " {:+.3f} ({:+.3f} to {:+.3f})".format(*(float(difference[k]) for k in BOUNDS))
         mark = "  (fitted in sample)" * (found[job, "auroc"]["in_sample"] == SAID[True])
-        lines.append(f"  {numbers}  {job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}{mark}")
+        lines.append(f"  {numbers}  {named(job, overrides, shared)}{mark}")
     if lacking := [job for job in others if job not in jobs]:
         lines.append(f"  without {split} by {unit}, so in report.html only: {listed(lacking)}")
     same = not references or (len(set(references.values())) == 1 and set(jobs) == {*references, *references.values()})
@@ -111,8 +105,7 @@ def _text_pivot(
             cells.append("- " if value is None else f"{value:.3f}" + ("*" if alike and value == best[label] else " "))
         macro = found[job, "macro"]
         of = "" if alike else f" (n {macro['n']})"
-        own = own_words(overrides, shared)
-        table.append([f"{job}: {own if len(own) <= NAMED else own[:NAMED] + '…'}{of}", *cells])
+        table.append([f"{named(job, overrides, shared)}{of}", *cells])
         for row in beside(overrides, published, macro.get("data", published["data"]), int(macro["n"])):
             table.append(["  published", *(f"{row[la]:.3f} " if la in row else "" for la in labels)])
     if len(table) == 2 + len(jobs):
@@ -126,9 +119,7 @@ def _text_pivot(
         stop = start + 1
         while stop < len(widths) and widths[0] + sum(widths[start : stop + 1]) + 2 * (stop - start + 2) <= WIDTH:
             stop += 1
-        for line in table:
-            cells = [c.rjust(w) for c, w in zip(line[start:stop], widths[start:stop], strict=True)]
-            lines.append(("  " + "  ".join([line[0].ljust(widths[0]), *cells])).rstrip())
+        lines += [f"  {line}" for line in aligned_rows([[row[0], *row[start:stop]] for row in table], [0])]
         start = stop
     return lines
 
@@ -136,7 +127,7 @@ def _text_pivot(
 def finished(folder: Path) -> tuple[list[Path], list[str]]:
     """The finished runs that lie in a multirun's folder, in the order of its jobs; and what is said of the others."""
     evaluated = sorted((p.parent for p in folder.glob("*/evaluation.json")), key=lambda p: (len(p.name), p.name))
-    runs = [run for run in evaluated if Run(run).environment["finished"]]
+    runs = [run for run in evaluated if Run(run).finished]
     others = [f"job {run.name} was stopped before its end, and is left out" for run in evaluated if run not in runs]
     others += [f"job {p.name} {_end(p)}" for p in sorted(folder.glob("[0-9]*")) if p not in evaluated]
     return runs, others
@@ -150,10 +141,8 @@ def _end(run: Path) -> str:
 
 def read_result(run: Path, name: str) -> Result:
     """The result of a run directory, under this name."""
-    environment = Run(run).environment
     evaluation = Run(run).evaluation
-    first = [*environment.get("sessions_before", []), environment][0]  # a resumed run's own words are resume=...
-    typed = " ".join(word for word in first["overrides"] if not word.startswith(("hydra.", "hydra/", "sweep.", "fail_fast=")))
+    typed = " ".join(word for word in Run(run).words if not word.startswith(("hydra.", "hydra/", "sweep.", "fail_fast=")))
     return Result(name, joined_words(evaluation) if "members" in evaluation else typed, evaluation, run)
 
 
@@ -180,7 +169,7 @@ def write_results(
     writer = csv.writer(text, lineterminator="\n")
     mark = [SYNTHETIC] if synthetic else []
     known = {
-        (r.job, split): (SAID[result["selected_on"]], SAID[in_sample(r.evaluation)])
+        (r.job, split): (result["selected_on"], in_sample(r.evaluation))
         for r in results
         for split, result in r.evaluation["splits"].items()
     }
@@ -193,7 +182,7 @@ def write_results(
                 on = of_run(directory, f"{split}/{label}/auroc") if result["unit"] == "study" else None
                 for metric, m in metrics.items():
                     cells = ["" if v is None else v for v in (m["value"], m["low"], m["high"], m["n"])]
-                    cells += [*known[job, split], on or "", m["reason"] or "", *mark]
+                    cells += [*(SAID[of] for of in known[job, split]), on or "", m["reason"] or "", *mark]
                     writer.writerow([job, overrides, split, result["unit"], label, metric, *cells])
     write_text(folder / "comparison.csv", text.getvalue())
     tables = [
@@ -201,7 +190,8 @@ def write_results(
             job=job,
             reference=p.reference,
             split=s,
-            **{k: _either(known[job, s][i], known[p.reference, s][i]) for i, k in enumerate(("selected_on", "in_sample"))},
+            selected_on=SAID[all_selected_on((known[job, s][0], known[p.reference, s][0]))],
+            in_sample=SAID[known[job, s][1] or known[p.reference, s][1]],
         )
         for (job, s), p in pairs.items()
         for at, found in p.at()

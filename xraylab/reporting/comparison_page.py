@@ -15,9 +15,19 @@ from xraylab.evaluation.ensembles.combination import Combination
 from xraylab.evaluation.intervals import HOW
 from xraylab.evaluation.metrics import ABSENT, METRICS, number, numbers, without_interval
 from xraylab.evaluation.paired_comparison import Pair, Result, own_words
-from xraylab.evaluation.result import Evaluation, SplitResult, Value, Values, all_selected_on, by_unit, choices, last_split
+from xraylab.evaluation.result import (
+    Evaluation,
+    SplitResult,
+    Value,
+    Values,
+    all_selected_on,
+    by_unit,
+    choices,
+    last_split,
+    with_macro,
+)
 from xraylab.reporting.figures.overlay import overlaid, trainings
-from xraylab.reporting.frame import Quiet, framed, table
+from xraylab.reporting.frame import Quiet, framed, render, table
 from xraylab.reporting.summary import scoring, tie_notes
 from xraylab.run import Run
 from xraylab.system.command_line import command_line, word
@@ -26,14 +36,14 @@ NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")
 
 
 def page(
-    folder: Path, title: tuple[str, str], results: Sequence[Result], synthetic: bool, said: Sequence[str],
+    folder: Path, title: tuple[str, str], results: Sequence[Result], synthetic: bool, missing: Sequence[str],
     published: Mapping[str, Any], pairs: Mapping[tuple[str, str], Pair], ended: bool,
 ) -> str:  # fmt: skip
     """The page, HTML; where ``ended``, its figures are written into ``folder`` besides.
 
     Args:
         title: the heading, and what is smaller beside it.
-        said: sentences of what is not there.
+        missing: sentences of what is not there.
         published: AUROCs to show beside, see :class:`xraylab.sweeps.comparison.Comparison`.
         pairs: differences by job and split.
     """
@@ -41,14 +51,10 @@ def page(
     shared = set.intersection(*({*r.overrides.split(" ")} for r in jobs)) if len(jobs) > 1 else set()
     joined = len(results) - len(jobs)
     count = f"{len(jobs)} run{'s' * (len(jobs) != 1)}" + f" and {joined} combination{'s' * (joined != 1)}" * (joined > 0)
-    parts = []
-    if not ended:
-        again = html.escape(command_line("report", [word("runs", folder)]))
-        parts.append(f"<p>More runs are to come. Curves and differences are made at the end, or by <code>{again}</code></p>")
-    if shared:
-        parts.append(f"<p>All with {html.escape(' '.join(sorted(shared)))}.</p>")
-    parts += [f"<p>{html.escape(line[0].upper() + line[1:])}.</p>" for line in said]
-    parts += [_said(results), _runs(folder, results, shared), configurations(results)]
+    again = "" if ended else command_line("report", [word("runs", folder)])
+    notes, runs = _notes(results), _runs(folder, results, shared)
+    head = render("comparison.html", again=again, shared=sorted(shared), missing=missing, notes=notes, results=results, runs=runs)
+    parts = [head, configurations(results)]
     shown = "test" if any("test" in r.evaluation["splits"] for r in results) else "valid"
     for split, unit in dict.fromkeys((s, x["unit"]) for r in results for s, x in by_unit(r.evaluation)):
         of = [(r, x) for r in results for s, x in by_unit(r.evaluation) if (s, x["unit"]) == (split, unit)]
@@ -92,34 +98,29 @@ def best_of(jobs: Sequence[Result], pairs: Mapping[tuple[str, str], Pair]) -> st
     )
 
 
-def _said(results: Sequence[Result]) -> str:
-    """What results say of their scoring and making, each sentence once."""
-    said: dict[str, list[str]] = {}
+def _notes(results: Sequence[Result]) -> dict[str, list[str]]:
+    """What results say of their scoring and making, each sentence once, with the jobs that say it."""
+    notes: dict[str, list[str]] = {}
     for r in results:
         ties = [f"{split}, by {x['unit']}, {note}" for split, x in by_unit(r.evaluation) for note in tie_notes(x)]
         left = [f"no {file}, for {reason}" for file, reason in r.evaluation.get("left_out", {}).items()]
         for line in [*left, *scoring(r.evaluation), *_joined(r.evaluation), *ties]:
-            said.setdefault(line, []).append(r.job)
-    parts = []
-    for line, of_jobs in said.items():
-        whose = "all" if len(of_jobs) == len(results) else ", ".join(of_jobs)
-        parts.append(f"<p>{html.escape(whose)}: {html.escape(line)}.</p>")
-    return "".join(parts)
+            notes.setdefault(line, []).append(r.job)
+    return notes
 
 
-def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> str:
-    """What each result is: its words, data, the chosen epoch, how long it took, and where it lies."""
-    rows = []
+def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> list[list[object]]:
+    """Rows of what each result is: its words, data, the chosen epoch, how long it took, and where it lies."""
+    rows: list[list[object]] = []
     for r in results:
         environment = Run(r.directory).environment
-        sessions = [*environment.get("sessions_before", []), environment]
-        seconds = sum(s.get("seconds", 0) for s in sessions)
+        seconds = sum(s.get("seconds", 0) for s in (*environment.get("sessions_before", []), environment))
         epoch = r.evaluation["checkpoint"]["epoch"] + 1 if "checkpoint" in r.evaluation else ""
         place = os.path.relpath(r.directory.absolute(), folder.absolute())
         link = Markup("<a href='{0}/report.html'>{0}</a>").format(place)
         took = f"{seconds:.0f} s" if seconds else ""
         rows.append([r.job, own_words(r.overrides, shared), r.evaluation["data"], epoch, took, link])
-    return "<h2>Runs</h2>" + table(["job", "overrides", "data", "epoch chosen", "took", "directory"], rows)
+    return rows
 
 
 def configurations(results: Sequence[Result]) -> str:
@@ -152,13 +153,10 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _metrics(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
-
     rows = []
     for r, result in of:
         own = own_words(r.overrides, shared)
-        labels = result["labels"] if len(result["labels"]) == 1 else {**result["labels"], "macro": result["macro"]}
-        for label, metrics in labels.items():
-            rows.append([r.job, own, label, metrics["auroc"]["n"], *numbers(metrics)])
+        rows += [[r.job, own, label, m["auroc"]["n"], *numbers(m)] for label, m in with_macro(result).items()]
     lacking = dict.fromkeys(line for _, x in of for line in without_interval({**x["labels"], "macro": x["macro"]}))
     note = f"<p class=n>{html.escape('; '.join(lacking))}.</p>" if lacking else ""
     return table(["job", "overrides", "label", "n", *_titles()], rows, "metrics") + note
@@ -166,16 +164,16 @@ def _metrics(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
 
 def _joined(evaluation: Evaluation) -> list[str]:
     """How an ensemble's members are joined, where that is not one way for every study and finding."""
-    said = Combination.of_record(evaluation["combination"]).said() if "combination" in evaluation else []
+    lines = Combination.of_record(evaluation["combination"]).said() if "combination" in evaluation else []
     if chosen := evaluation.get("combination", {}).get("chosen"):
         undefined = " (undefined in valid, so by the lowest validation loss)"
         names = [
             f"{x} by {c['member']}" + (undefined if c["auroc"] is None else f" ({c['auroc']:.3f})") for x, c in chosen.items()
         ]
-        said.append(f"each finding by the member of highest AUROC in valid: {', '.join(names)}")
+        lines.append(f"each finding by the member of highest AUROC in valid: {', '.join(names)}")
     for split, counts in evaluation.get("members_of_studies", {}).items():
-        said.append(f"{split}: " + ", ".join(f"{n} studies of {k} member{'s' * (k != '1')}" for k, n in counts.items()))
-    return said
+        lines.append(f"{split}: " + ", ".join(f"{n} studies of {k} member{'s' * (k != '1')}" for k, n in counts.items()))
+    return lines
 
 
 def _pivot(of: list[tuple[Result, SplitResult]], shared: set[str], published: Mapping[str, Any], same: bool) -> str:
@@ -236,28 +234,12 @@ def _differences(of: list[tuple[Result, SplitResult]], shared: set[str], pairs: 
                 values = (_signed(d["kappa"]), _signed(d["accuracy"]), _p(d["mcnemar"]["exact"]))
                 calls.append([*who, label, at if at == "0.5" else f"chosen: {at}", d["n"], *values])
     b = of[0][1]["bootstrap"]
-    how = f"95% paired intervals over {b['over']}, {HOW}" if b["resamples"] else "no intervals were asked for"
-    note = (
-        f"Each run minus the one it is compared with, on the same studies; {how}. p of the AUROC is by DeLong's test, not "
-        "by the method of its interval, so at the edge one may exclude 0 where the other does not; p of the accuracy "
-        "McNemar's exact one, which takes studies as independent; they are not corrected for there being "
-        f"{len(aurocs)} and {len(calls)}."
-    )
-    if any(pair.picked for pair in pairs.values()):
-        note += " The other is the run that has the highest macro AUROC on these very studies, so its lead is somewhat too large."
-    note_of_calls = (
-        "At 0.5 models that are calibrated differently are not alike; at thresholds that each chose on validation they are."
-    )
-    head = ["job", "overrides", "compared with"]
-    by_auroc = table([*head, "label", "n", "AUROC", "p"], aurocs, "pivot")
-    by_calls = f"<p class=n>{note_of_calls}</p>" + table([*head, "label", "at", "n", "kappa", "accuracy", "p"], calls, "pivot")
-    parts = [f"<h3>differences <small>{how}</small></h3><p class=n>{html.escape(note)}</p>"]
-    if any(len(x["labels"]) > 1 for _, x in of):
-        parts.append(table([*head, "n", "macro AUROC"], macros))
-        parts.append(f"<details><summary>AUROC by finding</summary>{by_auroc}</details>")
-    else:
-        parts.append(by_auroc)
-    return "".join([*parts, f"<details><summary>kappa and accuracy</summary>{by_calls}</details>"])
+    return render(
+        "differences.html",
+        how=f"95% paired intervals over {b['over']}, {HOW}" if b["resamples"] else "no intervals were asked for",
+        head=["job", "overrides", "compared with"], macros=macros, aurocs=aurocs, calls=calls,
+        picked=any(pair.picked for pair in pairs.values()), several_findings=any(len(x["labels"]) > 1 for _, x in of),
+    )  # fmt: skip
 
 
 def _signed(difference: Value) -> str:
@@ -275,11 +257,11 @@ def _p(value: float | None) -> str:
 
 def _calibration(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
     """ECE and Brier score by run and finding."""
-    rows = []
-    for r, result in of:
-        for label, found in result.get("calibration", {}).get("labels", {}).items():
-            values = (number(found["ece"]), number(found["brier"]), found["n"])
-            rows.append([r.job, own_words(r.overrides, shared), label, *values])
+    rows = [
+        [r.job, own_words(r.overrides, shared), label, number(found["ece"]), number(found["brier"]), found["n"]]
+        for r, result in of
+        for label, found in result.get("calibration", {}).get("labels", {}).items()
+    ]
     shown = table(["job", "overrides", "label", "ECE", "Brier", "n"], rows)
     return f"<details><summary>calibration</summary>{shown}</details>" if rows else ""
 
@@ -293,8 +275,8 @@ def _over_seeds(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
             seed = next((o for o in r.overrides.split(" ") if o.startswith("seed=")), "")
             alike.setdefault(" ".join(o for o in typed if o != seed), {}).setdefault(seed, result["macro"])
     rows = []
-    for words, results in ((words, [*by_seed.values()]) for words, by_seed in alike.items()):
-        cells = []
+    for words, by_seed in alike.items():
+        results, cells = [*by_seed.values()], []
         for metric in METRICS:
             values = [v for m in results if (v := m.get(metric, ABSENT)["value"]) is not None]
             cells.append(f"{statistics.mean(values):.3f} ({statistics.stdev(values):.3f})" if len(values) > 1 else "-")
@@ -306,7 +288,6 @@ def _over_seeds(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
 
 def _groups(of: list[tuple[Result, SplitResult]], shared: set[str]) -> str:
     """AUROC and kappa by group, where a result has several and one label."""
-
     names = sorted({g for _, x in of for g in x["groups"]})
     shares = any(sum(g in x["groups"] for _, x in of) > 1 for g in names)
     if len(names) < 2 or not shares or any(len(x["labels"]) > 1 for _, x in of):

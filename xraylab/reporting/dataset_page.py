@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from xraylab.data.integrity import STATES
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import listed
 from xraylab.reporting.figures import export
-from xraylab.reporting.frame import framed
+from xraylab.reporting.frame import framed, picture
 from xraylab.reporting.frame import table as html_table
 from xraylab.system.files import write_text
 
@@ -25,9 +24,7 @@ from xraylab.reporting.dataset_report import ALL, SIDE, Description
 SINGULAR = {"images": "image", "studies": "study", "patients": "patient"}
 COLOURS = {"positive": "#b4442f", "negative": "#8aa4c0", "uncertain": "#d9a400", "blank": "#dfe3e8"}
 
-
 BAR, WIDTH = "#4a6d94", 10.5
-
 
 EXTRA_STYLE = """
 .pictures figure{width:160px;margin:0 .8em 1em 0;vertical-align:top}.pictures img{width:150px;height:150px;object-fit:contain;
@@ -57,8 +54,11 @@ def write(found: Description, directory: Path, path: Path, splits: str, command:
         f"<p>Read from {html.escape(str(path.absolute()))}, split as training splits it with {html.escape(splits)}.</p>"
         f"<pre>{html.escape(command)}</pre>"
     ]
-    parts += [*_skipped(found), *_counts(found), *_labels(found), *_per_study(found), *_per_patient(found), *_sizes(found)]
-    parts += _gallery(found)
+    parts += [*_skipped(found), *_counts(found), *_labels(found)]
+    parts += ["<h2>Images per study</h2>", *_spread(found, found.per_study, "images", "studies")]
+    if found.per_patient is not None:
+        parts += ["<h2>Studies per patient</h2>", *_spread(found, found.per_patient, "studies", "patients")]
+    parts += [*_sizes(found), *_gallery(found)]
     beside = f"{len(found.table.frame):,} studies"
     page = framed(name, beside, "\n".join(parts), found.table.synthetic, f"{name} described", _answer(found), style=EXTRA_STYLE)
     write_text(directory / "report.html", page)
@@ -74,9 +74,7 @@ def _answer(found: Description) -> str:
 
 
 def _skipped(found: Description) -> list[str]:
-    items = []
-    for kind, names in found.skipped.items():
-        items.append(f"<li>{len(names):,} {html.escape(kind)}: {html.escape(listed(names, 50))}</li>")
+    items = [f"<li>{len(names):,} {html.escape(k)}: {html.escape(listed(names, 50))}</li>" for k, names in found.skipped.items()]
     skipped = ["<h2>Skipped</h2><ul>", *items, "</ul>"] if items else []
     what = f"{len(found.blank):,} of {found.looked:,} images that were read are of one value"
     return [*skipped, f"<p>{what}: {html.escape(listed(found.blank, 50))}</p>"] if found.blank else skipped
@@ -145,19 +143,8 @@ def _label_figure(found: Description, words: Sequence[str]) -> str:
     return export.svg(figure, found.table.synthetic)
 
 
-def _per_study(found: Description) -> list[str]:
-    return ["<h2>Images per study</h2>", *_spread(found, found.per_study, "images", "studies")]
-
-
-def _per_patient(found: Description) -> list[str]:
-    if found.per_patient is None:
-        return []
-    return ["<h2>Studies per patient</h2>", *_spread(found, found.per_patient, "studies", "patients")]
-
-
 def _spread(found: Description, table: pd.DataFrame, what: str, of: str) -> list[str]:
     """A table and a figure of how many ``what`` an ``of`` has, by split."""
-    import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -169,11 +156,9 @@ def _spread(found: Description, table: pd.DataFrame, what: str, of: str) -> list
     panels = figure.subplots(1, len(found.splits), sharex=True, squeeze=False)[0]
     for axes, split in zip(panels, found.splits, strict=True):
         part = table[table["split"] == split]
-        every = np.repeat(part[what].to_numpy(), part[of].to_numpy())
-        statistics = [f"{every.min()}", f"{np.median(every):g}", f"{every.mean():.2f}", f"{every.max()}"]
-        rows.append([split, f"{len(every):,}", *statistics])
+        rows.append([split, f"{part[of].sum():,}", *_statistics(part[what], part[of], 2)])
         axes.bar(part[what], part[of], width=0.9, color=BAR)
-        axes.set(title=f"{split}, n = {len(every):,} {of}", xlabel=f"{what} per {SINGULAR[of]}")
+        axes.set(title=f"{split}, n = {part[of].sum():,} {of}", xlabel=f"{what} per {SINGULAR[of]}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.spines[["top", "right"]].set_visible(False)
@@ -182,8 +167,15 @@ def _spread(found: Description, table: pd.DataFrame, what: str, of: str) -> list
     return [html_table(head, rows), export.svg(figure, found.table.synthetic)]
 
 
-def _sizes(found: Description) -> list[str]:
+def _statistics(values: pd.Series, counts: pd.Series, digits: int) -> list[str]:
+    """Least, median, mean and most of values that are there so many times."""
     import numpy as np
+
+    every = np.repeat(values.to_numpy(), counts.to_numpy())
+    return [f"{every.min()}", f"{np.median(every):g}", f"{every.mean():.{digits}f}", f"{every.max()}"]
+
+
+def _sizes(found: Description) -> list[str]:
     from matplotlib.figure import Figure
 
     measured, total = found.sized
@@ -193,10 +185,7 @@ def _sizes(found: Description) -> list[str]:
     heights, widths, images = (sizes[column].tolist() for column in ("height", "width", "images"))
     if len(sizes) < 2:
         return [*parts, *(f"<p>Each is {h} x {w}.</p>" for h, w in zip(heights, widths, strict=True))]
-    rows = []
-    for side in ("height", "width"):
-        every = np.repeat(sizes[side].to_numpy(), sizes["images"].to_numpy())
-        rows.append([side, f"{every.min()}", f"{np.median(every):g}", f"{every.mean():.1f}", f"{every.max()}"])
+    rows = [[side, *_statistics(sizes[side], sizes["images"], 1)] for side in ("height", "width")]
     parts.append(html_table(["", "least", "median", "mean", "most"], rows))
     top = [[f"{h} x {w}", f"{n:,}", f"{n / measured:.1%}"] for h, w, n in zip(heights, widths, images, strict=True)][:10]
     common = html_table(["size", f"images (of {measured:,})", "share"], top)
@@ -218,12 +207,7 @@ def _gallery(found: Description) -> list[str]:
     parts = ["<h2>Pictures</h2>", about]
     for group, pictures in found.pictures.items():
         parts.append(f"<h3>{html.escape(group)}</h3><div class=pictures>")
-        for caption, image in pictures:
-            text, source = html.escape(caption), base64.b64encode(_png(image)).decode()
-            parts.append(
-                f'<figure><img alt="{text}" src="data:image/png;base64,{source}"><figcaption>{text}</figcaption></figure>'
-            )
-        parts.append("</div>")
+        parts += [*(picture(caption, _png(image)) for caption, image in pictures), "</div>"]
     return parts
 
 

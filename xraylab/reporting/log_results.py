@@ -141,7 +141,7 @@ def ranked_cases(directory: Path) -> pd.DataFrame | None:
         logit=logits,
     )
     order = out.assign(distance=out["logit"].abs()).sort_values(["right", "distance"], ascending=[True, False], kind="stable")
-    return out.loc[order.index].reset_index(drop=True)
+    return order.drop(columns="distance").reset_index(drop=True)
 
 
 def sheet(cases: pd.DataFrame) -> Figure:
@@ -186,33 +186,27 @@ def record_made(
     records = [r for r in found if r is not None]
     if not records or len(records) < len(found):
         return
-    groups = {r["group"] for r in records}
-    logger = _logger_like(records[0], directory)
-    logger.of_run(directory, job_type, groups.pop() if len(groups) == 1 else None, tags_of(evaluation["data"]))
-    _record(logger, evaluation, config, directory, [_tables(r["id"], m) for r, m in zip(records, members, strict=True)])
+    group = records[0]["group"] if len({r["group"] for r in records}) == 1 else None
+    used = [_tables(r["id"], m) for r, m in zip(records, members, strict=True)]
+    _record({**records[0], "group": group}, job_type, evaluation, config, directory, used)
 
 
 def record_evaluation(directory: Path, evaluation: Evaluation, config: Mapping[str, Any], checkpoint: Path) -> None:
     """Log a repeated evaluation as a W&B run of its own that uses the run's model; nothing unless the run was logged."""
     record = read_record(directory)
-    if record is None:
-        return
-    logger = _logger_like(record, directory)
-    logger.of_run(directory, "evaluate", record["group"], tags_of(evaluation["data"]))
-    _record(logger, evaluation, config, directory, [_model(record["id"], directory, checkpoint)])
-
-
-def _logger_like(record: Mapping[str, Any], directory: Path) -> Wandb:
-    from xraylab.training.loggers.wandb import Wandb
-
-    return Wandb(str(directory), record["offline"], project=record["project"], entity=record["entity"])
+    if record is not None:
+        _record(record, "evaluate", evaluation, config, directory, [_model(record["id"], directory, checkpoint)])
 
 
 def _record(
-    logger: Wandb, evaluation: Evaluation, config: Mapping[str, Any], directory: Path, used: Sequence[Any]
+    like: Mapping[str, Any], job_type: str, evaluation: Evaluation, config: Mapping[str, Any], directory: Path,
+    used: Sequence[Any],
 ) -> None:  # fmt: skip
-    from xraylab.training.loggers.wandb import finish
+    """Log an evaluation as a run of its own, where the run of the record ``like`` was logged, that uses these artifacts."""
+    from xraylab.training.loggers.wandb import Wandb, finish
 
+    logger = Wandb(str(directory), like["offline"], project=like["project"], entity=like["entity"])
+    logger.of_run(directory, job_type, like["group"], tags_of(evaluation["data"]))
     try:
         logger.log_hyperparams({"data": evaluation["data"], **config})
         for artifact in used:

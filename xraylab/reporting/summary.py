@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from xraylab.data.integrity import aligned_rows
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.ensembles.combination import IN_SAMPLE
 from xraylab.evaluation.metrics import METRICS, number, numbers, without_interval
@@ -60,17 +61,12 @@ def closing_table(evaluation: Evaluation, directory: Path, took: str) -> str:
             lines.append(f"    {found} of the likeliest class; by class, one against the rest:")
         rows: list[tuple[str, ...]] = [("", *(m.title for m in METRICS.values()))]
         labels = with_macro(result)
-        for name, metrics in labels.items():
-            rows.append((name, *numbers(metrics)))
+        rows += [(name, *numbers(metrics)) for name, metrics in labels.items()]
         if len(result["groups"]) > 1 and len(result["labels"]) == 1 and result["unit"] == "study":
             for group, part in result["groups"].items():
                 (metrics,) = part["labels"].values()
                 rows.append((f"  {group} (n {part['n']})", *numbers(metrics)))
-        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-        lines += [
-            "    " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
-            for r in rows
-        ]
+        lines += [f"    {line}" for line in aligned_rows(rows, [0])]
         points = result.get("operating_points", {})
         notes = (*macro_notes(result), *trivial(points), *tie_notes(result), *without_interval(labels))
         lines += [f"    {line}" for line in notes]
@@ -94,12 +90,11 @@ def evaluated_of(evaluation: Evaluation) -> str:
 
 def moved(evaluation: Evaluation) -> list[str]:
     """What the loss learned or adapted by the evaluated checkpoint."""
-    values = {key: value for key, value in evaluation.get("loss", {}).items() if key != "policy"}
-    said = []
+    lines = []
     for name, how in (("u", "learned"), ("w", "adapted")):
-        found = [f"{key.partition('/')[2]} {v:.3f}" for key, v in values.items() if key.startswith(f"{name}/")]
-        said += [f"{name} of uncertain labels, {how}: {', '.join(found)}"] if found else []
-    return said
+        values = [f"{key[2:]} {v:.3f}" for key, v in evaluation.get("loss", {}).items() if key.startswith(f"{name}/")]
+        lines += [f"{name} of uncertain labels, {how}: {', '.join(values)}"] if values else []
+    return lines
 
 
 def units(result: SplitResult) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,16 +62,12 @@ class MedianPruning(Callback):
         at_its_end = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if epoch not in own or trainer.current_epoch < self.epochs or at_its_end or not trainer.is_global_zero:
             return
-        done = [
-            p
-            for p in self.directory.parent.glob("[0-9]*/environment.json")
-            if json.loads(p.read_text(encoding="utf-8"))["finished"]
-        ]
         mine = of_run(self.directory, self.objective)
-        done = [p for p in done if of_run(p.parent, self.objective) == mine]
+        beside = [Run(p.parent) for p in self.directory.parent.glob("[0-9]*/environment.json")]
+        done = [run for run in beside if run.finished and of_run(run.directory, self.objective) == mine]
         if len(done) < self.jobs:
             return
-        others = [history_of(Run(p.parent).history_file, self.objective).get(epoch, math.nan) for p in done]
+        others = [history_of(run.history_file, self.objective).get(epoch, math.nan) for run in done]
         if worse_than_median(list(own.values()), others, mode_of(self.objective)):
             raise Pruned(
                 f"given up after epoch {trainer.current_epoch + 1}: {self.objective} {own[epoch]:.4f}, and the median of "

@@ -121,8 +121,7 @@ class Journal:
         def cost(job: SweepJob) -> list[float]:
             return [s * v for s, v in zip(signs, job.scores, strict=True) if v is not None]
 
-        beaten = [any(_dominates(cost(a), cost(b)) for a in known) for b in known]
-        front = [job for job, worse in zip(known, beaten, strict=True) if not worse]
+        front = [job for job in known if not any(_dominates(cost(other), cost(job)) for other in known)]
         return front[:1] if len(signs) == 1 else front
 
     def command(self, job: SweepJob) -> str:
@@ -152,8 +151,7 @@ class Journal:
         if not parts:
             lines.append(f"no job has {' and '.join(self.objectives)}, so none is the best")
         lines += [f"job {j.number}: {j.reason}" for j in self.jobs if j.state == "finished" and j.reason]
-        pruned = [j.number for j in self.jobs if j.state == "pruned"]
-        if pruned:
+        if pruned := [j.number for j in self.jobs if j.state == "pruned"]:
             lines.append(f"given up at the median: {listed(pruned, 40)}")
         failed = [j for j in self.jobs if j.state == "failed"]
         lines += [f"job {j.number} failed: {str(j.reason).splitlines()[0]}" for j in failed]
@@ -183,8 +181,7 @@ def objective_of(run: Path, objective: str) -> tuple[float | None, str | None]:
         return (value, None) if math.isfinite(value) else (None, f"{objective} is not finite")
     if split not in evaluation["splits"]:
         raise UserError(f"sweep.objective={objective}: {run} has no {split}; it has {', '.join(evaluation['splits'])}.")
-    result = evaluation["splits"][split]
-    by_label = {**result["labels"], "macro": result["macro"]}
+    by_label = {**evaluation["splits"][split]["labels"], "macro": evaluation["splits"][split]["macro"]}
     if label not in by_label:
         raise UserError(f"sweep.objective={objective}: there is no label {label}. There are: {', '.join(by_label)}.")
     found = by_label[label][metric]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,39 +84,37 @@ def grid(space: Mapping[str, Dimension]) -> Iterator[list[str]]:
     Raises:
         UserError: an interval has no combinations.
     """
-    lists = []
-    for key, dimension in space.items():
-        if isinstance(dimension, Interval):
-            raise UserError(
-                f"{key}: an interval has no grid. List its values ({key}=a,b,c), or draw them: sweep.method=random or tpe."
-            )
-        lists.append(dimension.words)
-    return (list(words) for words in itertools.product(*lists))
+    lists = {key: dimension.words for key, dimension in space.items() if isinstance(dimension, Choice)}
+    if intervals := [key for key in space if key not in lists]:
+        key = intervals[0]
+        raise UserError(
+            f"{key}: an interval has no grid. List its values ({key}=a,b,c), or draw them: sweep.method=random or tpe."
+        )
+    return map(list, itertools.product(*lists.values()))
 
 
 def words_of(space: Mapping[str, Dimension], params: Mapping[str, Any]) -> list[str]:
     """The overrides of one point: its ``params`` for what varies, and what is fixed."""
-    out = []
-    for key, dimension in space.items():
-        if key not in params:
-            assert isinstance(dimension, Choice)
-            out.append(dimension.words[0])
-        else:
-            out.append(f"{key}={params[key]}")
-    return out
+    fixed = {key: d.words[0] for key, d in space.items() if isinstance(d, Choice)}
+    return [f"{key}={params[key]}" if key in params else fixed[key] for key in space]
 
 
 def corners(space: Mapping[str, Dimension]) -> list[list[str]]:
     """The overrides of two points that differ in all that varies, to compose them before any is drawn."""
-    ends = {key: (d.texts[0], d.texts[-1]) if isinstance(d, Choice) else (d.low, d.high) for key, d in varied(space).items()}
-    return [words_of(space, {key: values[k] for key, values in ends.items()}) for k in (0, 1)]
+    values = _values(space)
+    return [words_of(space, {key: of[end] for key, of in values.items()}) for end in (0, -1)]
 
 
 def one_at_a_time(space: Mapping[str, Dimension]) -> dict[str, list[list[str]]]:
     """For each key that varies, a point for each value (or end of an interval), as overrides; other keys are at their first."""
-    ends = {key: d.texts if isinstance(d, Choice) else (d.low, d.high) for key, d in varied(space).items()}
-    first: dict[str, Any] = {key: values[0] for key, values in ends.items()}
-    return {key: [words_of(space, {**first, key: value}) for value in values] for key, values in ends.items()}
+    values = _values(space)
+    first = {key: of[0] for key, of in values.items()}
+    return {key: [words_of(space, {**first, key: value}) for value in of] for key, of in values.items()}
+
+
+def _values(space: Mapping[str, Dimension]) -> dict[str, Sequence[Any]]:
+    """The values of what varies, or the ends of its interval."""
+    return {key: d.texts if isinstance(d, Choice) else (d.low, d.high) for key, d in varied(space).items()}
 
 
 def distributions(space: Mapping[str, Dimension]) -> dict[str, Any]:

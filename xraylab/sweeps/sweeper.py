@@ -141,7 +141,8 @@ class JobSweeper(Sweeper):
         else:
             journal = Journal(folder, words_of_command(self.config), rules.method, objectives)
             if rules.method == "grid":
-                self._list_grid(journal, space)
+                journal.jobs = [SweepJob(number, words) for number, words in enumerate(grid(space))]
+                self.validate_batch_is_legal([job.overrides for job in journal.jobs])
         for job in journal.jobs:
             if job.state not in SETTLED and (holder := holder_of(folder / str(job.number))) is not None:
                 raise UserError(f"{folder / str(job.number)}: {holder} still works there. Wait for its end, then resume.")
@@ -253,10 +254,6 @@ class JobSweeper(Sweeper):
         if count and "n_jobs" in options:
             print(shared_gpus(count, devices, min(at_once, effective_n_jobs(int(options.n_jobs)))))
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))  # for own_gpus of its workers
-
-    def _list_grid(self, journal: Journal, space: Mapping[str, Dimension]) -> None:
-        journal.jobs = [SweepJob(k, words) for k, words in enumerate(grid(space))]
-        self.validate_batch_is_legal([job.overrides for job in journal.jobs])
 
     def _run(self, journal: Journal, study: Study | None, trials: int, size: int) -> None:
         while True:

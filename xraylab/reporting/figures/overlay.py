@@ -11,7 +11,7 @@ import pandas as pd
 
 from xraylab.evaluation.metrics import ABSENT, number
 from xraylab.evaluation.objective import of_run
-from xraylab.evaluation.paired_comparison import own_words
+from xraylab.evaluation.paired_comparison import named
 from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import SplitResult
 from xraylab.reporting.figures import export
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 LINES = 10  # at most, in a panel
 COLUMNS = 4  # of panels
-LONG = 60  # characters of a run's words in a legend
 
 
 def overlaid(
@@ -37,25 +36,21 @@ def overlaid(
         of: results, and what each evaluated in this split and unit.
         shared: words that all have, which the legend leaves out.
     """
-
-    end = "_images" if of[0][1]["unit"] == "image" else ""
-    there = [(r, x) for r, x in of if (r.directory / "predictions" / f"{split}{end}.csv").is_file()]
-    kept = [(value, pair) for pair in there if (value := pair[1]["macro"]["auroc"]["value"]) is not None]
-    best = [pair for _, pair in sorted(kept, key=lambda found: -found[0])[:LINES]]
-    drawn = [pair for _, pair in kept if pair in best]
+    unit = of[0][1]["unit"]
+    files = {r.job: Run(r.directory).predictions(split, unit) for r, _ in of}
+    kept = [(r, x) for r, x in of if files[r.job].is_file() and x["macro"]["auroc"]["value"] is not None]
+    best = sorted(kept, key=lambda pair: -(pair[1]["macro"]["auroc"]["value"] or 0))[:LINES]
+    drawn = [pair for pair in kept if pair in best]
     if not drawn:
         return ""
-    curves = []
-    for r, result in drawn:
-        table = PredictionTable.read(r.directory / "predictions" / f"{split}{end}.csv")
-        curves.append((_name(r, shared), table, result, Scoring.of(r.evaluation)))
-    parts = [f"<h3>curves <small>{split}, by {of[0][1]['unit']}</small></h3>"]
+    curves = [(_name(r, shared), PredictionTable.read(files[r.job]), result, Scoring.of(r.evaluation)) for r, result in drawn]
+    parts = [f"<h3>curves <small>{split}, by {unit}</small></h3>"]
     if len(drawn) < len(kept):
         parts.append(f"<p class=n>The {len(drawn)} of highest macro AUROC of {len(kept)} results.</p>")
     for kind in KINDS:
-        figure = _panels(kind, curves, f"{split} by {of[0][1]['unit']}")
+        figure = _panels(kind, curves, f"{split} by {unit}")
         parts.append(export.svg(figure, synthetic))
-        export.save_figure(figure, folder / "figures" / f"{split}_{kind}{end}.png", synthetic)
+        export.save_figure(figure, folder / "figures" / f"{split}_{kind}{'_images' * (unit == 'image')}.png", synthetic)
     return "".join(parts)
 
 
@@ -98,7 +93,6 @@ def _panels(kind: str, curves: Sequence[tuple[str, PredictionTable, SplitResult,
 
 
 def _value(result: SplitResult, label: str, metric: str) -> str:
-
     found = result["macro"] if label == "macro" else result["labels"].get(label)
     return f"{number(found[metric])}, n {found[metric]['n']}" if found else "-"
 
@@ -133,6 +127,4 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
 
 def _name(r: Result, shared: set[str]) -> str:
     """What a legend calls a result."""
-
-    own = own_words(r.overrides, shared)
-    return f"{r.job}: {own[:LONG]}{'…' * (len(own) > LONG)}" if own else r.job
+    return named(r.job, r.overrides, shared).removesuffix(": ")

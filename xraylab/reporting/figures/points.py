@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xraylab.evaluation.result import SplitResult
+from xraylab.evaluation.result import Decision, SplitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,22 +14,21 @@ MARKERS, SIGNS = "xo^vsD", "✕○△▽□◇"  # of operating points, the fixe
 
 def roc_points(axes: Axes, result: SplitResult, label: str, colour: str) -> None:
     """Put a finding's operating points, and those of its readers, on its ROC curve."""
-    _reader_points(axes, result, label, colour)
-    for marker, (name, point) in zip(MARKERS, result.get("operating_points", {}).items(), strict=False):
-        found = point["labels"][label]
-        if found["sensitivity"]["value"] is not None and found["specificity"]["value"] is not None:
-            fill: dict[str, Any] = {} if marker == "x" else {"facecolors": "none"}
-            x, y = 1 - found["specificity"]["value"], found["sensitivity"]["value"]
-            axes.scatter(x, y, 32, marker=marker, color=colour, zorder=3, gid=f"{label}: {name}", **fill)
-
-
-def _reader_points(axes: Axes, result: SplitResult, label: str, colour: str) -> None:
     for reader, of in result.get("readers", {}).get("readers", {}).items():
-        found = of["labels"].get(label)
-        if found and found["sensitivity"]["value"] is not None and found["specificity"]["value"] is not None:
-            x, y = 1 - found["specificity"]["value"], found["sensitivity"]["value"]
-            axes.scatter(x, y, 60, marker="*", color=colour, zorder=3, gid=f"{label}: reader {reader}")
-            axes.annotate(reader, (x, y), textcoords="offset points", xytext=(5, -3), fontsize=7, color=colour)
+        if (place := _place(of["labels"].get(label))) is not None:
+            axes.scatter(*place, 60, marker="*", color=colour, zorder=3, gid=f"{label}: reader {reader}")
+            axes.annotate(reader, place, textcoords="offset points", xytext=(5, -3), fontsize=7, color=colour)
+    for marker, (name, point) in zip(MARKERS, result.get("operating_points", {}).items(), strict=False):
+        if (place := _place(point["labels"][label])) is not None:
+            fill: dict[str, Any] = {} if marker == "x" else {"facecolors": "none"}
+            axes.scatter(*place, 32, marker=marker, color=colour, zorder=3, gid=f"{label}: {name}", **fill)
+
+
+def _place(found: Decision | None) -> tuple[float, float] | None:
+    """1 - specificity and sensitivity of calls, where both are defined."""
+    if found is None or found["sensitivity"]["value"] is None or found["specificity"]["value"] is None:
+        return None
+    return 1 - found["specificity"]["value"], found["sensitivity"]["value"]
 
 
 def points_legend(result: SplitResult) -> str:
