@@ -156,6 +156,7 @@ def evaluate_here(*words):
         evaluate.job(hydra.compose("evaluate", list(words)))
 
 
+@pytest.mark.slow
 def test_a_table_is_evaluated_on_its_own(command, tmp_path):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"path": [f"{i}.png" for i in range(60)], "subject": np.arange(60) // 2})

@@ -145,6 +145,7 @@ def test_a_loaded_model_brings_its_thresholds_and_calibrates_on_request(finished
     assert xraylab.load(copy).operating == {}, "those of another checkpoint"
 
 
+@pytest.mark.slow
 def test_evaluate_chooses_thresholds_anew_and_sets_readers_beside(finished, command, tmp_path):
     directory, _ = finished
     run = shutil.copytree(directory, tmp_path / "run")
