@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,8 @@ def job(cfg: DictConfig) -> None:
     method = cfg.method or METHODS[0]
     require_known(method, findings or [], run_labels(run, cfg.checkpoint))
     accelerator: Any = OmegaConf.to_container(cfg.accelerator)
-    options = Options(
-        cfg.checkpoint, cfg.root, bits=cfg.bits, accelerator=accelerator if accelerator["accelerator"] != "auto" else None,
+    options = Options(  # in full precision, as maps are, or shares would not add up to what is predicted
+        cfg.checkpoint, cfg.root, "32", bits=cfg.bits, accelerator=accelerator if accelerator["accelerator"] != "auto" else None,
     )  # fmt: skip
     studies = given if given in SPLITS else find_studies(given, cfg.study, root=cfg.root)
     if not isinstance(studies, str) and cfg.limit is not None and not cfg.measure:
@@ -69,7 +70,12 @@ def job(cfg: DictConfig) -> None:
         _measure(cfg, run, explainer, findings)
         return
     output = _output(cfg, run)
-    table = write_explanations(explainer, output, findings, method, cfg.limit, cfg.images, cfg.arrays)
+    try:
+        table = write_explanations(explainer, output, findings, method, cfg.limit, cfg.images, cfg.arrays)
+    except UserError:
+        with suppress(OSError):
+            output.rmdir()  # where nothing was written
+        raise
     done, synthetic = table["study"].nunique(), explainer.predicted.synthetic
     write_json(output / "explanations.json", {
         "run": str(run), "input": given, "method": method, "studies": done, "scale": "natural log-odds before calibration",

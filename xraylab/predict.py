@@ -100,7 +100,7 @@ def job(cfg: DictConfig) -> None:
         log.info("called positive (1) from here on: %s (at or above it, >=)", cuts)
     _say_skipped(done.skipped, output)
     if cfg.study == "auto" and not isinstance(studies, str):
-        _warn_of_classes(studies.frame, [c[2:] for c in map(str, done.table) if c.startswith("p_")])
+        _warn_of_classes(studies.frame, PredictionTable(done.table).predicted)
     if done.synthetic:
         log.warning("SYNTHETIC SAMPLE: the model or the images are drawings; results mean nothing for patients.")
     without = f", {len(left_out)} left out" if left_out else ""

@@ -104,7 +104,7 @@ def test_of_a_maximum_only_decisive_images_have_a_map() -> None:
     module, images = model(pool=MaxProbability()), study()
     a = explain(module, images, ["a"])[0]
     own = [logit(module, image) for image in images]
-    assert np.flatnonzero(np.abs(a.maps).sum((1, 2))).tolist() == [int(np.argmax(own))] == a.decisive(1)
+    assert np.flatnonzero(np.abs(a.maps).sum((1, 2))).tolist() == [int(np.argmax(own))] == [a.shares.argmax()]
 
 
 def test_a_blank_copy_does_not_take_the_share_of_another() -> None:

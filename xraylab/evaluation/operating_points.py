@@ -321,7 +321,7 @@ def decided(
             None: no calls.
         temperatures: by label; none: nothing is calibrated.
     """
-    labels = [c[2:] for c in table.columns if c.startswith("p_")]
+    labels = PredictionTable(table).predicted
     out = table.assign(**{f"p_{la}": scaled(PredictionTable(table).log_odds(la), t) for la, t in temperatures.items()})
     if threshold is None:
         return out

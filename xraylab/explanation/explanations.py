@@ -24,7 +24,7 @@ from xraylab.explanation.maps import StudyMaps, explain
 from xraylab.explanation.members import Member, members_of
 from xraylab.explanation.pictures import overlay, sheet, write_png
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped
-from xraylab.inference.studies import Options, open_studies
+from xraylab.inference.studies import Options
 from xraylab.system.files import beside
 from xraylab.system.progress import watched
 from xraylab.training.study_module import StudyModule
@@ -126,11 +126,10 @@ class Explainer:
 
     def __init__(self, run: Path, studies: str | Files, options: Options) -> None:
         self.predicted, self.members = members_of(run, studies, options)
-        opened = [open_studies(member.run, studies, options)[:3] for member in self.members]
-        self.modules = [module for module, _, _ in opened]
-        self._tables = [table for _, table, _ in opened]
-        ids = [table.frame["id"].iloc[rows].tolist() for _, table, rows in opened]
-        self._rows = [dict(zip(of, rows.tolist(), strict=True)) for of, (_, _, rows) in zip(ids, opened, strict=True)]
+        opened = [member.opened for member in self.members]
+        self.modules, self._tables = [of.module for of in opened], [of.table for of in opened]
+        ids = [of.table.frame["id"].iloc[of.rows].tolist() for of in opened]
+        self._rows = [dict(zip(names, of.rows.tolist(), strict=True)) for names, of in zip(ids, opened, strict=True)]
         self.skipped: list[Skipped] = list(self.predicted.skipped)
         self._unread = {(s.id, s.file) for s in self.skipped}
         table = PredictionTable(self.predicted.table)

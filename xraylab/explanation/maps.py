@@ -86,10 +86,6 @@ class StudyMaps:
         (top, down), (left, right) = self.places
         return min(max(left + x * right, 0.0), 1.0), min(max(top + y * down, 0.0), 1.0)
 
-    def decisive(self, most: int | None = None) -> list[int]:
-        """Images by falling share: those that speak for the finding most, first."""
-        return np.argsort(-self.shares, kind="stable")[:most].tolist()
-
 
 def explain(
     module: StudyModule, images: np.ndarray | Sequence[np.ndarray], findings: Sequence[str] | None = None,

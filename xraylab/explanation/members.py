@@ -16,10 +16,10 @@ from xraylab.inference.predictor import (
     joined,
     member_run,
     member_tables,
-    predict,
+    predict_opened,
     require_joinable,
 )
-from xraylab.inference.studies import Options
+from xraylab.inference.studies import Opened, Options, open_studies
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Member:
 
     Attributes:
         name: in the combination; empty: it is the whole.
-        run: its directory or checkpoint.
+        opened: the model, and where the studies lie.
         weights: what the whole weighs its logits, or probabilities, by, (id, finding), see :func:`weights_of`.
     """
 
     name: str
-    run: Path
+    opened: Opened
     weights: pd.DataFrame
 
     def weight(self, study: str, finding: str) -> float:
@@ -53,9 +53,10 @@ def members_of(run: Path, studies: str | Files, options: Options) -> tuple[Predi
     """
     found = read_combination(run) if run.is_dir() else None
     if found is None:
-        done = predict(run, studies, options)
+        opened = open_studies(run, studies, options)
+        done = predict_opened(opened, studies, options)
         labels = PredictionTable(done.table).predicted
-        return done, [Member("", run, pd.DataFrame(1.0, index=pd.Index(done.table["id"]), columns=pd.Index(labels)))]
+        return done, [Member("", opened, pd.DataFrame(1.0, index=pd.Index(done.table["id"]), columns=pd.Index(labels)))]
     combination, paths = found
     require_joinable(run, combination, studies, options)
     inner = [members_of(member_run(run, path), studies, options) for path in paths]

@@ -24,7 +24,7 @@ from xraylab.evaluation.predictions import COLUMNS, PREFIXES, PredictionTable
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.result import Chosen
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped
-from xraylab.inference.studies import Options, open_studies
+from xraylab.inference.studies import Opened, Options, open_studies
 from xraylab.inference.tolerant_loader import View, predict_rows
 from xraylab.run import short_names
 from xraylab.training.checkpoints import checkpoint_named, read_checkpoint
@@ -69,7 +69,16 @@ def predict(run: Path, studies: str | Files, options: Options | None = None) -> 
     options = options or Options()
     if members := read_combination(run) if run.is_dir() else None:
         return _combined(run, *members, studies, options)
-    module, table, rows, paths, lost, config = open_studies(run, studies, options)
+    return predict_opened(open_studies(run, studies, options), studies, options)
+
+
+def predict_opened(opened: Opened, studies: str | Files, options: Options) -> Predicted:
+    """Predict the studies that were found, see :func:`predict`.
+
+    Raises:
+        UserError: nothing can be read.
+    """
+    module, table, rows, paths, lost, config = opened
     module.net.to(memory_format=torch.channels_last)
     found, logits, views, by_image, skipped = predict_rows(module, table, rows, *_how(config, options), options.workers)
     if not len(found):

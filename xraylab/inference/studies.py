@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -50,34 +50,39 @@ class Options:
     accelerator: dict[str, Any] | None = None
 
 
-def open_studies(
-    run: Path, studies: str | Files, options: Options
-) -> tuple[StudyModule, StudyTable, np.ndarray, list[str], list[Skipped], DictConfig | None]:  # fmt: skip
-    """The model of a run, and the studies that it is to predict.
+class Opened(NamedTuple):
+    """A run's model, and the studies that it is to predict."""
+
+    module: StudyModule
+    table: StudyTable
+    rows: np.ndarray  # (N,), of the studies in the table
+    paths: list[str]  # of these studies
+    lost: list[Skipped]  # what the input names and is not there
+    config: DictConfig | None  # of the run; None: a checkpoint on its own
+
+
+def open_studies(run: Path, studies: str | Files, options: Options) -> Opened:
+    """Load the model of a run, which is no combination, and find the studies that it is to predict.
 
     Args:
-        run, studies: as of :func:`predict`; no combination.
-
-    Returns:
-        The model, a table, the rows of the studies in it (N,), their paths, what the input names and is not there, and the run's
-        configuration, None: a checkpoint on its own.
+        run, studies: as of :func:`xraylab.inference.predictor.predict`.
 
     Raises:
-        UserError: as of :func:`predict`.
+        UserError: as there.
     """
     module = load_module(checkpoint_named(run, options.checkpoint))
     config = _config(run)
     if isinstance(studies, str):
         table, lost = _own(run, config, studies, module, options)
         rows = table.part(studies).index.to_numpy()
-        return module, table, rows, [f"{table.name}/{i}" for i in table.frame.loc[rows, "id"]], lost, config
+        return Opened(module, table, rows, [f"{table.name}/{i}" for i in table.frame.loc[rows, "id"]], lost, config)
     plane = OmegaConf.select(config, "plane") if config is not None else None
     if module.net.parts:
         studies = with_parts(studies, module.net.parts)
     elif plane in PLANES:
         studies = of_plane(studies, plane, PLANES)
     table, rows = _of_files(studies, module, options), np.arange(len(studies.frame))
-    return module, table, rows, studies.frame["path"].tolist(), studies.missing, config
+    return Opened(module, table, rows, studies.frame["path"].tolist(), studies.missing, config)
 
 
 def _config(run: Path) -> DictConfig | None:

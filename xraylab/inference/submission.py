@@ -23,6 +23,7 @@ from xraylab.data.datasets.mrnet import TASKS
 from xraylab.data.datasets.mura import LABEL
 from xraylab.data.findings import CHEXPERT, COMPETITION, spelled
 from xraylab.errors import UserError, did_you_mean
+from xraylab.evaluation.predictions import PredictionTable
 from xraylab.system.files import beside
 
 FORMATS = ("table", "mrnet", "mura", "chexpert")
@@ -60,7 +61,7 @@ def write_submission(name: str, table: pd.DataFrame, paths: Sequence[str], file:
     Raises:
         UserError: labels are missing; or studies, whose place in MRNet's file no other may take.
     """
-    check_format(name, [c[2:] for c in table.columns if c.startswith("p_")])
+    check_format(name, PredictionTable(table).predicted)
     if name == "mrnet":
         if left_out:
             raise UserError(

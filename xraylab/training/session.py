@@ -216,9 +216,9 @@ def session(
         with raise_on_signals(), _hold(cfg, directory, typed, processes, upload) as held:
             yield held
     finally:
+        logging.raiseExceptions = before
         if upload:
             upload.finish()
-        logging.raiseExceptions = before
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def stacked_table(
     same = alike(tables, names)
     out = same[0].copy()
     logits: dict[str, np.ndarray | None] = {}
-    for label in [c[2:] for c in out.columns if c.startswith("p_")]:
+    for label in PredictionTable(out).predicted:
         if label not in record:
             raise UserError(f"{label} has no coefficients in this stack; there are those of {', '.join(record)}")
         fitted = record[label]
