@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ class Options:
         bits: of 16-bit PNG and TIFF files; None: as in training.
         workers: processes that read, or ``auto``.
         accelerator: arguments of the Trainer; None: as in training.
+        load: what makes a model of a checkpoint; one that keeps models serves several predictions.
     """
 
     checkpoint: str = "best"
@@ -48,6 +50,7 @@ class Options:
     bits: int | None = None
     workers: int | str = "auto"
     accelerator: dict[str, Any] | None = None
+    load: Callable[[Path], StudyModule] = load_module
 
 
 class Opened(NamedTuple):
@@ -70,7 +73,7 @@ def open_studies(run: Path, studies: str | Files, options: Options) -> Opened:
     Raises:
         UserError: as there.
     """
-    module = load_module(checkpoint_named(run, options.checkpoint))
+    module = options.load(checkpoint_named(run, options.checkpoint))
     config = _config(run)
     if isinstance(studies, str):
         table, lost = _own(run, config, studies, module, options)

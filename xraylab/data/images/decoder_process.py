@@ -52,20 +52,21 @@ _idle: list[_Child] = []
 _all: set[_Child] = set()
 
 
-def apart(where: object, values: int, function: Callable[..., T], *arguments: Any) -> T:
+def apart(where: object, values: int, function: Callable[..., T], *arguments: Any, limit: float | None = None) -> T:
     """What a function gives, called in a child.
 
     Args:
         where: names the file in errors.
         values: how many the function makes, by which its time and memory are bounded.
         function: of a module, which the child imports.
+        limit: seconds that it may take, whatever it makes; None: as many as its values may.
 
     Raises:
         UserError: the child ended, by itself or because it took too long; or the function raised it.
         MemoryError: there was not enough.
         ValueError: the function raised something else.
     """
-    seconds = SECONDS + values / PER_SECOND
+    seconds = SECONDS + values / PER_SECOND if limit is None else limit
     try:
         try:
             child = _idle.pop()
