@@ -134,6 +134,52 @@ def train_here():
     return train_run
 
 
+SERVED = (
+    "max_epochs=1", "batch_size=8", "image.size=32", "backbone=resnet18_small", "+backbone.kwargs.channels=[8,8,16,16]",
+    "num_workers=0", "accelerator=cpu", "cache=false",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def knee_runs(tmp_path_factory, mrnet_root) -> dict[str, Path]:
+    """Runs on two planes of knees, and on all planes at once. Do not change them."""
+    folder = tmp_path_factory.mktemp("served")
+    words = ("dataset=mrnet", "task=[acl,meniscus]", f"dataset.root={mrnet_root}")
+    return {plane: train_run(folder / plane, *SERVED, *words, f"plane={plane}") for plane in ("axial", "coronal", "all")}
+
+
+@pytest.fixture(scope="session")
+def bone_run(tmp_path_factory, mura_root) -> Path:
+    """A run on bone X-rays, of several views a study. Do not change it."""
+    return train_run(tmp_path_factory.mktemp("served") / "bone", *SERVED, "dataset=mura", f"dataset.root={mura_root}")
+
+
+@pytest.fixture(scope="session")
+def knee(knee_runs):
+    """The run on axial exams, loaded to be served."""
+    from xraylab.serving.served_run import ServedRun
+
+    return ServedRun(knee_runs["axial"])
+
+
+@pytest.fixture(scope="module")
+def url(knee):
+    """Where that run is served."""
+    from xraylab.serving.server import serving
+
+    with serving(knee) as found:
+        yield found
+
+
+@pytest.fixture
+def client(url):
+    """What asks there."""
+    import httpx
+
+    with httpx.Client(base_url=url, timeout=60) as found:
+        yield found
+
+
 def run_job(name: str, *overrides: str) -> None:
     """A command's job in this process: composed as the command does it, errors as they are raised."""
     GlobalHydra.instance().clear()

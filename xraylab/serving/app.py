@@ -26,7 +26,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
@@ -71,6 +71,7 @@ class Service:
         self.served, self.limits, self.folder, self.token, self.hosts = served, limits, folder, token, hosts
         self.samples = Samples(served.run)
         self.waiting = 0
+        self._files = {name: (PAGE / name).read_bytes() for name in STATIC}
         self._decoding, self._predicting = anyio.CapacityLimiter(2), anyio.CapacityLimiter(1)
         self._pages = Environment(loader=FileSystemLoader(PAGE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
@@ -176,7 +177,7 @@ class Service:
         name = request.path_params["name"]
         if name not in STATIC:
             raise Refusal("no_such_page", "there is no such file.", 404)
-        return FileResponse(PAGE / name, media_type=STATIC[name])
+        return Response(self._files[name], media_type=STATIC[name])
 
     async def health(self, request: Request) -> Response:
         """Whether it is up, and how many wait."""

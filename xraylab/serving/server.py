@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -21,6 +21,7 @@ from xraylab.errors import UserError
 from xraylab.serving.app import LOOPBACK, Service
 from xraylab.serving.served_run import ServedRun
 from xraylab.serving.uploads import Limits
+from xraylab.system.signals import raise_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def address_of(opened: socket.socket, host: str) -> str:
 
 def serve(served: ServedRun, opened: socket.socket, limits: Limits, token: str | None, hosts: tuple[str, ...] | None) -> None:
     """Answer until Ctrl-C or SIGTERM; requests that were begun are answered."""
-    with _folder() as folder:
+    with _folder() as folder, suppress(KeyboardInterrupt), raise_on_signals():  # which uvicorn passes on when it has ended
         _server(Service(served, limits, folder, token, hosts)).run(sockets=[opened])
 
 
@@ -97,6 +98,7 @@ def serving(
 
 
 def _server(service: Service) -> uvicorn.Server:
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # no access log, which would have what is asked for; no header that names the server
     config = uvicorn.Config(
         service.app(), log_config=None, access_log=False, server_header=False, lifespan="off", timeout_keep_alive=5,

@@ -156,7 +156,7 @@ function draw() {
   for (let i = 0; i < pixels.data.length; i += 4) {
     const level = map ? map.data[i] : 0, alpha = (opacity * level) / 255;
     for (let c = 0; c < 3; c++) {
-      let value = Math.min(Math.max(((pixels.data[i + c] - centre) / width + 0.5) * 255, 0), 255);
+      let value = Math.min(Math.max(((pixels.data[i + c] - centre + 0.5) / (width - 1) + 0.5) * 255, 0), 255);
       if (invert) value = 255 - value;
       out.data[i + c] = value * (1 - alpha) + HEAT[level][c] * alpha;
     }
@@ -195,7 +195,7 @@ at("threshold").addEventListener("input", () => {
 });
 at("point").addEventListener("change", () => { showFindings(); at("threshold").value = found.findings[finding].points[at("point").value].threshold ?? 0.5; judge(); });
 for (const id of ["image", "overlay", "centre", "width", "invert"]) at(id).addEventListener("input", draw);
-at("reset").addEventListener("click", () => { at("centre").value = 128; at("width").value = 255; at("invert").checked = false; draw(); });
+at("reset").addEventListener("click", () => { at("centre").value = 128; at("width").value = 256; at("invert").checked = false; draw(); });
 for (const id of ["files", "folder"]) at(id).addEventListener("change", (event) => {
   if (event.target.files.length) predict({ files: [...event.target.files] });
 });
