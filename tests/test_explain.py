@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import run_job, train_run
+from omegaconf import OmegaConf
 from test_predict import SMALL
 
 import xraylab
@@ -148,9 +149,8 @@ def test_mistakes_are_said_before_a_model_is_made(mura, tmp_path, monkeypatch):
 
 def test_shares_add_up_where_the_run_was_trained_and_predicts_in_half_precision(explained, knees, tmp_path):
     run = shutil.copytree(knees["axial"], tmp_path / "half")
-    config = (run / "config.yaml").read_text()
-    assert "precision: '32'" in config
-    (run / "config.yaml").write_text(config.replace("precision: '32'", "precision: bf16"))
+    config = OmegaConf.load(run / "config.yaml")
+    OmegaConf.save({**config, "precision": "bf16"}, run / "config.yaml")
     _, table = explained(f"run={run}", "input=test", "limit=2", "finding=acl")
     for _, rows in table.groupby("study"):
         assert rows["share"].sum() + rows["rest"].iloc[0] == pytest.approx(rows["logit"].iloc[0], abs=1e-5)

@@ -67,7 +67,7 @@ def test_maps_are_those_of_grad_cam(name, method):
         theirs = cam.get_cam_image(None, layer(module.net.backbone), wanted, values, slopes, False)[0]
     theirs = np.maximum(theirs, 0) if method == "gradcam" else theirs
     assert np.abs(ours).max() > 0
-    assert np.allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max() + 1e-9)
+    assert np.allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max() + 1e-9)  # sums of many signs, in another order
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "alexnet"])
