@@ -47,7 +47,7 @@ def job(cfg: DictConfig) -> None:
     opened = listening(str(cfg.host), cfg.port)
     with opened:
         log.info("loading %s", run)
-        served = ServedRun(run, cfg.bits, str(cfg.point), cfg.method)
+        served = ServedRun(run, cfg.bits, str(cfg.point), cfg.method, cfg.refuse)
         token = token_for(str(cfg.host), cfg.token)
         url = address_of(opened, str(cfg.host))
         if served.synthetic:
@@ -65,6 +65,8 @@ def _check(cfg: DictConfig) -> None:
     from xraylab.data.images.source import check_bits
 
     check_bits(cfg.bits)
+    if not isinstance(cfg.refuse, bool):
+        raise UserError(f"refuse={cfg.refuse}: it is true or false.")
     if not (cfg.token is None or (isinstance(cfg.token, str) and cfg.token)):
         raise UserError("token=…: it is text, or null.")
     for key, value in cfg.limits.items():

@@ -76,6 +76,7 @@ def train(
         from xraylab.reporting.run_report import write_report
         from xraylab.reporting.summary import closing_table
         from xraylab.training.session import session
+        from xraylab.training.training_images import keep_distribution
 
     with session(cfg, directory, typed, processes, outer) as s:
         if first := s.first_model():
@@ -85,6 +86,7 @@ def train(
             s.train(experiment, callbacks)
             evaluation = evaluate_run(experiment, directory, directory)
             if evaluation is not None:  # in the first process
+                keep_distribution(experiment, directory)
                 s.write_evaluation(evaluation, experiment)
                 write_report(directory)
                 s.mark_finished()  # the last, for now nothing is missing

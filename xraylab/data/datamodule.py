@@ -85,13 +85,16 @@ class StudyDataModule(pl.LightningDataModule):
             StudyDataset(table, size, rescale, augmentation, seed, static_shapes, resize),
         )
 
-    def loader(self, split: str, plain: bool = False) -> DataLoader[Batch]:
+    def loader(self, split: str, plain: bool = False, rows: np.ndarray | None = None) -> DataLoader[Batch]:
         """The loader of a split; or of at most ``ADAPT`` studies of train with ``uncertain`` labels, of each label as many.
 
         Args:
             plain: whole studies in table order and without augmentation, whichever split it is.
+            rows: of these rows of the table instead, plain and in one process.
         """
         sampler, dataset = self._train if split == "train" and not plain else self._plain[split]
+        if rows is not None:
+            sampler = StepSampler(rows, np.zeros(len(rows)), self.batch_size)
         return DataLoader(
             dataset,
             sampler=sampler,

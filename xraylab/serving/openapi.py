@@ -61,6 +61,11 @@ _ANSWER = {
         "findings": {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Finding"}},
         "images": {"type": "array", "items": {"$ref": "#/components/schemas/Image"}},
         "maps": {"type": "object", "description": "By finding, the method, and what shares and rest add up to."},
+        "distribution": {
+            "type": ["object", "null"],
+            "description": "How far the study is from those of training; unlike them above threshold; null: not known.",
+            "properties": {"distance": _NUMBER, "threshold": _NUMBER},
+        },
         "skipped": {"type": "array", "items": {"type": "object", "properties": {"file": _TEXT, "reason": _TEXT}}},
         "warnings": {"type": "array", "items": _TEXT},
         "model": {"type": "object"}, "synthetic": _BOOLEAN, "notice": _TEXT,

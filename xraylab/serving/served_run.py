@@ -21,7 +21,7 @@ from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError
 from xraylab.evaluation.ensembles.combination import read_combination
 from xraylab.evaluation.predictions import PredictionTable
-from xraylab.explanation.explanations import Explainer, Explanation, Key
+from xraylab.explanation.explanations import Explainer, Explanation, Key, Read
 from xraylab.explanation.maps import METHODS
 from xraylab.inference.inputs import COLUMNS, Files
 from xraylab.inference.predictor import member_run, run_labels
@@ -63,6 +63,7 @@ class ServedRun:
         bits: of 16-bit PNG and TIFF files; None: as in training.
         point: the operating point that calls are made at, as ``youden``.
         method: of maps; None: the default.
+        refuse: what is unlike the training data, as far as the checkpoint knows that; False: the distance is answered alone.
 
     Attributes:
         labels: its findings.
@@ -73,8 +74,10 @@ class ServedRun:
         UserError: it cannot be loaded, or has no such operating point.
     """
 
-    def __init__(self, run: Path, bits: int | None = None, point: str = "youden", method: str | None = None) -> None:
-        self.run, self.method = run, method or METHODS[0]
+    def __init__(
+        self, run: Path, bits: int | None = None, point: str = "youden", method: str | None = None, refuse: bool = True
+    ) -> None:  # fmt: skip
+        self.run, self.method, self.refuse = run, method or METHODS[0], refuse
         self.options = Options(precision="32", workers=0, bits=bits, load=functools.cache(load_module), accelerator={
             "accelerator": "auto", "devices": 1})  # fmt: skip
         self.labels = run_labels(run)
@@ -122,13 +125,16 @@ class ServedRun:
         called = [label for label, of in found.items() if of["call"]]
         likely = max(found, key=lambda label: found[label]["logit"])
         explained = list(findings) or called[:3] or [likely]
-        explanations = explainer.explained(ID, explainer.read(ID), explained, self.method)
+        read = explainer.read(ID)
+        unlike = self._require_like(explainer, read)
+        explanations = explainer.explained(ID, read, explained, self.method)
         synthetic = self.synthetic or explainer.predicted.synthetic
         return {
             "id": study.id,
             "findings": found,
             "images": _images(explanations, {str(of.path): of.name for of in kept}, pictures),
             "maps": {e.finding: _about(e) for e in explanations},
+            "distribution": unlike,
             "skipped": [of._asdict() for of in unread],
             "warnings": warnings,
             "model": {"name": self.name, "data": SYNTHETIC if self.synthetic else "as trained", "labels": self.labels},
@@ -168,6 +174,23 @@ class ServedRun:
         ]
         kept = [of for part in by_plane.values() for of in part]
         return _files(list(by_plane.items())), kept, unread, warnings
+
+    def _require_like(self, explainer: Explainer, read: Sequence[Read | None]) -> dict[str, float] | None:
+        """How far a study is from those of training, of the model to which it is the farthest; None: not known.
+
+        Raises:
+            Refusal: it is unlike them.
+        """
+        asked = (module.unlike(of.bags) for module, of in zip(explainer.modules, read, strict=True) if of is not None)
+        found = max((of for of in asked if of is not None), key=lambda of: of[0] / of[1], default=None)
+        if found is None:
+            return None
+        distance = {"distance": found[0], "threshold": found[1]}
+        if self.refuse and not found[0] <= found[1]:
+            words = "the images are not like those that the model was trained on, so what it would say means nothing"
+            numbers = f"distance {found[0]:.1f}; up to {found[1]:.1f} is like them"
+            raise Refusal("unlike_training", f"{words} ({numbers}).", more=distance)
+        return distance
 
     def _require_kind(self, study: Study) -> None:
         for of in study.files:

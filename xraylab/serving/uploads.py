@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -33,9 +33,9 @@ PROJECTIONS = ("CR", "DX", "RG", "DR", "XR", "PX", "MG", "RF", "XA", "IO")  # DI
 class Refusal(Exception):
     """A study that is not predicted: what is said, and a word for programs."""
 
-    def __init__(self, reason: str, message: str, status: int = 422, **more: Any) -> None:
+    def __init__(self, reason: str, message: str, status: int = 422, more: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
-        self.reason, self.message, self.status, self.more = reason, message, status, more
+        self.reason, self.message, self.status, self.more = reason, message, status, dict(more or {})
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from xraylab.evaluation.operating_points import CHOSEN, read_chosen, temperature
 from xraylab.evaluation.predictions import Scoring, scored_labels
 from xraylab.evaluation.probabilities import sigmoid
 from xraylab.evaluation.result import Chosen
+from xraylab.models.distribution import Enough, TrainingDistribution, described
 from xraylab.models.losses.adaptive_weight import derivatives
 from xraylab.models.losses.base import Loss, spec
 from xraylab.models.losses.uncertain_labels import Uncertainty
@@ -84,6 +86,7 @@ class StudyModule(pl.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.interval, self.scheduler_monitor, self.seed, self.data = interval, scheduler_monitor, seed, data
         self.operating: Chosen = {}  # operating_points.json of its run, where load finds it
+        self.distribution: TrainingDistribution | None = None  # of the images it was trained on, where its checkpoint has it
         self._scheduler: Any = None
         self._scheduler_state: dict[str, Any] | None = None
         self._seen: list[tuple[Tensor, ...]] = []
@@ -343,6 +346,27 @@ class StudyModule(pl.LightningModule):
         found = zip(self.labels, logits, strict=True)
         return {name: float(scaled(z, temperatures[name]) if calibrate else sigmoid(z)) for name, z in found}
 
+    @torch.no_grad()
+    def unlike(self, bags: Sequence[np.ndarray]) -> tuple[float, float] | None:
+        """How far a study is from those of training, and from where on it is unlike them; None: not known.
+
+        Args:
+            bags: the study as the network gets it, uint8 (N,H,W[,3]), see :func:`xraylab.data.preprocessing.prepare`; an array a
+                part.
+
+        See :class:`xraylab.models.distribution.TrainingDistribution`.
+        """
+        if self.distribution is None:
+            return None
+        images, parts = pack(bags).to(self.device), []
+        with described(self.net.backbone, self.distribution.layer, stop=True) as seen:
+            for some in images.split(32):
+                with suppress(Enough):
+                    self.net.features(some)
+                assert seen.images is not None
+                parts.append(seen.images)
+        return float(self.distribution.distance(torch.cat(parts)).mean()), self.distribution.threshold
+
     def _prepared(self, images: Images) -> np.ndarray:
         """A bag as the network wants it. Raises UserError: of another shape or dtype."""
         if isinstance(images, np.ndarray) and images.ndim == 2:
@@ -389,6 +413,8 @@ def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
         **saved.get("scored", {}),  # which earlier ones do not have
     )  # fmt: skip
     module.load_state_dict(checkpoint["state_dict"])
+    if found := saved.get("distribution"):
+        module.distribution = TrainingDistribution(**found)
     module.operating = read_chosen(file.parent.parent / CHOSEN, checkpoint["global_step"])
     return module.to(device).eval()
 
