@@ -126,7 +126,20 @@ def test_an_operating_point_that_the_run_does_not_have_is_refused(knee_runs):
         ServedRun(knee_runs["axial"], point="yuden")
 
 
-def test_volumes_of_two_sizes_are_one_study_where_the_model_resizes(knee, tmp_path):
+def test_what_is_not_like_the_training_data_is_refused_with_its_distance(knee, tmp_path, monkeypatch):
+    path = tmp_path / "0.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 255, (3, 40, 40)).astype(np.uint8))
+    study = Study("noise", [Decoded("noise.npy", path, 3, Facts())])
+    with pytest.raises(Refusal, match="not like those that the model was trained on") as raised:
+        knee.answer(study)
+    assert raised.value.reason == "unlike_training"
+    assert raised.value.more["distance"] > raised.value.more["threshold"] > 0
+    monkeypatch.setattr(knee, "refuse", False)
+    assert knee.answer(study)["distribution"] == raised.value.more
+
+
+def test_volumes_of_two_sizes_are_one_study_where_the_model_resizes(knee, tmp_path, monkeypatch):
+    monkeypatch.setattr(knee, "refuse", False)
     files = []
     for k, side in enumerate((40, 50)):
         path = tmp_path / f"{k}.npy"

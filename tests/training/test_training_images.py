@@ -10,6 +10,11 @@ from sklearn.datasets import load_sample_images
 
 import xraylab
 from xraylab.data.preprocessing import prepare
+from xraylab.inference.inputs import find_studies
+from xraylab.inference.predictor import predict
+from xraylab.inference.studies import Options
+from xraylab.inference.tolerant_loader import by_study
+from xraylab.predict import main as predict_main
 
 
 def photographs() -> list[np.ndarray]:
@@ -65,3 +70,24 @@ def test_a_checkpoint_of_before_says_that_it_is_not_known(knee_runs, tmp_path):
     module = xraylab.load(tmp_path / "old.ckpt")
     assert module.distribution is None
     assert module.unlike([np.zeros((1, 32, 32), np.uint8)]) is None
+
+
+def test_predicting_names_studies_that_are_unlike_training(knee_runs, mrnet_root, here, tmp_path):
+    (tmp_path / "new").mkdir()
+    exam = min((mrnet_root / "valid" / "axial").glob("*.npy"))
+    volumes = {"exam": np.load(exam), "photographs": np.stack([np.resize(x, (150, 150)) for x in photographs()[:3]])}
+    for name, volume in volumes.items():
+        np.save(tmp_path / "new" / f"{name}.npy", volume)
+    code, text = here(f"run={knee_runs['axial']}", "input=new", "output=new.csv", entry=predict_main)
+    assert code == 0
+    assert "1 of 2 studies are not like those that the model was trained on" in text
+    assert "nothing: photographs" in text
+    module = xraylab.load(knee_runs["axial"])
+    done = predict(knee_runs["axial"], find_studies(str(tmp_path / "new")), Options(workers=0))
+    wanted = [name for name in done.table["id"] if np.greater(*module.unlike([prepare(volumes[name], **module.preprocessing)]))]
+    assert done.unlike == wanted == ["photographs"]
+
+
+def test_means_over_images_are_by_study():
+    values, study = torch.tensor([1.0, 5.0, 2.0, 3.0]), torch.tensor([0, 1, 0, 1])
+    assert by_study(values, study, 3).tolist() == [1.5, 4.0, 0.0]

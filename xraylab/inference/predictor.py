@@ -46,6 +46,7 @@ class Predicted:
         paths: of each study in the table, for the files of challenges.
         images: the same by image, where studies have several views; an image is its file, with ``#`` and a number where a file
             holds several.
+        unlike: ids of studies that are unlike those that a model was trained on, as far as its checkpoint knows that.
     """
 
     table: pd.DataFrame
@@ -53,6 +54,7 @@ class Predicted:
     synthetic: bool = False
     paths: list[str] = field(default_factory=list)
     images: pd.DataFrame | None = None
+    unlike: list[str] = field(default_factory=list)
 
 
 def predict(run: Path, studies: str | Files, options: Options | None = None) -> Predicted:
@@ -80,7 +82,7 @@ def predict_opened(opened: Opened, studies: str | Files, options: Options) -> Pr
     """
     module, table, rows, paths, lost, config = opened
     module.net.to(memory_format=torch.channels_last)
-    found, logits, views, by_image, skipped = predict_rows(module, table, rows, *_how(config, options), options.workers)
+    found, logits, views, by_image, skipped, far = predict_rows(module, table, rows, *_how(config, options), options.workers)
     if not len(found):
         named = listed((f"{s.file or s.id} ({s.reason})" for s in skipped), 5)
         raise UserError(f"not one of {len(rows)} studies can be read: {named}.")
@@ -93,7 +95,9 @@ def predict_opened(opened: Opened, studies: str | Files, options: Options) -> Pr
         images = images.drop(columns=unknown) if images is not None else None
     place = dict(zip(rows.tolist(), paths, strict=True))
     synthetic = module.data == SYNTHETIC or table.synthetic
-    return Predicted(predictions, [*lost, *skipped], synthetic, [place[row] for row in found.tolist()], images)
+    limit = np.inf if module.distribution is None else module.distribution.threshold
+    unlike = predictions["id"][far > limit].tolist()
+    return Predicted(predictions, [*lost, *skipped], synthetic, [place[row] for row in found.tolist()], images, unlike)
 
 
 def _how(config: DictConfig | None, options: Options) -> tuple[int, dict[str, Any], str]:
@@ -176,7 +180,11 @@ def joined(combination: Combination, done: Sequence[Predicted]) -> Predicted:
         except UserError as error:  # as of a stack, or where models are chosen by another group than an image's
             log.info("there is no table by image: %s.", error)
     paths = {i: path for d in reversed(done) for i, path in zip(d.table["id"], d.paths, strict=True)}
-    return Predicted(table, skipped, any(d.synthetic for d in done), [paths[i] for i in table["id"]], images)
+    return Predicted(table, skipped, any(d.synthetic for d in done), [paths[i] for i in table["id"]], images, _unlike(done))
+
+
+def _unlike(done: Sequence[Predicted]) -> list[str]:
+    return list(dict.fromkeys(i for d in done for i in d.unlike))
 
 
 def member_tables(combination: Combination, done: Sequence[Predicted]) -> tuple[list[pd.DataFrame], list[Skipped]]:
@@ -220,7 +228,7 @@ def predict_all(runs: Sequence[Path], studies: str | Files, options: Options | N
     table, views = _side_by_side(tables, names), [d.images for d in done if d.images is not None]
     paths = dict(zip(done[0].table["id"], done[0].paths, strict=True))
     images = _side_by_side(_same_images(views), names) if len(views) == len(done) else None
-    return Predicted(table, skipped, any(d.synthetic for d in done), [paths[i] for i in table["id"]], images)
+    return Predicted(table, skipped, any(d.synthetic for d in done), [paths[i] for i in table["id"]], images, _unlike(done))
 
 
 def _side_by_side(tables: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from xraylab.data.preprocessing import prepare
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
 from xraylab.inference.inputs import FROM_THE_REST, LEFT_OUT, Skipped
+from xraylab.models.distribution import described
 from xraylab.system.progress import Pace, clock
 from xraylab.system.signals import keep_from
 from xraylab.training.callbacks.progress_bar import RunningLoss, StudyProgress
@@ -101,16 +103,32 @@ def _reason(image: str, error: UserError) -> str:
 
 
 class _Predictor(pl.LightningModule):
-    """Predicts what was read: rows (B,), the network's outputs, those of views and which these are; and what was not."""
+    """Predicts what was read: rows (B,), the network's outputs, those of views and which these are; what was not; and how far
+    each study is from those of training (B,), where that is known."""
 
     def __init__(self, module: StudyModule) -> None:
         super().__init__()
         self.module = module
 
-    def predict_step(self, read: _Read, batch_idx: int = 0) -> tuple[list[Tensor], list[Tensor], list[Any], Any, Any]:
-        done = [self.module.predict_step(batch) for batch in read.batches]
+    def predict_step(
+        self, read: _Read, batch_idx: int = 0
+    ) -> tuple[list[Tensor], list[Tensor], list[Any], Any, Any, list[Tensor]]:  # fmt: skip
+        found = self.module.distribution
+        done, far = [], []
+        with nullcontext() if found is None else described(self.module.net.backbone, found.layer) as seen:
+            for batch in read.batches:
+                done.append(self.module.predict_step(batch))
+                if found is not None and seen is not None and seen.images is not None:
+                    study = batch.study[: batch.real].cpu() // max(len(self.module.net.parts), 1)
+                    far.append(by_study(found.distance(seen.images[: batch.real]), study, len(batch.rows)))
         views = [(by_image, real) for *_, real, _, by_image in done]
-        return [d[0] for d in done], [d[4] for d in done], views, read.views, read.skipped
+        return [d[0] for d in done], [d[4] for d in done], views, read.views, read.skipped, far
+
+
+def by_study(values: Tensor, study: Tensor, studies: int) -> Tensor:
+    """Means over each study's images, float64 (B,), of values (I,)."""
+    total = torch.zeros(studies, dtype=torch.float64).index_add_(0, study, values.double())
+    return total / torch.bincount(study, minlength=studies).clamp_min(1)
 
 
 class _Log(pl.Callback):
@@ -137,12 +155,12 @@ class _Log(pl.Callback):
 def predict_rows(
     module: StudyModule, table: StudyTable, rows: np.ndarray, batch_size: int, accelerator: dict[str, Any], precision: str,
     workers: int | str,
-) -> tuple[np.ndarray, np.ndarray, list[View], np.ndarray, list[Skipped]]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray, list[View], np.ndarray, list[Skipped], np.ndarray]:  # fmt: skip
     """Predict rows of a table.
 
     Returns:
         Rows that could be read (N,), in order; their logits (N,L); of a table some of whose studies have several views,
-        these, and theirs (I,L); and what could not be read.
+        these, and theirs (I,L); what could not be read; and how far each study is from those of training (N,), NaN: not known.
 
     Raises:
         UserError: logits are not numbers.
@@ -167,14 +185,15 @@ def predict_rows(
     )  # fmt: skip
     outputs: Any = keep_from(trainer).predict(_Predictor(module), loader) or []
     ids = table.frame["id"].tolist()
-    found, by_study, by_view, views, unread = ([part for output in outputs for part in output[k]] for k in range(5))
+    found, outputs_of, by_view, views, unread, far = ([part for output in outputs for part in output[k]] for k in range(6))
     skipped = [Skipped(ids[row], *rest) for row, *rest in unread]
     if not found:
         none = np.zeros((0, len(table.labels)))
-        return np.zeros(0, np.int64), none, [], none, skipped
+        return np.zeros(0, np.int64), none, [], none, skipped, np.zeros(0)
     order = torch.cat(found).cpu().numpy()
-    logits = module.log_odds(torch.cat(by_study))
+    logits = module.log_odds(torch.cat(outputs_of))
     by_image = module.log_odds(torch.cat([part[:real] for part, real in by_view]))
     require_finite(logits, "input")
     places, of = np.argsort(order, kind="stable"), np.argsort([view.row for view in views], kind="stable")
-    return order[places], logits[places], [views[k] for k in of], by_image[of], skipped
+    distances = torch.cat(far).numpy() if far else np.full(len(order), np.nan)
+    return order[places], logits[places], [views[k] for k in of], by_image[of], skipped, distances[places]
