@@ -75,8 +75,8 @@ def train(
         from xraylab.reporting.log_results import send_results
         from xraylab.reporting.run_report import write_report
         from xraylab.reporting.summary import closing_table
+        from xraylab.training.complete_checkpoint import complete_checkpoint
         from xraylab.training.session import session
-        from xraylab.training.training_images import keep_distribution
 
     with session(cfg, directory, typed, processes, outer) as s:
         if first := s.first_model():
@@ -86,7 +86,7 @@ def train(
             s.train(experiment, callbacks)
             evaluation = evaluate_run(experiment, directory, directory)
             if evaluation is not None:  # in the first process
-                keep_distribution(experiment, directory)
+                complete_checkpoint(experiment, directory)
                 s.write_evaluation(evaluation, experiment)
                 write_report(directory)
                 s.mark_finished()  # the last, for now nothing is missing

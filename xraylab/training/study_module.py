@@ -34,6 +34,7 @@ from xraylab.models.losses.base import Loss, spec
 from xraylab.models.losses.uncertain_labels import Uncertainty
 from xraylab.models.study_net import StudyNet
 from xraylab.system.classes import located
+from xraylab.training import self_test
 from xraylab.training.checkpoints import FORMAT, checkpoint_of, read_checkpoint
 from xraylab.training.distributed.collectives import from_first, gather, rank, summed, world
 
@@ -86,6 +87,7 @@ class StudyModule(pl.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.interval, self.scheduler_monitor, self.seed, self.data = interval, scheduler_monitor, seed, data
         self.operating: Chosen = {}  # operating_points.json of its run, where load finds it
+        self.expected: Tensor | None = None  # of its self-test, where its checkpoint has one
         self.distribution: TrainingDistribution | None = None  # of the images it was trained on, where its checkpoint has it
         self._scheduler: Any = None
         self._scheduler_state: dict[str, Any] | None = None
@@ -328,6 +330,12 @@ class StudyModule(pl.LightningModule):
                 the model's, or a temperature is not known.
         """
         temperatures = temperatures_of(self.operating, self.labels) if calibrate else {}
+        found = zip(self.labels, self.logits(images), strict=True)
+        return {name: float(scaled(z, temperatures[name]) if calibrate else sigmoid(z)) for name, z in found}
+
+    @torch.no_grad()
+    def logits(self, images: Images | Mapping[str, np.ndarray]) -> np.ndarray:
+        """float64 (L,), the logits of one study's labels, natural log-odds before calibration; see :meth:`predict`."""
         given = images if isinstance(images, Mapping) else {"": images}
         parts = self.net.parts or ("",)
         if set(given) != set(parts):
@@ -342,9 +350,19 @@ class StudyModule(pl.LightningModule):
         finally:
             for module, training in modes:
                 module.training = training
-        (logits,) = self.log_odds(outputs)
-        found = zip(self.labels, logits, strict=True)
-        return {name: float(scaled(z, temperatures[name]) if calibrate else sigmoid(z)) for name, z in found}
+        return self.log_odds(outputs)[0]
+
+    def self_test(self) -> float:
+        """The largest difference of logits from those that the checkpoint carries, for noise that a seed draws.
+
+        Call it where a model was carried to: another machine, another version of torch.
+
+        Raises:
+            UserError: it is more than rounding; or the checkpoint carries none, as those of before.
+        """
+        if self.expected is None:
+            raise UserError("self-test: the checkpoint carries none; runs of today do.")
+        return self_test.check(self, self.expected)
 
     @torch.no_grad()
     def unlike(self, bags: Sequence[np.ndarray]) -> tuple[float, float] | None:
@@ -415,6 +433,7 @@ def load_module(path: str | Path, device: str = "cpu") -> StudyModule:
     module.load_state_dict(checkpoint["state_dict"])
     if found := saved.get("distribution"):
         module.distribution = TrainingDistribution(**found)
+    module.expected = saved.get("self_test")
     module.operating = read_chosen(file.parent.parent / CHOSEN, checkpoint["global_step"])
     return module.to(device).eval()
 

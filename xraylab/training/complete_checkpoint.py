@@ -1,4 +1,4 @@
-"""At the end of training: what the training images look like to the network, kept in its best checkpoint."""
+"""At the end of training: what the best checkpoint carries beside the model: what its training images look like, a self-test."""
 
 from __future__ import annotations
 
@@ -17,41 +17,48 @@ from xraylab.run import Run
 from xraylab.system.files import write_bytes
 from xraylab.training.checkpoints import read_checkpoint
 from xraylab.training.experiment import Experiment
+from xraylab.training.self_test import outputs
 
 log = logging.getLogger(__name__)
 
 STUDIES = 400  # of a split, at most
 
 
-def keep_distribution(experiment: Experiment, directory: Path) -> None:
-    """Add a :class:`~xraylab.models.distribution.TrainingDistribution` to the best checkpoint, whose weights the experiment has.
-
-    There is none of a network without convolutions, nor of fewer than five patients.
-    """
-    started = time.monotonic()
-    layer, file = early_layer(experiment.module.net.backbone), Run(directory).checkpoint("best")
-    if layer is None or not file.is_file():
+def complete_checkpoint(experiment: Experiment, directory: Path) -> None:
+    """Add to the best checkpoint, whose weights the experiment has, what its training images look like and a self-test."""
+    file = Run(directory).checkpoint("best")
+    if not file.is_file():
         return
+    checkpoint = read_checkpoint(file)
+    if (found := training_distribution(experiment)) is not None:
+        checkpoint["xraylab"]["distribution"] = found.record()
+    checkpoint["xraylab"]["self_test"] = outputs(experiment.module.cpu())
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    write_bytes(file, content.getbuffer())
+
+
+def training_distribution(experiment: Experiment) -> TrainingDistribution | None:
+    """What images of train look like to the network; None: it has no convolutions, or there are fewer than five patients."""
+    started = time.monotonic()
+    layer = early_layer(experiment.module.net.backbone)
+    if layer is None:
+        return None
     rows, train = _described(experiment, "train", layer)
     held_out = {split: _described(experiment, split, layer)[1] for split in ("valid", "test")}
     frame = experiment.table.frame.loc[rows]
     patients = frame["patient"].where(frame["patient"] != "", frame["id"]).tolist()
     found = TrainingDistribution.fit(layer, train, patients, held_out["valid"])
     if found is None:
-        return
+        return None
     for split, studies in held_out.items():
         if n := len(studies):
             share = float(np.mean([found.of_study(x) > found.threshold for x in studies]))
             low, high = exact(share, n)
             found.refused[split] = {"value": share, "low": low, "high": high, "n": n, "reason": None}
-    checkpoint = read_checkpoint(file)
-    checkpoint["xraylab"]["distribution"] = found.record()
-    content = io.BytesIO()
-    torch.save(checkpoint, content)
-    write_bytes(file, content.getbuffer())
     words = ", ".join(f"{m['value']:.1%} of {split} (n {m['n']})" for split, m in found.refused.items())
-    took = time.monotonic() - started
-    log.info("what training images look like is kept in %s (%.1f s); unlike them: %s", file.name, took, words or "not known")
+    log.info("unlike training images, as the checkpoint knows them: %s; %.1f s", words or "none", time.monotonic() - started)
+    return found
 
 
 def _described(experiment: Experiment, split: str, layer: str) -> tuple[np.ndarray, list[np.ndarray]]:
