@@ -45,7 +45,17 @@ Images: TypeAlias = "np.ndarray | list[np.ndarray]"
 
 
 class ImageSource(ABC):
-    """Base class of the sources, which read the images that references stand for."""
+    """Base class of the sources, which read the images that references stand for.
+
+    Attributes:
+        root: what references are paths relative to; None: they lie in memory.
+        colour: whether three channels (RGB) are read, not one.
+        bits: how many bits the values of 16-bit files use; None: not known, or of no matter.
+    """
+
+    root: Path | None = None
+    colour = False
+    bits: int | None = None
 
     @abstractmethod
     def read(self, images: Sequence[str]) -> Images:
@@ -65,7 +75,7 @@ class ImageSource(ABC):
 
     def path(self, image: str) -> Path | None:
         """The file behind a reference; None: it lies in memory."""
-        return None
+        return None if self.root is None else self.root / image
 
     def costly(self, resized: bool) -> bool:
         """Whether reading decodes or computes, so that a packed cache would be faster."""
@@ -82,16 +92,15 @@ class FileSource(ImageSource):
             bits would leave next to nothing of 12-bit values.
     """
 
+    root: Path
+
     def __init__(self, root: Path, colour: bool = False, bits: int | None = None) -> None:
         self.root, self.colour, self.bits = root, colour, bits
-
-    def path(self, image: str) -> Path:
-        return self.root / image
 
     def costly(self, resized: bool) -> bool:
         return True
 
-    def read(self, images: Sequence[str]) -> list[np.ndarray]:
+    def read(self, images: Sequence[str]) -> Images:
         """A list of uint8 (H,W), or (H,W,3) in colour."""
         return [self._decode(image) for image in images]
 
@@ -245,7 +254,7 @@ def file_fault(path: Path | str) -> str | None:
     return None if found.st_size else "empty image files"
 
 
-class AnyFileSource(ImageSource):
+class AnyFileSource(FileSource):
     """Source of files of every kind that is read, pictures, arrays and DICOM, each of one image or, the last two, of a volume.
 
     Args:
@@ -256,15 +265,8 @@ class AnyFileSource(ImageSource):
     """
 
     def __init__(self, colour: bool = False, bits: int | None = None, volumes: bool = False, root: Path | None = None) -> None:
-        self.colour, self.bits, self.volumes, self.of_dataset = colour, bits, volumes, root is not None
-        self.root = root or Path()
-        self._pictures = FileSource(self.root, colour, bits)
-
-    def path(self, image: str) -> Path:
-        return self.root / image
-
-    def costly(self, resized: bool) -> bool:
-        return True
+        super().__init__(root or Path(), colour, bits)
+        self.volumes, self.of_dataset = volumes, root is not None
 
     def read(self, images: Sequence[str]) -> Images:
         """uint8 (N,H,W[,3]) where all is one volume, else a list of (H,W[,3])."""
@@ -283,7 +285,7 @@ class AnyFileSource(ImageSource):
                 return _array(path, self.colour)
             if suffix not in SUFFIXES and is_dicom(path):
                 return read_dicom(path, self.colour)
-            return self._pictures.read([image])[0][None]
+            return self._decode(image)[None]
         except UserError as error:
             if self.of_dataset:
                 raise
@@ -344,11 +346,10 @@ class NpySource(ImageSource):
         root: references are paths relative to it.
     """
 
+    root: Path
+
     def __init__(self, root: Path) -> None:
         self.root = root
-
-    def path(self, image: str) -> Path:
-        return self.root / image
 
     def costly(self, resized: bool) -> bool:
         return resized  # as they are, the files are as quick as a cache

@@ -70,6 +70,8 @@ class TFRecordSource(ImageSource):
         plain: where compressed shards lie unpacked; places are counted there.
     """
 
+    root: Path
+
     def __init__(self, root: Path, image: str, bits: int | None = None, plain: dict[str, Path] | None = None) -> None:
         self.root, self.image, self.bits, self.plain = root, image, bits, dict(plain or {})
 
