@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 EXIT_USER, EXIT_RESUMABLE = 2, 75
 
@@ -23,6 +24,22 @@ class Pruned(Exception):
 
 class Lost(Exception):
     """Another process of the run is gone, and nothing can be resumed. Exit code 1."""
+
+
+@contextmanager
+def refusing(words: str, *kinds: type[Exception], end: str = ".") -> Iterator[None]:
+    """Context in which errors of some kinds become the user's: ``<words>: <what the system or a library says><end>``.
+
+    Raises:
+        UserError: such an error; one that is a message already stays as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        why = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        raise UserError(f"{words}: {why.splitlines()[0]}{end}") from error
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

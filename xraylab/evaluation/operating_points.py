@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 from xraylab.evaluation.calibration import BINS, calibration, fit_temperature, scaled
 from xraylab.evaluation.intervals import Clusters
 from xraylab.evaluation.metrics import AUROC, RATES, intervals_of, rates, result, undefined
@@ -255,13 +255,10 @@ def read_chosen(path: Path, step: int | None) -> Chosen:
     """
     if not path.is_file():
         return {}
-    try:
+    anew = f". Write it anew by:\n  {command_line('evaluate', [word('run', path.parent)])}"
+    with refusing(f"{path}: cannot be read", OSError, ValueError, AttributeError, end=anew):
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         return content if content.get("checkpoint", {}).get("step") == step else {}
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path}: cannot be read: {error}. Write it anew by:\n  {command_line('evaluate', [word('run', path.parent)])}"
-        ) from error
 
 
 def temperatures_of(chosen: Chosen, labels: Iterable[str]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from xraylab.config.instantiate import build, plain
 from xraylab.config.settings import Settings, mode_of
 from xraylab.data.augmentation import Augmentation
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 from xraylab.evaluation.metrics import METRICS
 from xraylab.models import Backbone, Pool
 from xraylab.models.losses.base import Loss
@@ -168,10 +168,8 @@ def _try_trainer(cfg: DictConfig, options: dict[str, Any], callbacks: Sequence[p
         if (state := callback.state_key) in by_state and is_overridden("state_dict", callback, pl.Callback):
             raise UserError(f"{name}: {by_state[state]} is the same already. Leave one of them out.")
         by_state[state] = name
-    try:
+    with refusing("accelerator", Exception, end=""):  # Lightning raises several kinds
         pl.Trainer(**options, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    except Exception as error:  # Lightning raises several kinds
-        raise UserError(f"accelerator: {str(error).splitlines()[0]}") from None
     for name, node in cfg.logger.items():
         with tempfile.TemporaryDirectory() as folder:
             build({**node, "save_dir": folder}, f"logger.{name}")

@@ -34,7 +34,7 @@ from xraylab.data.cache.source import FORMAT, PackedSource, open_array, read_jso
 from xraylab.data.images.source import of_one_value
 from xraylab.data.preprocessing import EACH_AXIS
 from xraylab.data.study_table import BLANK, UNREADABLE, StudyTable, stop_or_skip
-from xraylab.errors import Stopped, UserError, listed
+from xraylab.errors import Stopped, UserError, listed, refusing
 from xraylab.system.files import locked, write_text
 from xraylab.system.paths import cache_dir
 from xraylab.system.processes import cores
@@ -104,10 +104,8 @@ def pack_table(
     shards.sort(key=lambda shard: shard.folder.name)  # the order in which every process takes their locks
     missing = [shard for shard in shards if not shard.ready()]
     if missing:
-        try:
+        with refusing(f"{folder}: the packed cache cannot be written", OSError, end=f". {ELSEWHERE}"):
             _build(missing, place, workers or cores())
-        except OSError as error:
-            raise UserError(f"{folder}: the packed cache cannot be written: {error.strerror or error}. {ELSEWHERE}") from error
 
     indexes = [shard.index() or {} for shard in shards]  # {}: deleted this moment, as PackedSource will say
     _require_one_size({(i["shape"][1], i["shape"][2]) for i in indexes if i and i["shape"][0]})

@@ -15,7 +15,7 @@ from xraylab.data.datasets.layout import SPLITS
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.source import ARRAY, SUFFIXES, file_fault, is_picture
 from xraylab.data.stratification import written
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 
 COLUMNS = ("id", "patient", "group", "split", "images", "image")  # the last two are synonyms
 SPLIT_NAMES = {**SPLITS, "validate": "valid", "heldout": "heldout"}
@@ -98,10 +98,8 @@ def text_lines(path: Path) -> list[str]:
     Raises:
         UserError: it cannot be read.
     """
-    try:
+    with refusing(f"{path}: cannot be read", OSError, UnicodeDecodeError, end=""):
         return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
 
 
 def label_value(cell: str) -> float:

@@ -25,7 +25,7 @@ from xraylab.data.images.decoder_process import apart
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.dicom import dicom_shape, is_dicom, read_dicom
 from xraylab.data.images.headers import MAX_PIXELS, WHITE, Head, plain_png, read_head, turned
-from xraylab.errors import UserError, listed
+from xraylab.errors import UserError, listed, refusing
 
 log = logging.getLogger(__name__)
 cv2.setNumThreads(0)  # its threads and forked workers do not mix
@@ -106,10 +106,8 @@ class FileSource(ImageSource):
 
     def _decode(self, image: str) -> np.ndarray:
         path = self.root / image
-        try:
+        with refusing(f"{path}: cannot be read", OSError):
             data = np.fromfile(path, np.uint8)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
         return decode(data, path, self.colour, self.bits)
 
     def shape(self, image: str) -> tuple[int, int, int]:
@@ -356,10 +354,9 @@ class NpySource(ImageSource):
 
     def read(self, images: Sequence[str]) -> np.ndarray:
         """uint8 (N,H,W), the files' slices one after another."""
-        try:
+        # of as many kinds as there are things to be wrong in a header
+        with refusing(f"{self.root}: cannot read {listed(images)}", Exception, end=""):
             arrays = [np.load(self.root / name, allow_pickle=False) for name in images]
-        except Exception as error:  # of as many kinds as there are things to be wrong in a header
-            raise UserError(f"{self.root}: cannot read {listed(images)}: {error}") from error
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def shape(self, image: str) -> tuple[int, int, int]:
