@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,22 +25,28 @@ from xraylab.system.progress import in_threads
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Number = int | tuple[int, int] | None
 
 STATES = {"positive": 1, "negative": 0, "uncertain": -1, "blank": np.nan}
 
 
-def shapes(source: ImageSource, images: Sequence[str]) -> list[tuple[int, int, int] | UserError]:
-    """(N,H,W) of every reference, from its header; an error stands for one that cannot be read."""
+def of_each(look: Callable[[str], T], source: ImageSource, images: Sequence[str], title: str) -> list[T | UserError]:
+    """What is found of every reference of a source; an error stands for one that cannot be read."""
 
-    def shape(image: str) -> tuple[int, int, int] | UserError:
+    def found(image: str) -> T | UserError:
         try:
-            return source.shape(image)
+            return look(image)
         except UserError as error:
             return error
 
     in_memory = not images or source.path(images[0]) is None
-    return [shape(i) for i in images] if in_memory else list(in_threads(shape, images, "reading headers"))
+    return [found(i) for i in images] if in_memory else list(in_threads(found, images, title))
+
+
+def shapes(source: ImageSource, images: Sequence[str]) -> list[tuple[int, int, int] | UserError]:
+    """(N,H,W) of every reference, from its header; an error stands for one that cannot be read."""
+    return of_each(source.shape, source, images, "reading headers")
 
 
 def counts(frame: pd.DataFrame, labels: Sequence[str], patients_known: bool) -> pd.DataFrame:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from xraylab.data.images.source import of_one_value
-from xraylab.data.integrity import counts, shapes
+from xraylab.data.integrity import counts, of_each, shapes
 from xraylab.data.study_table import SPLITS, UNREADABLE
 from xraylab.errors import UserError
-from xraylab.system.progress import in_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,15 +123,7 @@ def _studies_per_patient(counted: pd.DataFrame) -> pd.DataFrame:
 
 def _looked_at(table: StudyTable, images: Sequence[str], skip: bool) -> tuple[list[str], list[str]]:
     """The images that are of one value, and those that cannot be read."""
-
-    def look(image: str) -> bool | UserError:
-        try:
-            return of_one_value(table.source.read([image]))
-        except UserError as error:
-            return error
-
-    in_memory = not images or table.source.path(images[0]) is None
-    found = list(map(look, images) if in_memory else in_threads(look, images, "reading images"))
+    found = of_each(lambda image: of_one_value(table.source.read([image])), table.source, images, "reading images")
     if not skip and (errors := [error for error in found if isinstance(error, UserError)]):
         raise errors[0]
     pairs = list(zip(images, found, strict=True))
