@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,6 +56,12 @@ def mapped(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence
     """A function's results in order, a few thousand calls at a time: each that waits takes 2 kB."""
     for start in range(0, len(items), 4096):
         yield from pool.map(function, items[start : start + 4096])
+
+
+def on_all_cores(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """A function's results in order, from as many threads as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, items))
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], title: str) -> Iterator[R]:

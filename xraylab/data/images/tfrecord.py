@@ -202,6 +202,12 @@ def _record(file: BinaryIO) -> tuple[bytes | None, str]:
     return data, "" if _masked_crc(data) == struct.unpack("<I", tail)[0] else DAMAGED
 
 
+def framed(data: bytes) -> bytes:
+    """A record of this data, as it lies in a shard."""
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", _masked_crc(length)) + data + struct.pack("<I", _masked_crc(data))
+
+
 def _masked_crc(data: bytes) -> int:
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
