@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -50,6 +50,29 @@ class Pace:
             return None
         self.said, rate = now, (done - self.before) / (now - self.start)
         return rate, max(self.total - done, 0) / rate
+
+
+class Progress:
+    """Progress of a job that is done in parts of any size: a bar on a terminal, else now and then a line.
+
+    Args:
+        total: what is to be done; 0: not known.
+        say: logs a line: what is done, of how much, how much a second, and seconds to go.
+        done: before the start.
+        bar: of tqdm, as its title and unit.
+    """
+
+    def __init__(self, total: int, say: Callable[[int, int, float, float], None], done: int = 0, **bar: Any) -> None:
+        self.done, self.say, self.pace = done, say, Pace(total, done)
+        hidden = not sys.stderr.isatty()
+        self.bar = tqdm(total=total or None, initial=done, leave=False, dynamic_ncols=True, disable=hidden, **bar)
+
+    def add(self, number: int) -> None:
+        """So many more are done."""
+        self.done += number
+        self.bar.update(number)
+        if self.bar.disable and (due := self.pace.due(self.done)):
+            self.say(self.done, int(self.pace.total), *due)
 
 
 def mapped(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
