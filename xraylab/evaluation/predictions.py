@@ -30,16 +30,7 @@ if TYPE_CHECKING:
 
 KEYS = ["id", "patient", "group", "split"]
 # what columns are called, unless told
-COLUMNS = {
-    "id": "id",
-    "patient": "patient",
-    "group": "group",
-    "split": "split",
-    "image": "image",
-    "p": "p_{label}",
-    "y": "y_{label}",
-    "logit": "logit_{label}",
-}
+COLUMNS = {name: name for name in (*KEYS, "image")} | {"p": "p_{label}", "y": "y_{label}", "logit": "logit_{label}"}
 UNKNOWN = {"patient": "", "group": "all", "split": "test"}  # what another tool's table need not say
 SELECTED_ON = ("train", "valid")  # splits that are taken as chosen on where nothing says it
 SPLIT = r"\w([\w .-]{0,62}\w)?(?<!_images)"  # files are called after it

@@ -113,6 +113,15 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file of JSON holds; None where it is not there, or holds no dictionary."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON (no NaN) as a whole or not at all."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

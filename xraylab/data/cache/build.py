@@ -28,12 +28,12 @@ import pandas as pd
 
 from xraylab.config.settings import Settings
 from xraylab.data.cache.shard import Fault, Shard, root_of, safe_name
-from xraylab.data.cache.source import FORMAT, PackedSource, open_array, read_json
+from xraylab.data.cache.source import FORMAT, PackedSource, open_array
 from xraylab.data.images.source import of_one_value
 from xraylab.data.preprocessing import EACH_AXIS
 from xraylab.data.study_table import BLANK, UNREADABLE, StudyTable, stop_or_skip
 from xraylab.errors import Stopped, UserError, listed, refusing
-from xraylab.system.files import locked, write_text
+from xraylab.system.files import locked, read_json, write_text
 from xraylab.system.paths import cache_dir
 from xraylab.system.processes import cores
 from xraylab.system.progress import Progress, clock, data_size, mapped

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xraylab.data.cache.source import FORMAT, is_whole, read_json
+from xraylab.data.cache.source import FORMAT, is_whole
 from xraylab.data.images.source import ImageSource
 from xraylab.data.preprocessing import prepare
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
-from xraylab.system.files import locked
+from xraylab.system.files import locked, read_json
 from xraylab.system.progress import mapped
 
 STATS = 16  # files that are looked at together
