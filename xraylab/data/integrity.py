@@ -44,11 +44,6 @@ def of_each(look: Callable[[str], T], source: ImageSource, images: Sequence[str]
     return [found(i) for i in images] if in_memory else list(in_threads(found, images, title))
 
 
-def shapes(source: ImageSource, images: Sequence[str]) -> list[tuple[int, int, int] | UserError]:
-    """(N,H,W) of every reference, from its header; an error stands for one that cannot be read."""
-    return of_each(source.shape, source, images, "reading headers")
-
-
 def counts(frame: pd.DataFrame, labels: Sequence[str], patients_known: bool) -> pd.DataFrame:
     """One row a split and group, train first: studies, patients, images, and how often each label has each value.
 
@@ -241,7 +236,7 @@ def image_numbers(table: StudyTable) -> tuple[list[int], list[str]]:
     if table.views:
         return table.frame["images"].map(len).tolist(), []
     images = [image for study in table.frame["images"] for image in study]
-    found = dict(zip(images, shapes(table.source, images), strict=True))
+    found = dict(zip(images, of_each(table.source.shape, table.source, images, "reading headers"), strict=True))
     slices = {image: 0 if isinstance(shape, UserError) else shape[0] for image, shape in found.items()}
     unreadable = [image for image, shape in found.items() if isinstance(shape, UserError)]
     return [sum(slices[image] for image in study) for study in table.frame["images"]], unreadable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -165,15 +164,13 @@ def write_results(
     """
     synthetic = any(r.evaluation["data"] == SYNTHETIC for r in results)
     pairs, left_out = paired(results, reference) if ended else ({}, [])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    mark = [SYNTHETIC] if synthetic else []
+    mark = {"data": SYNTHETIC} if synthetic else {}
+    rows: list[list[Any]] = []
     known = {
         (r.job, split): (result["selected_on"], in_sample(r.evaluation))
         for r in results
         for split, result in r.evaluation["splits"].items()
     }
-    writer.writerow([*COLUMNS, *(["data"] if synthetic else [])])
     for job, overrides, evaluation, directory in results:
         for split, result in by_unit(evaluation):
             pair = pairs.get((job, split)) if result["unit"] == "study" else None
@@ -181,10 +178,12 @@ def write_results(
             for label, metrics in {**result["labels"], "macro": macro}.items():
                 on = of_run(directory, f"{split}/{label}/auroc") if result["unit"] == "study" else None
                 for metric, m in metrics.items():
-                    cells = ["" if v is None else v for v in (m["value"], m["low"], m["high"], m["n"])]
-                    cells += [*(SAID[of] for of in known[job, split]), on or "", m["reason"] or "", *mark]
-                    writer.writerow([job, overrides, split, result["unit"], label, metric, *cells])
-    write_text(folder / "comparison.csv", text.getvalue())
+                    cells = [m["value"], m["low"], m["high"], m["n"], *(SAID[of] for of in known[job, split]), on, m["reason"]]
+                    rows.append([job, overrides, split, result["unit"], label, metric, *cells])
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+    write_text(folder / "comparison.csv", frame.assign(**mark).to_csv(index=False))
     tables = [
         differences(found, at).assign(
             job=job,
@@ -197,9 +196,7 @@ def write_results(
         for at, found in p.at()
     ]
     if tables:
-        import pandas as pd
-
-        of = pd.concat(tables, ignore_index=True).assign(**({"data": SYNTHETIC} if synthetic else {}))
+        of = pd.concat(tables, ignore_index=True).assign(**mark)
         first = ["job", "reference", "split"]
         write_text(folder / "differences.csv", of[[*first, *(c for c in of if c not in first)]].to_csv(index=False))
     write_text(folder / "report.html", page(folder, title, results, synthetic, [*waiting, *left_out], published, pairs, ended))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from xraylab.data.images.source import of_one_value
-from xraylab.data.integrity import counts, of_each, shapes
+from xraylab.data.integrity import counts, of_each
 from xraylab.data.study_table import SPLITS, UNREADABLE
 from xraylab.errors import UserError
 
@@ -82,7 +82,8 @@ def describe(table: StudyTable, sizes_of: int | None, pictures: int, seed: int, 
         chosen = np.sort(np.random.default_rng(seed).choice(len(images), sizes_of, replace=False))
     skipped = {kind: list(names) for kind, names in table.problems.items()}
     measured, bad = [], []
-    for i, shape in zip(chosen, shapes(table.source, [images[i] for i in chosen]), strict=True):
+    found = of_each(table.source.shape, table.source, [images[i] for i in chosen], "reading headers")
+    for i, shape in zip(chosen, found, strict=True):
         if isinstance(shape, UserError):
             if not skip:
                 raise shape

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from operator import itemgetter
@@ -288,6 +288,12 @@ def joined(images: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
             ALL_LABELS: first[ALL_LABELS].tolist(),
         }
     )
+
+
+def places_of(path: Path, folders: Iterable[str], start: str = "", end: str = "") -> dict[str, str]:
+    """The folder of a dataset in which each name lies that starts and ends so; of several folders the last."""
+    names = ((name, folder) for folder in folders if (path / folder).is_dir() for name in os.listdir(path / folder))
+    return {name: folder for name, folder in names if name.startswith(start) and name.endswith(end)}
 
 
 def file_faults(root: Path, images: Sequence[str]) -> np.ndarray:

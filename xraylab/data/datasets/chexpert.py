@@ -7,7 +7,6 @@ in whose folders patients may lie without ``train/``. A test set was published l
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, settled, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, places_of, read_list, settled, with_lines
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.published import CHEXPERT_IMAGES, Published
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable
@@ -144,8 +143,7 @@ class CheXpert(Radiographs):
 
 def _batches(path: Path) -> list[str]:
     """Folders of the release in batches, without a dot before the name."""
-    with os.scandir(path) as entries:
-        return sorted(e.name for e in entries if "batch" in e.name.lower() and not e.name.startswith(".") and e.is_dir())
+    return sorted(found.name for found in path.glob("[!.]*") if "batch" in found.name.lower() and found.is_dir())
 
 
 def _lists(path: Path) -> dict[str, str]:
@@ -159,12 +157,8 @@ def _lists(path: Path) -> dict[str, str]:
 def _folders(path: Path) -> dict[str, str]:
     """The folder that holds each patient, where they lie in batches; nothing where they do not."""
     batches = _batches(path)
-    where: dict[str, str] = {}
-    for folder in [f"{top}{split}" for top in ("", *(f"{b}/" for b in batches)) for split in LISTS] + batches if batches else []:
-        if (path / folder).is_dir():
-            with os.scandir(path / folder) as entries:
-                where.update({e.name: folder for e in entries if e.name.startswith("patient")})
-    return where
+    folders = [f"{top}{split}" for top in ("", *(f"{b}/" for b in batches)) for split in LISTS] + batches
+    return places_of(path, folders, "patient") if batches else {}
 
 
 def _first_path(path: Path) -> str:

@@ -33,6 +33,12 @@ class Faults:
         self.studies.add(study)
         self._by_kind[kind].append(f"{study} ({detail})" if detail else study)
 
+    def add_rows(self, kind: str, ids: pd.Series, cells: pd.Series | None = None) -> None:
+        """Name rows, given by the ids of their studies, by line and, where a cell is wrong, by that."""
+        shown = [""] * len(ids) if cells is None else [f"{cell!r}, " for cell in cells[ids.index]]
+        for line, study, cell in zip(ids.index, ids, shown, strict=True):
+            self.add(kind, study, f"{cell}line {line}")
+
     def problems(self) -> dict[str, list[str]]:
         return ({"rows without an id": self.nameless} if self.nameless else {}) | dict(self._by_kind)
 

@@ -180,13 +180,10 @@ class CsvTable(OwnData):
 
     def _check_values(self, cells: pd.DataFrame, values: pd.DataFrame, faults: csv_cells.Faults) -> None:
         for label in values:
-            wrong = np.isinf(values[label])
-            for line, study, cell in zip(cells.index[wrong], cells["id"][wrong], cells[label][wrong], strict=True):
-                faults.add(f"labels {label} other than 1, 0, -1 and blank", study, f"{cell!r}, line {line}")
+            faults.add_rows(f"labels {label} other than 1, 0, -1 and blank", cells["id"][np.isinf(values[label])], cells[label])
         if self.exclusive:
             several = ~((values == 1).sum(axis=1).eq(1) & values.isin((0, 1)).all(axis=1))
-            for line, study in cells["id"][several].items():
-                faults.add("rows of which not exactly one label is 1 and the others 0", study, f"line {line}")
+            faults.add_rows("rows of which not exactly one label is 1 and the others 0", cells["id"][several])
 
     def _about(self, path: Path, cells: pd.DataFrame, faults: csv_cells.Faults) -> pd.DataFrame:
         """Columns patient, group, split; what is missing or wrong there is named."""
@@ -194,15 +191,13 @@ class CsvTable(OwnData):
         for name in ("patient", "group"):
             if csv_cells.is_given(cells, name):
                 about[name] = cells[name]
-                for line, study in cells["id"][cells[name] == ""].items():
-                    faults.add(f"rows without a {name}, which others have", study, f"line {line}")
+                faults.add_rows(f"rows without a {name}, which others have", cells["id"][cells[name] == ""])
         if csv_cells.is_given(cells, "split"):
             split = cells["split"].str.lower().map(csv_cells.SPLIT_NAMES)
             unknown = split.isna()
             known = ", ".join(csv_cells.SPLIT_NAMES)
             kind = f"splits other than {known} ({csv_cells.counted(cells['split'][unknown])})"
-            for line, study, cell in zip(cells.index[unknown], cells["id"][unknown], cells["split"][unknown], strict=True):
-                faults.add(kind, study, f"{cell!r}, line {line}")
+            faults.add_rows(kind, cells["id"][unknown], cells["split"])
             if unknown.any() and not (split == "train").any():
                 words = csv_cells.counted(cells["split"])
                 raise UserError(f"{path}: no row is of the split train. The column split has {words}. It is one of {known}.")

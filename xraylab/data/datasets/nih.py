@@ -7,14 +7,13 @@ its rows differ in length, for it has commas of its own. ``train_val_list.txt`` 
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, places_of, read_list, with_lines
 from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.findings import NIH as FINDINGS
 from xraylab.data.findings import finding
@@ -148,11 +147,5 @@ def _entries(path: Path) -> str | None:
 
 def _folders(path: Path) -> dict[str, str]:
     """The folder that each image lies in, relative to the dataset."""
-    with os.scandir(path) as entries:
-        tops = sorted(e.name for e in entries if e.name.startswith("images") and e.is_dir())
-    where: dict[str, str] = {}
-    for folder in [place for top in tops for place in (f"{top}/images", top)]:
-        if (path / folder).is_dir():
-            with os.scandir(path / folder) as entries:
-                where.update({e.name: folder for e in entries if e.name.endswith(".png") and e.name not in where})
-    return where
+    tops = sorted(found.name for found in path.glob("images*") if found.is_dir())
+    return places_of(path, reversed([place for top in tops for place in (f"{top}/images", top)]), end=".png")
