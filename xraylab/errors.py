@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 EXIT_USER, EXIT_RESUMABLE = 2, 75
@@ -51,6 +51,20 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if not near:
         near = difflib.get_close_matches(word, [c for c in choices if "." not in c], n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def require_each_once(names: Sequence[str], known: Sequence[str], words: str) -> None:
+    """Refuse a list of names that is empty, or has one that is not known, or one twice.
+
+    Args:
+        words: what was given, and what it is.
+
+    Raises:
+        UserError: it is such a list.
+    """
+    unknown = [name for name in names if name not in known]
+    if unknown or not names or len(set(names)) < len(names):
+        raise UserError(words + (did_you_mean(str(unknown[0]), known) if unknown else ""))
 
 
 def listed(items: Iterable[object], most: int = 10) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from xraylab.data.published import Published
 from xraylab.data.study_table import StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import SAMPLE_VERSION, is_synthetic
-from xraylab.errors import UserError
+from xraylab.errors import UserError, refusing
 from xraylab.system.paths import ENVIRONMENT, cache_dir, tree
 from xraylab.system.remote import local
 
@@ -138,16 +138,13 @@ class DatasetReader(ABC):
         if (found := self._within(folder)) is not None:
             return found
         log.info("writing the synthetic sample to %s ...", folder)
-        try:
+        unwritten = refusing(f"{folder}: cannot be written", OSError, end=". Name another cache by $XRAYLAB_CACHE.")
+        with unwritten, refusing("dataset.sample", TypeError, end=""):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
                 self.write_sample(Path(partial) / "sample", **options)
-                with contextlib.suppress(FileExistsError, OSError):  # another process was faster
+                with contextlib.suppress(OSError):  # another process was faster
                     (Path(partial) / "sample").rename(folder)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written: {error.strerror}. Name another cache by $XRAYLAB_CACHE.") from error
-        except TypeError as error:
-            raise UserError(f"dataset.sample: {error}") from error
         found = self._within(folder)
         if found is None:
             raise UserError(f"{folder}: holds something else than the sample. Delete it.")

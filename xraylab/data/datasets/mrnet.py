@@ -24,7 +24,7 @@ from xraylab.data.published import MRNET_PLANES as PLANES
 from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
 from xraylab.data.synthetic.knee import write_mrnet
-from xraylab.errors import UserError, did_you_mean
+from xraylab.errors import UserError, did_you_mean, require_each_once
 
 ALL = "all"  # the three planes of an exam as one study
 TASKS = ("abnormal", "acl", "meniscus")
@@ -70,10 +70,7 @@ class MRNet(DatasetReader):
         if plane not in (*PLANES, ALL):
             hint = did_you_mean(str(plane), (*PLANES, ALL))
             raise UserError(f"plane={plane}: it is one of {', '.join(PLANES)}, or {ALL}.{hint}")
-        unknown = [t for t in self.tasks if t not in TASKS]
-        if unknown or not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            hint = did_you_mean(str(unknown[0]), TASKS) if unknown else ""
-            raise UserError(f"task={task}: it is one of {', '.join(TASKS)}, or a list of them, each once.{hint}")
+        require_each_once(self.tasks, TASKS, f"task={task}: it is one of {', '.join(TASKS)}, or a list of them, each once.")
 
     def matches(self, path: Path) -> bool:
         """A folder with the exams of its planes, and the labels of every task, for train and valid."""
