@@ -26,8 +26,8 @@ from xraylab.evaluation.operating_points import (
 )
 from xraylab.evaluation.predictions import PredictionTable
 from xraylab.evaluation.probabilities import logit
+from xraylab.reporting.decisions import operating_table
 from xraylab.reporting.model_card import write_card
-from xraylab.reporting.sections.decisions import operating_table
 from xraylab.reporting.summary import closing_table
 
 

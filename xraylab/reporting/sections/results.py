@@ -7,12 +7,12 @@ from markupsafe import Markup
 from xraylab.evaluation.metrics import COUNTS, METRICS, number
 from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import SplitResult, Values, by_unit
+from xraylab.reporting.decisions import calibration_table, operating_table, readers_table
 from xraylab.reporting.figures import export
 from xraylab.reporting.figures.calibration import reliability
 from xraylab.reporting.figures.curves import KINDS, confusion, panels, side_by_side
 from xraylab.reporting.frame import render, table
 from xraylab.reporting.sections import Context, Section
-from xraylab.reporting.sections.decisions import calibration_table, operating_table, readers_table
 from xraylab.run import Run
 
 NONE = {"value": 0}
