@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from xraylab.errors import UserError, did_you_mean
-from xraylab.system.command_line import said
+from xraylab.system.command_line import as_typed
 from xraylab.system.paths import conf_dir
 
 M = TypeVar("M", bound=BaseModel)
@@ -186,7 +186,7 @@ def _validated(model: type[M], config: Mapping[str, Any], prefix: str = "") -> M
                 if item["type"] == "model_type":
                     message = f"it has keys of its own, as {key}.{next(iter(KEYED[item['ctx']['class_name']].model_fields))}=…"
                     message += f", or is null: {key}=null" if key == "early_stopping" else ""
-                lines.append(f"{key}={said(item['input'])}: {message}.")
+                lines.append(f"{key}={as_typed(item['input'])}: {message}.")
         by_key: dict[str, str] = {}
         for line in lines:  # the choices of one key on one line
             start, _, rest = line.partition(": it should be ")
@@ -275,7 +275,7 @@ def check_config(cfg: DictConfig) -> Settings:
     for name in GROUPS:
         if not OmegaConf.is_dict(node := cfg.get(name)):
             choices = sorted({path.stem for folder in folders for path in (folder / name).glob("*.yaml")})
-            raise UserError(f"{name}={said(node)}: it is one of {', '.join(choices)}.")
+            raise UserError(f"{name}={as_typed(node)}: it is one of {', '.join(choices)}.")
     if cfg.get("sweep"):
         sweep_of(OmegaConf.to_container(cfg.sweep, resolve=True))  # type: ignore[arg-type]
     values = OmegaConf.to_container(OmegaConf.create({k: v for k, v in cfg.items() if k in Settings.model_fields}), resolve=True)

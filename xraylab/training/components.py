@@ -23,7 +23,7 @@ from xraylab.models import Backbone, Pool
 from xraylab.models.losses.base import Loss
 from xraylab.models.study_net import per_channel
 from xraylab.models.trial import require_features
-from xraylab.system.command_line import said
+from xraylab.system.command_line import as_typed
 from xraylab.training.callbacks.stopping import early_stopping
 from xraylab.training.callbacks.unfreeze import Unfreeze
 from xraylab.training.callbacks.user_callbacks import check_callbacks
@@ -95,9 +95,9 @@ def _schedule(cfg: DictConfig) -> tuple[dict[str, Any], str, str]:
     schedule = plain(cfg.scheduler)
     interval, monitor = schedule.pop("interval", "epoch"), schedule.pop("monitor", "valid/loss")
     if interval not in ("epoch", "step"):
-        raise UserError(f"scheduler.interval={said(interval)}: it is epoch or step.")
+        raise UserError(f"scheduler.interval={as_typed(interval)}: it is epoch or step.")
     if not isinstance(monitor, str):
-        raise UserError(f"scheduler.monitor={said(monitor)}: it is the name of a metric, as valid/loss.")
+        raise UserError(f"scheduler.monitor={as_typed(monitor)}: it is the name of a metric, as valid/loss.")
     if str(schedule.get("_target_")).endswith("ReduceLROnPlateau"):
         if interval == "step":
             raise UserError("scheduler.interval=step: a plateau is seen once an epoch, when there is a metric.")
@@ -152,7 +152,7 @@ def _try(optimizer: Any, scheduler: Any) -> None:
             words = [f"{where}.{k}={v}" for k, v in given.items() if isinstance(v, str) and k != "mode"]
             if words and isinstance(error, TypeError):
                 raise UserError(f"{', '.join(words)}: it should be a number.") from None
-            values = ", ".join(f"{k}={said(v)}" for k, v in given.items())
+            values = ", ".join(f"{k}={as_typed(v)}" for k, v in given.items())
             line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
             if not isinstance(error, ValueError):
                 line = f"a value is of the wrong kind or length: {line}"

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from xraylab.data.images.damage import damage, heard
+from xraylab.data.images.damage import damage, with_stderr
 from xraylab.data.images.decoder_process import apart
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.dicom import dicom_shape, is_dicom, read_dicom
@@ -185,7 +185,7 @@ def _refuse(head: Head | None, where: object) -> None:
 
 def _judged(encoded: bytes, head: Head | None, colour: bool) -> tuple[np.ndarray | None, str | None, str]:
     """What :func:`_decoded` gives, why it is damaged, if it is, and what else its decoder said."""
-    decoded, words = heard(lambda: _decoded(encoded, head, colour))
+    decoded, words = with_stderr(lambda: _decoded(encoded, head, colour))
     return decoded, None if decoded is None else damage(encoded, words), words
 
 
