@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from xraylab.data.integrity import aligned_rows
 from xraylab.data.study_table import SYNTHETIC
@@ -17,7 +18,7 @@ from xraylab.evaluation.paired_tests import differences
 from xraylab.evaluation.result import Evaluation, all_selected_on, by_unit, choices, in_sample
 from xraylab.reporting.comparison_page import beside, page
 from xraylab.run import Run
-from xraylab.system.files import write_text
+from xraylab.system.files import read_json, write_text
 
 NOTHING: dict[str, Any] = {"note": "", "rows": {}, "data": "", "n": None}  # published
 GIVEN = "comparison.json"  # what a sweep said of its comparison, for it to be repeated
@@ -45,11 +46,7 @@ def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def text_table(folder: Path) -> str:
     """The runs and ensembles of a comparison by study, on the test split if there is one, in a few lines of text."""
-    published = (
-        check_published(json.loads((folder / GIVEN).read_text(encoding="utf-8"))["published"])
-        if (folder / GIVEN).is_file()
-        else NOTHING
-    )
+    published = check_published((read_json(folder / GIVEN) or {}).get("published"))
     rows = list(csv.DictReader((folder / "comparison.csv").open(encoding="utf-8")))
     split = next((s for s in ("test", "valid") if any(r["split"] == s for r in rows)), rows[0]["split"])
     unit = "study" if any((r["split"], r["unit"]) == (split, "study") for r in rows) else "image"
@@ -180,8 +177,6 @@ def write_results(
                 for metric, m in metrics.items():
                     cells = [m["value"], m["low"], m["high"], m["n"], *(SAID[of] for of in known[job, split]), on, m["reason"]]
                     rows.append([job, overrides, split, result["unit"], label, metric, *cells])
-    import pandas as pd
-
     frame = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
     write_text(folder / "comparison.csv", frame.assign(**mark).to_csv(index=False))
     tables = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+from omegaconf import OmegaConf
 
 from xraylab.evaluation.ensembles.combination import Combination
 from xraylab.evaluation.intervals import HOW
@@ -118,8 +119,6 @@ def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> list[lis
 
 def configurations(results: Sequence[Result]) -> str:
     """A table of the settings that differ between runs that were trained; empty where fewer than two were."""
-    from omegaconf import OmegaConf
-
     flat = {}
     for r in results:
         if "checkpoint" in r.evaluation and Run(r.directory).config_file.is_file():

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
 
 from xraylab.data.images.source import of_one_value
 from xraylab.data.integrity import counts, of_each
-from xraylab.data.study_table import SPLITS, UNREADABLE
+from xraylab.data.study_table import SPLITS, UNREADABLE, StudyTable
 from xraylab.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    from xraylab.data.study_table import StudyTable
 
 ALL = "all"
 SIDE = 150  # pixels of a picture in the report
@@ -70,9 +66,6 @@ def describe(table: StudyTable, sizes_of: int | None, pictures: int, seed: int, 
     Raises:
         UserError: an image cannot be read, and is not to be skipped.
     """
-    import numpy as np
-    import pandas as pd
-
     frame = table.frame
     row = np.repeat(np.arange(len(frame)), frame["images"].map(len))
     images = [image for study in frame["images"] for image in study]
@@ -144,8 +137,6 @@ def _pictures(
     Of each group, so many with and without the first label; of exclusive labels, so many of each; of more than three findings,
     one where each is positive, and one where it is uncertain.
     """
-    import numpy as np
-
     rng = np.random.default_rng(seed)
     shown: dict[str, list[tuple[str, np.ndarray]]] = {}
     broken = []

@@ -25,7 +25,7 @@ from xraylab.data.findings import VIEWS, chosen, finding, spelled, wanted_views
 from xraylab.data.images.source import FileSource, check_bits, file_fault
 from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 from xraylab.system.progress import Pace
 
 log = logging.getLogger(__name__)
@@ -181,19 +181,17 @@ def _name_wrong(
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     """A text file, gzipped or not, whatever its name says; what is wrong with it becomes a message."""
-    try:
+    again = ". Get it again."
+    with (
+        refusing(f"{path}: cannot be read", OSError),
+        refusing(f"{path}: it is not a whole gzip file", EOFError, zlib.error, gzip.BadGzipFile, end=again),
+        refusing(f"{path}: it is not a whole CSV", csv.Error, end=again),
+        refusing(f"{path}: it is not a text of UTF-8", UnicodeDecodeError, end=again),
+    ):
         with open(path, "rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
         with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
             yield file
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: it is not a text of UTF-8: {error}. Get it again.") from None
-    except csv.Error as error:
-        raise UserError(f"{path}: it is not a whole CSV: {error}. Get it again.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: it is not a whole gzip file: {error}. Get it again.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def _plain(name: str) -> str:
@@ -276,18 +274,17 @@ def joined(images: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     references = images["image"].tolist()
     bags = [tuple(references[a:b]) for a, b in zip(starts, ends, strict=True)]
     views = images["view"].tolist()
-    return pd.DataFrame(
-        {
-            "id": first["id"].tolist(),
-            "patient": first["patient"].tolist(),
-            "group": [of_mask[m] for m in masks],
-            "split": first["split"].tolist(),
-            "images": pd.Series(bags, dtype=object),
-            "views": pd.Series([tuple(views[a:b]) for a, b in zip(starts, ends, strict=True)], dtype=object),
-            **{label: first[label].to_numpy(np.float32) for label in labels},
-            ALL_LABELS: first[ALL_LABELS].tolist(),
-        }
-    )
+    columns = {
+        "id": first["id"].tolist(),
+        "patient": first["patient"].tolist(),
+        "group": [of_mask[m] for m in masks],
+        "split": first["split"].tolist(),
+        "images": pd.Series(bags, dtype=object),
+        "views": pd.Series([tuple(views[a:b]) for a, b in zip(starts, ends, strict=True)], dtype=object),
+        **{label: first[label].to_numpy(np.float32) for label in labels},
+        ALL_LABELS: first[ALL_LABELS].tolist(),
+    }
+    return pd.DataFrame(columns)
 
 
 def places_of(path: Path, folders: Iterable[str], start: str = "", end: str = "") -> dict[str, str]:

@@ -114,15 +114,14 @@ class CheXpert(Radiographs):
             names = pd.Series(places, names.index, dtype=str) + names.str.slice(len(split))
         kinds = cells["ap_pa"].str.lower()
         kinds = kinds.where(kinds.isin(["ap", "pa"]), "frontal")
-        images = pd.DataFrame(
-            {
-                "id": found["id"],
-                "patient": found["patient"],
-                "view": kinds.where(found["side"] == "frontal", "lateral"),
-                "image": names,
-                **cells[[*self.findings, ALL_LABELS]],
-            }
-        )
+        columns = {
+            "id": found["id"],
+            "patient": found["patient"],
+            "view": kinds.where(found["side"] == "frontal", "lateral"),
+            "image": names,
+            **cells[[*self.findings, ALL_LABELS]],
+        }
+        images = pd.DataFrame(columns)
         return settled(images[~(twice | torn)], self.findings, file.name, problems)
 
     def published(self, table: StudyTable) -> list[Published]:

@@ -141,15 +141,14 @@ class MIMIC(Radiographs):
             f"s{study} ({', '.join(columns)})" for study, columns in torn_studies.items()
         ]
         subject, study = rows["subject_id"], "s" + rows["study_id"]
-        images = pd.DataFrame(
-            {
-                "id": study,
-                "patient": subject,
-                "split": rows["split"],
-                "view": [VIEWS.get(view, "other") for view in there["viewposition"].str.lower()],
-                "image": "files/p" + subject.str[:2] + "/p" + subject + "/" + study + "/" + rows["dicom_id"] + ".jpg",
-            }
-        )
+        columns = {
+            "id": study,
+            "patient": subject,
+            "split": rows["split"],
+            "view": [VIEWS.get(view, "other") for view in there["viewposition"].str.lower()],
+            "image": "files/p" + subject.str[:2] + "/p" + subject + "/" + study + "/" + rows["dicom_id"] + ".jpg",
+        }
+        images = pd.DataFrame(columns)
         return images[~rows["study_id"].isin(torn_studies)].reset_index(drop=True)
 
     def _labels(self, file: Path, images: pd.DataFrame, problems: Problems) -> pd.DataFrame:

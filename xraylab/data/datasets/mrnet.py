@@ -124,18 +124,17 @@ class MRNet(DatasetReader):
             whole &= {name for name, fault in faults.items() if not fault}
         labels = labels[labels.index.isin(whole)]
         parts = {"parts": [self.planes] * len(labels)} if self.plane == ALL else {}
-        return pd.DataFrame(
-            {
-                "id": labels.index,
-                "patient": "",
-                "group": "+".join(self.planes),
-                "split": "train" if split == "train" else "heldout",
-                "images": [tuple(f"{split}/{plane}/{name}.npy" for plane in self.planes) for name in labels.index],
-                **parts,
-                **{task: labels[task].to_numpy(np.float32) for task in self.tasks},
-                ALL_LABELS: told[labels.index].tolist(),
-            }
-        )
+        columns = {
+            "id": labels.index,
+            "patient": "",
+            "group": "+".join(self.planes),
+            "split": "train" if split == "train" else "heldout",
+            "images": [tuple(f"{split}/{plane}/{name}.npy" for plane in self.planes) for name in labels.index],
+            **parts,
+            **{task: labels[task].to_numpy(np.float32) for task in self.tasks},
+            ALL_LABELS: told[labels.index].tolist(),
+        }
+        return pd.DataFrame(columns)
 
     def whole(self, path: Path) -> list[DatasetReader]:
         """A reader a plane, each of all tasks whose labels are there."""

@@ -117,16 +117,15 @@ class MURA(DatasetReader):
         problems[f"studies of {split} of whose images none can be used"] += sorted(listed & set(labels) - set(bags))
         studies = [s for s in bags if s in labels]
         folders = [s.split("/") for s in studies]  # split, body part, patient, study
-        return pd.DataFrame(
-            {
-                "id": studies,
-                "patient": [patient for _, _, patient, _ in folders],
-                "group": [part.removeprefix("XR_").lower() for _, part, _, _ in folders],
-                "split": "train" if split == "train" else "heldout",
-                "images": [tuple(bags[s]) for s in studies],
-                LABEL: np.array([labels[s] for s in studies], np.float32),
-            }
-        )
+        columns = {
+            "id": studies,
+            "patient": [patient for _, _, patient, _ in folders],
+            "group": [part.removeprefix("XR_").lower() for _, part, _, _ in folders],
+            "split": "train" if split == "train" else "heldout",
+            "images": [tuple(bags[s]) for s in studies],
+            LABEL: np.array([labels[s] for s in studies], np.float32),
+        }
+        return pd.DataFrame(columns)
 
     def whole(self, path: Path) -> list[DatasetReader]:
         """One reader of all body parts."""

@@ -81,16 +81,15 @@ class NIH(Radiographs):
         values = self._values(rows["finding_labels"], names, file.name, problems)
         folders = _folders(path)
         views = rows["view_position"].str.lower()
-        images = pd.DataFrame(
-            {
-                "id": names,
-                "patient": rows["patient_id"],
-                "split": splits,
-                "view": views.where(views.isin(["ap", "pa"]), "other"),
-                "image": [f"{folders.get(name, 'images')}/{name}" for name in names],
-                **values,
-            }
-        )
+        columns = {
+            "id": names,
+            "patient": rows["patient_id"],
+            "split": splits,
+            "view": views.where(views.isin(["ap", "pa"]), "other"),
+            "image": [f"{folders.get(name, 'images')}/{name}" for name in names],
+            **values,
+        }
+        images = pd.DataFrame(columns)
         usable = images["split"].notna() & ~np.isinf(values[list(self.findings)].to_numpy()).any(1)
         return self.table(path, self.published_name, images[usable], problems)
 

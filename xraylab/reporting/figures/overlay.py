@@ -11,7 +11,7 @@ import pandas as pd
 
 from xraylab.evaluation.metrics import ABSENT, number
 from xraylab.evaluation.objective import of_run
-from xraylab.evaluation.paired_comparison import named
+from xraylab.evaluation.paired_comparison import Result, named
 from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import SplitResult
 from xraylab.reporting.figures import export
@@ -21,8 +21,6 @@ from xraylab.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from xraylab.evaluation.paired_comparison import Result
 
 LINES = 10  # at most, in a panel
 
