@@ -244,11 +244,7 @@ def image_numbers(table: StudyTable) -> tuple[list[int], list[str]]:
 
 def _read_images(tables: Sequence[StudyTable]) -> tuple[int, list[str], list[str]]:
     """Decode every image; how many files there were, those that cannot be read, and the images of one value."""
-    jobs = [
-        (table.source, image)
-        for table in tables
-        for image in dict.fromkeys(image for study in table.frame["images"] for image in study)
-    ]
+    jobs = [(t.source, image) for t in tables for image in dict.fromkeys(i for study in t.frame["images"] for i in study)]
     files = sum(source.path(image) is not None for source, image in jobs)  # what lies in memory was read with the lists
 
     def look(job: tuple[ImageSource, str]) -> tuple[str | None, str | None]:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from operator import itemgetter
@@ -165,17 +165,10 @@ def read_list(
     frame[list(labels)] = values[list(labels)].to_numpy()[codes]
     if known:
         frame[ALL_LABELS] = written(values.reindex(columns=list(known))).to_numpy(object)[codes]
-    _name_wrong(frame, labels, lambda row, k: found[codes[row]][k], path.name, problems)
-    return frame
-
-
-def _name_wrong(
-    frame: pd.DataFrame, labels: Sequence[str], cell: Callable[[int, int], str], name: str, problems: Problems
-) -> None:
-    """Name cells that are no labels; the frame's index is the line of each row."""
     for i, k in np.argwhere(np.isinf(frame[list(labels)].to_numpy())).tolist():
-        what = f"line {frame.index[i]} ({spelled(labels[k])} {cell(i, k)!r})"
-        problems[f"labels in {name} other than 1, 0, -1 and blank"].append(what)
+        what = f"line {lines[i]} ({spelled(labels[k])} {found[codes[i]][k]!r})"
+        problems[f"labels in {path.name} other than 1, 0, -1 and blank"].append(what)
+    return frame
 
 
 @contextmanager

@@ -88,9 +88,8 @@ class CheXpert(Radiographs):
         folders = _folders(path)
         parts = [self._images(path / file, split, folders, problems).assign(split=called[split]) for split, file in lists.items()]
         small = "small" in path.name or _first_path(path / lists["train"]).find("-small/") > 0
-        return self.table(
-            path, "CheXpert-v1.0-small" if small else "CheXpert-v1.0", pd.concat(parts, ignore_index=True), problems
-        )
+        name = "CheXpert-v1.0-small" if small else "CheXpert-v1.0"
+        return self.table(path, name, pd.concat(parts, ignore_index=True), problems)
 
     def _images(self, file: Path, split: str, folders: dict[str, str], problems: Problems) -> pd.DataFrame:
         """One row an image of a list, with its study, patient, kind of view, reference and labels."""
@@ -106,9 +105,8 @@ class CheXpert(Radiographs):
         problems[f"images twice in {file.name}"] += with_lines(names[twice])
         said = cells["frontal_lateral"].str.lower()
         torn = (said != "") & (said != found["side"]) & ~twice
-        problems[f"images of {file.name} whose file's name is of another view than Frontal/Lateral says"] += with_lines(
-            names[torn]
-        )
+        kind = f"images of {file.name} whose file's name is of another view than Frontal/Lateral says"
+        problems[kind] += with_lines(names[torn])
         if folders:
             places = [folders.get(patient, split) for patient in found["patient"]]
             names = pd.Series(places, names.index, dtype=str) + names.str.slice(len(split))

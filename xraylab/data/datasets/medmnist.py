@@ -92,9 +92,8 @@ class MedMNIST(DatasetReader):
                 bad = ~np.isin(raw[:, 0], np.arange(len(names)))
                 values = (raw == np.arange(len(names))).astype(np.float32)
                 values = values[:, 1:] if about.kind == "binary" else values
-            problems[f"labels in {key}_labels outside the {len(names)} of {self.subset}"] = [
-                f"{key}:{i} ({raw[i].tolist()})" for i in np.flatnonzero(bad)
-            ]
+            strange = [f"{key}:{i} ({raw[i].tolist()})" for i in np.flatnonzero(bad)]
+            problems[f"labels in {key}_labels outside the {len(names)} of {self.subset}"] = strange
             index = np.flatnonzero(~bad)
             frames.append(
                 pd.DataFrame(

@@ -118,9 +118,8 @@ class MRNet(DatasetReader):
             unlabelled = files - set(labels.index) - named(problems)
             problems[f"files in {folder} without a label"] += [f"{name}.npy" for name in sorted(unlabelled)]
             faults = {name: _fault(path / folder / f"{name}.npy") for name in labels.index if name in files}
-            problems["arrays that cannot be used"] += [
-                f"{folder}/{name}.npy ({fault})" for name, fault in faults.items() if fault
-            ]
+            unusable = [f"{folder}/{name}.npy ({fault})" for name, fault in faults.items() if fault]
+            problems["arrays that cannot be used"] += unusable
             whole &= {name for name, fault in faults.items() if not fault}
         labels = labels[labels.index.isin(whole)]
         parts = {"parts": [self.planes] * len(labels)} if self.plane == ALL else {}

@@ -71,9 +71,8 @@ class NIH(Radiographs):
         problems[f"images twice in {file.name}"] += with_lines(names[twice])
         patient = rows["patient_id"].str.lstrip("0")
         torn = (patient != names.str.partition("_")[0].str.lstrip("0")) & ~twice
-        problems[f"images of {file.name} whose name is not of their patient"] += with_lines(
-            names[torn] + " of Patient ID " + rows["patient_id"][torn]
-        )
+        strangers = names[torn] + " of Patient ID " + rows["patient_id"][torn]
+        problems[f"images of {file.name} whose name is not of their patient"] += with_lines(strangers)
         keep = ~(twice | torn)
         rows, names = rows[keep], names[keep]
 
