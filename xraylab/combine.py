@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -69,7 +69,7 @@ def job(cfg: DictConfig) -> None:
     seed = next(iter(evaluation["splits"].values()))["bootstrap"]["seed"]
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    kept = {str(k): v for k, v in config.items() if k not in ("sensitivity", "specificity")} | {"operating": asdict(rules)}
+    kept = {str(k): v for k, v in config.items() if k not in ("sensitivity", "specificity")} | {"operating": rules.model_dump()}
     write_records(directory, evaluation, kept, "combine", list(hydra.overrides.task), seed)
     write_report(directory)
     record_made(directory, evaluation, config, [m.path for m in members], "combine")  # type: ignore[arg-type]

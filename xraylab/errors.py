@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 EXIT_USER, EXIT_RESUMABLE = 2, 75
 
@@ -25,6 +26,22 @@ class Lost(Exception):
     """Another process of the run is gone, and nothing can be resumed. Exit code 1."""
 
 
+@contextmanager
+def refusing(words: str, *kinds: type[Exception], end: str = ".") -> Iterator[None]:
+    """Context in which errors of some kinds become the user's: ``<words>: <what the system or a library says><end>``.
+
+    Raises:
+        UserError: such an error; one that is a message already stays as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        why = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        raise UserError(f"{words}: {why.splitlines()[0]}{end}") from error
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A sentence that starts with a space and names the nearest choices, or an empty string."""
     choices = list(choices)
@@ -34,6 +51,20 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if not near:
         near = difflib.get_close_matches(word, [c for c in choices if "." not in c], n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def require_each_once(names: Sequence[str], known: Sequence[str], words: str) -> None:
+    """Refuse a list of names that is empty, or has one that is not known, or one twice.
+
+    Args:
+        words: what was given, and what it is.
+
+    Raises:
+        UserError: it is such a list.
+    """
+    unknown = [name for name in names if name not in known]
+    if unknown or not names or len(set(names)) < len(names):
+        raise UserError(words + (did_you_mean(str(unknown[0]), known) if unknown else ""))
 
 
 def listed(items: Iterable[object], most: int = 10) -> str:

@@ -93,10 +93,11 @@ def test_the_console_command_knows_its_commands():
     assert "MRNet" in done.stdout
 
 
-def test_evaluate_wants_a_run(command):
-    done = command("evaluate")
+def test_evaluate_wants_a_run(command, tmp_path):
+    done = command("evaluate", "hydra.run.dir=here")
     assert done.returncode == 2
     assert "run must be given" in done.stderr
+    assert not (tmp_path / "empty" / "here").exists()
     done = command("evaluate", "run=nowhere")
     assert done.returncode == 2
     assert "nowhere is not a run directory" in done.stderr

@@ -14,8 +14,8 @@ from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.reader_study import judge_readers, read_readings
+from xraylab.reporting.decisions import readers_table
 from xraylab.reporting.figures.curves import panels
-from xraylab.reporting.sections.decisions import readers_table
 
 
 @pytest.fixture

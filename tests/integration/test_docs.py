@@ -227,6 +227,8 @@ def test_the_dataset_of_the_page_trains(here, tmp_path, monkeypatch):
     words = write_page("add-a-dataset.md", "dataset", "toy", tmp_path, monkeypatch)
     pictures(tmp_path / "Toy-v1")
     without_figures(monkeypatch)
+    code, said = here(*words, *QUICK, "hydra.run.dir=run")
+    assert (code, "no sample of Toy-v1" in said, "SYNTHETIC SAMPLE" in said) == (2, True, False), said
     code, said = here(*words, f"dataset.root={tmp_path / 'Toy-v1'}", *QUICK, "hydra.run.dir=run")
     assert code == 0, said
     test = json.loads((tmp_path / "run" / "evaluation.json").read_text())["splits"]["test"]

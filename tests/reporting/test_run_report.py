@@ -17,6 +17,7 @@ from xraylab.evaluation.evaluator import evaluate_split
 from xraylab.evaluation.metrics import number
 from xraylab.evaluation.operating_points import judge
 from xraylab.evaluation.predictions import PredictionTable
+from xraylab.reporting import sections
 from xraylab.reporting.run_report import write_report
 from xraylab.reporting.summary import closing_table
 
@@ -146,3 +147,10 @@ def test_a_page_of_fourteen_findings(run, tmp_path):
         assert picture.height > 1000
     closing = closing_table(evaluation, copy, "1 s").splitlines()
     assert sum(line.split()[:1] == ["finding"] for line in closing) == 14
+
+
+def test_a_module_of_sections_without_a_section_is_no_silent_loss(tmp_path, monkeypatch):
+    (tmp_path / "forgotten.py").write_text("SECTIONS = []\n")
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
+    with pytest.raises(AttributeError, match=r"xraylab\.reporting\.sections\.forgotten' has no attribute 'SECTION'"):
+        sections.sections()

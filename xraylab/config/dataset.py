@@ -96,6 +96,7 @@ def _set_from_data(cfg: DictConfig, reader: DatasetReader, path: Path | None, ty
         log.info("%s needs, and was given: %s", reader.published_name, ", ".join(needed))
     if path is not None:
         return {}
+    reader.require_sample()
     changed = _replace(cfg, embedded.get("settings", {}), given)
     asked = reader.root is not None
     why = "as asked" if asked else f"no {reader.published_name} in dataset.root, ${ENVIRONMENT} or ./data"

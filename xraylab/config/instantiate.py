@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xraylab.errors import UserError
-from xraylab.system.command_line import said
+from xraylab.system.command_line import as_typed
 
 
 def build(node: Any, where: str) -> Any:
@@ -22,7 +22,9 @@ def build(node: Any, where: str) -> Any:
         UserError: a wrong class, argument or value.
     """
     if not isinstance(node, Mapping | DictConfig):
-        raise UserError(f"{where}={said(node)}: it has keys of its own, {where}._target_ and what that takes; it is no value.")
+        raise UserError(
+            f"{where}={as_typed(node)}: it has keys of its own, {where}._target_ and what that takes; it is no value."
+        )
     if "_target_" not in node:
         raise UserError(f"{where}: it does not say what it is: {where}._target_=<class> (in {_short(node)})")
     try:
@@ -54,4 +56,4 @@ def plain(node: Any) -> Any:
 
 
 def _short(node: Any) -> str:
-    return ", ".join(f"{k}={said(v)}" for k, v in node.items() if not isinstance(v, dict | DictConfig))[:200]
+    return ", ".join(f"{k}={as_typed(v)}" for k, v in node.items() if not isinstance(v, dict | DictConfig))[:200]

@@ -63,21 +63,18 @@ def launch(
 
     def guarded(cfg: DictConfig) -> None:
         escape_unprintable()  # in whatever process
+        alone = HydraConfig.get().mode is RunMode.RUN
         try:
             job(normalised(cfg))
-        except (UserError, Stopped, Lost, Pruned) as error:
-            if HydraConfig.get().mode is not RunMode.RUN:
-                if not isinstance(error, Stopped):  # the sweep says how to go on
+        except (UserError, Stopped, Lost, Pruned, MissingMandatoryValue) as error:
+            if not alone:
+                if not isinstance(error, Stopped | MissingMandatoryValue):  # the sweep says how to go on, and which key it is
                     print(error if isinstance(error, Pruned) else f"error: {error}", file=sys.stderr)
                 raise  # to the sweeper, from whatever process
-            errors.append(error)
-            _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
-        except MissingMandatoryValue as error:
-            if HydraConfig.get().mode is not RunMode.RUN:
-                raise
             errors.append(error)  # or Hydra prints a line of its own above the message
+            _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
         except Exception:
-            if HydraConfig.get().mode is not RunMode.RUN:
+            if not alone:
                 logging.getLogger(__name__).exception("the job failed")  # into its log; the sweep goes on
             raise
 

@@ -10,16 +10,55 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from xraylab.errors import UserError, did_you_mean
-from xraylab.system.command_line import said
+from xraylab.system.command_line import as_typed
 from xraylab.system.paths import conf_dir
 
 M = TypeVar("M", bound=BaseModel)
 PRECISION = Literal["auto", "32", "bf16", "16"]
 #: of Hydra, that every training configuration has
 GROUPS = ("backbone", "pool", "loss", "augmentation", "optimizer", "scheduler", "accelerator", "logger", "callbacks", "dataset")
+
+
+# ---- what keys are beside their types -------------------------------------------------------------------------------
+
+
+def _precision(value: Any) -> str:
+    return {"bf16-mixed": "bf16", "32-true": "32", "16-mixed": "16"}.get(str(value), str(value))
+
+
+def _fold(value: Any) -> str | None:
+    if value is None:
+        return None
+    parse_fold(value)
+    return str(value)
+
+
+def _checkpoint_every(value: Any) -> str | None:
+    every = None if value is None else str(value)
+    parse_interval(every)
+    return every
+
+
+def _profiler(value: str | None) -> str | None:
+    if value == "xla" and importlib.util.find_spec("torch_xla") is None:
+        raise ValueError("it needs torch_xla, which is not installed here; there are simple and pytorch")
+    return value
+
+
+def _cache(value: Any) -> Any:
+    value = "off" if value is False else value  # what YAML makes of off
+    if not isinstance(value, str) or value.lower() in ("", "no", "none", "null", "on", "yes"):
+        raise ValueError("it is auto, off or a folder; of such a name, ./<name>")
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", value):
+        raise ValueError("letters, digits, '.', '_' and '-' only: it names a folder")
+    return value
 
 
 class _Strict(BaseModel):
@@ -83,23 +122,23 @@ class Sweep(_Strict):
 class Settings(_Strict):
     """The top-level keys of ``conf/config.yaml``; the comments there explain them."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_name)]
     seed: int = Field(ge=0, lt=2**32)
     split_seed: int | None = Field(ge=0, lt=2**32)
     split_version: Literal[1, 2, 3] = 1  # runs of before this key have none, and keep their splits
     max_epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     accumulate: int = Field(ge=1)
-    precision: PRECISION
+    precision: Annotated[PRECISION, BeforeValidator(_precision)]
     gradient_clip: float | None = Field(gt=0)
     monitor: str
     early_stopping: EarlyStop | None
     save_top_k: int = Field(ge=1)
     selection: Literal["holdout", "official", "split_valid"]
     valid_fraction: float = Field(gt=0, lt=1)
-    fold: str | None
+    fold: Annotated[str | None, BeforeValidator(_fold)]
     unit: Literal["study", "image"]
-    cache: str
+    cache: Annotated[str, BeforeValidator(_cache)]
     save_train_predictions: bool
     bootstrap: int = Field(ge=0)
     cases: int = Field(default=12, ge=0)  # runs of before this key have none
@@ -109,53 +148,14 @@ class Settings(_Strict):
     resume: Annotated[str, Field(min_length=1)] | None
     upload: str | None = None  # runs of before this key have none
     fail_fast: bool = False  # runs of before this key have none
-    checkpoint_every: str | None = None  # runs of before this key have none
-    profiler: Literal["simple", "pytorch", "xla"] | None = None  # runs of before this key have none
+    checkpoint_every: Annotated[str | None, BeforeValidator(_checkpoint_every)] = None  # runs of before this key have none
+    profiler: Annotated[Literal["simple", "pytorch", "xla"] | None, AfterValidator(_profiler)] = (
+        None  # runs of before this key have none
+    )
     evaluate: Evaluate = Evaluate()  # runs of before this key have none
     operating: Operating = Operating()  # runs of before this key have none
     image: Image
     head: Head
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _precision(cls, value: Any) -> str:
-        return {"bf16-mixed": "bf16", "32-true": "32", "16-mixed": "16"}.get(str(value), str(value))
-
-    @field_validator("fold", mode="before")
-    @classmethod
-    def _fold(cls, value: Any) -> str | None:
-        if value is not None:
-            parse_fold(value)
-        return None if value is None else str(value)
-
-    @field_validator("checkpoint_every", mode="before")
-    @classmethod
-    def _checkpoint_every(cls, value: Any) -> str | None:
-        every = None if value is None else str(value)
-        parse_interval(every)
-        return every
-
-    @field_validator("profiler")
-    @classmethod
-    def _profiler(cls, value: str | None) -> str | None:
-        if value == "xla" and importlib.util.find_spec("torch_xla") is None:
-            raise ValueError("it needs torch_xla, which is not installed here; there are simple and pytorch")
-        return value
-
-    @field_validator("cache", mode="before")
-    @classmethod
-    def _cache(cls, value: Any) -> Any:
-        value = "off" if value is False else value  # what YAML makes of off
-        if not isinstance(value, str) or value.lower() in ("", "no", "none", "null", "on", "yes"):
-            raise ValueError("it is auto, off or a folder; of such a name, ./<name>")
-        return value
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        if not re.fullmatch(r"[\w.-]+", value):
-            raise ValueError("letters, digits, '.', '_' and '-' only: it names a folder")
-        return value
 
 
 KEYED: Mapping[str, type[BaseModel]] = {kind.__name__: kind for kind in (EarlyStop, Image, Head, Evaluate, Operating)}
@@ -186,7 +186,7 @@ def _validated(model: type[M], config: Mapping[str, Any], prefix: str = "") -> M
                 if item["type"] == "model_type":
                     message = f"it has keys of its own, as {key}.{next(iter(KEYED[item['ctx']['class_name']].model_fields))}=…"
                     message += f", or is null: {key}=null" if key == "early_stopping" else ""
-                lines.append(f"{key}={said(item['input'])}: {message}.")
+                lines.append(f"{key}={as_typed(item['input'])}: {message}.")
         by_key: dict[str, str] = {}
         for line in lines:  # the choices of one key on one line
             start, _, rest = line.partition(": it should be ")
@@ -275,7 +275,7 @@ def check_config(cfg: DictConfig) -> Settings:
     for name in GROUPS:
         if not OmegaConf.is_dict(node := cfg.get(name)):
             choices = sorted({path.stem for folder in folders for path in (folder / name).glob("*.yaml")})
-            raise UserError(f"{name}={said(node)}: it is one of {', '.join(choices)}.")
+            raise UserError(f"{name}={as_typed(node)}: it is one of {', '.join(choices)}.")
     if cfg.get("sweep"):
         sweep_of(OmegaConf.to_container(cfg.sweep, resolve=True))  # type: ignore[arg-type]
     values = OmegaConf.to_container(OmegaConf.create({k: v for k, v in cfg.items() if k in Settings.model_fields}), resolve=True)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.findings import NIH, finding, spelled
-from xraylab.errors import UserError, listed
+from xraylab.errors import UserError, listed, refusing
 
 COLUMNS = ("image", "slice", "finding", "x", "y", "width", "height")
 FILE = "boxes.csv"  # of a generated sample, below its folder
@@ -92,10 +92,8 @@ def read_boxes(path: Path) -> pd.DataFrame:
     Raises:
         UserError: the file cannot be read, or a column is missing, or a box has no size.
     """
-    try:
+    with refusing(f"boxes={path}: cannot be read as a table", OSError, ValueError):
         frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"boxes={path}: cannot be read as a table: {error}.") from error
     if path.name == NIH_FILE:
         return _of_nih(frame)
     if "slice" not in frame:

@@ -119,9 +119,7 @@ class StudyDataModule(pl.LightningDataModule):
         """The loader of test, in table order."""
         return self.loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """As :meth:`test_dataloader`; ``loader(split, plain=True)`` has the others."""
-        return self.loader("test")
+    predict_dataloader = test_dataloader  # ``loader(split, plain=True)`` has the others
 
     def lone_image(self, epochs: int, batch_size: int | None = None) -> bool:
         """Whether some training batch of a process is one image, in whole epochs.

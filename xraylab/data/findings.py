@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from xraylab.errors import UserError, did_you_mean
+from xraylab.errors import UserError, did_you_mean, require_each_once
 
 #: of CheXpert and MIMIC-CXR, in the order of their label files
 CHEXPERT = (
@@ -58,11 +58,9 @@ def chosen(findings: str | Sequence[str], known: Sequence[str], on_request: Sequ
         return tuple(known)
     names = list(COMPETITION) if names == ["competition"] else [finding(str(name)) for name in names]
     known = [*known, *on_request]
-    unknown = [name for name in names if name not in known]
-    if unknown or not names or len(set(names)) < len(names):
-        shown = ",".join(map(str, findings)) if isinstance(findings, list | tuple) else findings
-        hint = did_you_mean(unknown[0], known) if unknown else ""
-        raise UserError(f"findings={shown}: it is all, competition, or some of these, each once: {', '.join(known)}.{hint}")
+    shown = ",".join(map(str, findings)) if isinstance(findings, list | tuple) else findings
+    words = f"findings={shown}: it is all, competition, or some of these, each once: {', '.join(known)}."
+    require_each_once(names, known, words)
     return tuple(names)
 
 

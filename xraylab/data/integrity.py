@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,22 +25,23 @@ from xraylab.system.progress import in_threads
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Number = int | tuple[int, int] | None
 
 STATES = {"positive": 1, "negative": 0, "uncertain": -1, "blank": np.nan}
 
 
-def shapes(source: ImageSource, images: Sequence[str]) -> list[tuple[int, int, int] | UserError]:
-    """(N,H,W) of every reference, from its header; an error stands for one that cannot be read."""
+def of_each(look: Callable[[str], T], source: ImageSource, images: Sequence[str], title: str) -> list[T | UserError]:
+    """What is found of every reference of a source; an error stands for one that cannot be read."""
 
-    def shape(image: str) -> tuple[int, int, int] | UserError:
+    def found(image: str) -> T | UserError:
         try:
-            return source.shape(image)
+            return look(image)
         except UserError as error:
             return error
 
     in_memory = not images or source.path(images[0]) is None
-    return [shape(i) for i in images] if in_memory else list(in_threads(shape, images, "reading headers"))
+    return [found(i) for i in images] if in_memory else list(in_threads(found, images, title))
 
 
 def counts(frame: pd.DataFrame, labels: Sequence[str], patients_known: bool) -> pd.DataFrame:
@@ -235,7 +236,7 @@ def image_numbers(table: StudyTable) -> tuple[list[int], list[str]]:
     if table.views:
         return table.frame["images"].map(len).tolist(), []
     images = [image for study in table.frame["images"] for image in study]
-    found = dict(zip(images, shapes(table.source, images), strict=True))
+    found = dict(zip(images, of_each(table.source.shape, table.source, images, "reading headers"), strict=True))
     slices = {image: 0 if isinstance(shape, UserError) else shape[0] for image, shape in found.items()}
     unreadable = [image for image, shape in found.items() if isinstance(shape, UserError)]
     return [sum(slices[image] for image in study) for study in table.frame["images"]], unreadable
@@ -243,11 +244,7 @@ def image_numbers(table: StudyTable) -> tuple[list[int], list[str]]:
 
 def _read_images(tables: Sequence[StudyTable]) -> tuple[int, list[str], list[str]]:
     """Decode every image; how many files there were, those that cannot be read, and the images of one value."""
-    jobs = [
-        (table.source, image)
-        for table in tables
-        for image in dict.fromkeys(image for study in table.frame["images"] for image in study)
-    ]
+    jobs = [(t.source, image) for t in tables for image in dict.fromkeys(i for study in t.frame["images"] for i in study)]
     files = sum(source.path(image) is not None for source, image in jobs)  # what lies in memory was read with the lists
 
     def look(job: tuple[ImageSource, str]) -> tuple[str | None, str | None]:

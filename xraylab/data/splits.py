@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.config.settings import parse_fold
-from xraylab.data.stratification import dealt, written
+from xraylab.data.stratification import stratified, written
 from xraylab.data.study_table import ALL_LABELS, HELD_BACK, StudyTable, patients_of
 from xraylab.errors import UserError, listed
 
@@ -127,7 +127,7 @@ def in_parts(
     """
     if version > 1:
         raw = frame[ALL_LABELS] if ALL_LABELS in frame else written(frame[sorted(labels)])
-        return dealt(patients_of(frame), frame["group"], raw, shares, seed, drawn=version > 2)
+        return stratified(patients_of(frame), frame["group"], raw, shares, seed, drawn=version > 2)
     place = places(frame, labels, seed)
     if len(set(shares)) == 1:
         return place % len(shares)

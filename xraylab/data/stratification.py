@@ -22,7 +22,7 @@ import pandas as pd
 HALF = 2**20  # of what comes, that is counted where nothing is drawn
 
 
-def dealt(
+def stratified(
     patients: pd.Series, groups: pd.Series, labels: pd.Series, shares: Sequence[float], seed: int, drawn: bool = True
 ) -> np.ndarray:  # fmt: skip
     """The part of each row's patient, int64 (N,), 0 to the number of shares less one; the order of rows does not matter.

@@ -108,9 +108,8 @@ class StudyTable:
             counts = []
             for label in self.labels:
                 values = part[label].to_numpy()
-                extra = [
-                    f"{n} {word}" for word, n in (("uncertain", (values == -1).sum()), ("blank", np.isnan(values).sum())) if n
-                ]
+                others = {"uncertain": (values == -1).sum(), "blank": np.isnan(values).sum()}
+                extra = [f"{n} {word}" for word, n in others.items() if n]
                 counts.append(f"{label} {(values == 1).sum()}+/{(values == 0).sum()}-" + "".join(f" {e}" for e in extra))
             images = f" of {part['images'].map(len).sum()} images" if self.many_views else ""
             lines.append(f"  {split:<6}{' ' * (split == HELD_BACK)}{len(part)} studies{images}{patients}; {listed(counts, 14)}")

@@ -76,10 +76,8 @@ def fit_temperature(truth: np.ndarray, z: np.ndarray) -> Choice:
         return float(z @ (sigmoid(z * inverse) - truth))
 
     if slope(0.0) >= 0:
-        return {
-            "value": None,
-            "reason": "in validation 0.5 for every study would have the least log loss, so no temperature is best",
-        }
+        flat = "in validation 0.5 for every study would have the least log loss, so no temperature is best"
+        return {"value": None, "reason": flat}
     if slope(1 / MOST) >= 0:
         return {"value": None, "reason": f"in validation the best temperature is above {MOST:g}: logits are that far too large"}
     if slope(1 / LEAST) <= 0:

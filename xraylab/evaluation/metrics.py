@@ -13,18 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from xraylab.errors import listed
-from xraylab.evaluation.intervals import (
-    HOW,
-    NO_INTERVAL,
-    Clusters,
-    Interval,
-    auroc,
-    average_precision,
-    kappa,
-    lacking,
-    none,
-    share,
-)  # fmt: skip
+from xraylab.evaluation import intervals
+from xraylab.evaluation.intervals import HOW, NO_INTERVAL, Clusters, Interval
 from xraylab.evaluation.result import SplitResult, Value, Values
 
 COUNTS = ("positives", "negatives", "uncertain", "blank")
@@ -110,28 +100,30 @@ def _share(of: Callable[[Scored], np.ndarray]) -> Callable[[float, Scored], Inte
 
     def found(value: float, s: Scored) -> Interval:
         there = of(s)
-        return share((s.called == (s.truth == 1))[there], s.clusters[there], s.size)
+        return intervals.share((s.called == (s.truth == 1))[there], s.clusters[there], s.size)
 
     return found
 
 
 def _of_kappa(value: float, s: Scored) -> Interval:
     if s.called.all() or not s.called.any():
-        return none(value, f"every study is called {'positive' if s.called.all() else 'negative'}")
-    return kappa(value, s.truth.astype(int), s.called.astype(int), s.clusters, s.size)
+        return intervals.none(value, f"every study is called {'positive' if s.called.all() else 'negative'}")
+    return intervals.kappa(value, s.truth.astype(int), s.called.astype(int), s.clusters, s.size)
 
 
 def _of_f1(value: float, s: Scored) -> Interval:
     """F1 is 2 j / (1 + j) of the share j of those that are positive or called so which are both."""
     positive = s.truth == 1
     there = positive | s.called
-    found = share((positive & s.called)[there], s.clusters[there], s.size)
+    found = intervals.share((positive & s.called)[there], s.clusters[there], s.size)
     low, high = (2 * bound / (1 + bound) for bound in (found.low, found.high))
     return replace(found, value=value, low=low, high=high, influence=found.influence * 2 / (1 + found.value) ** 2)
 
 
-AUROC = Metric("auroc", "AUROC", _ranked(auroc), value=_roc_auc)
-AVERAGE_PRECISION = Metric("average_precision", "average precision", _ranked(average_precision), value=_average_precision)
+AUROC = Metric("auroc", "AUROC", _ranked(intervals.auroc), value=_roc_auc)
+AVERAGE_PRECISION = Metric(
+    "average_precision", "average precision", _ranked(intervals.average_precision), value=_average_precision
+)
 ACCURACY = Metric(
     "accuracy", "accuracy", _share(lambda s: np.ones(len(s.truth), bool)),
     rate=lambda tp, fp, positives, negatives: (tp + negatives - fp) / (positives + negatives), needs=(),
@@ -211,8 +203,8 @@ def rates(tp: np.ndarray, fp: np.ndarray, positives: np.ndarray, negatives: np.n
 
 def interval_of(metric: Metric, value: float, scored: Scored) -> Interval:
     """The interval of a metric's value, or none with the reason."""
-    if lacks := lacking(scored.truth, scored.clusters, metric.counted):
-        return none(value, lacks)
+    if lacks := intervals.lacking(scored.truth, scored.clusters, metric.counted):
+        return intervals.none(value, lacks)
     return metric.interval(value, scored)
 
 

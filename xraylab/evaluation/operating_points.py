@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.config.settings import Operating
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 from xraylab.evaluation.calibration import BINS, calibration, fit_temperature, scaled
 from xraylab.evaluation.intervals import Clusters
 from xraylab.evaluation.metrics import AUROC, RATES, intervals_of, rates, result, undefined
@@ -38,9 +38,8 @@ NOT_THERE = (
 CELLS = ("tp", "fp", "fn", "tn")
 
 
-@dataclass(frozen=True)
-class Rules:
-    """Which thresholds are chosen.
+class Rules(Operating):
+    """Which thresholds are chosen, by the settings of a run.
 
     Attributes:
         youden: the largest sensitivity + specificity (Youden 1950).
@@ -48,11 +47,6 @@ class Rules:
         specificity: the largest sensitivity with at least this specificity; None: not chosen.
         kappa: the largest Cohen's kappa.
     """
-
-    youden: bool = True
-    sensitivity: float | None = 0.9
-    specificity: float | None = 0.9
-    kappa: bool = True
 
     @property
     def names(self) -> dict[str, str]:
@@ -255,13 +249,10 @@ def read_chosen(path: Path, step: int | None) -> Chosen:
     """
     if not path.is_file():
         return {}
-    try:
+    anew = f". Write it anew by:\n  {command_line('evaluate', [word('run', path.parent)])}"
+    with refusing(f"{path}: cannot be read", OSError, ValueError, AttributeError, end=anew):
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         return content if content.get("checkpoint", {}).get("step") == step else {}
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path}: cannot be read: {error}. Write it anew by:\n  {command_line('evaluate', [word('run', path.parent)])}"
-        ) from error
 
 
 def temperatures_of(chosen: Chosen, labels: Iterable[str]) -> dict[str, float]:

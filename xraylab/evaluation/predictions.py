@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.data.study_table import SYNTHETIC, patients_of
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 from xraylab.evaluation.probabilities import logit
 from xraylab.evaluation.result import Evaluation
 from xraylab.system.files import beside
@@ -30,22 +30,14 @@ if TYPE_CHECKING:
 
 KEYS = ["id", "patient", "group", "split"]
 # what columns are called, unless told
-COLUMNS = {
-    "id": "id",
-    "patient": "patient",
-    "group": "group",
-    "split": "split",
-    "image": "image",
-    "p": "p_{label}",
-    "y": "y_{label}",
-    "logit": "logit_{label}",
-}
+COLUMNS = {name: name for name in (*KEYS, "image")} | {"p": "p_{label}", "y": "y_{label}", "logit": "logit_{label}"}
 UNKNOWN = {"patient": "", "group": "all", "split": "test"}  # what another tool's table need not say
 SELECTED_ON = ("train", "valid")  # splits that are taken as chosen on where nothing says it
 SPLIT = r"\w([\w .-]{0,62}\w)?(?<!_images)"  # files are called after it
 MACRO = "macro"  # how results call the mean over findings
 PREFIXES = ("p_", "y_", "logit_")  # of a label, in this order
 ROUNDING = 1e-6  # by which a probability may lie below that of a smaller logit
+UNREADABLE = "cannot be read as a prediction table"
 
 
 THRESHOLD = 0.5
@@ -252,15 +244,13 @@ class PredictionTable:
         if MACRO in pairs:
             raise UserError(f"{path}: a finding is called {MACRO}, which is what results call the mean over findings. Rename it.")
         logits = _logits(path, header, names["logit"], pairs)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-                read = pd.read_csv(
-                    path, encoding="utf-8-sig", dtype={names[k]: str for k in KEYS}, index_col=False, keep_default_na=False,
-                    na_values={c: [""] for c in (*logits.values(), *(c for pair in pairs.values() for c in pair))},
-                )  # fmt: skip
-        except (OSError, ValueError, pd.errors.ParserWarning) as error:
-            raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
+        unreadable = refusing(f"{path}: {UNREADABLE}", OSError, ValueError, pd.errors.ParserWarning, end="")
+        with unreadable, warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            read = pd.read_csv(
+                path, encoding="utf-8-sig", dtype={names[k]: str for k in KEYS}, index_col=False, keep_default_na=False,
+                na_values={c: [""] for c in (*logits.values(), *(c for pair in pairs.values() for c in pair))},
+            )  # fmt: skip
         if read.empty:
             raise UserError(f"{path}: a prediction table without rows.")
         out = pd.DataFrame({k: read[names[k]].fillna("") if names[k] in read else UNKNOWN[k] for k in KEYS})
@@ -284,7 +274,7 @@ def _header(path: Path) -> list[str]:
     except UnicodeError as error:
         raise UserError(f"{path}: not a text in UTF-8 (it may be UTF-16): {error}. Save it as a CSV in UTF-8.") from error
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a prediction table: {error}") from error
+        raise UserError(f"{path}: {UNREADABLE}: {error}") from error
     for mark, called in ((";", "semicolons"), ("\t", "tabs")):
         if len(header) == 1 and mark in header[0]:
             raise UserError(f"{path}: its columns are separated by {called}. Save it with commas (and decimal points).")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 from xraylab.evaluation.intervals import Clusters
 from xraylab.evaluation.operating_points import at_threshold
 from xraylab.evaluation.predictions import CERTAIN, PredictionTable, Scoring
@@ -30,10 +30,8 @@ def read_readings(path: Path, labels: Sequence[str], ids: Mapping[str, str]) -> 
     Raises:
         UserError: no such file or columns, a label, id or value that is not known, or a study read twice by one reader.
     """
-    try:
+    with refusing(f"readers={path}: cannot be read", OSError, ValueError, end=""):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"readers={path}: cannot be read: {error}") from error
     missing = [c for c in ("id", "reader") if c not in table.columns]
     if missing:
         raise UserError(f"readers={path}: no column {listed(missing)}. It wants id, reader, and a column a finding with 0 or 1.")

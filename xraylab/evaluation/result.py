@@ -19,17 +19,14 @@ class Bounds(TypedDict):
     p: NotRequired[float | None]
 
 
-class Value(TypedDict):
+class Value(Bounds):
     """A number as it leaves the program: null with a reason where it is undefined, without bounds where it has no interval.
 
     ``delong`` is of an AUROC; ``labels``, of a mean, those for which the number is defined.
     """
 
     value: float | None
-    low: float | None
-    high: float | None
     n: int
-    reason: str | None
     delong: NotRequired[Bounds]
     labels: NotRequired[list[str]]
 

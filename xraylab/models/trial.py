@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -55,12 +56,10 @@ def lone_norms(backbone: Backbone, height: int, width: int) -> list[str]:
         seen[module] = args[0].numel() // args[0].shape[1]
 
     norms: dict[nn.Module, str] = {module: name for name, module in backbone.named_modules() if isinstance(module, _BatchNorm)}
-    handles = [module.register_forward_pre_hook(watch) for module in norms]
-    try:
+    with ExitStack() as hooks:
+        for module in norms:
+            hooks.enter_context(module.register_forward_pre_hook(watch))
         _pass(backbone, height, width)
-    finally:
-        for handle in handles:
-            handle.remove()
     return [norms[module] for module, values in seen.items() if values == 1]
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from xraylab.data.integrity import aligned_rows
 from xraylab.data.study_table import SYNTHETIC
@@ -18,7 +18,7 @@ from xraylab.evaluation.paired_tests import differences
 from xraylab.evaluation.result import Evaluation, all_selected_on, by_unit, choices, in_sample
 from xraylab.reporting.comparison_page import beside, page
 from xraylab.run import Run
-from xraylab.system.files import write_text
+from xraylab.system.files import read_json, write_text
 
 NOTHING: dict[str, Any] = {"note": "", "rows": {}, "data": "", "n": None}  # published
 GIVEN = "comparison.json"  # what a sweep said of its comparison, for it to be repeated
@@ -46,11 +46,7 @@ def check_published(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def text_table(folder: Path) -> str:
     """The runs and ensembles of a comparison by study, on the test split if there is one, in a few lines of text."""
-    published = (
-        check_published(json.loads((folder / GIVEN).read_text(encoding="utf-8"))["published"])
-        if (folder / GIVEN).is_file()
-        else NOTHING
-    )
+    published = check_published((read_json(folder / GIVEN) or {}).get("published"))
     rows = list(csv.DictReader((folder / "comparison.csv").open(encoding="utf-8")))
     split = next((s for s in ("test", "valid") if any(r["split"] == s for r in rows)), rows[0]["split"])
     unit = "study" if any((r["split"], r["unit"]) == (split, "study") for r in rows) else "image"
@@ -165,15 +161,13 @@ def write_results(
     """
     synthetic = any(r.evaluation["data"] == SYNTHETIC for r in results)
     pairs, left_out = paired(results, reference) if ended else ({}, [])
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    mark = [SYNTHETIC] if synthetic else []
+    mark = {"data": SYNTHETIC} if synthetic else {}
+    rows: list[list[Any]] = []
     known = {
         (r.job, split): (result["selected_on"], in_sample(r.evaluation))
         for r in results
         for split, result in r.evaluation["splits"].items()
     }
-    writer.writerow([*COLUMNS, *(["data"] if synthetic else [])])
     for job, overrides, evaluation, directory in results:
         for split, result in by_unit(evaluation):
             pair = pairs.get((job, split)) if result["unit"] == "study" else None
@@ -181,10 +175,10 @@ def write_results(
             for label, metrics in {**result["labels"], "macro": macro}.items():
                 on = of_run(directory, f"{split}/{label}/auroc") if result["unit"] == "study" else None
                 for metric, m in metrics.items():
-                    cells = ["" if v is None else v for v in (m["value"], m["low"], m["high"], m["n"])]
-                    cells += [*(SAID[of] for of in known[job, split]), on or "", m["reason"] or "", *mark]
-                    writer.writerow([job, overrides, split, result["unit"], label, metric, *cells])
-    write_text(folder / "comparison.csv", text.getvalue())
+                    cells = [m["value"], m["low"], m["high"], m["n"], *(SAID[of] for of in known[job, split]), on, m["reason"]]
+                    rows.append([job, overrides, split, result["unit"], label, metric, *cells])
+    frame = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+    write_text(folder / "comparison.csv", frame.assign(**mark).to_csv(index=False))
     tables = [
         differences(found, at).assign(
             job=job,
@@ -197,9 +191,7 @@ def write_results(
         for at, found in p.at()
     ]
     if tables:
-        import pandas as pd
-
-        of = pd.concat(tables, ignore_index=True).assign(**({"data": SYNTHETIC} if synthetic else {}))
+        of = pd.concat(tables, ignore_index=True).assign(**mark)
         first = ["job", "reference", "split"]
         write_text(folder / "differences.csv", of[[*first, *(c for c in of if c not in first)]].to_csv(index=False))
     write_text(folder / "report.html", page(folder, title, results, synthetic, [*waiting, *left_out], published, pairs, ended))

@@ -7,30 +7,24 @@ import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+from omegaconf import OmegaConf
 
 from xraylab.evaluation.ensembles.combination import Combination
 from xraylab.evaluation.intervals import HOW
 from xraylab.evaluation.metrics import ABSENT, METRICS, number, numbers, without_interval
 from xraylab.evaluation.paired_comparison import Pair, Result, own_words
-from xraylab.evaluation.result import (
-    Evaluation,
-    SplitResult,
-    Value,
-    Values,
-    all_selected_on,
-    by_unit,
-    choices,
-    last_split,
-    with_macro,
-)
+from xraylab.evaluation.result import all_selected_on, by_unit, choices, last_split, with_macro
 from xraylab.reporting.figures.overlay import overlaid, trainings
 from xraylab.reporting.frame import Quiet, framed, render, table
 from xraylab.reporting.summary import scoring, tie_notes
 from xraylab.run import Run
 from xraylab.system.command_line import command_line, word
+
+if TYPE_CHECKING:
+    from xraylab.evaluation.result import Evaluation, SplitResult, Value, Values
 
 NOT_SETTINGS = ("name", "resume", "upload", "num_workers", "log_every", "sweep")  # of these, results do not depend
 
@@ -125,8 +119,6 @@ def _runs(folder: Path, results: Sequence[Result], shared: set[str]) -> list[lis
 
 def configurations(results: Sequence[Result]) -> str:
     """A table of the settings that differ between runs that were trained; empty where fewer than two were."""
-    from omegaconf import OmegaConf
-
     flat = {}
     for r in results:
         if "checkpoint" in r.evaluation and Run(r.directory).config_file.is_file():

@@ -5,21 +5,19 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pandas as pd
 
 from xraylab.data.integrity import STATES
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import listed
+from xraylab.reporting.dataset_report import ALL, SIDE, Description
 from xraylab.reporting.figures import export
 from xraylab.reporting.frame import framed, picture
 from xraylab.reporting.frame import table as html_table
 from xraylab.system.files import write_text
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-from xraylab.reporting.dataset_report import ALL, SIDE, Description
 
 SINGULAR = {"images": "image", "studies": "study", "patients": "patient"}
 COLOURS = {"positive": "#b4442f", "negative": "#8aa4c0", "uncertain": "#d9a400", "blank": "#dfe3e8"}
@@ -169,8 +167,6 @@ def _spread(found: Description, table: pd.DataFrame, what: str, of: str) -> list
 
 def _statistics(values: pd.Series, counts: pd.Series, digits: int) -> list[str]:
     """Least, median, mean and most of values that are there so many times."""
-    import numpy as np
-
     every = np.repeat(values.to_numpy(), counts.to_numpy())
     return [f"{every.min()}", f"{np.median(every):g}", f"{every.mean():.{digits}f}", f"{every.max()}"]
 
@@ -213,8 +209,6 @@ def _gallery(found: Description) -> list[str]:
 
 def _png(image: np.ndarray) -> bytes:
     """A picture of at most twice ``SIDE``, as the bytes of a PNG."""
-    import cv2
-
     height, width = image.shape[:2]
     scale = 2 * SIDE / max(height, width)
     if scale < 1:

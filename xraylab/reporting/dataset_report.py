@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
 
 from xraylab.data.images.source import of_one_value
-from xraylab.data.integrity import counts, shapes
-from xraylab.data.study_table import SPLITS, UNREADABLE
+from xraylab.data.integrity import counts, of_each
+from xraylab.data.study_table import SPLITS, UNREADABLE, StudyTable
 from xraylab.errors import UserError
-from xraylab.system.progress import in_threads
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    from xraylab.data.study_table import StudyTable
 
 ALL = "all"
 SIDE = 150  # pixels of a picture in the report
@@ -71,9 +66,6 @@ def describe(table: StudyTable, sizes_of: int | None, pictures: int, seed: int, 
     Raises:
         UserError: an image cannot be read, and is not to be skipped.
     """
-    import numpy as np
-    import pandas as pd
-
     frame = table.frame
     row = np.repeat(np.arange(len(frame)), frame["images"].map(len))
     images = [image for study in frame["images"] for image in study]
@@ -83,7 +75,8 @@ def describe(table: StudyTable, sizes_of: int | None, pictures: int, seed: int, 
         chosen = np.sort(np.random.default_rng(seed).choice(len(images), sizes_of, replace=False))
     skipped = {kind: list(names) for kind, names in table.problems.items()}
     measured, bad = [], []
-    for i, shape in zip(chosen, shapes(table.source, [images[i] for i in chosen]), strict=True):
+    found = of_each(table.source.shape, table.source, [images[i] for i in chosen], "reading headers")
+    for i, shape in zip(chosen, found, strict=True):
         if isinstance(shape, UserError):
             if not skip:
                 raise shape
@@ -124,15 +117,7 @@ def _studies_per_patient(counted: pd.DataFrame) -> pd.DataFrame:
 
 def _looked_at(table: StudyTable, images: Sequence[str], skip: bool) -> tuple[list[str], list[str]]:
     """The images that are of one value, and those that cannot be read."""
-
-    def look(image: str) -> bool | UserError:
-        try:
-            return of_one_value(table.source.read([image]))
-        except UserError as error:
-            return error
-
-    in_memory = not images or table.source.path(images[0]) is None
-    found = list(map(look, images) if in_memory else in_threads(look, images, "reading images"))
+    found = of_each(lambda image: of_one_value(table.source.read([image])), table.source, images, "reading images")
     if not skip and (errors := [error for error in found if isinstance(error, UserError)]):
         raise errors[0]
     pairs = list(zip(images, found, strict=True))
@@ -152,8 +137,6 @@ def _pictures(
     Of each group, so many with and without the first label; of exclusive labels, so many of each; of more than three findings,
     one where each is positive, and one where it is uncertain.
     """
-    import numpy as np
-
     rng = np.random.default_rng(seed)
     shown: dict[str, list[tuple[str, np.ndarray]]] = {}
     broken = []

@@ -15,17 +15,7 @@ from markupsafe import Markup
 from xraylab.evaluation.metrics import METRICS, how_intervals, number, numbers, without_interval
 from xraylab.evaluation.operating_points import threshold_text, trivial
 from xraylab.evaluation.result import choices, with_macro
-from xraylab.reporting.summary import (
-    after_temperature,
-    chosen_on,
-    evaluated_of,
-    exclusive_note,
-    macro_notes,
-    moved,
-    rules,
-    tie_notes,
-    units,
-)  # fmt: skip
+from xraylab.reporting import summary
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -37,8 +27,9 @@ def _environment() -> Environment:
         lstrip_blocks=True, undefined=ChainableUndefined,
     )  # fmt: skip
     words = (
-        after_temperature, choices, chosen_on, evaluated_of, exclusive_note, how_intervals, macro_notes, moved, number, numbers,
-        rules, threshold_text, tie_notes, trivial, units, with_macro, without_interval,
+        choices, how_intervals, number, numbers, threshold_text, trivial, with_macro, without_interval, summary.after_temperature,
+        summary.chosen_on, summary.evaluated_of, summary.exclusive_note, summary.macro_notes, summary.moved, summary.rules,
+        summary.tie_notes, summary.units,
     )  # fmt: skip
     environment.globals.update({f.__name__: f for f in words}, METRICS=METRICS, table=lambda *args: Markup(table(*args)))
     environment.filters["sentence"] = sentence

@@ -9,16 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from xraylab.config.settings import mode_of
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.evaluation.metrics import ABSENT, METRICS
 from xraylab.evaluation.objective import said_of
 from xraylab.evaluation.predictions import THRESHOLD
+from xraylab.evaluation.probabilities import logit
 from xraylab.evaluation.result import Evaluation, by_unit, in_sample
 from xraylab.run import Run
 from xraylab.training.loggers.record import read_record, tags_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
     from pytorch_lightning.loggers import Logger
 
@@ -102,10 +105,6 @@ def _final_metrics(evaluation: Evaluation) -> dict[str, Any]:
 
 def best_values(directory: Path) -> dict[str, dict[str, float]]:
     """The best value of every metric in ``history.csv``, of all sessions of a run: ``{"valid/loss": {"min": 0.4}, …}``."""
-    import pandas as pd
-
-    from xraylab.config.settings import mode_of
-
     path = Run(directory).history_file
     history = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     names = [c for c in map(str, history) if (c.startswith("valid/") or c == "train/loss") and history[c].notna().any()]
@@ -118,9 +117,6 @@ def ranked_cases(directory: Path) -> pd.DataFrame | None:
     Returns:
         Columns ``COLUMNS``, ``logit``, ``split`` and ``data``; picture is a path, confidence the probability of what was called.
     """
-    import pandas as pd
-
-    from xraylab.evaluation.probabilities import logit
     from xraylab.inference.cases import FOLDER
 
     path = directory / FOLDER / "cases.csv"

@@ -73,10 +73,9 @@ def limits(evaluation: Evaluation) -> list[str]:
     if in_sample(evaluation):
         found.append(f"The combination was {IN_SAMPLE}.")
     held = [r["selected_on"] for r in splits.values()]
-    if False not in held and None in held:
-        found.append("No split is known to be held out from all choices: how well the model does on new studies is not known.")
-    elif False not in held:
-        found.append("No split is held out from all choices: how well the model does on new studies is not known.")
+    if False not in held:
+        known = "is known to be" if None in held else "is"
+        found.append(f"No split {known} held out from all choices: how well the model does on new studies is not known.")
     if evaluation.get("selection", UNKNOWN) == UNKNOWN:
         found.append("Of which data the studies are, and how well the model does elsewhere, is not known.")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xraylab.data.integrity import aligned_rows
 from xraylab.data.study_table import SYNTHETIC
@@ -12,17 +13,10 @@ from xraylab.evaluation.ensembles.combination import IN_SAMPLE
 from xraylab.evaluation.metrics import METRICS, number, numbers, without_interval
 from xraylab.evaluation.operating_points import trivial
 from xraylab.evaluation.predictions import CERTAIN, Scoring
-from xraylab.evaluation.result import (
-    Evaluation,
-    LabelCalibration,
-    OperatingPoint,
-    SplitResult,
-    by_unit,
-    choices,
-    in_sample,
-    last_split,
-    with_macro,
-)
+from xraylab.evaluation.result import by_unit, choices, in_sample, last_split, with_macro
+
+if TYPE_CHECKING:
+    from xraylab.evaluation.result import Evaluation, LabelCalibration, OperatingPoint, SplitResult
 
 
 def answer(evaluation: Evaluation) -> str:

@@ -41,12 +41,7 @@ def incomparable_over(
         found = []
         for words in points if key.split(".")[0].lstrip("+") not in UNMEASURED else ():
             try:
-                config = compose(words)
-                typed = list(config.hydra.overrides.task)
-                with open_dict(config):
-                    del config["hydra"]
-                config = normalised(config) if HydraConfig.initialized() else config
-                record = {"measured": to_be_measured(resolved(config, typed))}
+                record = {"measured": to_be_measured(resolved(*of_job(compose(words))))}
             except UserError:
                 continue  # the job says it
             found.append([of_objective(record, objective) for objective in objectives])
@@ -59,6 +54,14 @@ def incomparable_over(
                         f"is measured alike (as sweep.objective=valid/macro/auroc, split_seed=0), or do not vary {key}."
                     )
     return said
+
+
+def of_job(config: DictConfig) -> tuple[DictConfig, list[str]]:
+    """A job's configuration, composed with Hydra's own, without that; and the overrides that it was composed of."""
+    typed = list(config.hydra.overrides.task)
+    with open_dict(config):
+        del config["hydra"]
+    return normalised(config) if HydraConfig.initialized() else config, typed
 
 
 def deciding_keys(jobs: Sequence[Mapping[str, str]], groups: Sequence[Any]) -> list[str]:

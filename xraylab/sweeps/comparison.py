@@ -99,18 +99,16 @@ def write_comparison(
         return waiting
     results = [read_result(run, run.name) for run in runs]
     for name, options in (ensembles or {}).items():
-        ensemble = Ensemble(**options)
+        ensemble, called = Ensemble(**options), name.replace("_", " ")
         try:
             made = write_ensemble(ensemble, name, runs, folder)
         except UserError as error:
-            waiting.append(f"{name.replace('_', ' ')} is not made: {error}")
+            waiting.append(f"{called} is not made: {error}")
             continue
         if made is None:
-            waiting.append(
-                f"{name.replace('_', ' ')} is not made: {len(ensemble.eligible(runs))} of {ensemble.members} runs are there"
-            )
+            waiting.append(f"{called} is not made: {len(ensemble.eligible(runs))} of {ensemble.members} runs are there")
         else:
-            results.append(Result(name.replace("_", " "), joined_words(made[1]), made[1], folder / "ensembles" / name))
+            results.append(Result(called, joined_words(made[1]), made[1], folder / "ensembles" / name))
             if ended and made[1]["splits"]:
                 write_report(folder / "ensembles" / name)
     waiting += not_comparable(folder)

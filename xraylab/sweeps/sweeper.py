@@ -24,16 +24,15 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from joblib import effective_n_jobs  # type: ignore[import-untyped]
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xraylab.config.dataset import reader_of, resolved
-from xraylab.config.launch import normalised
 from xraylab.config.settings import Sweep, check_config, sweep_of
 from xraylab.errors import EXIT_USER, Stopped, UserError
 from xraylab.evaluation.objective import objectives_of
 from xraylab.run import Run, claimed, holder_of
-from xraylab.sweeps.comparable import incomparable_over
+from xraylab.sweeps.comparable import incomparable_over, of_job
 from xraylab.sweeps.optuna_study import Study, stored
 from xraylab.sweeps.record import SETTLED, Journal, SweepJob, words_of_command
 from xraylab.sweeps.search_space import Dimension, corners, grid, search_space, varied
@@ -182,14 +181,8 @@ class JobSweeper(Sweeper):
         """
         if self._launcher_name in ELSEWHERE:
             return
-
-        def compose(words: list[str]) -> DictConfig:
-            config: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, words)
-            HydraConfig.instance().set_config(config)
-            return config
-
         with _checking_ahead():
-            found = incomparable_over(space, objectives, compose, method)
+            found = incomparable_over(space, objectives, self._composed, method)
         for why in found:
             log.warning("%s. No job will be the best of all.", why)
 
@@ -204,13 +197,14 @@ class JobSweeper(Sweeper):
             return None  # the job meets it again, and it is recorded
         return None
 
-    def _check_job(self, words: list[str], at_once: int) -> None:
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, words)
+    def _composed(self, words: list[str]) -> DictConfig:
+        """The configuration of a job, which is in force from now on."""
+        config: DictConfig = self.hydra_context.config_loader.load_sweep_config(self.config, words)
         HydraConfig.instance().set_config(config)
-        typed = list(config.hydra.overrides.task)
-        with open_dict(config):
-            del config["hydra"]
-        config = normalised(config)
+        return config
+
+    def _check_job(self, words: list[str], at_once: int) -> None:
+        config, typed = of_job(self._composed(words))
         check_config(config)
         processes = planned(config.accelerator, sweep=True)
         if config.sweep.prune and processes.world > 1:

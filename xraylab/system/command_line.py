@@ -43,7 +43,7 @@ def command_line(command: str, words: Sequence[str], launcher: str = "python") -
     return f"{launcher} -m xraylab.{command} {shlex.join(words)}".strip()
 
 
-def said(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """A value in messages, as it would be typed: null, not None."""
     if isinstance(value, str | dict) or not all(leaf is None or isinstance(leaf, bool | int | float) for leaf in _leaves(value)):
         return str(value)

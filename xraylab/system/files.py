@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from xraylab.errors import UserError
+from xraylab.errors import UserError, refusing
 
 log = logging.getLogger(__name__)
 NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR)
@@ -61,11 +61,9 @@ def new_folder(path: str | Path, key: str = "output") -> Path:
         UserError: there is a file, or a folder that holds something; or it cannot be made.
     """
     folder = Path(path).expanduser()
-    try:
+    with refusing(f"{key}={path}: cannot create the folder", OSError, end=". Name another."):
         folder.mkdir(parents=True, exist_ok=True)
         full = any(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"{key}={path}: cannot create the folder: {error.strerror}. Name another.") from error
     if full:
         raise UserError(f"{key}={path}: the folder is not empty. Name a new one.")
     return folder
@@ -113,6 +111,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file as a whole or not at all."""
     with beside(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file of JSON holds; None where it is not there, or holds no dictionary."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -51,10 +52,39 @@ class Pace:
         return rate, max(self.total - done, 0) / rate
 
 
+class Progress:
+    """Progress of a job that is done in parts of any size: a bar on a terminal, else now and then a line.
+
+    Args:
+        total: what is to be done; 0: not known.
+        say: logs a line: what is done, of how much, how much a second, and seconds to go.
+        done: before the start.
+        bar: of tqdm, as its title and unit.
+    """
+
+    def __init__(self, total: int, say: Callable[[int, int, float, float], None], done: int = 0, **bar: Any) -> None:
+        self.done, self.say, self.pace = done, say, Pace(total, done)
+        hidden = not sys.stderr.isatty()
+        self.bar = tqdm(total=total or None, initial=done, leave=False, dynamic_ncols=True, disable=hidden, **bar)
+
+    def add(self, number: int) -> None:
+        """So many more are done."""
+        self.done += number
+        self.bar.update(number)
+        if self.bar.disable and (due := self.pace.due(self.done)):
+            self.say(self.done, int(self.pace.total), *due)
+
+
 def mapped(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """A function's results in order, a few thousand calls at a time: each that waits takes 2 kB."""
     for start in range(0, len(items), 4096):
         yield from pool.map(function, items[start : start + 4096])
+
+
+def on_all_cores(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """A function's results in order, from as many threads as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, items))
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], title: str) -> Iterator[R]:

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -29,7 +28,7 @@ from xraylab.errors import Stopped, UserError, listed
 from xraylab.system.command_line import shown
 from xraylab.system.files import locked, replaced
 from xraylab.system.paths import cache_dir
-from xraylab.system.progress import Pace, data_size
+from xraylab.system.progress import Progress, data_size
 
 log = logging.getLogger(__name__)
 
@@ -217,31 +216,31 @@ class _Index:
             lines.write("\n" + json.dumps([name, file.size, file.stamp, path.stat().st_size]))
 
 
-class _Progress(Callback):
-    """Progress of the copying, in bytes: a bar on a terminal, else now and then a line."""
+class _Copying(Callback):
+    """What fsspec tells of the bytes that it copied."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, progress: Progress) -> None:
         super().__init__()
-        self.total, self.done, self.pace = total, 0, Pace(total)
-        self.bar = tqdm(total=total or None, desc="copying", unit="B", unit_scale=True, leave=False, dynamic_ncols=True,
-                        disable=not sys.stderr.isatty())  # fmt: skip
+        self.progress = progress
 
     def relative_update(self, inc: int = 1) -> None:
-        self.done += inc
-        self.bar.update(inc)
-        if self.bar.disable and (due := self.pace.due(self.done)):
-            done, total, rate = map(data_size, (self.done, self.total, due[0]))
-            log.info("copying: %s of %s, %s a second, %s to go", done, total, rate, tqdm.format_interval(due[1]))
+        self.progress.add(inc)
+
+
+def _say(done: int, total: int, rate: float, left: float) -> None:
+    words = map(data_size, (done, total, rate))
+    log.info("copying: %s of %s, %s a second, %s to go", *words, tqdm.format_interval(left))
 
 
 def _fetched(files_at: Any, files: Mapping[str, _File], paths: Mapping[str, Path], key: str) -> Iterator[str]:
     """Copy files, several at a time, each to a temporary name first; yields the names of those that are whole."""
-    progress = _Progress(sum(file.size or 0 for file in files.values()))
+    total = sum(file.size or 0 for file in files.values())
+    progress = Progress(total, _say, desc="copying", unit="B", unit_scale=True)
 
     def fetch(name: str) -> str:
         file = files[name]
         with replaced(paths[name]) as partial:
-            files_at.get_file(file.path, str(partial), callback=progress)
+            files_at.get_file(file.path, str(partial), callback=_Copying(progress))
             if file.size is not None and (found := partial.stat().st_size) != file.size:
                 raise UserError(f"{key}: {name or file.path} has {found} bytes, not {file.size}: it changed. Start again.")
         return name

@@ -17,13 +17,13 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from xraylab.config.instantiate import build, plain
 from xraylab.config.settings import Settings, mode_of
 from xraylab.data.augmentation import Augmentation
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 from xraylab.evaluation.metrics import METRICS
 from xraylab.models import Backbone, Pool
 from xraylab.models.losses.base import Loss
 from xraylab.models.study_net import per_channel
 from xraylab.models.trial import require_features
-from xraylab.system.command_line import said
+from xraylab.system.command_line import as_typed
 from xraylab.training.callbacks.stopping import early_stopping
 from xraylab.training.callbacks.unfreeze import Unfreeze
 from xraylab.training.callbacks.user_callbacks import check_callbacks
@@ -95,9 +95,9 @@ def _schedule(cfg: DictConfig) -> tuple[dict[str, Any], str, str]:
     schedule = plain(cfg.scheduler)
     interval, monitor = schedule.pop("interval", "epoch"), schedule.pop("monitor", "valid/loss")
     if interval not in ("epoch", "step"):
-        raise UserError(f"scheduler.interval={said(interval)}: it is epoch or step.")
+        raise UserError(f"scheduler.interval={as_typed(interval)}: it is epoch or step.")
     if not isinstance(monitor, str):
-        raise UserError(f"scheduler.monitor={said(monitor)}: it is the name of a metric, as valid/loss.")
+        raise UserError(f"scheduler.monitor={as_typed(monitor)}: it is the name of a metric, as valid/loss.")
     if str(schedule.get("_target_")).endswith("ReduceLROnPlateau"):
         if interval == "step":
             raise UserError("scheduler.interval=step: a plateau is seen once an epoch, when there is a metric.")
@@ -152,7 +152,7 @@ def _try(optimizer: Any, scheduler: Any) -> None:
             words = [f"{where}.{k}={v}" for k, v in given.items() if isinstance(v, str) and k != "mode"]
             if words and isinstance(error, TypeError):
                 raise UserError(f"{', '.join(words)}: it should be a number.") from None
-            values = ", ".join(f"{k}={said(v)}" for k, v in given.items())
+            values = ", ".join(f"{k}={as_typed(v)}" for k, v in given.items())
             line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
             if not isinstance(error, ValueError):
                 line = f"a value is of the wrong kind or length: {line}"
@@ -168,10 +168,8 @@ def _try_trainer(cfg: DictConfig, options: dict[str, Any], callbacks: Sequence[p
         if (state := callback.state_key) in by_state and is_overridden("state_dict", callback, pl.Callback):
             raise UserError(f"{name}: {by_state[state]} is the same already. Leave one of them out.")
         by_state[state] = name
-    try:
+    with refusing("accelerator", Exception, end=""):  # Lightning raises several kinds
         pl.Trainer(**options, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    except Exception as error:  # Lightning raises several kinds
-        raise UserError(f"accelerator: {str(error).splitlines()[0]}") from None
     for name, node in cfg.logger.items():
         with tempfile.TemporaryDirectory() as folder:
             build({**node, "save_dir": folder}, f"logger.{name}")

@@ -354,6 +354,12 @@ def test_faults_of_tables_are_named(tmp_path):
     assert read(tmp_path, on_error="skip").problems == faults
     with pytest.raises(UserError, match=r"5 of 6 images"):
         read(tmp_path)
+    file = tmp_path / "frontal" / "test.csv"
+    file.write_text(file.read_text().replace("\n", "\n\n", 1))  # blank lines count, as an editor counts them
+    assert read(tmp_path, on_error="skip").problems["rows without an image"] == ["frontal/test.csv line 3"]
+    file.write_text(f"{file.read_text()}\n1,2\n")
+    with pytest.raises(UserError, match=r"test\.csv: line 7: 2 cells, and the header has 15"):
+        read(tmp_path)
     write_csv(tmp_path, header=["where", *FEATURES[:5], "oedema", *FEATURES[6:]])
     with pytest.raises(UserError, match=r"(?s)no column path, edema\.\n  expected: path, no_f.*\n  found:    where, no_f"):
         read(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import struct
 from collections import Counter
 
 import cv2
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from tfrecord.example_pb2 import Example
 from torch import nn
 
 from xraylab.data.findings import CHEXPERT, COMPETITION, NIH, finding
@@ -191,6 +193,13 @@ def test_the_same_seed_writes_the_same_files(tmp_path, chexpert):
     one, two = (write_mimic(tmp_path / f"mimic{k}", train=20, valid=20, test=20, size=24) for k in (1, 2))
     assert same(one, two)
     assert gzip.decompress((one / "mimic-cxr-2.0.0-split.csv.gz").read_bytes()).startswith(b"dicom_id,")
+
+
+def test_features_of_a_record_are_in_one_order_so_that_a_seed_is_the_same_bytes_in_every_process(tmp_path):
+    root = write_tutorial(tmp_path / "tutorial", train=20, valid=20, test=20, size=24, shards=1)
+    shard = (root / "frontal" / "test-00000-of-00001.tfrecord").read_bytes()
+    record = shard[12:][: struct.unpack_from("<Q", shard)[0]]
+    assert Example.FromString(record).SerializeToString(deterministic=True) == record
 
 
 @pytest.mark.parametrize("count", [400, 300, 100, 80, 60])

@@ -30,14 +30,14 @@ def test_the_tree_is_the_published_one(mrnet_root):
 
 def test_slices_are_as_published_unless_fewer_are_asked_for(tmp_path):
     rng = np.random.default_rng(0)
-    assert draw_exam("axial", HEALTHY, 19, rng).shape == (19, 256, 256)
+    assert draw_exam("axial", HEALTHY, 19, rng)[0].shape == (19, 256, 256)
     root = write_mrnet(tmp_path / "MRNet-v1.0", train=10, valid=30, slices=(1, 2))
     counts = {len(np.load(p, mmap_mode="r")) for p in root.rglob("*.npy")}
     assert counts == {1, 2}
 
 
 def test_the_same_seed_draws_the_same_exam():
-    one, two, other = (draw_exam("coronal", HEALTHY, 3, np.random.default_rng(s)) for s in (1, 1, 2))
+    one, two, other = (draw_exam("coronal", HEALTHY, 3, np.random.default_rng(s))[0] for s in (1, 1, 2))
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
 
@@ -49,13 +49,13 @@ def test_a_finding_shows_in_a_few_slices(plane, finding):
     changed = 0
     for seed in range(4):
         # abnormality may draw an effusion as well: compare with an exam that differs by the finding alone
-        a = draw_exam(plane, sick, 21, np.random.default_rng(seed)).astype(int)
+        a = draw_exam(plane, sick, 21, np.random.default_rng(seed))[0].astype(int)
         b = draw_exam(
             plane,
             {**sick, finding: False, "acl": finding != "acl", "meniscus": finding != "meniscus"},
             21,
             np.random.default_rng(seed),
-        ).astype(int)
+        )[0].astype(int)
         slices = (np.abs(a - b) > 40).sum((1, 2)) > 20
         assert 2 <= slices.sum() <= 14
         changed += slices.sum()
@@ -66,7 +66,7 @@ def test_a_finding_shows_in_a_few_slices(plane, finding):
 def test_mean_brightness_does_not_tell(plane):
     rng = np.random.default_rng(0)
     truth = np.arange(160) % 2
-    exams = [draw_exam(plane, {"abnormal": bool(t), "acl": bool(t), "meniscus": False}, 4, rng) for t in truth]
+    exams = [draw_exam(plane, {"abnormal": bool(t), "acl": bool(t), "meniscus": False}, 4, rng)[0] for t in truth]
     for statistic in (np.mean, np.std, lambda e: np.percentile(e, 99)):
         assert abs(roc_auc_score(truth, [statistic(e) for e in exams]) - 0.5) < 0.2
 

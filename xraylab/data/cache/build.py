@@ -12,11 +12,10 @@ import json
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed, wait
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from importlib import metadata
 from itertools import compress, repeat
@@ -26,19 +25,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from xraylab.config.settings import Settings
 from xraylab.data.cache.shard import Fault, Shard, root_of, safe_name
-from xraylab.data.cache.source import FORMAT, PackedSource, open_array, read_json
+from xraylab.data.cache.source import FORMAT, PackedSource, open_array
 from xraylab.data.images.source import of_one_value
 from xraylab.data.preprocessing import EACH_AXIS
 from xraylab.data.study_table import BLANK, UNREADABLE, StudyTable, stop_or_skip
-from xraylab.errors import Stopped, UserError, listed
-from xraylab.system.files import locked, write_text
+from xraylab.errors import Stopped, UserError, listed, refusing
+from xraylab.system.files import locked, read_json, write_text
 from xraylab.system.paths import cache_dir
 from xraylab.system.processes import cores
-from xraylab.system.progress import Pace, clock, data_size, mapped
+from xraylab.system.progress import Progress, clock, data_size, mapped
 
 log = logging.getLogger(__name__)
 
@@ -104,10 +102,8 @@ def pack_table(
     shards.sort(key=lambda shard: shard.folder.name)  # the order in which every process takes their locks
     missing = [shard for shard in shards if not shard.ready()]
     if missing:
-        try:
+        with refusing(f"{folder}: the packed cache cannot be written", OSError, end=f". {ELSEWHERE}"):
             _build(missing, place, workers or cores())
-        except OSError as error:
-            raise UserError(f"{folder}: the packed cache cannot be written: {error.strerror or error}. {ELSEWHERE}") from error
 
     indexes = [shard.index() or {} for shard in shards]  # {}: deleted this moment, as PackedSource will say
     _require_one_size({(i["shape"][1], i["shape"][2]) for i in indexes if i and i["shape"][0]})
@@ -206,7 +202,7 @@ class _Building:
         blocks = there.stat().st_blocks * 512 if there.exists() else 0
         return max(self.shape[0] * self.row_bytes - blocks, 0)
 
-    def run(self, pool: ThreadPoolExecutor, progress: _Progress) -> None:
+    def run(self, pool: ThreadPoolExecutor, progress: Progress) -> None:
         """Read what is not done yet, then give the shard its name."""
         partial = self.shard.partial
         if not partial.exists():
@@ -311,35 +307,17 @@ def _build(missing: list[Shard], place: Path, workers: int) -> None:
                 data_size(sum(b.shape[0] * b.row_bytes for b in buildings)), place,
                 f"; {done:,} of them are done" if done else "",
             )  # fmt: skip
-        with _Progress(total, done) as progress:
+        progress = Progress(total, _say, done, desc="packing", unit=" images")
+        with closing(progress.bar):
             for building in buildings:
                 building.run(pool, progress)
                 locks[building.shard].close()
+        if total:
+            log.info("packed in %s", clock(time.monotonic() - progress.pace.start))
 
 
-class _Progress:
-    """Progress of the packing, a bar on a terminal, else lines in the log: images done, images a second, time left."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self.total, self.done, self.pace = total, done, Pace(total, done)
-        self.bar = tqdm(total=total, initial=done, desc="packing", unit=" images", leave=False, dynamic_ncols=True,
-                        disable=not sys.stderr.isatty())  # fmt: skip
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self.bar.close()
-        if kind is None and self.total:
-            log.info("packed in %s", clock(time.monotonic() - self.pace.start))
-
-    def add(self, images: int) -> None:
-        """So many more are done."""
-        self.done += images
-        self.bar.update(images)
-        if self.bar.disable and (due := self.pace.due(self.done)):
-            done, total = f"{self.done:,}", f"{self.total:,}"
-            log.info("packing: %s of %s images, %.0f images/s, %s left", done, total, due[0], clock(due[1]))
+def _say(done: int, total: int, rate: float, left: float) -> None:
+    log.info("packing: %s of %s images, %.0f images/s, %s left", f"{done:,}", f"{total:,}", rate, clock(left))
 
 
 def _require_one_size(sizes: set[tuple[int, int]]) -> None:

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xraylab.data.cache.source import FORMAT, is_whole, read_json
+from xraylab.data.cache.source import FORMAT, is_whole
 from xraylab.data.images.source import ImageSource
 from xraylab.data.preprocessing import prepare
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
-from xraylab.system.files import locked
+from xraylab.system.files import locked, read_json
 from xraylab.system.progress import mapped
 
 STATS = 16  # files that are looked at together
@@ -48,7 +48,7 @@ class Shard:
         self.source, self.references = table.source, references
         self.size, self.rescale, self.resize = size, rescale, resize
         self.title = f"{split} {group}".strip()
-        self.colour = bool(getattr(self.source, "colour", False))
+        self.colour = self.source.colour
         self.checksum, self.file_bytes = self.sum_of(references)
         #: what shards of other content but the same purpose have in common
         self.about = {
@@ -62,8 +62,8 @@ class Shard:
 
     def sum_of(self, references: Iterable[str]) -> tuple[str, int]:
         """SHA-256 of how images are made and of every file's place, bytes and times of change; and all their bytes."""
-        bits = getattr(self.source, "bits", None)
-        how = [FORMAT, type(self.source).__name__, root_of(self.source), self.colour, bits, self.size, self.rescale, self.resize]
+        source = self.source
+        how = [FORMAT, type(source).__name__, root_of(source), self.colour, source.bits, self.size, self.rescale, self.resize]
         digest = hashlib.sha256(json.dumps(how).encode())
 
         def stat(path: str) -> os.stat_result | None:
@@ -136,7 +136,7 @@ class Shard:
     def fault(self, reference: str, error: UserError) -> Fault:
         """The reason of an error in a few words."""
         words = str(error).splitlines()[0]
-        for prefix in (str(self.source.path(reference)), reference, str(getattr(self.source, "root", ""))):
+        for prefix in (str(self.source.path(reference)), reference, str(self.source.root)):
             words = words.removeprefix(f"{prefix}: ")
         cause = error.__cause__
         return Fault(words.partition(". ")[0].rstrip("."), isinstance(cause, OSError) and cause.errno is not None)
@@ -162,7 +162,7 @@ class Shard:
 
 
 def root_of(source: ImageSource) -> str:
-    return str(Path(getattr(source, "root", "")).resolve())
+    return str((source.root or Path()).resolve())
 
 
 def safe_name(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from xraylab.data.images.source import ImageSource
 from xraylab.errors import UserError, listed
+from xraylab.system.files import read_json
 
 FORMAT = 4  # of the folders, and of what ``prepare`` makes; a new one leaves old shards unread
 
@@ -80,14 +80,6 @@ def is_whole(folder: Path) -> dict[str, Any] | None:
     if index is None or index.get("format") != FORMAT:
         return None
     return None if open_array(folder / "images.npy", tuple(index["shape"])) is None else index
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def open_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -16,7 +16,7 @@ import pandas as pd
 from xraylab.data.published import Published
 from xraylab.data.study_table import StudyTable, stop_or_skip
 from xraylab.data.synthetic.mark import SAMPLE_VERSION, is_synthetic
-from xraylab.errors import UserError
+from xraylab.errors import UserError, refusing
 from xraylab.system.paths import ENVIRONMENT, cache_dir, tree
 from xraylab.system.remote import local
 
@@ -48,7 +48,7 @@ class DatasetReader(ABC):
     expected: str  # the published tree, for messages
     register: str  # where the data is to be had
     heldout: str = "held-out"  # what the publication calls the held-out split
-    writer: Callable[..., Path]  # of a synthetic dataset, to a path that ends in the published name
+    writer: Callable[..., Path] | None = None  # of a synthetic dataset, to a path that ends in the published name
 
     def __init__(self, root: str | None, on_error: str, sample: dict[str, Any] | None = None) -> None:
         if on_error not in ("stop", "skip"):
@@ -71,8 +71,26 @@ class DatasetReader(ABC):
         """
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
-        """Write a synthetic dataset under ``parent`` in the published layout; returns its path."""
-        return type(self).writer(parent / self.published_name, **options)
+        """Write a synthetic dataset under ``parent`` in the published layout; returns its path.
+
+        Raises:
+            UserError: there is none.
+        """
+        writer = type(self).writer
+        self.require_sample()
+        assert writer is not None
+        return writer(parent / self.published_name, **options)
+
+    def require_sample(self) -> None:
+        """Check that there is a synthetic dataset, before one is announced.
+
+        Raises:
+            UserError: there is none.
+        """
+        if type(self).writer is None and type(self).write_sample is DatasetReader.write_sample:
+            raise UserError(
+                f"there is no sample of {self.published_name}: give dataset.root=<its folder>. The data: {self.register}"
+            )
 
     def table_of(
         self, path: Path, frame: pd.DataFrame, problems: Mapping[str, Sequence[str]], total: int, **about: Any
@@ -138,16 +156,13 @@ class DatasetReader(ABC):
         if (found := self._within(folder)) is not None:
             return found
         log.info("writing the synthetic sample to %s ...", folder)
-        try:
+        unwritten = refusing(f"{folder}: cannot be written", OSError, end=". Name another cache by $XRAYLAB_CACHE.")
+        with unwritten, refusing("dataset.sample", TypeError, end=""):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
                 self.write_sample(Path(partial) / "sample", **options)
-                with contextlib.suppress(FileExistsError, OSError):  # another process was faster
+                with contextlib.suppress(OSError):  # another process was faster
                     (Path(partial) / "sample").rename(folder)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written: {error.strerror}. Name another cache by $XRAYLAB_CACHE.") from error
-        except TypeError as error:
-            raise UserError(f"dataset.sample: {error}") from error
         found = self._within(folder)
         if found is None:
             raise UserError(f"{folder}: holds something else than the sample. Delete it.")

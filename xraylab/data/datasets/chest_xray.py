@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from operator import itemgetter
@@ -25,7 +25,7 @@ from xraylab.data.findings import VIEWS, chosen, finding, spelled, wanted_views
 from xraylab.data.images.source import FileSource, check_bits, file_fault
 from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 from xraylab.system.progress import Pace
 
 log = logging.getLogger(__name__)
@@ -165,35 +165,26 @@ def read_list(
     frame[list(labels)] = values[list(labels)].to_numpy()[codes]
     if known:
         frame[ALL_LABELS] = written(values.reindex(columns=list(known))).to_numpy(object)[codes]
-    _name_wrong(frame, labels, lambda row, k: found[codes[row]][k], path.name, problems)
-    return frame
-
-
-def _name_wrong(
-    frame: pd.DataFrame, labels: Sequence[str], cell: Callable[[int, int], str], name: str, problems: Problems
-) -> None:
-    """Name cells that are no labels; the frame's index is the line of each row."""
     for i, k in np.argwhere(np.isinf(frame[list(labels)].to_numpy())).tolist():
-        what = f"line {frame.index[i]} ({spelled(labels[k])} {cell(i, k)!r})"
-        problems[f"labels in {name} other than 1, 0, -1 and blank"].append(what)
+        what = f"line {lines[i]} ({spelled(labels[k])} {found[codes[i]][k]!r})"
+        problems[f"labels in {path.name} other than 1, 0, -1 and blank"].append(what)
+    return frame
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
     """A text file, gzipped or not, whatever its name says; what is wrong with it becomes a message."""
-    try:
+    again = ". Get it again."
+    with (
+        refusing(f"{path}: cannot be read", OSError),
+        refusing(f"{path}: it is not a whole gzip file", EOFError, zlib.error, gzip.BadGzipFile, end=again),
+        refusing(f"{path}: it is not a whole CSV", csv.Error, end=again),
+        refusing(f"{path}: it is not a text of UTF-8", UnicodeDecodeError, end=again),
+    ):
         with open(path, "rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
         with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
             yield file
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: it is not a text of UTF-8: {error}. Get it again.") from None
-    except csv.Error as error:
-        raise UserError(f"{path}: it is not a whole CSV: {error}. Get it again.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: it is not a whole gzip file: {error}. Get it again.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def _plain(name: str) -> str:
@@ -276,18 +267,23 @@ def joined(images: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     references = images["image"].tolist()
     bags = [tuple(references[a:b]) for a, b in zip(starts, ends, strict=True)]
     views = images["view"].tolist()
-    return pd.DataFrame(
-        {
-            "id": first["id"].tolist(),
-            "patient": first["patient"].tolist(),
-            "group": [of_mask[m] for m in masks],
-            "split": first["split"].tolist(),
-            "images": pd.Series(bags, dtype=object),
-            "views": pd.Series([tuple(views[a:b]) for a, b in zip(starts, ends, strict=True)], dtype=object),
-            **{label: first[label].to_numpy(np.float32) for label in labels},
-            ALL_LABELS: first[ALL_LABELS].tolist(),
-        }
-    )
+    columns = {
+        "id": first["id"].tolist(),
+        "patient": first["patient"].tolist(),
+        "group": [of_mask[m] for m in masks],
+        "split": first["split"].tolist(),
+        "images": pd.Series(bags, dtype=object),
+        "views": pd.Series([tuple(views[a:b]) for a, b in zip(starts, ends, strict=True)], dtype=object),
+        **{label: first[label].to_numpy(np.float32) for label in labels},
+        ALL_LABELS: first[ALL_LABELS].tolist(),
+    }
+    return pd.DataFrame(columns)
+
+
+def places_of(path: Path, folders: Iterable[str], start: str = "", end: str = "") -> dict[str, str]:
+    """The folder of a dataset in which each name lies that starts and ends so; of several folders the last."""
+    names = ((name, folder) for folder in folders if (path / folder).is_dir() for name in os.listdir(path / folder))
+    return {name: folder for name, folder in names if name.startswith(start) and name.endswith(end)}
 
 
 def file_faults(root: Path, images: Sequence[str]) -> np.ndarray:

@@ -7,7 +7,6 @@ in whose folders patients may lie without ``train/``. A test set was published l
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, settled, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, places_of, read_list, settled, with_lines
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.published import CHEXPERT_IMAGES, Published
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable
@@ -89,9 +88,8 @@ class CheXpert(Radiographs):
         folders = _folders(path)
         parts = [self._images(path / file, split, folders, problems).assign(split=called[split]) for split, file in lists.items()]
         small = "small" in path.name or _first_path(path / lists["train"]).find("-small/") > 0
-        return self.table(
-            path, "CheXpert-v1.0-small" if small else "CheXpert-v1.0", pd.concat(parts, ignore_index=True), problems
-        )
+        name = "CheXpert-v1.0-small" if small else "CheXpert-v1.0"
+        return self.table(path, name, pd.concat(parts, ignore_index=True), problems)
 
     def _images(self, file: Path, split: str, folders: dict[str, str], problems: Problems) -> pd.DataFrame:
         """One row an image of a list, with its study, patient, kind of view, reference and labels."""
@@ -107,23 +105,21 @@ class CheXpert(Radiographs):
         problems[f"images twice in {file.name}"] += with_lines(names[twice])
         said = cells["frontal_lateral"].str.lower()
         torn = (said != "") & (said != found["side"]) & ~twice
-        problems[f"images of {file.name} whose file's name is of another view than Frontal/Lateral says"] += with_lines(
-            names[torn]
-        )
+        kind = f"images of {file.name} whose file's name is of another view than Frontal/Lateral says"
+        problems[kind] += with_lines(names[torn])
         if folders:
             places = [folders.get(patient, split) for patient in found["patient"]]
             names = pd.Series(places, names.index, dtype=str) + names.str.slice(len(split))
         kinds = cells["ap_pa"].str.lower()
         kinds = kinds.where(kinds.isin(["ap", "pa"]), "frontal")
-        images = pd.DataFrame(
-            {
-                "id": found["id"],
-                "patient": found["patient"],
-                "view": kinds.where(found["side"] == "frontal", "lateral"),
-                "image": names,
-                **cells[[*self.findings, ALL_LABELS]],
-            }
-        )
+        columns = {
+            "id": found["id"],
+            "patient": found["patient"],
+            "view": kinds.where(found["side"] == "frontal", "lateral"),
+            "image": names,
+            **cells[[*self.findings, ALL_LABELS]],
+        }
+        images = pd.DataFrame(columns)
         return settled(images[~(twice | torn)], self.findings, file.name, problems)
 
     def published(self, table: StudyTable) -> list[Published]:
@@ -144,8 +140,7 @@ class CheXpert(Radiographs):
 
 def _batches(path: Path) -> list[str]:
     """Folders of the release in batches, without a dot before the name."""
-    with os.scandir(path) as entries:
-        return sorted(e.name for e in entries if "batch" in e.name.lower() and not e.name.startswith(".") and e.is_dir())
+    return sorted(found.name for found in path.glob("[!.]*") if "batch" in found.name.lower() and found.is_dir())
 
 
 def _lists(path: Path) -> dict[str, str]:
@@ -159,12 +154,8 @@ def _lists(path: Path) -> dict[str, str]:
 def _folders(path: Path) -> dict[str, str]:
     """The folder that holds each patient, where they lie in batches; nothing where they do not."""
     batches = _batches(path)
-    where: dict[str, str] = {}
-    for folder in [f"{top}{split}" for top in ("", *(f"{b}/" for b in batches)) for split in LISTS] + batches if batches else []:
-        if (path / folder).is_dir():
-            with os.scandir(path / folder) as entries:
-                where.update({e.name: folder for e in entries if e.name.startswith("patient")})
-    return where
+    folders = [f"{top}{split}" for top in ("", *(f"{b}/" for b in batches)) for split in LISTS] + batches
+    return places_of(path, folders, "patient") if batches else {}
 
 
 def _first_path(path: Path) -> str:

@@ -15,7 +15,7 @@ from xraylab.data.datasets.layout import SPLITS
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.source import ARRAY, SUFFIXES, file_fault, is_picture
 from xraylab.data.stratification import written
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 
 COLUMNS = ("id", "patient", "group", "split", "images", "image")  # the last two are synonyms
 SPLIT_NAMES = {**SPLITS, "validate": "valid", "heldout": "heldout"}
@@ -32,6 +32,12 @@ class Faults:
     def add(self, kind: str, study: str, detail: str = "") -> None:
         self.studies.add(study)
         self._by_kind[kind].append(f"{study} ({detail})" if detail else study)
+
+    def add_rows(self, kind: str, ids: pd.Series, cells: pd.Series | None = None) -> None:
+        """Name rows, given by the ids of their studies, by line and, where a cell is wrong, by that."""
+        shown = [""] * len(ids) if cells is None else [f"{cell!r}, " for cell in cells[ids.index]]
+        for line, study, cell in zip(ids.index, ids, shown, strict=True):
+            self.add(kind, study, f"{cell}line {line}")
 
     def problems(self) -> dict[str, list[str]]:
         return ({"rows without an id": self.nameless} if self.nameless else {}) | dict(self._by_kind)
@@ -98,10 +104,8 @@ def text_lines(path: Path) -> list[str]:
     Raises:
         UserError: it cannot be read.
     """
-    try:
+    with refusing(f"{path}: cannot be read", OSError, UnicodeDecodeError, end=""):
         return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
 
 
 def label_value(cell: str) -> float:

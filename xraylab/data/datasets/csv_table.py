@@ -16,22 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.csv_cells import (
-    COLUMNS,
-    SPLIT_NAMES,
-    Faults,
-    are_labels,
-    bags_of,
-    check_agreement,
-    counted,
-    every_label,
-    inside,
-    is_given,
-    numbers_of,
-    path_fault,
-    read_cells,
-    renamed_columns,
-)
+from xraylab.data.datasets import csv_cells
 from xraylab.data.datasets.folder import OwnData, check_names, heldout_split
 from xraylab.data.datasets.layout import by_layout
 from xraylab.data.images.source import MISSING, AnyFileSource, ImageSource, NpySource, check_bits
@@ -99,22 +84,22 @@ class CsvTable(OwnData):
 
     def read(self, path: Path) -> StudyTable:
         """One row a study, in the file's order; a study is left out as a whole where anything of it is wrong."""
-        cells, short = read_cells(path)
+        cells, short = csv_cells.read_cells(path)
         image_column, labels = self._columns(path, cells)
         values = self._values(path, cells, labels)
-        faults = Faults()
+        faults = csv_cells.Faults()
         for line, number in short.items():
             faults.add("rows with fewer cells than the header", cells["id"][line], f"line {line}: {number}")
         faults.nameless += [f"line {line}" for line in cells.index[cells["id"] == ""]]
         cells = cells[cells["id"] != ""]
         values = values.loc[cells.index]
-        every = every_label(cells)
+        every = csv_cells.every_label(cells)
         self._check_values(cells, values, faults)
         rows = pd.concat([cells["id"], self._about(path, cells, faults), values], axis=1)
-        check_agreement(rows, faults)
+        csv_cells.check_agreement(rows, faults)
 
         studies = rows.assign(**{ALL_LABELS: every}).drop_duplicates("id", ignore_index=True)
-        studies.insert(4, "images", pd.Series(bags_of(cells["id"], cells[image_column]), dtype=object))
+        studies.insert(4, "images", pd.Series(csv_cells.bags_of(cells["id"], cells[image_column]), dtype=object))
         source = self._images(path, studies, faults)
         views = self.views and not isinstance(source, NpySource)
         if isinstance(source, AnyFileSource):
@@ -126,7 +111,7 @@ class CsvTable(OwnData):
         problems = faults.problems()
         total = max(len(studies) + len(faults.nameless), sum(map(len, problems.values())))
         studies = studies[~studies["id"].isin(faults.studies)].reset_index(drop=True)
-        if not is_given(cells, "split"):
+        if not csv_cells.is_given(cells, "split"):
             studies["split"] = self._hold_out(studies)
         return self.table_of(
             path,
@@ -136,7 +121,7 @@ class CsvTable(OwnData):
             labels=labels,
             source=source,
             name=path.stem,
-            patients_known=is_given(cells, "patient"),
+            patients_known=csv_cells.is_given(cells, "patient"),
             exclusive=self.exclusive,
             channels=3 if self.colour else 1,
             views=views,
@@ -155,7 +140,7 @@ class CsvTable(OwnData):
             )
         if len(image_columns) > 1:
             raise UserError(f"{path}: it has both a column images and a column image. Keep one.")
-        others = [name for name in names if name not in COLUMNS]
+        others = [name for name in names if name not in csv_cells.COLUMNS]
         labels = tuple(others) if self.labels is None else self.labels
         if wrong := [label for label in labels if label not in others]:
             why = "that column is no label" if wrong[0] in names else "there is no such column"
@@ -170,7 +155,9 @@ class CsvTable(OwnData):
         check_names(labels, f"{path}: a column")
         unused = [name for name in others if name not in labels]
         if unused:
-            log.warning("%s: columns that are not used: %s.%s", path, listed(unused, 30), renamed_columns(cells, unused))
+            log.warning(
+                "%s: columns that are not used: %s.%s", path, listed(unused, 30), csv_cells.renamed_columns(cells, unused)
+            )
         return image_columns[0], labels
 
     def _values(self, path: Path, cells: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
@@ -179,45 +166,40 @@ class CsvTable(OwnData):
         Raises:
             UserError: a column is none of labels.
         """
-        values = pd.DataFrame({label: numbers_of(cells[label]) for label in labels}, index=cells.index)
-        bad = [label for label in labels if not are_labels(values[label].to_numpy())]
+        values = pd.DataFrame({label: csv_cells.numbers_of(cells[label]) for label in labels}, index=cells.index)
+        bad = [label for label in labels if not csv_cells.are_labels(values[label].to_numpy())]
         if bad:
             shown = [f"{label} ({listed(map(repr, cells[label].unique()), 3)})" for label in bad]
             good = [label for label in labels if label not in bad]
             raise UserError(
                 f"{path}: columns that do not hold labels, which are 1, 0, -1 or blank: {listed(shown)}."
-                + renamed_columns(cells, bad)
+                + csv_cells.renamed_columns(cells, bad)
                 + (f" Choose the labels: dataset.labels=[{','.join(good)}]." if good else "")
             )
         return values
 
-    def _check_values(self, cells: pd.DataFrame, values: pd.DataFrame, faults: Faults) -> None:
+    def _check_values(self, cells: pd.DataFrame, values: pd.DataFrame, faults: csv_cells.Faults) -> None:
         for label in values:
-            wrong = np.isinf(values[label])
-            for line, study, cell in zip(cells.index[wrong], cells["id"][wrong], cells[label][wrong], strict=True):
-                faults.add(f"labels {label} other than 1, 0, -1 and blank", study, f"{cell!r}, line {line}")
+            faults.add_rows(f"labels {label} other than 1, 0, -1 and blank", cells["id"][np.isinf(values[label])], cells[label])
         if self.exclusive:
             several = ~((values == 1).sum(axis=1).eq(1) & values.isin((0, 1)).all(axis=1))
-            for line, study in cells["id"][several].items():
-                faults.add("rows of which not exactly one label is 1 and the others 0", study, f"line {line}")
+            faults.add_rows("rows of which not exactly one label is 1 and the others 0", cells["id"][several])
 
-    def _about(self, path: Path, cells: pd.DataFrame, faults: Faults) -> pd.DataFrame:
+    def _about(self, path: Path, cells: pd.DataFrame, faults: csv_cells.Faults) -> pd.DataFrame:
         """Columns patient, group, split; what is missing or wrong there is named."""
         about = pd.DataFrame({"patient": "", "group": path.stem, "split": "train"}, index=cells.index)
         for name in ("patient", "group"):
-            if is_given(cells, name):
+            if csv_cells.is_given(cells, name):
                 about[name] = cells[name]
-                for line, study in cells["id"][cells[name] == ""].items():
-                    faults.add(f"rows without a {name}, which others have", study, f"line {line}")
-        if is_given(cells, "split"):
-            split = cells["split"].str.lower().map(SPLIT_NAMES)
+                faults.add_rows(f"rows without a {name}, which others have", cells["id"][cells[name] == ""])
+        if csv_cells.is_given(cells, "split"):
+            split = cells["split"].str.lower().map(csv_cells.SPLIT_NAMES)
             unknown = split.isna()
-            known = ", ".join(SPLIT_NAMES)
-            kind = f"splits other than {known} ({counted(cells['split'][unknown])})"
-            for line, study, cell in zip(cells.index[unknown], cells["id"][unknown], cells["split"][unknown], strict=True):
-                faults.add(kind, study, f"{cell!r}, line {line}")
+            known = ", ".join(csv_cells.SPLIT_NAMES)
+            kind = f"splits other than {known} ({csv_cells.counted(cells['split'][unknown])})"
+            faults.add_rows(kind, cells["id"][unknown], cells["split"])
             if unknown.any() and not (split == "train").any():
-                words = counted(cells["split"])
+                words = csv_cells.counted(cells["split"])
                 raise UserError(f"{path}: no row is of the split train. The column split has {words}. It is one of {known}.")
             all_train = "all rows are train (without the column split, dataset.test_fraction of the patients is held out)"
             about["split"] = split.map(heldout_split(split.dropna().unique(), f"{path}: {all_train}")).fillna("")
@@ -225,7 +207,7 @@ class CsvTable(OwnData):
             raise UserError(f"{path}: it has no column split. Add one, or set dataset.test_fraction.")
         return about
 
-    def _images(self, path: Path, studies: pd.DataFrame, faults: Faults) -> ImageSource:
+    def _images(self, path: Path, studies: pd.DataFrame, faults: csv_cells.Faults) -> ImageSource:
         """Make the references in ``studies`` relative to the source's root; those that cannot be used are named."""
         root = Path(os.path.normpath(path.parent / Path(self.images_root or "").expanduser()))
         if not root.is_dir():
@@ -243,8 +225,8 @@ class CsvTable(OwnData):
         for study, bag in zip(studies["id"].tolist(), studies["images"], strict=True):
             images = []
             for given in bag:
-                image = inside(given, base)
-                fault = path_fault(base, image) if image is not None else "image paths that leave dataset.images_root"
+                image = csv_cells.inside(given, base)
+                fault = csv_cells.path_fault(base, image) if image is not None else "image paths that leave dataset.images_root"
                 missing += fault == MISSING
                 if fault == MISSING and "\\" in given:
                     fault = "image paths with backslashes, as Windows writes them: write slashes"

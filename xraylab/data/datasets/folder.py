@@ -17,22 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xraylab.data.datasets import layout
 from xraylab.data.datasets.base import DatasetReader
-from xraylab.data.datasets.layout import (
-    MASKS,
-    PICTURES,
-    SPLITS,
-    Aside,
-    by_layout,
-    folders,
-    holds_image,
-    id_pattern,
-    is_image,
-    listed_entries,
-    readable_name,
-    split_folders,
-    studies_of,
-)
 from xraylab.data.images.source import AnyFileSource, check_bits
 from xraylab.data.study_table import Problems, StudyTable
 from xraylab.data.synthetic.pictures import write_folder
@@ -125,7 +111,9 @@ class Folder(OwnData):
 
     def matches(self, path: Path) -> bool:
         """A folder with at least one class under ``train``."""
-        return path.is_dir() and any(folders(path / name) for name in split_folders(path) if SPLITS[name.lower()] == "train")
+        return path.is_dir() and any(
+            layout.folders(path / name) for name in layout.split_folders(path) if layout.SPLITS[name.lower()] == "train"
+        )
 
     def find(self) -> Path | None:
         """See :meth:`OwnData.find`. More than two classes need a loss for exclusive classes.
@@ -135,7 +123,7 @@ class Folder(OwnData):
         """
         path = super().find()
         if path is not None:
-            self.published_name = readable_name(path)
+            self.published_name = layout.readable_name(path)
             if len(self._classes(path, self._arrangement(path))) > 2:
                 self.settings["loss"] = "cross_entropy"
         return path
@@ -146,27 +134,27 @@ class Folder(OwnData):
         published = self._arrangement(path)
         classes = self._classes(path, published, problems)
         labels = tuple(classes) if len(classes) > 2 else (self._positive(classes),)
-        aside = Aside([], [])
+        aside = layout.Aside([], [])
         rows: list[dict[str, Any]] = []
         for folder, split in published.items():
-            files, there = listed_entries(path, folder, problems)
+            files, there = layout.listed_entries(path, folder, problems)
             for file in files:
-                kind = problems["images in no class folder"] if is_image(path / folder / file) else aside.strays
+                kind = problems["images in no class folder"] if layout.is_image(path / folder / file) else aside.strays
                 kind.append(f"{folder}/{file}")
             if missing := [name for name in classes if name not in there]:
                 log.warning("%s has no class %s: metrics that need it are undefined there.", path / folder, listed(missing))
             for name in [name for name in classes if name in there]:
                 values = {label: float(label == name) for label in labels}
-                for study, images in studies_of(path, f"{folder}/{name}", problems, aside):
+                for study, images in layout.studies_of(path, f"{folder}/{name}", problems, aside):
                     rows.append({"id": study, "split": split, "images": images, **values})
-        views, faults = by_layout(path, {row["id"]: row["images"] for row in rows}, views=True)
+        views, faults = layout.by_layout(path, {row["id"]: row["images"] for row in rows}, views=True)
         rows = [row for row in rows if row["id"] not in {study for names in faults.values() for study in names}]
         problems |= faults
         total = len(rows) + sum(map(len, problems.values()))
         for what, names in (("files are not images", aside.strays), ("pictures are masks, by their names,", aside.masks)):
             if names:
                 log.warning("%s: %d %s and are left alone: %s", path, len(names), what, listed(names))
-        for key, pattern, otherwise in (("patient", self.patient, ""), ("group", self.group, readable_name(path))):
+        for key, pattern, otherwise in (("patient", self.patient, ""), ("group", self.group, layout.readable_name(path))):
             for row in rows:
                 found = pattern.search(row["id"]) if pattern else None
                 row[key] = otherwise if pattern is None else found and found.group(1)
@@ -187,7 +175,7 @@ class Folder(OwnData):
             total,
             labels=labels,
             source=AnyFileSource(self.colour, self.bits, root=path),
-            name=readable_name(path),
+            name=layout.readable_name(path),
             patients_known=self.patient is not None,
             exclusive=len(labels) > 1,
             channels=3 if self.colour else 1,
@@ -196,10 +184,10 @@ class Folder(OwnData):
 
     def _arrangement(self, path: Path) -> dict[str, str]:
         """The folders of splits that are there, and the split each is."""
-        names = split_folders(path)
+        names = layout.split_folders(path)
         of: dict[str, str] = {}
         for name in names:
-            split = SPLITS[name.lower()]
+            split = layout.SPLITS[name.lower()]
             if split in of:
                 raise UserError(f"{path}: {of[split]}/ and {name}/ are both the {split} split. Keep one of them.")
             of[split] = name
@@ -213,13 +201,18 @@ class Folder(OwnData):
             UserError: there is one only, a held-out split has others, or it is not known which of two is positive.
         """
         train = next(folder for folder, split in published.items() if split == "train")
-        found = {folder: folders(path / folder) for folder in published}
-        empty = {f"{folder}/{name}" for folder, names in found.items() for name in names if not holds_image(path / folder / name)}
+        found = {folder: layout.folders(path / folder) for folder in published}
+        empty = {
+            f"{folder}/{name}"
+            for folder, names in found.items()
+            for name in names
+            if not layout.holds_image(path / folder / name)
+        }
         if problems is not None and empty:
             problems[EMPTY_CLASS] += sorted(empty)
         classes = [name for name in found[train] if f"{train}/{name}" not in empty]
-        masks = [name for name in classes if MASKS.match(name)]
-        if masks and (pictures := [name for name in classes if name.lower() in PICTURES]):
+        masks = [name for name in classes if layout.MASKS.match(name)]
+        if masks and (pictures := [name for name in classes if name.lower() in layout.PICTURES]):
             raise UserError(
                 f"{path / train}: {masks[0]}/ beside {pictures[0]}/ are masks and their pictures, no classes.\n"
                 f"expected:\n{self.expected.strip(chr(10))}"
@@ -304,4 +297,4 @@ def check_names(labels: Collection[str], where: str) -> None:
 def _pattern(key: str, given: str | None) -> re.Pattern[str] | None:
     example = f"\"dataset.{key}='{key}(\\d+)'\""  # as a shell takes it
     wants = f". It needs one, round the part of a study's path that names the {key}, as in {example}."
-    return None if given is None else id_pattern(f"dataset.{key}", given, wants)
+    return None if given is None else layout.id_pattern(f"dataset.{key}", given, wants)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from xraylab.data.images.dicom import dicom_layouts
 from xraylab.data.images.source import ARRAY, SUFFIXES, file_fault, is_picture, stem
 from xraylab.data.study_table import Problems
-from xraylab.errors import UserError, printable
+from xraylab.errors import UserError, printable, refusing
 from xraylab.system.paths import LEAVINGS
 
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
@@ -37,10 +37,8 @@ def id_pattern(key: str, given: str, wants: str) -> re.Pattern[str]:
     Raises:
         UserError: it is no such expression.
     """
-    try:
+    with refusing(f"{key}={given}: it is not a regular expression", re.error):
         pattern = re.compile(str(given))
-    except re.error as error:
-        raise UserError(f"{key}={given}: it is not a regular expression: {error}.") from None
     if pattern.groups != 1:
         raise UserError(f"{key}={given}: it has {pattern.groups} groups{wants}")
     return pattern
@@ -65,11 +63,8 @@ def listed_entries(root: Path, folder: str = "", problems: Problems | None = Non
     """
     files: list[str] = []
     folders: list[str] = []
-    try:
-        with os.scandir(root / folder) as entries:
-            given = sorted((e for e in entries if not LEAVINGS.match(e.name)), key=lambda e: e.name)
-    except OSError as error:
-        raise UserError(f"{root / folder}: cannot be listed: {error.strerror}.") from error
+    with refusing(f"{root / folder}: cannot be listed", OSError), os.scandir(root / folder) as entries:
+        given = sorted((e for e in entries if not LEAVINGS.match(e.name)), key=lambda e: e.name)
     for entry in given:
         try:
             is_folder, whole = entry.is_dir(), not entry.is_symlink() or os.path.exists(entry.path)

@@ -18,7 +18,7 @@ from xraylab.data.images.source import ArraySource
 from xraylab.data.published import MEDMNIST, Published, Subset
 from xraylab.data.study_table import StudyTable
 from xraylab.data.synthetic.medmnist import write_medmnist
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 
 SPLITS = {"train": "train", "val": "valid", "test": "test"}
 RESOLUTIONS = (28, 64, 128, 224)
@@ -92,9 +92,8 @@ class MedMNIST(DatasetReader):
                 bad = ~np.isin(raw[:, 0], np.arange(len(names)))
                 values = (raw == np.arange(len(names))).astype(np.float32)
                 values = values[:, 1:] if about.kind == "binary" else values
-            problems[f"labels in {key}_labels outside the {len(names)} of {self.subset}"] = [
-                f"{key}:{i} ({raw[i].tolist()})" for i in np.flatnonzero(bad)
-            ]
+            strange = [f"{key}:{i} ({raw[i].tolist()})" for i in np.flatnonzero(bad)]
+            problems[f"labels in {key}_labels outside the {len(names)} of {self.subset}"] = strange
             index = np.flatnonzero(~bad)
             frames.append(
                 pd.DataFrame(
@@ -126,19 +125,15 @@ class MedMNIST(DatasetReader):
         arrays, labels = {}, {}
         if not zipfile.is_zipfile(path):  # numpy would advise to unpickle it
             raise UserError(f"{path}: cannot be read: it is not a whole .npz archive. Download it again.")
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                missing = [f"{k}_{what}" for k in SPLITS for what in ("images", "labels") if f"{k}_{what}" not in archive]
-                if missing:
-                    raise UserError(
-                        f"{path}: it has no {listed(missing)}; it has {listed(archive.files)}.\nexpected:\n{self.expected}"
-                    )
-                for key in SPLITS:
-                    arrays[key], labels[key] = archive[f"{key}_images"], np.atleast_2d(archive[f"{key}_labels"])
-        except UserError:
-            raise
-        except Exception as error:  # zipfile and zlib raise their own kinds for a truncated file
-            raise UserError(f"{path}: cannot be read as .npz: {str(error).partition(chr(10))[0]}") from error
+        # zipfile and zlib raise their own kinds for a truncated file
+        with refusing(f"{path}: cannot be read as .npz", Exception, end=""), np.load(path, allow_pickle=False) as archive:
+            missing = [f"{k}_{what}" for k in SPLITS for what in ("images", "labels") if f"{k}_{what}" not in archive]
+            if missing:
+                raise UserError(
+                    f"{path}: it has no {listed(missing)}; it has {listed(archive.files)}.\nexpected:\n{self.expected}"
+                )
+            for key in SPLITS:
+                arrays[key], labels[key] = archive[f"{key}_images"], np.atleast_2d(archive[f"{key}_labels"])
         size, width = self.resolution, len(about.labels.split()) if about.kind == "findings" else 1
         shape = (size,) * (3 if about.volume else 2) + ((3,) if about.colour else ())
         for key in SPLITS:

@@ -121,10 +121,9 @@ class MIMIC(Radiographs):
         rows = _keyed(splits, ["split"], problems)
         about = _keyed(metadata, ["ViewPosition"], problems)
         split = rows["split"].str.lower().map(SPLITS)
-        problems[f"splits in {splits.name} other than {', '.join(SPLITS)}"] += [
-            f"{dicom} ({cell!r}, line {line})"
-            for line, dicom, cell in rows.loc[split.isna(), ["dicom_id", "split"]].itertuples(name=None)
-        ]
+        others = rows.loc[split.isna(), ["dicom_id", "split"]].itertuples(name=None)
+        strange = [f"{dicom} ({cell!r}, line {line})" for line, dicom, cell in others]
+        problems[f"splits in {splits.name} other than {', '.join(SPLITS)}"] += strange
         rows = rows.assign(split=split)
         unlisted, known = ~about["dicom_id"].isin(rows["dicom_id"]), rows["dicom_id"].isin(about["dicom_id"])
         problems[f"images of {metadata.name} that are not in {splits.name}"] += about["dicom_id"][unlisted].tolist()
@@ -137,19 +136,17 @@ class MIMIC(Radiographs):
         keep = ~torn & rows["split"].notna().to_numpy()
         rows, there = rows[keep], there[keep]
         torn_studies = differing(rows["study_id"], rows[["subject_id", "split"]])
-        problems[f"studies of {splits.name} of more than one subject or split"] += [
-            f"s{study} ({', '.join(columns)})" for study, columns in torn_studies.items()
-        ]
+        shown = [f"s{study} ({', '.join(columns)})" for study, columns in torn_studies.items()]
+        problems[f"studies of {splits.name} of more than one subject or split"] += shown
         subject, study = rows["subject_id"], "s" + rows["study_id"]
-        images = pd.DataFrame(
-            {
-                "id": study,
-                "patient": subject,
-                "split": rows["split"],
-                "view": [VIEWS.get(view, "other") for view in there["viewposition"].str.lower()],
-                "image": "files/p" + subject.str[:2] + "/p" + subject + "/" + study + "/" + rows["dicom_id"] + ".jpg",
-            }
-        )
+        columns = {
+            "id": study,
+            "patient": subject,
+            "split": rows["split"],
+            "view": [VIEWS.get(view, "other") for view in there["viewposition"].str.lower()],
+            "image": "files/p" + subject.str[:2] + "/p" + subject + "/" + study + "/" + rows["dicom_id"] + ".jpg",
+        }
+        images = pd.DataFrame(columns)
         return images[~rows["study_id"].isin(torn_studies)].reset_index(drop=True)
 
     def _labels(self, file: Path, images: pd.DataFrame, problems: Problems) -> pd.DataFrame:

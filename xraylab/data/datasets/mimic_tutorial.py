@@ -32,7 +32,7 @@ from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, stop_or_skip
 from xraylab.data.synthetic.chest import write_tutorial
 from xraylab.data.synthetic.mark import is_synthetic
-from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.errors import UserError, did_you_mean, listed, refusing
 
 log = logging.getLogger(__name__)
 
@@ -245,17 +245,16 @@ def _rows(path: Path, file: str, labels: Sequence[str], problems: Problems) -> R
     Raises:
         UserError: it is no CSV, or lacks a column.
     """
-    try:
-        with (path / file).open(encoding="utf-8-sig", newline="") as lines:
-            widths = [len(row) for row in csv.reader(lines) if row]
-        if uneven := [i + 1 for i, width in enumerate(widths) if width != widths[0]]:
+    unreadable = (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError)
+    with refusing(f"{path / file}: cannot be read as CSV", *unreadable, end=""):
+        with (path / file).open(encoding="utf-8-sig", newline="") as text:
+            rows = csv.reader(text)
+            widths = dict((rows.line_num, len(row)) for row in rows if row)  # noqa: C402 # by line; blank ones are none
+        header = next(iter(widths.values()), 0)
+        if uneven := [line for line, width in widths.items() if width != header]:
             more = f" and {len(uneven) - 1} more" if len(uneven) > 1 else ""
-            raise UserError(
-                f"{path / file}: line {uneven[0]}{more}: {widths[uneven[0] - 1]} cells, and the header has {widths[0]}."
-            )
+            raise UserError(f"{path / file}: line {uneven[0]}{more}: {widths[uneven[0]]} cells, and the header has {header}.")
         cells = pd.read_csv(path / file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"{path / file}: cannot be read as CSV: {error}") from error
     columns: dict[str, str] = {}
     for column in cells.columns:
         if columns.setdefault(finding(column), column) != column:
@@ -274,8 +273,9 @@ def _rows(path: Path, file: str, labels: Sequence[str], problems: Problems) -> R
     wrong = ~are_codes[list(labels)].to_numpy(bool)
     records = Records()
     seen: set[str] = set()
-    for i, (image, fault, bad) in enumerate(zip(images, file_faults(path, images), wrong, strict=True)):
-        line = f"{file} line {i + 2}"
+    numbers = list(widths)[1:]
+    for i, (number, image, fault, bad) in enumerate(zip(numbers, images, file_faults(path, images), wrong, strict=True)):
+        line = f"{file} line {number}"
         if not image:
             problems["rows without an image"].append(line)
         elif image == ".." or image.startswith(("../", "/")):

@@ -24,7 +24,7 @@ from xraylab.data.published import MRNET_PLANES as PLANES
 from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, Problems, StudyTable, named
 from xraylab.data.synthetic.knee import write_mrnet
-from xraylab.errors import UserError, did_you_mean
+from xraylab.errors import UserError, did_you_mean, require_each_once
 
 ALL = "all"  # the three planes of an exam as one study
 TASKS = ("abnormal", "acl", "meniscus")
@@ -70,10 +70,7 @@ class MRNet(DatasetReader):
         if plane not in (*PLANES, ALL):
             hint = did_you_mean(str(plane), (*PLANES, ALL))
             raise UserError(f"plane={plane}: it is one of {', '.join(PLANES)}, or {ALL}.{hint}")
-        unknown = [t for t in self.tasks if t not in TASKS]
-        if unknown or not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            hint = did_you_mean(str(unknown[0]), TASKS) if unknown else ""
-            raise UserError(f"task={task}: it is one of {', '.join(TASKS)}, or a list of them, each once.{hint}")
+        require_each_once(self.tasks, TASKS, f"task={task}: it is one of {', '.join(TASKS)}, or a list of them, each once.")
 
     def matches(self, path: Path) -> bool:
         """A folder with the exams of its planes, and the labels of every task, for train and valid."""
@@ -121,24 +118,22 @@ class MRNet(DatasetReader):
             unlabelled = files - set(labels.index) - named(problems)
             problems[f"files in {folder} without a label"] += [f"{name}.npy" for name in sorted(unlabelled)]
             faults = {name: _fault(path / folder / f"{name}.npy") for name in labels.index if name in files}
-            problems["arrays that cannot be used"] += [
-                f"{folder}/{name}.npy ({fault})" for name, fault in faults.items() if fault
-            ]
+            unusable = [f"{folder}/{name}.npy ({fault})" for name, fault in faults.items() if fault]
+            problems["arrays that cannot be used"] += unusable
             whole &= {name for name, fault in faults.items() if not fault}
         labels = labels[labels.index.isin(whole)]
         parts = {"parts": [self.planes] * len(labels)} if self.plane == ALL else {}
-        return pd.DataFrame(
-            {
-                "id": labels.index,
-                "patient": "",
-                "group": "+".join(self.planes),
-                "split": "train" if split == "train" else "heldout",
-                "images": [tuple(f"{split}/{plane}/{name}.npy" for plane in self.planes) for name in labels.index],
-                **parts,
-                **{task: labels[task].to_numpy(np.float32) for task in self.tasks},
-                ALL_LABELS: told[labels.index].tolist(),
-            }
-        )
+        columns = {
+            "id": labels.index,
+            "patient": "",
+            "group": "+".join(self.planes),
+            "split": "train" if split == "train" else "heldout",
+            "images": [tuple(f"{split}/{plane}/{name}.npy" for plane in self.planes) for name in labels.index],
+            **parts,
+            **{task: labels[task].to_numpy(np.float32) for task in self.tasks},
+            ALL_LABELS: told[labels.index].tolist(),
+        }
+        return pd.DataFrame(columns)
 
     def whole(self, path: Path) -> list[DatasetReader]:
         """A reader a plane, each of all tasks whose labels are there."""

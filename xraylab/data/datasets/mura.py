@@ -23,7 +23,7 @@ from xraylab.data.images.source import FileSource, file_fault
 from xraylab.data.published import MURA_STUDIES, Published
 from xraylab.data.study_table import Problems, StudyTable, named
 from xraylab.data.synthetic.bone import write_mura
-from xraylab.errors import UserError, did_you_mean
+from xraylab.errors import require_each_once
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 LABEL = "abnormal"
@@ -117,16 +117,15 @@ class MURA(DatasetReader):
         problems[f"studies of {split} of whose images none can be used"] += sorted(listed & set(labels) - set(bags))
         studies = [s for s in bags if s in labels]
         folders = [s.split("/") for s in studies]  # split, body part, patient, study
-        return pd.DataFrame(
-            {
-                "id": studies,
-                "patient": [patient for _, _, patient, _ in folders],
-                "group": [part.removeprefix("XR_").lower() for _, part, _, _ in folders],
-                "split": "train" if split == "train" else "heldout",
-                "images": [tuple(bags[s]) for s in studies],
-                LABEL: np.array([labels[s] for s in studies], np.float32),
-            }
-        )
+        columns = {
+            "id": studies,
+            "patient": [patient for _, _, patient, _ in folders],
+            "group": [part.removeprefix("XR_").lower() for _, part, _, _ in folders],
+            "split": "train" if split == "train" else "heldout",
+            "images": [tuple(bags[s]) for s in studies],
+            LABEL: np.array([labels[s] for s in studies], np.float32),
+        }
+        return pd.DataFrame(columns)
 
     def whole(self, path: Path) -> list[DatasetReader]:
         """One reader of all body parts."""
@@ -159,11 +158,8 @@ def _parts(key: str, given: str | Sequence[str]) -> tuple[str, ...]:
     parts = (given,) if isinstance(given, str) else tuple(given)
     if parts == ("all",):
         return PARTS
-    unknown = [p for p in parts if p not in PARTS]
-    if unknown or not parts or len(set(parts)) < len(parts):
-        hint = did_you_mean(str(unknown[0]), PARTS) if unknown else ""
-        shown = given if isinstance(given, str) else list(given)
-        raise UserError(f"{key}={shown}: it is all, one of {', '.join(PARTS)}, or a list of them, each once.{hint}")
+    shown = given if isinstance(given, str) else list(given)
+    require_each_once(parts, PARTS, f"{key}={shown}: it is all, one of {', '.join(PARTS)}, or a list of them, each once.")
     return parts
 
 

@@ -7,14 +7,13 @@ its rows differ in length, for it has commas of its own. ``train_val_list.txt`` 
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, read_list, with_lines
+from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, places_of, read_list, with_lines
 from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.findings import NIH as FINDINGS
 from xraylab.data.findings import finding
@@ -72,9 +71,8 @@ class NIH(Radiographs):
         problems[f"images twice in {file.name}"] += with_lines(names[twice])
         patient = rows["patient_id"].str.lstrip("0")
         torn = (patient != names.str.partition("_")[0].str.lstrip("0")) & ~twice
-        problems[f"images of {file.name} whose name is not of their patient"] += with_lines(
-            names[torn] + " of Patient ID " + rows["patient_id"][torn]
-        )
+        strangers = names[torn] + " of Patient ID " + rows["patient_id"][torn]
+        problems[f"images of {file.name} whose name is not of their patient"] += with_lines(strangers)
         keep = ~(twice | torn)
         rows, names = rows[keep], names[keep]
 
@@ -82,16 +80,15 @@ class NIH(Radiographs):
         values = self._values(rows["finding_labels"], names, file.name, problems)
         folders = _folders(path)
         views = rows["view_position"].str.lower()
-        images = pd.DataFrame(
-            {
-                "id": names,
-                "patient": rows["patient_id"],
-                "split": splits,
-                "view": views.where(views.isin(["ap", "pa"]), "other"),
-                "image": [f"{folders.get(name, 'images')}/{name}" for name in names],
-                **values,
-            }
-        )
+        columns = {
+            "id": names,
+            "patient": rows["patient_id"],
+            "split": splits,
+            "view": views.where(views.isin(["ap", "pa"]), "other"),
+            "image": [f"{folders.get(name, 'images')}/{name}" for name in names],
+            **values,
+        }
+        images = pd.DataFrame(columns)
         usable = images["split"].notna() & ~np.isinf(values[list(self.findings)].to_numpy()).any(1)
         return self.table(path, self.published_name, images[usable], problems)
 
@@ -148,11 +145,5 @@ def _entries(path: Path) -> str | None:
 
 def _folders(path: Path) -> dict[str, str]:
     """The folder that each image lies in, relative to the dataset."""
-    with os.scandir(path) as entries:
-        tops = sorted(e.name for e in entries if e.name.startswith("images") and e.is_dir())
-    where: dict[str, str] = {}
-    for folder in [place for top in tops for place in (f"{top}/images", top)]:
-        if (path / folder).is_dir():
-            with os.scandir(path / folder) as entries:
-                where.update({e.name: folder for e in entries if e.name.endswith(".png") and e.name not in where})
-    return where
+    tops = sorted(found.name for found in path.glob("images*") if found.is_dir())
+    return places_of(path, reversed([place for top in tops for place in (f"{top}/images", top)]), end=".png")

@@ -1,7 +1,7 @@
 """Detection of damage inside an image, which decoders get over: they make up what they cannot read, and few hear them say so.
 
-libjpeg and libpng speak on C's ``stderr``, which names no file and is one for all threads. :func:`heard` listens to it. What is
-inside a TIFF is decoded without a word; :func:`damage` has its strips decoded by who is stricter.
+libjpeg and libpng speak on C's ``stderr``, which names no file and is one for all threads. :func:`with_stderr` listens to it.
+What is inside a TIFF is decoded without a word; :func:`damage` has its strips decoded by who is stricter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LZW, JPEG, DEFLATE = 5, 7, (8, 32946)  # compressions of TIFF
 COMPRESSION, JPEG_TABLES, STRIPS, TILES = 259, 347, (273, 279), (324, 325)  # its tags; of the last two, offsets and bytes
 
 
-def heard(decode: Callable[[], T]) -> tuple[T, str]:
+def with_stderr(decode: Callable[[], T]) -> tuple[T, str]:
     """What a call returns, and what C libraries said on ``stderr`` meanwhile; nothing is heard where C's library is not glibc.
 
     Calls of several threads run side by side. Where something is heard, the call is made again while the others wait, so that
@@ -52,7 +52,7 @@ def damage(data: bytes, words: str) -> str | None:
 
     Args:
         data: the encoded file.
-        words: that :func:`heard` heard while it was decoded.
+        words: that :func:`with_stderr` heard while it was decoded.
     """
     if found := next((line for line in words.splitlines() if DAMAGED.search(line)), None):
         return f"damaged inside ({found.strip().replace(': ', ', ')})"
@@ -82,7 +82,7 @@ def _tiff_damage(data: bytes) -> str | None:
         strip = data[start : start + size]
         if compression == JPEG:
             whole = np.frombuffer(tables[:-2] + strip[2:] if isinstance(tables, bytes) else strip, np.uint8)
-            words = heard(lambda whole=whole: cv2.imdecode(whole, cv2.IMREAD_GRAYSCALE))[1]  # type: ignore[misc]
+            words = with_stderr(lambda whole=whole: cv2.imdecode(whole, cv2.IMREAD_GRAYSCALE))[1]  # type: ignore[misc]
             if DAMAGED.search(words):
                 return f"its strip {number}: {words}"
             continue

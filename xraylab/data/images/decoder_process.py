@@ -18,7 +18,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
 
-from xraylab.errors import UserError
+from xraylab.errors import UserError, refusing
 
 T = TypeVar("T")
 SECONDS, PER_SECOND = 60.0, 1e6  # that a call may take: so many, and one more for so many values
@@ -67,14 +67,12 @@ def apart(where: object, values: int, function: Callable[..., T], *arguments: An
         ValueError: the function raised something else.
     """
     seconds = SECONDS + values / PER_SECOND if limit is None else limit
-    try:
+    with refusing(f"{where}: its decoder cannot be started", OSError):
         try:
             child = _idle.pop()
         except IndexError:
             child = _Child()
             _all.add(child)
-    except OSError as error:
-        raise UserError(f"{where}: its decoder cannot be started: {error.strerror}.") from error
     try:
         child.connection.send((seconds, ROOM + PER_VALUE * values, function, arguments))
         result, raised = child.connection.recv()

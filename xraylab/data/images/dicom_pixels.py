@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from xraylab.data.images.damage import damage, heard
+from xraylab.data.images.damage import damage, with_stderr
 from xraylab.data.images.decoder_process import apart
 from xraylab.data.images.headers import BARE, MAX_PIXELS, NO_FRAME
 from xraylab.errors import UserError
@@ -343,5 +343,5 @@ def decode_frame(syntax: str, frame: bytes, header: dict[str, Any], raw: bool) -
     from pydicom.pixels import get_decoder
 
     decoder, encoded = get_decoder(syntax), encapsulate([frame], has_bot=False)
-    decoded, words = heard(lambda: decoder.as_array(encoded, raw=raw, index=0, **header)[0])
+    decoded, words = with_stderr(lambda: decoder.as_array(encoded, raw=raw, index=0, **header)[0])
     return decoded, damage(frame, words)

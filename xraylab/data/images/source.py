@@ -20,12 +20,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from xraylab.data.images.damage import damage, heard
+from xraylab.data.images.damage import damage, with_stderr
 from xraylab.data.images.decoder_process import apart
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.dicom import dicom_shape, is_dicom, read_dicom
 from xraylab.data.images.headers import MAX_PIXELS, WHITE, Head, plain_png, read_head, turned
-from xraylab.errors import UserError, listed
+from xraylab.errors import UserError, listed, refusing
 
 log = logging.getLogger(__name__)
 cv2.setNumThreads(0)  # its threads and forked workers do not mix
@@ -45,7 +45,17 @@ Images: TypeAlias = "np.ndarray | list[np.ndarray]"
 
 
 class ImageSource(ABC):
-    """Base class of the sources, which read the images that references stand for."""
+    """Base class of the sources, which read the images that references stand for.
+
+    Attributes:
+        root: what references are paths relative to; None: they lie in memory.
+        colour: whether three channels (RGB) are read, not one.
+        bits: how many bits the values of 16-bit files use; None: not known, or of no matter.
+    """
+
+    root: Path | None = None
+    colour = False
+    bits: int | None = None
 
     @abstractmethod
     def read(self, images: Sequence[str]) -> Images:
@@ -65,7 +75,7 @@ class ImageSource(ABC):
 
     def path(self, image: str) -> Path | None:
         """The file behind a reference; None: it lies in memory."""
-        return None
+        return None if self.root is None else self.root / image
 
     def costly(self, resized: bool) -> bool:
         """Whether reading decodes or computes, so that a packed cache would be faster."""
@@ -82,25 +92,22 @@ class FileSource(ImageSource):
             bits would leave next to nothing of 12-bit values.
     """
 
+    root: Path
+
     def __init__(self, root: Path, colour: bool = False, bits: int | None = None) -> None:
         self.root, self.colour, self.bits = root, colour, bits
-
-    def path(self, image: str) -> Path:
-        return self.root / image
 
     def costly(self, resized: bool) -> bool:
         return True
 
-    def read(self, images: Sequence[str]) -> list[np.ndarray]:
+    def read(self, images: Sequence[str]) -> Images:
         """A list of uint8 (H,W), or (H,W,3) in colour."""
         return [self._decode(image) for image in images]
 
     def _decode(self, image: str) -> np.ndarray:
         path = self.root / image
-        try:
+        with refusing(f"{path}: cannot be read", OSError):
             data = np.fromfile(path, np.uint8)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
         return decode(data, path, self.colour, self.bits)
 
     def shape(self, image: str) -> tuple[int, int, int]:
@@ -178,7 +185,7 @@ def _refuse(head: Head | None, where: object) -> None:
 
 def _judged(encoded: bytes, head: Head | None, colour: bool) -> tuple[np.ndarray | None, str | None, str]:
     """What :func:`_decoded` gives, why it is damaged, if it is, and what else its decoder said."""
-    decoded, words = heard(lambda: _decoded(encoded, head, colour))
+    decoded, words = with_stderr(lambda: _decoded(encoded, head, colour))
     return decoded, None if decoded is None else damage(encoded, words), words
 
 
@@ -245,7 +252,7 @@ def file_fault(path: Path | str) -> str | None:
     return None if found.st_size else "empty image files"
 
 
-class AnyFileSource(ImageSource):
+class AnyFileSource(FileSource):
     """Source of files of every kind that is read, pictures, arrays and DICOM, each of one image or, the last two, of a volume.
 
     Args:
@@ -256,15 +263,8 @@ class AnyFileSource(ImageSource):
     """
 
     def __init__(self, colour: bool = False, bits: int | None = None, volumes: bool = False, root: Path | None = None) -> None:
-        self.colour, self.bits, self.volumes, self.of_dataset = colour, bits, volumes, root is not None
-        self.root = root or Path()
-        self._pictures = FileSource(self.root, colour, bits)
-
-    def path(self, image: str) -> Path:
-        return self.root / image
-
-    def costly(self, resized: bool) -> bool:
-        return True
+        super().__init__(root or Path(), colour, bits)
+        self.volumes, self.of_dataset = volumes, root is not None
 
     def read(self, images: Sequence[str]) -> Images:
         """uint8 (N,H,W[,3]) where all is one volume, else a list of (H,W[,3])."""
@@ -283,7 +283,7 @@ class AnyFileSource(ImageSource):
                 return _array(path, self.colour)
             if suffix not in SUFFIXES and is_dicom(path):
                 return read_dicom(path, self.colour)
-            return self._pictures.read([image])[0][None]
+            return self._decode(image)[None]
         except UserError as error:
             if self.of_dataset:
                 raise
@@ -344,21 +344,19 @@ class NpySource(ImageSource):
         root: references are paths relative to it.
     """
 
+    root: Path
+
     def __init__(self, root: Path) -> None:
         self.root = root
-
-    def path(self, image: str) -> Path:
-        return self.root / image
 
     def costly(self, resized: bool) -> bool:
         return resized  # as they are, the files are as quick as a cache
 
     def read(self, images: Sequence[str]) -> np.ndarray:
         """uint8 (N,H,W), the files' slices one after another."""
-        try:
+        # of as many kinds as there are things to be wrong in a header
+        with refusing(f"{self.root}: cannot read {listed(images)}", Exception, end=""):
             arrays = [np.load(self.root / name, allow_pickle=False) for name in images]
-        except Exception as error:  # of as many kinds as there are things to be wrong in a header
-            raise UserError(f"{self.root}: cannot read {listed(images)}: {error}") from error
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     def shape(self, image: str) -> tuple[int, int, int]:

@@ -32,7 +32,7 @@ from google.protobuf.message import DecodeError
 
 from xraylab.data.findings import finding
 from xraylab.data.images.source import ImageSource, decode, header_shape
-from xraylab.errors import UserError
+from xraylab.errors import UserError, refusing
 from xraylab.system.files import beside
 from xraylab.system.paths import cache_dir
 from xraylab.system.progress import Pace
@@ -70,6 +70,8 @@ class TFRecordSource(ImageSource):
         plain: where compressed shards lie unpacked; places are counted there.
     """
 
+    root: Path
+
     def __init__(self, root: Path, image: str, bits: int | None = None, plain: dict[str, Path] | None = None) -> None:
         self.root, self.image, self.bits, self.plain = root, image, bits, dict(plain or {})
 
@@ -93,12 +95,9 @@ class TFRecordSource(ImageSource):
     def _bytes(self, image: str) -> bytes:
         shard, _, place = image.rpartition(":")
         path = self.plain.get(shard, self.root / shard)
-        try:
-            with open(path, "rb") as file:
-                file.seek(int(place.rpartition("@")[2]))
-                data, fault = _record(file)
-        except OSError as error:
-            raise UserError(f"{self._named(image)}: cannot be read: {path}: {error.strerror}.") from error
+        with refusing(f"{self._named(image)}: cannot be read: {path}", OSError), open(path, "rb") as file:
+            file.seek(int(place.rpartition("@")[2]))
+            data, fault = _record(file)
         features = _features(data) if data is not None and not fault else None
         found: Sequence[bytes] = ()
         if features is not None and self.image in features:
@@ -138,22 +137,19 @@ def index_shards(
 
 def _index(path: Path, shard: str, called: str, image: str, labels: Sequence[str], known: Sequence[str]) -> Records:
     records = Records()
-    try:
-        with open(path, "rb") as file:
-            for number in itertools.count():
-                name, place = f"{called}:{number}", file.tell()
-                data, fault = _record(file)
-                if fault:
-                    records.faults[fault].append(name)
-                if data is None:
-                    break
-                codes = None if fault else _codes(data, name, image, labels, known, records)
-                if codes is not None:
-                    records.names.append(name)
-                    records.images.append(f"{shard}:{number}@{place}")
-                    records.codes.append(codes)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    with refusing(f"{path}: cannot be read", OSError), open(path, "rb") as file:
+        for number in itertools.count():
+            name, place = f"{called}:{number}", file.tell()
+            data, fault = _record(file)
+            if fault:
+                records.faults[fault].append(name)
+            if data is None:
+                break
+            codes = None if fault else _codes(data, name, image, labels, known, records)
+            if codes is not None:
+                records.names.append(name)
+                records.images.append(f"{shard}:{number}@{place}")
+                records.codes.append(codes)
     if not (records.names or records.parsed or records.faults):
         records.faults["shards without a record"].append(shard)
     return records
@@ -204,6 +200,12 @@ def _record(file: BinaryIO) -> tuple[bytes | None, str]:
     if len(tail) < 4:
         return None, CUT
     return data, "" if _masked_crc(data) == struct.unpack("<I", tail)[0] else DAMAGED
+
+
+def framed(data: bytes) -> bytes:
+    """A record of this data, as it lies in a shard."""
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", _masked_crc(length)) + data + struct.pack("<I", _masked_crc(data))
 
 
 def _masked_crc(data: bytes) -> int:

@@ -7,9 +7,7 @@ side markers are drawn for every image alike, so brightness tells nothing.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -20,6 +18,7 @@ from xraylab.data.published import MURA_STUDIES
 from xraylab.data.synthetic.bone_drawing import draw_sign, draw_view
 from xraylab.data.synthetic.mark import mark_synthetic, new_root
 from xraylab.errors import UserError
+from xraylab.system.progress import on_all_cores
 
 LEAST = {"train": 70, "valid": 40}  # studies; in valid for 15 of each class, so that its metrics mean something
 VIEWS = (0.15, 0.45, 0.33, 0.07)  # shares of studies of one to four
@@ -86,10 +85,8 @@ def write_mura(root: Path, train: int = 300, valid: int = 120, seed: int = 0) ->
             (root / folder / "._image1.png").write_bytes(APPLE_DOUBLE)
         return boxes
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        write_boxes(root / FILE, [row for rows in pool.map(write, jobs) for row in rows])
-    mark_synthetic(root, f"MURA, seed {seed}")
-    return root
+    write_boxes(root / FILE, [row for rows in on_all_cores(write, jobs) for row in rows])
+    return mark_synthetic(root, f"MURA, seed {seed}")
 
 
 def _draw_studies(rng: np.random.Generator, split: str, count: int, first: int) -> list[tuple[int, str, int, bool]]:

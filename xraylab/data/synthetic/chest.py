@@ -5,9 +5,7 @@ What a study shows is its truth; its label is, as published, what a report says 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,12 @@ import pandas as pd
 
 from xraylab.data.boxes import FILE, NIH_FILE, BoxRow, boxes_of, write_boxes, write_nih_boxes
 from xraylab.data.findings import CHEXPERT, NIH, spelled
+from xraylab.data.images.tfrecord import framed
 from xraylab.data.synthetic.chest_drawing import Case, draw_view, finding_masks
 from xraylab.data.synthetic.chest_labels import Cases, Rates, draw_labels
 from xraylab.data.synthetic.mark import mark_synthetic, new_root
 from xraylab.errors import UserError
+from xraylab.system.progress import on_all_cores
 
 LEAST = 20  # studies of a split, so that each class of the competition's findings is there
 LATERAL, SECOND = 0.35, 0.08  # shares of studies with a lateral and with a second frontal view
@@ -101,8 +101,7 @@ def _write_images(root: Path, jobs: Sequence[tuple[str, _Study, int]], size: int
         (root / path).write_bytes(cv2.imencode(".png", image)[1].tobytes() if path.endswith(".png") else _jpeg(image))
         return image.shape[0], image.shape[1]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(write, jobs))
+    return on_all_cores(write, jobs)
 
 
 def _boxes(jobs: Sequence[tuple[str, _Study, int]], size: int) -> list[BoxRow]:
@@ -112,8 +111,7 @@ def _boxes(jobs: Sequence[tuple[str, _Study, int]], size: int) -> list[BoxRow]:
         path, study, view = job
         return [(path, None, name, *box) for name, box in study.boxes(view, size)]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [row for rows in pool.map(of, [job for job in jobs if job[1].seed[1]]) for row in rows]
+    return [row for rows in on_all_cores(of, [job for job in jobs if job[1].seed[1]]) for row in rows]
 
 
 def write_chexpert(
@@ -153,8 +151,7 @@ def write_chexpert(
         first = studies[-1].patient + 1
     _write_images(root, jobs, size)
     write_boxes(root / FILE, _boxes(jobs, size))
-    mark_synthetic(root, f"CheXpert, seed {seed}")
-    return root
+    return mark_synthetic(root, f"CheXpert, seed {seed}")
 
 
 def write_mimic(
@@ -213,8 +210,7 @@ def write_mimic(
     theirs = [spelled(name.replace("lung_opacity", "airspace_opacity")) for name in names]
     save("mimic-cxr-2.1.0-test-set-labeled.csv", tables["truth"], "study_id", *theirs)
     write_boxes(root / FILE, _boxes(jobs, size))
-    mark_synthetic(root, f"MIMIC-CXR-JPG, seed {seed}")
-    return root
+    return mark_synthetic(root, f"MIMIC-CXR-JPG, seed {seed}")
 
 
 def _reread(reported: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -264,8 +260,7 @@ def write_nih(root: Path, train: int = 300, test: int = 80, seed: int = 0, size:
     boxes = [(path, found, box) for path, _, drawn, *box in _boxes(jobs, size) for found, by in shown[path] if by == drawn]
     rows_of: list[BoxRow] = [(path.removeprefix("images/"), None, found, *box) for path, found, box in boxes]  # type: ignore[misc]
     write_nih_boxes(root / NIH_FILE, rows_of, [sizes[path] for path, *_ in boxes])
-    mark_synthetic(root, f"ChestX-ray14, seed {seed}")
-    return root
+    return mark_synthetic(root, f"ChestX-ray14, seed {seed}")
 
 
 def _nih(case: Case) -> list[tuple[str, str]]:
@@ -314,17 +309,17 @@ def write_tutorial(
                 _write_images(root / plane, [(path, *item) for path, item in zip(paths, items, strict=True)], size)
             else:
                 _write_records(root / plane / split, items, labels, size, shards)
-    mark_synthetic(root, f"the chest tutorial's MIMIC-CXR, seed {seed}")
-    return root
+    return mark_synthetic(root, f"the chest tutorial's MIMIC-CXR, seed {seed}")
 
 
 def _write_records(stem: Path, items: list[tuple[_Study, int]], labels: list[dict[str, int]], size: int, shards: int) -> None:
-    from tfrecord.writer import TFRecordWriter  # brings torch, so not before it is needed
+    from tfrecord.example_pb2 import BytesList, Example, Feature, Features, Int64List  # brings torch, so not before it is needed
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = list(pool.map(lambda item: _jpeg(item[0].image(item[1], size)), items))
+    images = on_all_cores(lambda item: _jpeg(item[0].image(item[1], size)), items)
     for shard in range(shards):
-        writer = TFRecordWriter(f"{stem}-{shard:05d}-of-{shards:05d}.tfrecord")
-        for image, values in list(zip(images, labels, strict=True))[shard::shards]:
-            writer.write({"jpg_bytes": (image, "byte")} | {name: (value, "int") for name, value in values.items()})
-        writer.close()
+        with open(f"{stem}-{shard:05d}-of-{shards:05d}.tfrecord", "wb") as file:
+            for image, values in list(zip(images, labels, strict=True))[shard::shards]:
+                features = {name: Feature(int64_list=Int64List(value=[value])) for name, value in values.items()}
+                features["jpg_bytes"] = Feature(bytes_list=BytesList(value=[image]))
+                # else in any order, which is another in every process
+                file.write(framed(Example(features=Features(feature=features)).SerializeToString(deterministic=True)))

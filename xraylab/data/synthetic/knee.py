@@ -8,8 +8,6 @@ round the joint. Gain, offset and bright spots elsewhere are drawn for every exa
 from __future__ import annotations
 
 import copy
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from xraylab.data.published import MRNET
 from xraylab.data.published import MRNET_PLANES as PLANES
 from xraylab.data.synthetic.mark import mark_synthetic, new_root
 from xraylab.errors import UserError
+from xraylab.system.progress import on_all_cores
 
 SIZE = 256
 LEAST_OF_A_CLASS = 15  # in valid, so that its metrics mean something
@@ -69,16 +68,13 @@ def write_mrnet(root: Path, train: int = 60, valid: int = 40, slices: tuple[int,
             rng = np.random.default_rng([seed, number, p])
             low, high = slices or MRNET["train"]["slices"][plane]
             file = f"{split}/{plane}/{number:04d}.npy"
-            volume, found = _drawn_exam(plane, findings, int(rng.integers(low, high + 1)), rng)
+            volume, found = draw_exam(plane, findings, int(rng.integers(low, high + 1)), rng)
             np.save(root / file, volume)
             boxes += [(file, i + 1, name, *box) for i, name, box in found]
         return boxes
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        boxes = list(pool.map(write, jobs))
-    write_boxes(root / FILE, [row for rows in boxes for row in rows])
-    mark_synthetic(root, f"MRNet, seed {seed}")
-    return root
+    write_boxes(root / FILE, [row for rows in on_all_cores(write, jobs) for row in rows])
+    return mark_synthetic(root, f"MRNet, seed {seed}")
 
 
 def _draw_labels(rng: np.random.Generator, split: str, count: int) -> dict[str, np.ndarray]:
@@ -99,8 +95,10 @@ def _draw_labels(rng: np.random.Generator, split: str, count: int) -> dict[str, 
     return labels
 
 
-def draw_exam(plane: str, findings: dict[str, bool], slices: int, rng: np.random.Generator) -> np.ndarray:
-    """One exam.
+def draw_exam(
+    plane: str, findings: dict[str, bool], slices: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[int, str, tuple[int, int, int, int]]]]:
+    """One exam, and the boxes of its findings.
 
     Args:
         plane: axial, coronal or sagittal.
@@ -108,15 +106,8 @@ def draw_exam(plane: str, findings: dict[str, bool], slices: int, rng: np.random
         slices: how many.
 
     Returns:
-        uint8 (slices, 256, 256).
+        uint8 (slices, 256, 256); slice from 0 on, finding, x, y, width, height.
     """
-    return _drawn_exam(plane, findings, slices, rng)[0]
-
-
-def _drawn_exam(
-    plane: str, findings: dict[str, bool], slices: int, rng: np.random.Generator
-) -> tuple[np.ndarray, list[tuple[int, str, tuple[int, int, int, int]]]]:
-    """An exam, and the boxes of its findings: slice from 0 on, finding, x, y, width, height."""
     body = {k: float(rng.uniform(-1, 1)) for k in ("wide", "tall", "x", "y", "turn", "side")}
     signs = dict(findings)
     signs["effusion"] = findings["abnormal"] and (not (findings["acl"] or findings["meniscus"]) or rng.random() < 0.5)

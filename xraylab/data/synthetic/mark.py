@@ -26,9 +26,10 @@ def new_root(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
 
 
-def mark_synthetic(folder: Path, made_by: str) -> None:
-    """Leave the mark that :func:`is_synthetic` finds."""
+def mark_synthetic(folder: Path, made_by: str) -> Path:
+    """Leave the mark that :func:`is_synthetic` finds; returns the folder."""
     (folder / SYNTHETIC_MARK).write_text(
         f"Synthetic sample data, written by xraylab ({made_by}). Not medical images; results on it mean nothing.\n",
         encoding="utf-8",
     )
+    return folder

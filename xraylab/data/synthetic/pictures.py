@@ -38,8 +38,7 @@ def write_folder(root: Path, train: int = 200, val: int = 60, test: int = 80, se
                 cv2.imwrite(str(study / f"image{k}.png"), view)
             number += 1
         number += number % 2  # no patient in two splits
-    mark_synthetic(root, f"folders of classes, seed {seed}")
-    return root
+    return mark_synthetic(root, f"folders of classes, seed {seed}")
 
 
 def draw_picture(rng: np.random.Generator, blob: bool = False, band: bool = False) -> np.ndarray:
@@ -89,5 +88,4 @@ def write_table(root: Path, train: int = 240, test: int = 80, seed: int = 0) -> 
             rows.append([f"s{number:05d}", patient, ("north", "south")[i // 8 % 2], split, ";".join(images), *cells])
     with open(root / "table.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
-    mark_synthetic(root, f"a table, seed {seed}")
-    return root
+    return mark_synthetic(root, f"a table, seed {seed}")

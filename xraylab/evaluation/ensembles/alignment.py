@@ -207,10 +207,8 @@ def _require_equal(a: pd.DataFrame, b: pd.DataFrame, other: str, name: str) -> N
             if what == "patients":
                 differ = differ & ((x != "") & (y != "")).to_numpy()  # what is not known is no difference
             if differ.any():
-                some = [
-                    f"{i} is {_value(x.iloc[k])} and {_value(y.iloc[k])}"
-                    for i, k in zip(_ids(a.index[differ]), np.flatnonzero(differ), strict=True)
-                ]
+                rows = zip(_ids(a.index[differ]), np.flatnonzero(differ), strict=True)
+                some = [f"{i} is {_value(x.iloc[k])} and {_value(y.iloc[k])}" for i, k in rows]
                 of = f" of {c[2:]}" if what == "labels" else ""
                 raise UserError(f"runs {other} and {name} have other {what}{of}: {listed(some, 5)}")
 

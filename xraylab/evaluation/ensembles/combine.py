@@ -13,20 +13,10 @@ import pandas as pd
 from xraylab.data.splits import require_apart
 from xraylab.data.study_table import SYNTHETIC
 from xraylab.errors import UserError, listed
+from xraylab.evaluation.ensembles import members as of_members
 from xraylab.evaluation.ensembles.alignment import require_one_split
 from xraylab.evaluation.ensembles.combination import Combination, write_combination
-from xraylab.evaluation.ensembles.members import (
-    SPLITS,
-    Member,
-    common_files,
-    described,
-    group_of,
-    how_to_evaluate,
-    operating_rules,
-    other_splits,
-    same_data,
-    scoring_of_members,
-)
+from xraylab.evaluation.ensembles.members import SPLITS, Member
 from xraylab.evaluation.ensembles.stacking import FOLDS, fit_stack
 from xraylab.evaluation.evaluate_tables import TableOptions, evaluate_tables
 from xraylab.evaluation.operating_points import Rules
@@ -78,24 +68,26 @@ def combine(members: Sequence[Member], options: CombineOptions, directory: Path)
         UserError: the members differ in their data, scoring, studies, labels, patients or splits, or lack what is needed.
     """
     given = {k: v for k, v in (("blank", options.blank), ("uncertain", options.uncertain)) if v is not None}
-    scoring = scoring_of_members([m for m in members if m.evaluation], given)
-    data = same_data(members)
+    scoring = of_members.scoring_of_members([m for m in members if m.evaluation], given)
+    data = of_members.same_data(members)
     require_one_split(_by_study(members))
     of_split = [(f[:-4].removesuffix("_images"), t["patient"]) for m in members for f, t in m.tables.items()]
     require_apart(pd.concat([pd.DataFrame({"patient": patient, "split": split}) for split, patient in of_split]))
-    files = common_files(members, [*SPLITS] if options.splits is None else [*options.splits], options.splits is not None)
-    how = how_to_evaluate(members, {f[:-4].removesuffix("_images") for f in files}, options.bootstrap, options.seed)
+    files = of_members.common_files(
+        members, [*SPLITS] if options.splits is None else [*options.splits], options.splits is not None
+    )
+    how = of_members.how_to_evaluate(members, {f[:-4].removesuffix("_images") for f in files}, options.bootstrap, options.seed)
     combination = _combination(members, options, scoring, next(iter(how.values())).seed)
     for line in combination.said():
         (log.warning if combination.in_sample else log.info)("%s.", line)
-    evaluation = TableOptions(how, scoring, options.rules or operating_rules(members))
-    return joined(members, described(members, scoring), combination, files, evaluation, data, directory)
+    evaluation = TableOptions(how, scoring, options.rules or of_members.operating_rules(members))
+    return joined(members, of_members.described(members, scoring), combination, files, evaluation, data, directory)
 
 
 def _combination(members: Sequence[Member], options: CombineOptions, scoring: Scoring, seed: int) -> Combination:
     names = [m.name for m in members]
     if options.method == "own":
-        return Combination("own", tuple(names), tuple(group_of(m, options.own) for m in members))
+        return Combination("own", tuple(names), tuple(of_members.group_of(m, options.own) for m in members))
     if options.method != "stack":
         return Combination(options.method, tuple(names))
     return stacked(members, scoring, seed, options.fit_on, options.folds)
@@ -152,7 +144,7 @@ def joined(
             tables[file] = combination.split(file.removesuffix(".csv"), [m.tables[file] for m in members])
         except UserError as error:
             if strict and not file.endswith("_images.csv"):
-                more = other_splits(files) if " are of other studies: " in str(error) else ""
+                more = of_members.other_splits(files) if " are of other studies: " in str(error) else ""
                 raise UserError(f"{file}: {error}.{more}") from None
             left_out[file] = str(error)
     write_combination(directory, combination, [m.path for m in members], data)

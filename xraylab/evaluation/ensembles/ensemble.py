@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def write_ensemble(ensemble: Ensemble, name: str, runs: Sequence[Path], folder: 
     directory, data = folder / "ensembles" / name, first["data"]
     options = TableOptions(how_to_evaluate(members, set(splits), None, None), scoring, rules)
     evaluation = joined(members, names, combination, files, options, data, directory, strict=False)
-    config = {"name": name, "method": combination.method, "operating": asdict(rules)}
+    config = {"name": name, "method": combination.method, "operating": rules.model_dump()}
     write_records(directory, evaluation, config, "train", sys.argv[1:], seed)
     return names, evaluation
 

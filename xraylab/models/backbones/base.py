@@ -56,11 +56,8 @@ class Backbone(nn.Module, HyperparametersMixin):
         frozen = self.before(trainable_from)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name not in frozen)
-        self._frozen_norms = [
-            module
-            for name, module in self.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and f"{name}.weight" in frozen
-        ] if freeze_batch_stats else []  # fmt: skip
+        norms = ((name, module) for name, module in self.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+        self._frozen_norms = [module for name, module in norms if freeze_batch_stats and f"{name}.weight" in frozen]
         self.train(self.training)
 
     def before(self, place: str | int | None) -> set[str]:

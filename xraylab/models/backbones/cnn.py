@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xraylab.errors import UserError
 from xraylab.models.backbones import weights
 from xraylab.models.backbones.base import Backbone
-from xraylab.system.command_line import said
+from xraylab.system.command_line import as_typed
 
 POOLS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
@@ -59,7 +59,7 @@ class CNN(Backbone):
                  "kernel": kernel, "pool_size": pool_size, "pool_stride": pool_stride}  # fmt: skip
         for name, value in whole.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"backbone.{name}={said(value)}: it is a whole number of at least 1.")
+                raise UserError(f"backbone.{name}={as_typed(value)}: it is a whole number of at least 1.")
         for name, rate in (("dropout", dropout), ("spatial_dropout", spatial_dropout)):
             if not 0 <= rate < 1:
                 raise UserError(f"backbone.{name}={rate}: it is at least 0 and below 1.")

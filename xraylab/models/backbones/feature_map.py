@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -81,19 +82,13 @@ def feature_map(backbone: Backbone, images: Tensor, first: bool = False) -> Feat
 
 def _outputs(backbone: Backbone, images: Tensor) -> tuple[dict[str, Tensor], set[int]]:
     """Outputs of the modules that are called once, in the order of their calls, and the identities of those of pooling."""
-    seen: dict[str, list[Tensor]] = {}
-    handles = [
-        module.register_forward_hook(lambda _, __, output, name=name: seen.setdefault(name, []).append(output))
-        for name, module in backbone.named_modules()
-        if name
-    ]
-    try:
-        with torch.no_grad():
-            backbone(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    seen: defaultdict[str, list[Tensor]] = defaultdict(list)
     modules = dict(backbone.named_modules())
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_hook(lambda _, __, output, name=name: seen[name].append(output)))
+        backbone(images)
+    del seen[""]  # the network itself
     once = {name: outputs[0] for name, outputs in seen.items() if len(outputs) == 1 and isinstance(outputs[0], Tensor)}
     return once, {id(output) for name, outputs in seen.items() if isinstance(modules[name], POOLING) for output in outputs}
 
@@ -150,9 +145,9 @@ def receptive_fields(
     larger = max(2, -(-LEAST // min(height, width)))
     noise = torch.randn(2, backbone.in_chans, larger * height, larger * width, generator=generator).to(device).requires_grad_()
     seen: list[Tensor] = []
-    handle = dict(backbone.named_modules())[layer.name].register_forward_hook(lambda _, __, output: seen.append(output.clone()))
+    watched = dict(backbone.named_modules())[layer.name]
     try:
-        with torch.enable_grad():
+        with watched.register_forward_hook(lambda _, __, output: seen.append(output.clone())), torch.enable_grad():
             backbone(noise)
             output = layer.as_map(seen[0])
             rows, columns = output.shape[2:]
@@ -160,8 +155,6 @@ def receptive_fields(
             (slope,) = torch.autograd.grad((middle * torch.randn(middle.shape, generator=generator).to(device)).sum(), noise)
     except (UserError, AssertionError, RuntimeError, IndexError):
         return None
-    finally:
-        handle.remove()
     reached = slope.double().square().sum((0, 1))
     reached /= reached.sum()
     centres, steps = [], []
@@ -203,8 +196,5 @@ def tapped(backbone: Backbone, layer: FeatureMap) -> Iterator[Tapped]:
         kept.output = output.detach().requires_grad_()
         return kept.output.clone()  # which the next layer may change in place
 
-    handle = dict(backbone.named_modules())[layer.name].register_forward_hook(keep)
-    try:
+    with dict(backbone.named_modules())[layer.name].register_forward_hook(keep):
         yield kept
-    finally:
-        handle.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,11 +110,7 @@ class LogSumExp(nn.Module):
         return ((torch.logsumexp(x, 2) - math.log(x.shape[2])) / self.r).to(maps.dtype)
 
 
-SPATIAL: dict[str, Callable[[], nn.Module]] = {
-    "avg": lambda: nn.AdaptiveAvgPool2d(1),
-    "max": lambda: nn.AdaptiveMaxPool2d(1),
-    "lse": LogSumExp,
-}
+SPATIAL: dict[str, Any] = {"avg": partial(nn.AdaptiveAvgPool2d, 1), "max": partial(nn.AdaptiveMaxPool2d, 1), "lse": LogSumExp}
 
 # of timm.create_model, and what says it here
 OWN = {

@@ -108,11 +108,8 @@ class Loss(nn.Module, HyperparametersMixin):
             words = ", ".join(f"{n:,} {word}" for word, n in dropped.items())
             log.warning("of %d labels of %s in train, this loss ignores %s; loss=uncertainty uses them.", labels.size, of, words)
         negative, positive = self.count(labels)
-        one_class = [
-            f"{name} ({p:g} positive, {n:g} negative)"
-            for name, p, n in zip(names, positive, negative, strict=True)
-            if not (p and n)
-        ]
+        counts = zip(names, positive, negative, strict=True)
+        one_class = [f"{name} ({p:g} positive, {n:g} negative)" for name, p, n in counts if not (p and n)]
         if one_class and (self.balance != "none" or len(one_class) == len(names)):
             raise UserError(
                 f"of {of} in train, there is only one class of {listed(one_class)}: there is nothing to learn, and no balance. "

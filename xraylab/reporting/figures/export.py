@@ -17,8 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def drawn(figure: Any, path: Path, synthetic: bool) -> str:
+    """A matplotlib figure as an HTML element of its own, and written as PNG besides."""
+    element = svg(figure, synthetic)
+    save_figure(figure, path, synthetic)
+    return element
+
+
 def save_figure(figure: Any, path: Path, synthetic: bool) -> None:
-    """Write a figure as PNG; one of synthetic data must be marked before, see :func:`svg`."""
+    """Write a matplotlib figure as PNG."""
+    if synthetic:
+        mark(figure)
     with beside(path) as partial:
         figure.savefig(partial, format="png", metadata={"Description": SYNTHETIC if synthetic else ""})
 
@@ -42,6 +51,7 @@ def svg(figure: Any, synthetic: bool) -> str:
 
 
 def mark(figure: Figure) -> None:
-    """Say on a figure that it is of synthetic data."""
+    """Say on a figure that it is of synthetic data, once."""
     title = figure.get_suptitle()
-    figure.suptitle(f"{SYNTHETIC}: {title}" if title else SYNTHETIC, color="#b07d00")
+    if not title.startswith(SYNTHETIC):
+        figure.suptitle(f"{SYNTHETIC}: {title}" if title else SYNTHETIC, color="#b07d00")

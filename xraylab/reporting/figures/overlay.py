@@ -11,20 +11,18 @@ import pandas as pd
 
 from xraylab.evaluation.metrics import ABSENT, number
 from xraylab.evaluation.objective import of_run
-from xraylab.evaluation.paired_comparison import named
+from xraylab.evaluation.paired_comparison import Result, named
 from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import SplitResult
 from xraylab.reporting.figures import export
 from xraylab.reporting.figures.curves import KINDS, curve, scored
+from xraylab.reporting.figures.layout import COLUMNS
 from xraylab.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from xraylab.evaluation.paired_comparison import Result
-
 LINES = 10  # at most, in a panel
-COLUMNS = 4  # of panels
 
 
 def overlaid(
@@ -49,8 +47,8 @@ def overlaid(
         parts.append(f"<p class=n>The {len(drawn)} of highest macro AUROC of {len(kept)} results.</p>")
     for kind in KINDS:
         figure = _panels(kind, curves, f"{split} by {unit}")
-        parts.append(export.svg(figure, synthetic))
-        export.save_figure(figure, folder / "figures" / f"{split}_{kind}{'_images' * (unit == 'image')}.png", synthetic)
+        name = f"{split}_{kind}{'_images' * (unit == 'image')}.png"
+        parts.append(export.drawn(figure, folder / "figures" / name, synthetic))
     return "".join(parts)
 
 
@@ -120,9 +118,7 @@ def trainings(folder: Path, runs: Sequence[Result], shared: set[str], synthetic:
                 axes.plot(history["epoch"] + 1, history[column], styles[k], marker=".", color=f"C{k % LINES}", lw=1)
     handles = [panels["train/loss"].plot([], [], styles[k], color=f"C{k % LINES}")[0] for k in range(len(histories))]
     figure.legend(handles, [_name(r, shared) for r, _ in histories], loc="outside lower center", fontsize=8, frameon=False)
-    drawn = export.svg(figure, synthetic)
-    export.save_figure(figure, folder / "figures" / "training.png", synthetic)
-    return f"<h2>Training</h2>{drawn}"
+    return f"<h2>Training</h2>{export.drawn(figure, folder / 'figures' / 'training.png', synthetic)}"
 
 
 def _name(r: Result, shared: set[str]) -> str:

@@ -42,6 +42,10 @@ class Section:
 
 
 def sections() -> list[Section]:
-    """Those of all modules here, in their order."""
+    """Those of all modules here, in their order.
+
+    Raises:
+        AttributeError: a module has no ``SECTION``, and would be left out without a word.
+    """
     modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
-    return sorted((m.SECTION for m in modules if hasattr(m, "SECTION")), key=lambda section: section.order)
+    return sorted((m.SECTION for m in modules), key=lambda section: section.order)

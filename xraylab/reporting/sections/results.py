@@ -7,12 +7,12 @@ from markupsafe import Markup
 from xraylab.evaluation.metrics import COUNTS, METRICS, number
 from xraylab.evaluation.predictions import PredictionTable, Scoring
 from xraylab.evaluation.result import SplitResult, Values, by_unit
+from xraylab.reporting.decisions import calibration_table, operating_table, readers_table
 from xraylab.reporting.figures import export
 from xraylab.reporting.figures.calibration import reliability
 from xraylab.reporting.figures.curves import KINDS, confusion, panels, side_by_side
 from xraylab.reporting.frame import render, table
 from xraylab.reporting.sections import Context, Section
-from xraylab.reporting.sections.decisions import calibration_table, operating_table, readers_table
 from xraylab.run import Run
 
 NONE = {"value": 0}
@@ -43,8 +43,8 @@ def _split(c: Context, split: str, result: SplitResult) -> str:
         parts.append(readers_table(split, result["readers"]))
     if "calibration" in result:
         figure = reliability(result["calibration"], f"{split} by {result['unit']}")
-        parts += [calibration_table(split, result["calibration"]), export.svg(figure, c.synthetic)]
-        export.save_figure(figure, c.directory / "figures" / f"{split}_calibration.png", c.synthetic)
+        drawn = export.drawn(figure, c.directory / "figures" / f"{split}_calibration.png", c.synthetic)
+        parts += [calibration_table(split, result["calibration"]), drawn]
     return "".join(parts)
 
 
@@ -64,13 +64,8 @@ def _figures(c: Context, of: PredictionTable, split: str, result: SplitResult) -
     for kind in KINDS:
         figure = panels(kind, of, result, where, scored)
         drawn.append(export.svg(figure, synthetic) if len(result["labels"]) > OVERLAID else "")
-        if synthetic and not drawn[-1]:
-            export.mark(figure)
         export.save_figure(figure, directory / "figures" / f"{split}_{kind}{end}.png", synthetic)
-    figure = confusion(of, result, where, scored)
-    if synthetic:
-        export.mark(figure)
-    export.save_figure(figure, directory / "figures" / f"{split}_confusion{end}.png", synthetic)
+    export.save_figure(confusion(of, result, where, scored), directory / "figures" / f"{split}_confusion{end}.png", synthetic)
     return "".join(drawn) or export.svg(side_by_side(of, result, where, scored), synthetic)
 
 

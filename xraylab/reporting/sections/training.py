@@ -33,9 +33,7 @@ def training(c: Context) -> str:
     score.set(xlabel="epoch", title="Validation AUROC")
     for axes in (loss, score):
         axes.legend(fontsize=8)
-    drawn = export.svg(figure, c.synthetic)
-    export.save_figure(figure, c.directory / "figures" / "training.png", c.synthetic)
-    return HEAD + drawn
+    return HEAD + export.drawn(figure, c.directory / "figures" / "training.png", c.synthetic)
 
 
 SECTION = Section(60, training)

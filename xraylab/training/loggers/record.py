@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from xraylab.data.study_table import SYNTHETIC
+from xraylab.system.files import read_json
 
 RECORD = "wandb.json"
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
     """Which W&B run a run directory is; None where it was not logged, or that cannot be read."""
-    try:
-        return dict(json.loads((directory / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
+    return read_json(directory / RECORD)
 
 
 def group_of(directory: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Sections of a report about decisions: operating points, confusion, calibration. HTML tables, and figures to embed."""
+"""Parts of pages about decisions: operating points, confusion, calibration. HTML tables, and figures to embed."""
 
 from __future__ import annotations
 
