@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,11 @@ from test_predict import here as here
 from test_predict import mura as mura
 from test_predict import run_of, table_of
 
+from xraylab.data.images.dicom_headers import read_header
 from xraylab.data.synthetic.pictures import draw_picture
 from xraylab.errors import UserError
-from xraylab.explanation.dicom_results import SNOMED
-from xraylab.explanation.explanations import Explainer, draw
+from xraylab.explanation.dicom_results import SNOMED, Finding, Model, made_of
+from xraylab.explanation.explanations import Drawn, Explainer, draw
 from xraylab.inference.inputs import LEFT_OUT, find_studies
 from xraylab.inference.studies import Options
 
@@ -122,11 +124,7 @@ def test_all_is_in_one_study_of_one_patient_and_nothing_else_is_copied(here, mur
 def test_heat_maps_are_those_of_explaining(here, mura, tmp_path):
     source = dicom(tmp_path / "in" / "many.dcm", 3, frames=3)
     here(f"run={mura}", f"input={source}", "format=dicom_sr", "output=out")
-    capture = (
-        hd.sc.SCImage.from_dataset(pydicom.dcmread(tmp_path / "empty" / "out" / "many.abnormal.sc.dcm"))
-        if hasattr(hd.sc.SCImage, "from_dataset")
-        else pydicom.dcmread(tmp_path / "empty" / "out" / "many.abnormal.sc.dcm")
-    )
+    capture = pydicom.dcmread(tmp_path / "empty" / "out" / "many.abnormal.sc.dcm")
     explainer = Explainer(mura, find_studies(str(source)), CPU)
     (explained,) = explainer.explained("many", explainer.read("many"), ["abnormal"], "stem")
     draw(explained, tmp_path / "png", 1, "")
@@ -203,6 +201,8 @@ def test_one_bad_file_costs_that_file_only(here, mura, tmp_path):
     dicom(top / "good.dcm", 1)
     dicom(top / "half" / "a.dcm", 2, study=study)
     dicom(top / "half" / "b.dcm", 3, study=study)
+    wrong = dicom(top / "wrong.dcm", 7)
+    wrong.write_bytes(wrong.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 192"))
     (top / "half" / "b.dcm").write_bytes((top / "half" / "a.dcm").read_bytes()[:-500])
     dicom(top / "nameless.dcm", 4, without=("StudyInstanceUID",))
     dicom(top / "mixed" / "a.dcm", 5)
@@ -213,12 +213,13 @@ def test_one_bad_file_costs_that_file_only(here, mura, tmp_path):
     assert sorted(p.name for p in out.glob("*.sr.dcm")) == ["good.sr.dcm", "half.sr.dcm"]
     skipped = pd.read_csv(out.with_name("out.skipped.csv")).set_index("id")
     assert skipped["study"].to_dict() == {
-        "half": "predicted from the rest", "nameless": LEFT_OUT, "mixed": LEFT_OUT, "picture": LEFT_OUT,
+        "half": "predicted from the rest", "nameless": LEFT_OUT, "mixed": LEFT_OUT, "picture": LEFT_OUT, "wrong": LEFT_OUT,
     }  # fmt: skip
     assert "its header has no StudyInstanceUID" in skipped["reason"]["nameless"]
     assert "differ in StudyInstanceUID" in skipped["reason"]["mixed"]
     assert "not a DICOM file" in skipped["reason"]["picture"]
-    assert "predicted 2 studies, 3 left out" in said
+    assert "text in its header is not in the character set that it names" in skipped["reason"]["wrong"]
+    assert "predicted 2 studies, 4 left out" in said
     evidence = pydicom.dcmread(out / "half.sr.dcm").CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     assert len(evidence) == 1, "of the file that was seen alone"
 
@@ -236,16 +237,53 @@ def test_what_is_no_dicom_is_refused_and_nothing_written(here, mura, tmp_path, m
         ([f"input={tmp_path / 'b.npy'}"], "has no study of DICOM files"),
         ([f"input={bare}"], "not one of 1 studies can be written as DICOM: .* its header has no SeriesInstanceUID"),
         ([f"input={source}", "overwrite=true"], "writes into a new folder and replaces nothing"),
-        ([f"input={source}", f"output={tmp_path / 'full'}"], "the folder is not empty"),
+        ([f"input={source}", "output=../full"], "the folder is not empty"),
     ):
         with pytest.raises(UserError, match=words):
-            here(f"run={mura}", "format=dicom_sr", "output=out", *typed[:1], *typed[1:]) if len(
-                typed
-            ) == 1 or "output" not in typed[1] else here(f"run={mura}", "format=dicom_sr", *typed)
+            here(f"run={mura}", "format=dicom_sr", *(["output=out"] if len(typed) == 1 else []), *typed)
         assert not list((tmp_path / "empty").iterdir())
+    assert [file.name for file in (tmp_path / "full").iterdir()] == ["file"]
     monkeypatch.setattr("xraylab.explanation.dicom_results.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'xraylab\[dicom\]'"):
         here(f"run={mura}", "format=dicom_sr", "output=out", f"input={source}")
+
+
+def test_names_of_every_script_long_labels_and_pictures_of_odd_size(tmp_path):
+    name = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+    source = dicom(tmp_path / "a.dcm", PatientName=name, SpecificCharacterSet=["", "ISO 2022 IR 87"], StudyDescription="Hand")
+    model = Model("resnet18", "1", "2026-01-31_12-00-00")
+    over = Drawn("a", None, 1, 0.2, np.random.default_rng(0).integers(0, 255, (61, 73, 3)).astype(np.uint8))
+    findings = [Finding("pneumothorax", 0.1 + 0.2, model, True, 0.3, over), Finding("l" * 80, 1e-12, model, False, 0.3)]
+    report, maps = made_of({"a": read_header(source)}, findings, "a", synthetic=False)
+    found, capture = (pydicom.dcmread(io.BytesIO(content)) for content in (report, maps["pneumothorax"]))
+    for result in (found, capture):
+        assert str(result.PatientName) == name
+        assert result.PatientName.ideographic == "山田^太郎"
+        assert "ynthetic" not in str(result.to_json())
+    assert np.array_equal(capture.pixel_array, over.pixels)
+    groups = hd.sr.srread(io.BytesIO(report)).content.get_image_measurement_groups()
+    assert [g.get_measurements()[0].value for g in groups] == [0.1 + 0.2, 1e-12], "to the last digit"
+    assert groups[1].finding_type.value == "l" * 80
+    assert groups[0].finding_type == codes.SCT.Pneumothorax
+
+
+def test_a_model_without_places_reports_without_a_map(here, mura, tmp_path, monkeypatch):
+    def explained(*_):
+        raise UserError("no layer has places")
+
+    monkeypatch.setattr(Explainer, "explained", explained)
+    said = here(f"run={mura}", f"input={dicom(tmp_path / 'a.dcm')}", "format=dicom_sr", "output=out")
+    assert "there are no heat maps: no layer has places" in said
+    assert [file.name for file in (tmp_path / "empty" / "out").iterdir()] == ["a.sr.dcm"]
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_2_where_it_refuses(command, mura, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40), np.uint8))
+    done = command("predict", f"run={mura}", f"input={tmp_path / 'a.png'}", "format=dicom_sr", f"output={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "has no study of DICOM files" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_codes_of_findings_are_those_of_dicom():
