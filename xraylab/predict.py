@@ -6,8 +6,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,12 +17,14 @@ from xraylab.config.launch import importing, launch
 from xraylab.errors import UserError, listed
 from xraylab.run import home_of, run_of
 from xraylab.system.command_line import shown
-from xraylab.system.files import beside
+from xraylab.system.files import beside, new_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xraylab.inference.inputs import Skipped
+    from xraylab.inference.inputs import Files, Skipped
+    from xraylab.inference.predictor import Predicted
+    from xraylab.inference.studies import Options
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +37,17 @@ xraylab.predict: predict studies with a finished run.
   python -m xraylab.predict 'run=[<abnormal>,<acl>,<meniscus>]' input=MRNet-v1.0/valid format=mrnet output=mrnet.csv
   python -m xraylab.predict run=outputs/chexpert/<date_time> 'input=[front.dcm,side.dcm]'
   python -m xraylab.predict run=outputs/mrnet/<date_time> input=new/axial calibrate=true threshold=youden
+  python -m xraylab.predict run=outputs/mura/<date_time> input=hand.dcm format=dicom_sr output=reports
 
 A run may be a combination; several runs, each of other labels, make one table. Files are PNG, JPEG, TIFF, .npy (an image, or
 a volume of slices) and DICOM (pip install 'xraylab[dicom]'). The table is id,patient,group,split,p_<label>...,logit_<label>...
 (natural log-odds, before calibrate=true), in the order of the input; where studies have several views, <output>_images.csv is
-the same by image. An id is a file's name or path: nothing that a file says of its patient is read. Files that cannot be read
-are named in <output>.skipped.csv, and the rest is predicted. Weights of other frameworks (.h5) are out of scope.
+the same by image. An id is a file's name or path: nothing that a file says of its patient is read, but for format=dicom_sr.
+Files that cannot be read are named in <output>.skipped.csv, and the rest is predicted. Weights of other frameworks (.h5) are
+out of scope.
+
+format=dicom_sr writes a folder: of each study of DICOM files a structured report, and heat maps as secondary captures, in the
+same DICOM study. It COPIES the patient's name, number, birth date and the study from the files' headers. Research only.
 """
 
 
@@ -54,12 +63,12 @@ def job(cfg: DictConfig) -> None:
     with importing():
         from xraylab.data.images.source import check_bits
         from xraylab.data.study_table import SPLITS
-        from xraylab.evaluation.operating_points import decided, threshold_text
+        from xraylab.evaluation.operating_points import threshold_text
         from xraylab.evaluation.predictions import PredictionTable
-        from xraylab.inference.inputs import LEFT_OUT, find_studies
+        from xraylab.inference.inputs import find_studies
         from xraylab.inference.predictor import predict_all, run_labels
         from xraylab.inference.studies import Options
-        from xraylab.inference.submission import check_format, write_submission
+        from xraylab.inference.submission import DICOM, check_format
         from xraylab.training.fit import silence_lightning
 
     check_format(cfg.format)
@@ -79,18 +88,14 @@ def job(cfg: DictConfig) -> None:
     studies = given if given in SPLITS else find_studies(given, cfg.study, cfg.patient, cfg.group, cfg.root)
     if not isinstance(studies, str):
         log.info("input: %d studies of %d files", len(studies.frame), sum(map(len, studies.frame["images"])))
-    done = predict_all(runs, studies, options)
-    table = decided(done.table, thresholds or threshold, temperatures)
-    left_out = list(dict.fromkeys(s.id for s in done.skipped if s.study == LEFT_OUT))
-    _write_skipped(done.skipped, _skipped_file(output))
-    if cfg.format == "table":
-        PredictionTable(table).write(output, done.synthetic)
-        if done.images is not None and not temperatures:
-            PredictionTable(done.images).write(_images_file(output), done.synthetic)
-        else:
-            _images_file(output).unlink(missing_ok=True)
+    chosen = Chosen(threshold, thresholds, temperatures)
+    if cfg.format == DICOM:
+        done = _write_dicom(runs, studies, options, chosen, output)
     else:
-        write_submission(cfg.format, table, done.paths, output, left_out)
+        done = predict_all(runs, studies, options)
+        _write(cfg.format, done, chosen, output)
+    _write_skipped(done.skipped, _skipped_file(output))
+    left_out = _left_out(done.skipped)
     if temperatures:
         log.info("CALIBRATED by the temperatures of validation: %s", _values(temperatures))
         if done.images is not None:
@@ -110,6 +115,89 @@ def job(cfg: DictConfig) -> None:
         log.warning("SYNTHETIC SAMPLE: the model or the images are drawings; results mean nothing for patients.")
     without = f", {len(left_out)} left out" if left_out else ""
     log.info("predicted %d studies%s in %.0f s: %s", len(done.table), without, time.monotonic() - started, output)
+
+
+class Chosen(NamedTuple):
+    """What is done with probabilities."""
+
+    threshold: Any  # a number, or the rule's name; None: nothing is called
+    thresholds: dict[str, float]  # those of the rule by label, of probabilities as the models give them; empty: there is none
+    temperatures: dict[str, float]  # by label; empty: nothing is calibrated
+
+    def decided(self, table: pd.DataFrame) -> pd.DataFrame:
+        from xraylab.evaluation.operating_points import decided
+
+        return decided(table, self.thresholds or self.threshold, self.temperatures)
+
+    def cuts(self, labels: Sequence[str]) -> dict[str, float] | None:
+        """By label, of the probabilities of the decided table; None: nothing is called."""
+        from xraylab.evaluation.operating_points import cut
+
+        if self.threshold is None:
+            return None
+        if not self.thresholds:
+            return dict.fromkeys(labels, float(self.threshold))
+        return {label: cut(self.thresholds[label], self.temperatures.get(label)) for label in labels}
+
+
+def _write(kind: str, done: Predicted, chosen: Chosen, output: Path) -> None:
+    """Write the table, and the one by image; or the file of a challenge."""
+    from xraylab.evaluation.predictions import PredictionTable
+    from xraylab.inference.submission import write_submission
+
+    table = chosen.decided(done.table)
+    if kind != "table":
+        write_submission(kind, table, done.paths, output, _left_out(done.skipped))
+        return
+    PredictionTable(table).write(output, done.synthetic)
+    if done.images is not None and not chosen.temperatures:
+        PredictionTable(done.images).write(_images_file(output), done.synthetic)
+    else:
+        _images_file(output).unlink(missing_ok=True)
+
+
+def _write_dicom(runs: Sequence[Path], studies: str | Files, options: Options, chosen: Chosen, output: Path) -> Predicted:
+    """Predict, and write structured reports and heat maps into a new folder.
+
+    Raises:
+        UserError: the input is no DICOM, or no study can be written.
+    """
+    from xraylab.evaluation.predictions import PredictionTable
+    from xraylab.explanation.dicom_folder import of_dicom, write_results
+    from xraylab.explanation.dicom_results import require_highdicom
+    from xraylab.explanation.explanations import Explainer
+    from xraylab.inference.inputs import LEFT_OUT
+    from xraylab.inference.predictor import require_apart, side_by_side
+
+    if isinstance(studies, str):
+        raise UserError(
+            f"input={studies}: format=dicom_sr puts results in the study of DICOM files; a split of a run's data is not given as "
+            "such. Give its files, or write format=table."
+        )
+    require_highdicom()
+    studies = of_dicom(studies)
+    require_apart(runs, options)
+    folder = new_folder(output)
+    log.info("format=dicom_sr COPIES who the patient is, and the study, from the headers of the files into %s", folder)
+    try:
+        explainers = {run: Explainer(run, studies, options) for run in runs}
+        done = side_by_side(runs, [explainer.predicted for explainer in explainers.values()])
+        table = chosen.decided(done.table)
+        cuts = chosen.cuts(PredictionTable(table).predicted)
+        written, skipped = write_results(explainers, table, cuts, done.synthetic, folder)
+    except UserError:
+        with suppress(OSError):
+            folder.rmdir()  # where nothing was written
+        raise
+    lost = {s.id for s in skipped}
+    before = [s._replace(study=LEFT_OUT) if s.id in lost else s for s in done.skipped]
+    return replace(done, table=table[table["id"].isin(written)], skipped=[*before, *skipped], images=None)
+
+
+def _left_out(skipped: Sequence[Skipped]) -> list[str]:
+    from xraylab.inference.inputs import LEFT_OUT
+
+    return list(dict.fromkeys(s.id for s in skipped if s.study == LEFT_OUT))
 
 
 def _warn_of_classes(studies: pd.DataFrame, labels: Sequence[str]) -> None:
@@ -173,7 +261,7 @@ def _check(cfg: DictConfig) -> None:
     number = isinstance(cfg.threshold, int | float) and not isinstance(cfg.threshold, bool)
     if not (cfg.threshold is None or isinstance(cfg.threshold, str) or (number and 0 <= cfg.threshold <= 1)):
         raise UserError(f"threshold={cfg.threshold}: it is a probability, 0 to 1, or a rule that the run chose by, as youden.")
-    if cfg.threshold is not None and cfg.format not in ("table", "mura"):
+    if cfg.threshold is not None and cfg.format not in ("table", "mura", "dicom_sr"):
         raise UserError(f"threshold={cfg.threshold}: format={cfg.format} holds no calls. Leave it out, or write format=table.")
     if not isinstance(cfg.calibrate, bool):
         raise UserError(f"calibrate={cfg.calibrate}: it is true or false.")
@@ -186,7 +274,7 @@ def _check(cfg: DictConfig) -> None:
 
 
 def _output(cfg: DictConfig, runs: Sequence[Path], given: str | list[str]) -> Path:
-    """Where to write, which can be written and is not there yet."""
+    """Where to write, which can be written and is not there yet; of DICOM results a folder, which is made later."""
     if cfg.output is not None:
         output = Path(cfg.output).expanduser()
     else:
@@ -195,9 +283,14 @@ def _output(cfg: DictConfig, runs: Sequence[Path], given: str | list[str]) -> Pa
         home = home_of(runs[0])
         if home is None:
             raise UserError(f"output must be given: {runs[0]} is a checkpoint in no run directory. output=<file.csv>")
-        calls = cfg.threshold is not None and cfg.format == "table"
+        calls = cfg.threshold is not None and cfg.format in ("table", "dicom_sr")
         kinds = {"_calibrated": cfg.calibrate, "_calls": calls, f"_{cfg.format}": cfg.format != "table"}
-        output = home / "predictions" / f"{_name(given)}{''.join(k for k, of_it in kinds.items() if of_it)}.csv"
+        name = f"{_name(given)}{''.join(k for k, of_it in kinds.items() if of_it)}"
+        output = home / "predictions" / (name if cfg.format == "dicom_sr" else f"{name}.csv")
+    if cfg.format == "dicom_sr":
+        if cfg.overwrite:
+            raise UserError("overwrite=true: format=dicom_sr writes into a new folder and replaces nothing. Leave it out.")
+        return output
     if output.is_dir():
         raise UserError(f"output={output}: it is a folder. Name a file: {shown('output', output / 'predictions.csv')}")
     written = (output, _images_file(output)) if cfg.format == "table" else (output,)

@@ -321,6 +321,17 @@ def decided(
     return out.assign(**{f"call_{la}": (out[f"p_{la}"] >= threshold).astype(int) for la in labels})
 
 
+def cut(threshold: float, temperature: float | None) -> float:
+    """A threshold of probabilities as a model gives them, as one of calibrated ones; None: they are not.
+
+    >>> cut(0.5, 2.0), round(cut(0.2, 2.0), 4)  # a temperature leaves a half where it is
+    (0.5, 0.3333)
+    """
+    if temperature is None or not 0 < threshold < 1:
+        return threshold
+    return float(scaled(np.log(threshold) - np.log1p(-threshold), temperature))
+
+
 def threshold_text(threshold: float | None) -> str:
     """A threshold to read, which is neither 0 nor 1 where it is only near them."""
     if threshold is None:

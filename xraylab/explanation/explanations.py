@@ -44,6 +44,16 @@ class Picture(NamedTuple):
     pixels: np.ndarray  # uint8 (H,W) or (H,W,3), as decoded
 
 
+class Drawn(NamedTuple):
+    """A map over its image."""
+
+    image: str  # as of a picture
+    slice: int | None
+    number: int  # of the image in its study, from 1 on
+    share: float  # of the study, of all models together
+    pixels: np.ndarray  # uint8 (H,W,3)
+
+
 class Read(NamedTuple):
     """The images of a study, as decoded and as a network gets them."""
 
@@ -271,26 +281,35 @@ def write_explanations(
 
 def draw(found: Explanation, folder: Path, most: int, about: str) -> None:
     """Write overlays of the images that say most, each in the image's own pixels, and ``sheet.png`` with all of them."""
+    overlays, table = drawn(found, most), found.table()
+    names = [p.image for p in {(p.image, p.slice): p for of in found.pictures for p in of}.values()]
+    tiles = []
+    for one in overlays:
+        name = f"{one.number:03d}_{safe(Path(one.image).stem)}" + (f"_{one.slice:03d}" if one.slice else "")
+        write_png(folder / f"{name}.png", one.pixels, about)
+        words = f"slice {one.slice} of {names.count(one.image)}" if one.slice else Path(one.image).name
+        tiles.append((one.pixels, f"{words[-24:]}: {one.share:+.3f}"))
+    p = float(sigmoid(np.array(found.logit)))
+    unit = table["adds_up_to"].iloc[0]
+    head = f"{found.study}: {found.finding}, p {p:.3f}, {found.maps[0].method}\n"
+    head += f"{len(tiles)} of {len(names)} images, by their share of the study's {unit}\n{about}"
+    write_png(folder / "sheet.png", sheet(tiles, head), about)
+
+
+def drawn(found: Explanation, most: int) -> list[Drawn]:
+    """Overlays of the images that say most, in the order of the study, each in the image's own pixels; one scale for all."""
     heat = found.heat()
     pictures = {(p.image, p.slice): p.pixels for of in found.pictures for p in of}
     table = found.table().assign(slice=lambda t: t["slice"].astype(object).where(t["slice"].notna(), None))
     shares = table.groupby(["image", "slice"], sort=False, dropna=False)["share"].sum()
     keys = [(image, None if pd.isna(number) else int(number)) for image, number in shares.index]
-    chosen = np.sort(np.argsort(-shares.to_numpy(), kind="stable")[:most])
     largest = max(float(values.max()) for values in heat.values())
-    tiles = []
-    for k in chosen:
-        key = keys[k]
-        drawn = overlay(pictures[key], heat[key], largest, ringed=heat[key].max() >= RINGED * largest)
-        name = f"{k + 1:03d}_{safe(Path(key[0]).stem)}" + (f"_{key[1]:03d}" if key[1] else "")
-        write_png(folder / f"{name}.png", drawn, about)
-        words = f"slice {key[1]} of {sum(i == key[0] for i, _ in keys)}" if key[1] else Path(key[0]).name
-        tiles.append((drawn, f"{words[-24:]}: {shares.iloc[k]:+.3f}"))
-    p = float(sigmoid(np.array(found.logit)))
-    unit = table["adds_up_to"].iloc[0]
-    head = f"{found.study}: {found.finding}, p {p:.3f}, {found.maps[0].method}\n"
-    head += f"{len(tiles)} of {len(keys)} images, by their share of the study's {unit}\n{about}"
-    write_png(folder / "sheet.png", sheet(tiles, head), about)
+    out = []
+    for k in np.sort(np.argsort(-shares.to_numpy(), kind="stable")[:most]).tolist():
+        of = heat[keys[k]]
+        over = overlay(pictures[keys[k]], of, largest, ringed=bool(of.max() >= RINGED * largest))
+        out.append(Drawn(keys[k][0], keys[k][1], k + 1, float(shares.iloc[k]), over))
+    return out
 
 
 def write_arrays(found: Explanation, path: Path) -> None:

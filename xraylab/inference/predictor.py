@@ -214,15 +214,32 @@ def predict_all(runs: Sequence[Path], studies: str | Files, options: Options | N
         UserError: as of :func:`predict`; or two runs predict one label.
     """
     options = options or Options()
-    if len(runs) == 1:
-        return predict(runs[0], studies, options)
+    require_apart(runs, options)
+    return side_by_side(runs, [predict(run, studies, options) for run in runs])
+
+
+def require_apart(runs: Sequence[Path], options: Options) -> None:
+    """Refuse runs of which two predict one label.
+
+    Raises:
+        UserError: as said.
+    """
     of: dict[str, Path] = {}
-    for run in runs:
+    for run in runs if len(runs) > 1 else ():
         for label in run_labels(run, options.checkpoint):
             if label in of:
                 raise UserError(f"run: {of[label]} and {run} both predict {label}. Combine them first: python -m xraylab.combine")
             of[label] = run
-    done = [predict(run, studies, options) for run in runs]
+
+
+def side_by_side(runs: Sequence[Path], done: Sequence[Predicted]) -> Predicted:
+    """The predictions of several runs, each of other labels, as one.
+
+    Raises:
+        UserError: there is no study that all could predict.
+    """
+    if len(runs) == 1:
+        return done[0]
     tables, skipped = _shared(done)
     names = short_names(runs)
     table, views = _side_by_side(tables, names), [d.images for d in done if d.images is not None]

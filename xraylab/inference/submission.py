@@ -26,7 +26,8 @@ from xraylab.errors import UserError, did_you_mean
 from xraylab.evaluation.predictions import PredictionTable
 from xraylab.system.files import beside
 
-FORMATS = ("table", "mrnet", "mura", "chexpert")
+DICOM = "dicom_sr"  # no challenge's: structured reports, see xraylab.explanation.dicom_folder
+FORMATS = ("table", "mrnet", "mura", "chexpert", DICOM)
 
 
 def check_format(name: str, labels: Sequence[str] | None = None) -> None:
@@ -40,7 +41,7 @@ def check_format(name: str, labels: Sequence[str] | None = None) -> None:
     """
     if name not in FORMATS:
         raise UserError(f"format={name}: it is {', '.join(FORMATS)}.{did_you_mean(name, FORMATS)}")
-    if labels is None or name == "table":
+    if labels is None or name in ("table", DICOM):
         return
     needed = {"mrnet": TASKS, "mura": (LABEL,), "chexpert": COMPETITION}[name]
     if missing := [label for label in needed if label not in labels]:

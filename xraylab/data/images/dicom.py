@@ -9,8 +9,9 @@ of a volume, each with its own rescaling, window or VOI LUT where it has them. F
 Compressed syntaxes need a decoder: RLE is pydicom's own; JPEG (also lossless, and of 12 bits), JPEG-LS and JPEG 2000 are
 python-gdcm's, HTJ2K is pylibjpeg-openjpeg's. JPEG-LS of 6 or 7 bits is pyjpegls's alone, which is not in the extra.
 
-Only what describes pixels is read from a file. Nothing that names a patient reaches a result, a log or an error: those
-speak of the file's name. A name or folder that names a patient is the user's to change.
+Only what describes pixels is read from a file here. Nothing that names a patient reaches a result, a log or an error: those
+speak of the file's name; whose it is, is read where results go back to the patient's study alone
+(:mod:`xraylab.data.images.dicom_headers`). A name or folder that names a patient is the user's to change.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def read_dicom(path: Path, colour: bool = False) -> np.ndarray:
         UserError: pydicom is not installed; the file cannot be read, has no pixels, or is compressed in a way for which there
             is no decoder.
     """
-    with _discreet(path):
+    with discreet(path):
         dataset = _read(path)
         photometric = str(dataset.get("PhotometricInterpretation", ""))
         if photometric in GREY:
@@ -89,7 +90,7 @@ def dicom_shape(path: Path) -> tuple[int, int, int]:
     Raises:
         UserError: it cannot be read.
     """
-    with _discreet(path):
+    with discreet(path):
         return stored_shape(path, _read(path, pixels=False))
 
 
@@ -114,16 +115,24 @@ def dicom_layouts(paths: Sequence[Path]) -> list[tuple[int, bool]]:
             return 1, False
         return frames, frames == 1 and (bool(dataset.get("ImagePositionPatient")) or dataset.get("Modality") in CROSS_SECTIONS)
 
-    with _discreet(paths[0]), ThreadPoolExecutor(LOOKED_AT) as pool:  # over a network, one by one takes minutes
+    with discreet(paths[0]), ThreadPoolExecutor(LOOKED_AT) as pool:  # over a network, one by one takes minutes
         return list(pool.map(layout, paths))
 
 
 @contextmanager
-def _discreet(path: Path) -> Iterator[None]:
-    """Without the words of pydicom's warnings and errors, which quote what a file says of its patient."""
-    log = logging.getLogger("pydicom")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+def discreet(path: object, wrong: str = "a DICOM file whose header does not describe its pixels") -> Iterator[None]:
+    """Without the words of pydicom's warnings and errors, which quote what a file says of its patient.
+
+    Args:
+        wrong: what is said instead.
+
+    Raises:
+        UserError: in place of an error of whatever kind.
+    """
+    logs = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -133,9 +142,10 @@ def _discreet(path: Path) -> Iterator[None]:
     except MemoryError:
         raise UserError(f"{path}: memory is too small for its pixels.") from None
     except Exception:  # of as many kinds as there are things to be wrong in a header
-        raise UserError(f"{path}: a DICOM file whose header does not describe its pixels.") from None
+        raise UserError(f"{path}: {wrong}.") from None
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def require_pydicom(where: object) -> None:
