@@ -150,10 +150,15 @@ def test_mistakes_are_said_before_a_model_is_made(mura, tmp_path, monkeypatch):
 def test_shares_add_up_where_the_run_was_trained_and_predicts_in_half_precision(explained, knees, tmp_path):
     run = shutil.copytree(knees["axial"], tmp_path / "half")
     config = OmegaConf.load(run / "config.yaml")
-    OmegaConf.save({**config, "precision": "bf16"}, run / "config.yaml")
-    _, table = explained(f"run={run}", "input=test", "limit=2", "finding=acl")
-    for _, rows in table.groupby("study"):
-        assert rows["share"].sum() + rows["rest"].iloc[0] == pytest.approx(rows["logit"].iloc[0], abs=1e-5)
+    config.precision = "bf16"
+    OmegaConf.save(config, run / "config.yaml")
+    _, table = explained(f"run={run}", "input=test", "limit=10", "finding=acl")
+    logits = table.groupby("study")["logit"].first()
+    for study, rows in table.groupby("study"):
+        assert rows["share"].sum() + rows["rest"].iloc[0] == pytest.approx(logits[study], abs=1e-5)
+    run_job("predict", f"run={run}", "input=test", "output=half.csv")
+    half = pd.read_csv("half.csv", dtype={"id": str}).set_index("id")["logit_acl"]
+    assert (half - logits).abs().max() > 1e-4, "the run itself predicts in half precision"
 
 
 def test_a_method_that_is_not_for_the_model_leaves_nothing(knees, tmp_path, monkeypatch):

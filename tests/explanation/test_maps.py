@@ -20,6 +20,12 @@ from xraylab.training.study_module import StudyModule
 POOLS = (MaxFeature, Attention, MeanProbability, MaxProbability)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Backbones are made before :func:`model` seeds what it adds to them."""
+    torch.manual_seed(0)
+
+
 def model(backbone=None, pool=None, labels=("a", "b"), loss=None, **net) -> StudyModule:
     torch.manual_seed(0)
     loss = loss or WeightedBCE()
