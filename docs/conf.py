@@ -29,7 +29,7 @@ autodoc_member_order = "bysource"
 napoleon_use_rtype = False
 nitpicky = False
 
-COMMANDS = ("config", "evaluate", "predict", "explain", "combine", "report", "check", "describe", "prepare", "sample")
+COMMANDS = ("config", "evaluate", "predict", "explain", "export", "combine", "report", "check", "describe", "prepare", "sample")
 EMBEDDED = {"dataset.embedded.settings.": "", "dataset.embedded.sample.": "dataset.sample."}  # changes of other keys
 
 HEAD = """# Configuration

@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "repeat a run's evaluation from its checkpoint",
     "predict": "predict a split, a folder, a list or single files with a run",
     "explain": "show where in its images a run's prediction comes from",
+    "export": "write a run as one file for other programs, ONNX or torch.export",
     "combine": "make several models one, from their prediction tables",
     "report": "write the report of a run, or of several together",
     "check": "say whether a download is whole, and what is wrong with it",

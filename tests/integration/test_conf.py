@@ -99,7 +99,7 @@ def test_a_wrong_argument_of_a_group_is_named():
 
 
 @pytest.mark.parametrize(
-    "primary", ["config", "evaluate", "predict", "explain", "combine", "sample", "check", "describe", "prepare"]
+    "primary", ["config", "evaluate", "predict", "explain", "export", "combine", "sample", "check", "describe", "prepare"]
 )
 def test_every_command_composes(primary):
     GlobalHydra.instance().clear()
@@ -109,6 +109,7 @@ def test_every_command_composes(primary):
         "evaluate": {"run", "table"},
         "predict": {"run", "input"},
         "explain": {"run", "input"},
+        "export": {"run", "format"},
         "combine": {"runs"},
         "sample": {"root", "dataset"},
     }
