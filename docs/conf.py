@@ -29,7 +29,9 @@ autodoc_member_order = "bysource"
 napoleon_use_rtype = False
 nitpicky = False
 
-COMMANDS = ("config", "evaluate", "predict", "explain", "serve", "combine", "report", "check", "describe", "prepare", "sample")
+COMMANDS = (
+    "config", "evaluate", "predict", "explain", "serve", "export", "combine", "report", "check", "describe", "prepare", "sample",
+)  # fmt: skip
 EMBEDDED = {"dataset.embedded.settings.": "", "dataset.embedded.sample.": "dataset.sample."}  # changes of other keys
 
 HEAD = """# Configuration

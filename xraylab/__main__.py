@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "predict a split, a folder, a list or single files with a run",
     "explain": "show where in its images a run's prediction comes from",
     "serve": "serve a run to a browser, and to programs",
+    "export": "write a run as one file for other programs, ONNX or torch.export",
     "combine": "make several models one, from their prediction tables",
     "report": "write the report of a run, or of several together",
     "check": "say whether a download is whole, and what is wrong with it",

@@ -99,7 +99,8 @@ def test_a_wrong_argument_of_a_group_is_named():
 
 
 @pytest.mark.parametrize(
-    "primary", ["config", "evaluate", "predict", "explain", "serve", "combine", "sample", "check", "describe", "prepare"]
+    "primary",
+    ["config", "evaluate", "predict", "explain", "serve", "export", "combine", "sample", "check", "describe", "prepare"],
 )
 def test_every_command_composes(primary):
     GlobalHydra.instance().clear()
@@ -110,6 +111,7 @@ def test_every_command_composes(primary):
         "predict": {"run", "input"},
         "explain": {"run", "input"},
         "serve": {"run", "limits"},
+        "export": {"run", "format"},
         "combine": {"runs"},
         "sample": {"root", "dataset"},
     }

@@ -101,9 +101,10 @@ class MaxProbability(Pool):
         x = x.unflatten(1, (-1, self.softmax))
         difference = (x[..., 1] - x[..., 0]).detach()
         top = ~(difference < segment_max(difference, study, studies + 1)[study])  # what is not a number stays seen
-        place = torch.arange(len(x), device=x.device)[:, None].expand_as(difference)
-        place = torch.where(top, place, len(x) - 1)
-        first = place.new_full((studies + 1, x.shape[1]), len(x) - 1).scatter_reduce(
+        count = x.shape[0]  # and not len(x), which is a constant to torch.export
+        place = torch.arange(count, device=x.device)[:, None].expand_as(difference)
+        place = torch.where(top, place, count - 1)
+        first = place.new_full((studies + 1, x.shape[1]), count - 1).scatter_reduce(
             0, study[:, None].expand_as(place), place, "amin"
         )
         return x.gather(0, first[:studies, :, None].expand(-1, -1, self.softmax)).flatten(1)
