@@ -63,7 +63,7 @@ def test_a_file_says_what_the_run_predicted_of_its_studies(written, mura, mura_r
     compared = 0
     for row in table.to_dict("records"):
         (folder,) = {path.parent for path in mura_root.rglob("*.png") if str(path).find(row["id"]) >= 0}
-        pictures = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(folder.iterdir())]
+        pictures = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(folder.glob("image*.png"))]
         if len({picture.shape for picture in pictures}) > 1:
             continue
         p, z = session.run(["probabilities", "logits"], {"images": np.stack(pictures)})
@@ -112,6 +112,7 @@ def test_the_example_runs_without_torch_and_xraylab(written, mura, mura_root, tm
     assert found == pytest.approx(wanted, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "form"), [("mean", "onnx"), ("stack", "torch_export")])
 def test_a_combination_of_planes_has_an_input_a_plane(knees, here, mrnet_root, method, form, tmp_path):
     both = f"runs=[{knees['axial']},{knees['coronal']}]"
@@ -135,6 +136,7 @@ def test_a_combination_of_planes_has_an_input_a_plane(knees, here, mrnet_root, m
         assert p == pytest.approx([row["p_acl"], row["p_meniscus"]], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_temperatures_and_thresholds_are_applied_together(knees, here, tmp_path):
     run = shutil.copytree(knees["all"], tmp_path / "calibrated")
     file = run / "operating_points.json"

@@ -45,7 +45,7 @@ def test_every_text_file_is_read_and_written_as_utf8():
         for call in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
             opened = isinstance(call.func, ast.Name) and call.func.id == "open"
             method = isinstance(call.func, ast.Attribute) and call.func.attr in ("open", "read_text", "write_text")
-            of_others = method and ast.unparse(call.func) in ("os.open", "Image.open")
+            of_others = method and ast.unparse(call.func) in ("os.open", "Image.open", "unzipped.open")
             modes = [a.value for a in (*call.args, *(k.value for k in call.keywords)) if isinstance(a, ast.Constant)]
             binary = any(isinstance(mode, str) and re.fullmatch(r"[rwax+]*b[rwax+]*", mode) for mode in modes)
             if (opened or method) and not of_others and not binary and "encoding" not in {k.arg for k in call.keywords}:

@@ -206,8 +206,8 @@ def unpack(archive: str, folder: str, most: int, size: int) -> list[tuple[str, s
     """
     out: list[tuple[str, str]] = []
     try:
-        with zipfile.ZipFile(archive) as opened:
-            entries = [entry for entry in opened.infolist() if not entry.is_dir()]
+        with zipfile.ZipFile(archive) as unzipped:
+            entries = [entry for entry in unzipped.infolist() if not entry.is_dir()]
             if len(entries) > most:
                 raise TooLarge(f"it holds {len(entries):,} files, where {most:,} are read at most.")
             for number, entry in enumerate(entries):
@@ -220,7 +220,7 @@ def unpack(archive: str, folder: str, most: int, size: int) -> list[tuple[str, s
                 if entry.flag_bits & 1:
                     raise UserError("it is encrypted")
                 target = Path(folder) / f"{number:05d}{suffix_of(name)}"
-                with opened.open(entry) as source, target.open("wb") as file:
+                with unzipped.open(entry) as source, target.open("wb") as file:
                     while block := source.read(BLOCK):
                         size -= len(block)
                         if size < 0:

@@ -123,7 +123,12 @@ def test_no_child_outlives_a_parent_that_is_killed_nor_imports_torch():
         ("explicit_dcm", "Rows", 49, "cut short: 3072 bytes of 3136"),
         ("explicit_dcm", "SamplesPerPixel", 3, "3 samples a pixel, where MONOCHROME2 has 1"),
         ("jpeg_ls_dcm", "Rows", 60000, "60000x60000|60000x64"),
-        ("jpeg_ls_dcm", "BitsStored", 7, r"python-gdcm does not decode\. pyjpegls does: pip install pyjpegls"),
+        (
+            "jpeg_ls_dcm",
+            "BitsStored",
+            7,
+            r"python-gdcm does not decode\. pyjpegls does|its values reach .*, where its header says 7 bits",
+        ),
         ("jpeg_ls_dcm", "BitsStored", 4, "its values reach .*, where its header says 4 bits"),
         ("jpeg_ls_dcm", "NumberOfFrames", 2**31 - 1, "2147483647 frames"),
     ],

@@ -7,7 +7,7 @@ padding (C.7.5.1.1.2) count for no scale and are black; RGB, YBR and palette col
 of a volume, each with its own rescaling, window or VOI LUT where it has them. Files of a series are scaled one by one.
 
 Compressed syntaxes need a decoder: RLE is pydicom's own; JPEG (also lossless, and of 12 bits), JPEG-LS and JPEG 2000 are
-python-gdcm's, HTJ2K is pylibjpeg-openjpeg's. JPEG-LS of 6 or 7 bits is pyjpegls's alone, which is not in the extra.
+python-gdcm's, HTJ2K is pylibjpeg-openjpeg's. JPEG-LS of 6 or 7 bits is pyjpegls's alone, which highdicom brings.
 
 Only what describes pixels is read from a file here. Nothing that names a patient reaches a result, a log or an error: those
 speak of the file's name; whose it is, is read where results go back to the patient's study alone
