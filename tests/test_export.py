@@ -71,7 +71,7 @@ def test_a_file_says_what_the_run_predicted_of_its_studies(written, mura, mura_r
         assert p[0] == pytest.approx(row["p_abnormal"], abs=1e-5)
         assert z[0] == pytest.approx(row["logit_abnormal"], abs=1e-4)
         compared += 1
-    assert compared >= 10
+    assert compared >= 5  # of views of one size
 
 
 def test_a_file_says_what_it_is(written, mura):

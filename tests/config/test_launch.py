@@ -103,6 +103,7 @@ def test_evaluate_wants_a_run(command, tmp_path):
     assert "nowhere is not a run directory" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_adds_choices_and_keys(command, tmp_path):
     (tmp_path / "mine" / "dataset").mkdir(parents=True)
     (tmp_path / "mine" / "dataset" / "ours.yaml").write_text(

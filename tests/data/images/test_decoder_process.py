@@ -127,7 +127,7 @@ def test_no_child_outlives_a_parent_that_is_killed_nor_imports_torch():
             "jpeg_ls_dcm",
             "BitsStored",
             7,
-            r"python-gdcm does not decode\. pyjpegls does|its values reach .*, where its header says 7 bits",
+            r"pyjpegls does|its values reach .*, where its header says 7 bits",
         ),
         ("jpeg_ls_dcm", "BitsStored", 4, "its values reach .*, where its header says 4 bits"),
         ("jpeg_ls_dcm", "NumberOfFrames", 2**31 - 1, "2147483647 frames"),
