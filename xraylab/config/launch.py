@@ -35,6 +35,8 @@ from xraylab.system.paths import conf_dir
 from xraylab.system.processes import launched, sweep_words
 from xraylab.system.signals import SignalReceived, raise_on_signals
 
+NOTHING_KEPT = "stopped before there was anything to keep; the same command begins it again."
+
 
 def launch(
     config: str, job: Callable[[DictConfig], None], usage: str, rewrite: Callable[[list[str]], list[str]] | None = None
@@ -95,8 +97,7 @@ def launch(
             _remove_if_empty(Path(path))
         if not isinstance(error, SignalReceived):
             sys.exit("interrupted before there was anything to keep")
-        words = f"{error}: stopped before there was anything to keep; the same command begins it again."
-        exit_with(Stopped("" if launched().rank else words))
+        exit_with(Stopped("" if launched().rank else f"{error}: {NOTHING_KEPT}"))
 
 
 def _flags_first(words: list[str]) -> list[str]:

@@ -186,3 +186,9 @@ class StudyDataset(Dataset[Batch]):
         prepared = [prepare(self.source.read(bag), self.size, self.rescale, self.resize) for bag in bags]
         require_one_size(prepared)
         return prepared
+
+
+def of_images(values: Tensor, study: Tensor) -> Tensor:
+    """Values of each image's study, (I,...) of (B,...); of blank images not mentioned (NaN), or -1 of integers."""
+    none = values.new_full((1, *values.shape[1:]), float("nan") if values.is_floating_point() else -1)
+    return torch.cat([values, none])[study]

@@ -70,3 +70,17 @@ def require_one_size(bags: Sequence[np.ndarray]) -> None:
     shapes = sorted({f"{bag.shape[1]}x{bag.shape[2]}" for bag in bags})
     if len(shapes) > 1:
         raise UserError(f"images of different sizes in one batch ({', '.join(shapes)}): set image.size=<pixels>.")
+
+
+def require_uint8(images: Images) -> Images:
+    """Images of one study as a caller gives them; one grey image (H,W) becomes (1,H,W).
+
+    Raises:
+        UserError: another shape or dtype; values scaled to 0-1 would give a plausible and wrong answer.
+    """
+    if isinstance(images, np.ndarray) and images.ndim == 2:
+        images = images[None]
+    for bag in [view[None] for view in images] if isinstance(images, list) else [images]:
+        if bag.dtype != np.uint8 or bag.ndim not in (3, 4) or bag.size == 0 or (bag.ndim == 4 and bag.shape[-1] != 3):
+            raise UserError(f"predict: {bag.dtype} {bag.shape} given; uint8 (N,H,W) or (N,H,W,3) on the scale 0-255 is wanted.")
+    return images

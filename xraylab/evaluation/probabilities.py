@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit, log_expit
 
+from xraylab.errors import UserError
+
 FAR = 25 * float(np.log(2))  # the least logit whose sigmoid is 1 in 32 bits
 
 
@@ -36,3 +38,17 @@ def mean_logit(z: np.ndarray, of: np.ndarray) -> np.ndarray:
 def sigmoid(z: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-z)), without overflow."""
     return np.asarray(expit(z))
+
+
+def require_finite(logits: np.ndarray, split: str) -> None:
+    """Check that a model still gives numbers.
+
+    Raises:
+        UserError: some logits are not finite.
+    """
+    bad = int((~np.isfinite(logits)).any(axis=1).sum())
+    if bad:
+        raise UserError(
+            f"{split}: the model's output is not a number for {bad} of {len(logits)} studies: training has diverged. "
+            "Lower optimizer.lr, or set gradient_clip=1.0 or precision=32."
+        )

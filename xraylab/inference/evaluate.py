@@ -15,7 +15,7 @@ from xraylab.evaluation.evaluate_tables import EvaluateOptions, TableOptions, ev
 from xraylab.evaluation.evaluator import raw_counts
 from xraylab.evaluation.operating_points import Rules
 from xraylab.evaluation.predictions import PredictionTable, Scoring
-from xraylab.evaluation.probabilities import sigmoid
+from xraylab.evaluation.probabilities import require_finite, sigmoid
 from xraylab.evaluation.result import Checkpoint, Evaluation, TrainedOn
 from xraylab.inference.cases import write_cases
 from xraylab.training.callbacks.progress_bar import RunningLoss, StudyProgress
@@ -24,7 +24,6 @@ from xraylab.training.checkpoints import checkpoint_of, read_checkpoint, require
 from xraylab.training.distributed.collectives import gather, rank
 from xraylab.training.experiment import Experiment
 from xraylab.training.fit import make_trainer
-from xraylab.training.study_module import require_finite
 
 
 def predict_split(experiment: Experiment, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -19,12 +19,13 @@ from xraylab.data.datamodule import as_is, reading_context, worker_count
 from xraylab.data.preprocessing import prepare
 from xraylab.data.study_table import StudyTable
 from xraylab.errors import UserError
+from xraylab.evaluation.probabilities import require_finite
 from xraylab.inference.inputs import FROM_THE_REST, LEFT_OUT, Skipped
 from xraylab.models.distribution import described
 from xraylab.system.progress import Pace, clock
 from xraylab.system.signals import keep_from
 from xraylab.training.callbacks.progress_bar import RunningLoss, StudyProgress
-from xraylab.training.study_module import StudyModule, require_finite
+from xraylab.training.study_module import StudyModule
 from xraylab.training.xla import device_options
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 
 from xraylab.models.backbones.base import Backbone
+from xraylab.models.study_net import StudyNet
 
 DEPTH = 0.25  # of the way through the convolutions, where the layer lies
 FOLDS = 5
@@ -94,6 +95,18 @@ class TrainingDistribution:
         precision = np.linalg.inv(LedoitWolf(assume_centered=True).fit((x - mean) / scale).covariance_)
         centre, unit, inverse = (torch.from_numpy(a.astype(np.float32)) for a in (mean, scale, precision))
         return cls(layer, centre, unit, inverse, threshold=math.inf, n=0)
+
+    @torch.no_grad()
+    def of_images(self, net: StudyNet, images: Tensor) -> float:
+        """The mean distance of a study's images, uint8 (I,C,H,W)."""
+        parts = []
+        with described(net.backbone, self.layer, stop=True) as seen:
+            for some in images.split(32):
+                with suppress(Enough):
+                    net.features(some)
+                assert seen.images is not None
+                parts.append(seen.images)
+        return float(self.distance(torch.cat(parts)).mean())
 
     def of_study(self, described: np.ndarray) -> float:
         """The mean distance of a study's images, (I,2K)."""

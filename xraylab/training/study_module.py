@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from xraylab.data.batching import Batch
+from xraylab.data.batching import Batch, of_images
 from xraylab.data.datamodule import StudyDataModule, batches_done
 from xraylab.data.images.source import Images
-from xraylab.data.preprocessing import EACH_AXIS, SHORTER_SIDE, pack, prepare
+from xraylab.data.preprocessing import EACH_AXIS, SHORTER_SIDE, pack, prepare, require_uint8
 from xraylab.data.study_table import HELD_BACK
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.calibration import scaled
 from xraylab.evaluation.evaluator import quick_metrics
 from xraylab.evaluation.operating_points import CHOSEN, read_chosen, temperatures_of
 from xraylab.evaluation.predictions import Scoring, scored_labels
-from xraylab.evaluation.probabilities import sigmoid
+from xraylab.evaluation.probabilities import require_finite, sigmoid
 from xraylab.evaluation.result import Chosen
-from xraylab.models.distribution import Enough, TrainingDistribution, described
+from xraylab.models.distribution import TrainingDistribution
 from xraylab.models.losses.adaptive_weight import derivatives
 from xraylab.models.losses.base import Loss, spec
 from xraylab.models.losses.uncertain_labels import Uncertainty
@@ -342,7 +341,7 @@ class StudyModule(pl.LightningModule):
             named = ", ".join(f'"{part}": volume' for part in self.net.parts)
             was = f"{{{listed(given)}}}" if isinstance(images, Mapping) else "images without names"
             raise UserError(f"predict: {was} given; this model wants {f'{{{named}}}' if named else 'the images of a study'}.")
-        bags = [self._prepared(given[part]) for part in parts]
+        bags = [prepare(require_uint8(given[part]), **self.preprocessing) for part in parts]
         study = torch.repeat_interleave(torch.arange(len(bags)), torch.tensor([len(bag) for bag in bags]))
         modes = [(module, module.training) for module in self.net.modules()]
         try:  # also of a model that is being trained, which then goes on as it was
@@ -353,68 +352,22 @@ class StudyModule(pl.LightningModule):
         return self.log_odds(outputs)[0]
 
     def self_test(self) -> float:
-        """The largest difference of logits from those that the checkpoint carries, for noise that a seed draws.
-
-        Call it where a model was carried to: another machine, another version of torch.
+        """The largest difference of logits from those that the checkpoint carries, see :mod:`xraylab.training.self_test`.
 
         Raises:
             UserError: it is more than rounding; or the checkpoint carries none, as those of before.
         """
-        if self.expected is None:
-            raise UserError("self-test: the checkpoint carries none; runs of today do.")
         return self_test.check(self, self.expected)
 
-    @torch.no_grad()
     def unlike(self, bags: Sequence[np.ndarray]) -> tuple[float, float] | None:
         """How far a study is from those of training, and from where on it is unlike them; None: not known.
 
         Args:
-            bags: the study as the network gets it, uint8 (N,H,W[,3]), see :func:`xraylab.data.preprocessing.prepare`; an array a
-                part.
-
-        See :class:`xraylab.models.distribution.TrainingDistribution`.
+            bags: the study as :func:`xraylab.data.preprocessing.prepare` gives it, an array a part.
         """
-        if self.distribution is None:
+        if (found := self.distribution) is None:
             return None
-        images, parts = pack(bags).to(self.device), []
-        with described(self.net.backbone, self.distribution.layer, stop=True) as seen:
-            for some in images.split(32):
-                with suppress(Enough):
-                    self.net.features(some)
-                assert seen.images is not None
-                parts.append(seen.images)
-        return float(self.distribution.distance(torch.cat(parts)).mean()), self.distribution.threshold
-
-    def _prepared(self, images: Images) -> np.ndarray:
-        """A bag as the network wants it. Raises UserError: of another shape or dtype."""
-        if isinstance(images, np.ndarray) and images.ndim == 2:
-            images = images[None]
-        for bag in [view[None] for view in images] if isinstance(images, list) else [images]:
-            if bag.dtype != np.uint8 or bag.ndim not in (3, 4) or bag.size == 0 or (bag.ndim == 4 and bag.shape[-1] != 3):
-                raise UserError(
-                    f"predict: {bag.dtype} {bag.shape} given; uint8 (N,H,W) or (N,H,W,3) on the scale 0-255 is wanted."
-                )
-        return prepare(images, **self.preprocessing)
-
-
-def of_images(values: Tensor, study: Tensor) -> Tensor:
-    """Values of each image's study, (I,...) of (B,...); of blank images not mentioned (NaN), or -1 of integers."""
-    none = values.new_full((1, *values.shape[1:]), float("nan") if values.is_floating_point() else -1)
-    return torch.cat([values, none])[study]
-
-
-def require_finite(logits: np.ndarray, split: str) -> None:
-    """Check that a model still gives numbers.
-
-    Raises:
-        UserError: some logits are not finite.
-    """
-    bad = int((~np.isfinite(logits)).any(axis=1).sum())
-    if bad:
-        raise UserError(
-            f"{split}: the model's output is not a number for {bad} of {len(logits)} studies: training has diverged. "
-            "Lower optimizer.lr, or set gradient_clip=1.0 or precision=32."
-        )
+        return found.of_images(self.net, pack(bags).to(self.device)), found.threshold
 
 
 def load_module(path: str | Path, device: str = "cpu") -> StudyModule:

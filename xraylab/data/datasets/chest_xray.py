@@ -129,8 +129,7 @@ def read_list(
     Raises:
         UserError: the file cannot be read, or columns are missing or there twice.
     """
-    texts: list[tuple[str, ...]] = []
-    lines, codes = list[int](), list[int]()
+    texts, lines, codes = list[tuple[str, ...]](), list[int](), list[int]()
     combinations: dict[tuple[str, ...], int] = {}  # of labels, far fewer than rows
     with _opened(path) as file:
         rows = csv.reader(file, strict=True)
@@ -158,8 +157,7 @@ def read_list(
     frame, found = pd.DataFrame(index=np.array(lines, np.int64)), list(combinations)
     for column, cells in zip(there, zip(*texts, strict=True) if texts else [()] * len(there), strict=True):
         frame[finding(column)] = np.array(list(map(sys.intern, map(str.strip, cells))), object)  # rows and files share texts
-    for column in set(columns) - set(there):
-        frame[finding(column)] = ""
+    frame[[finding(column) for column in columns if column not in there]] = ""
     table = np.array([[label_value(cell) for cell in cells] for cells in found], np.float32)
     values = pd.DataFrame(table.reshape(len(combinations), len(read)), columns=read)
     frame[list(labels)] = values[list(labels)].to_numpy()[codes]
