@@ -65,7 +65,7 @@ def _described(experiment: Experiment, split: str, layer: str) -> tuple[np.ndarr
     """Rows of a seeded choice of a split's studies, and what the layer says of each one's images (I,2K)."""
     net, table = experiment.module.net, experiment.table
     rows = table.part(split).index.to_numpy()
-    rows = np.sort(np.random.default_rng(0).permutation(rows)[:STUDIES])
+    rows = np.sort(rows[np.random.default_rng(0).permutation(len(rows))[:STUDIES]])
     if not len(rows):
         return rows, []
     device = torch.device("cuda" if torch.cuda.is_available() and experiment.accelerator["accelerator"] != "cpu" else "cpu")
