@@ -109,7 +109,7 @@ def pack_interrupted(table: StudyTable, cache: Path, monkeypatch, chunks: int) -
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(packed._Progress, "add", add)
+        patch.setattr(packed.Progress, "add", add)
         with pytest.raises(KeyboardInterrupt):
             pack_table(table, cache, 32, False, "stop", workers=1)
     return done
