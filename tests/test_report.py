@@ -60,7 +60,11 @@ def runs(tmp_path):
 
 
 def report(*paths, reference=None, output=None):
-    job(OmegaConf.create({"runs": [str(p) for p in paths], "reference": reference, "output": output and str(output)}))
+    job(
+        OmegaConf.create(
+            {"runs": [str(p) for p in paths], "reference": reference, "explain": False, "output": output and str(output)}
+        )
+    )
     return output and output / "report.html"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from xraylab.config.launch import launch
+from xraylab.config.launch import importing, launch
 from xraylab.errors import UserError, did_you_mean, listed
 from xraylab.run import Run, new_run_dir, read_config, read_record, run_of, short_names
 from xraylab.system.command_line import command_line, word
@@ -26,6 +26,7 @@ USAGE = """
 xraylab.report: one HTML file that opens anywhere, of a run or of several, from what lies in their directories.
 
   python -m xraylab.report runs=outputs/mrnet/<date_time>                        write a run's report.html and figures/ anew
+  python -m xraylab.report runs=outputs/mrnet/<date_time> explain=true           the same, with maps of its cases
   python -m xraylab.report runs=[outputs/mrnet/<a>,outputs/mrnet/<b>]            what differs, one table, curves, differences
   python -m xraylab.report runs=[outputs/mrnet/<a>,outputs/combine/<b>] reference=outputs/mrnet/<a>
   python -m xraylab.report runs=outputs/mrnet/multirun/<date_time>               a sweep's comparison, also one that was cut off
@@ -47,6 +48,8 @@ def job(cfg: DictConfig) -> None:
     given = [cfg.runs] if isinstance(cfg.runs, str) else list(map(str, cfg.runs)) if isinstance(cfg.runs, Sequence) else []
     if not given:
         raise UserError(f"runs={cfg.runs}: name a run, or several: runs=[<a>,<b>].")
+    if not isinstance(cfg.explain, bool):
+        raise UserError(f"explain={cfg.explain}: it is true or false.")
     if tables := [p for p in given if p.lower().endswith(".csv")]:
         make = command_line("evaluate", [word("table", tables[0])])
         raise UserError(f"runs: {tables[0]} is a table. Make it a run first:\n  {make}")
@@ -56,8 +59,12 @@ def job(cfg: DictConfig) -> None:
             raise UserError(f"{key}={cfg[key]}: it is for several runs; a run's report is written into the run.")
         run = run_of(given[0])
         _require_whole(run)
+        if cfg.explain:
+            _explain(run)
         log.info("read %s", write_report(run))
         return
+    if cfg.explain:
+        raise UserError("explain=true: it is for one run, whose cases it draws maps of.")
     results, waiting = read_results([Path(p) for p in given])
     reference = None if cfg.reference is None else _reference(str(cfg.reference), results)
     if len(given) == 1 and cfg.output is None and _is_multirun(Path(given[0])):
@@ -70,6 +77,17 @@ def job(cfg: DictConfig) -> None:
     for line in waiting:
         log.warning("%s.", line)
     log.info("  in %.0f s; everything is in %s\n  read %s", time.monotonic() - started, folder, folder / "report.html")
+
+
+def _explain(run: Path) -> None:
+    """Draw maps of a run's cases, which its report then shows."""
+    with importing():
+        from xraylab.explanation.case_maps import explain_cases
+        from xraylab.training.fit import silence_lightning
+
+    started = time.monotonic()
+    silence_lightning()
+    log.info("maps of %d cases in %.0f s", explain_cases(run), time.monotonic() - started)
 
 
 def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:

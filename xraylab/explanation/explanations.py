@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -123,6 +123,7 @@ class Explainer:
         run: its directory, or a checkpoint.
         studies: ``train``, ``valid`` or ``test`` of the run's own data; or files.
         options: as of predicting.
+        only: names of the studies that are wanted; None: all.
 
     Attributes:
         predicted: what the run predicts of them.
@@ -134,8 +135,8 @@ class Explainer:
         UserError: as of :func:`xraylab.inference.predictor.predict`.
     """
 
-    def __init__(self, run: Path, studies: str | Files, options: Options) -> None:
-        self.predicted, self.members = members_of(run, studies, options)
+    def __init__(self, run: Path, studies: str | Files, options: Options, only: Collection[str] | None = None) -> None:
+        self.predicted, self.members = members_of(run, studies, options, only)
         opened = [member.opened for member in self.members]
         self.modules, self._tables = [of.module for of in opened], [of.table for of in opened]
         ids = [of.table.frame["id"].iloc[of.rows].tolist() for of in opened]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,8 +42,14 @@ class Member:
         return float(self.weights[finding].to_numpy()[self.weights.index.get_loc(study)]) if there else 0.0
 
 
-def members_of(run: Path, studies: str | Files, options: Options) -> tuple[Predicted, list[Member]]:
+def members_of(
+    run: Path, studies: str | Files, options: Options, only: Collection[str] | None = None
+) -> tuple[Predicted, list[Member]]:  # fmt: skip
     """Predict with a run, and say which models did it.
+
+    Args:
+        run, studies, options: as of predicting.
+        only: names of the studies that are wanted; None: all.
 
     Returns:
         What the run predicts; and the models, of a combination of combinations those at its ends.
@@ -53,13 +59,13 @@ def members_of(run: Path, studies: str | Files, options: Options) -> tuple[Predi
     """
     found = read_combination(run) if run.is_dir() else None
     if found is None:
-        opened = open_studies(run, studies, options)
+        opened = _restricted(open_studies(run, studies, options), only)
         done = predict_opened(opened, studies, options)
         labels = PredictionTable(done.table).predicted
         return done, [Member("", opened, pd.DataFrame(1.0, index=pd.Index(done.table["id"]), columns=pd.Index(labels)))]
     combination, paths = found
     require_joinable(run, combination, studies, options)
-    inner = [members_of(member_run(run, path), studies, options) for path in paths]
+    inner = [members_of(member_run(run, path), studies, options, only) for path in paths]
     predicted = [done for done, _ in inner]
     weights = weights_of(combination, member_tables(combination, predicted)[0])
     members = []
@@ -68,6 +74,13 @@ def members_of(run: Path, studies: str | Files, options: Options) -> tuple[Predi
             path = "/".join(word for word in (name, end.name) if word)
             members.append(replace(end, name=path, weights=end.weights * weight))
     return joined(combination, predicted), members
+
+
+def _restricted(opened: Opened, only: Collection[str] | None) -> Opened:
+    if only is None:
+        return opened
+    wanted = opened.table.frame["id"].iloc[opened.rows].isin(set(only)).to_numpy()
+    return opened._replace(rows=opened.rows[wanted], paths=[p for p, keep in zip(opened.paths, wanted, strict=True) if keep])
 
 
 def weights_of(combination: Combination, tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:

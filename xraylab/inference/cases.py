@@ -20,6 +20,7 @@ from xraylab.evaluation.predictions import CERTAIN, THRESHOLD, PredictionTable, 
 from xraylab.system.files import beside
 
 FOLDER = Path("figures") / "cases"
+MAPS = "maps.csv"  # of the cases that have been explained, in that folder
 EACH = 12  # cases of a finding where nobody says how many
 ALL = 60  # pictures, at most, of all findings together
 SIDE = 192  # pixels, at most, of a picture's longer side
