@@ -43,7 +43,7 @@ test: $(VENV)/.tested
 endif
 
 $(VENV)/.tested: $(STAMP) $(SOURCES) $(TESTS)
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 -m 'not slow'
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m 'not slow'
 	@date > $@
 
 test-all: $(STAMP)

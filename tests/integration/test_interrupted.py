@@ -47,7 +47,7 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize(
     ("at", "more"),
     [
-        (5, []),
+        pytest.param(5, [], marks=pytest.mark.slow),
         pytest.param(8, [], marks=pytest.mark.slow),
         pytest.param(11, ["callbacks=ema", "callbacks.ema.decay=0.9"], marks=pytest.mark.slow),
         (11, UNFREEZE),

@@ -243,6 +243,7 @@ def test_it_is_combined_with_a_single_plane(runs, mrnet_root, tmp_path):
     assert np.abs(files["p_acl"] - test["p_acl"]).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_same_weights(mrnet_root, tmp_path):
     words = [*SMALL, f"dataset.root={mrnet_root}", "plane=all", "image.size=32", "bootstrap=0", "cases=0"]
     for name, epochs in (("whole", 2), ("halves", 1)):

@@ -72,6 +72,7 @@ def test_seeds_are_stopped_and_go_on_to_what_they_would_have_been(here, monkeypa
     assert all(torch.equal(a, b) for a, b in zip(weights(folder / "1").values(), weights(Path("again")).values(), strict=True))
 
 
+@pytest.mark.slow
 def test_learning_rates_are_drawn_and_hopeless_ones_given_up(here, monkeypatch, mrnet_root):
     optuna = pytest.importorskip("optuna", reason="the extra sweeps is not installed")
     monkeypatch.setattr(pruning, "worse_than_median", lambda *_: True)

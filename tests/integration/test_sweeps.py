@@ -116,7 +116,7 @@ def test_points_are_drawn_from_the_space_and_tpe_learns_from_what_it_is_told(tmp
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
 
 
-@pytest.mark.parametrize("method", ["grid", "tpe"])
+@pytest.mark.parametrize("method", [pytest.param("grid", marks=pytest.mark.slow), "tpe"])
 def test_a_sweep_that_was_cut_off_goes_on_as_one_that_was_not(drawn, method):
     """Ctrl-C, a crash, a failure: what is finished is kept, the rest is done, and no point twice."""
     if method != "grid":

@@ -368,6 +368,7 @@ def test_a_split_of_one_class_is_said_and_cannot_be_monitored(train_here, tmp_pa
     assert auroc["reason"] == "no positive study"
 
 
+@pytest.mark.slow
 def test_exclusive_classes_train_with_cross_entropy(train_here, tmp_path, mrnet_root):
     from xraylab.data.synthetic.medmnist import write_medmnist
 
