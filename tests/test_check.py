@@ -145,6 +145,17 @@ def test_an_image_that_cannot_be_read_is_named_unless_images_are_left_out(tree):
     assert "image files were not read" in unread.text()
 
 
+def test_burnt_in_text_is_counted_and_named_and_is_no_fault(tree):
+    assert "burnt-in text" not in of_mura(tree).text()
+    picture = cv2.putText(np.full((300, 400), 60, np.uint8), "JOHN DOE", (20, 40), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 255, 1)
+    assert cv2.imwrite(str(first_image(tree)), picture)
+    found = of_mura(tree)
+    assert found.texts == ["train/XR_ELBOW/patient00001/study1_positive/image1.png"]
+    assert not found.failed
+    assert "images with burnt-in text, by its shape (look whether it names patients): 1 (train/XR_ELBOW" in found.text()
+    assert of_mura(tree, read_images=False).texts == []
+
+
 def test_stray_files_are_named_and_do_no_harm(tree):
     (tree / "notes.txt").touch()
     (first_image(tree).parent / "image9.png").touch()

@@ -15,6 +15,7 @@ import pandas as pd
 
 from xraylab.config.dataset import no_study
 from xraylab.data.datasets.base import DatasetReader
+from xraylab.data.images.burnt_in_text import text_lines
 from xraylab.data.images.source import ImageSource, of_one_value
 from xraylab.data.published import Published
 from xraylab.data.study_table import BLANK, UNREADABLE, StudyTable
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Number = int | tuple[int, int] | None
 
+TEXT = "images with burnt-in text"
 STATES = {"positive": 1, "negative": 0, "uncertain": -1, "blank": np.nan}
 
 
@@ -109,6 +111,7 @@ class Findings:
     strays: list[str]  # files that belong to nothing
     dotfiles: int
     read: int | None  # files whose images were read; None: not asked for
+    texts: list[str]  # of those that were read, the images with burnt-in text
 
     @property
     def verdict(self) -> tuple[str, str]:
@@ -183,6 +186,9 @@ class Findings:
         out += [] if self.faults else ["no faults"]
         read = f"image files read: {self.read:,}" if self.read else "images: read with the file that holds them"
         out.append("image files were not read" if self.read is None else read)
+        if self.texts:
+            named = listed(self.texts, most or len(self.texts))
+            out.append(f"{TEXT}, by its shape (look whether it names patients): {len(self.texts):,} ({named})")
         if self.strays:
             named = listed(self.strays, most or len(self.strays))
             out.append(f"stray files, which belong to nothing and do no harm: {len(self.strays):,} ({named})")
@@ -218,17 +224,18 @@ def examine(reader: DatasetReader, path: Path, read_images: bool = True) -> Find
     if first.patients_known:
         splits = frame.groupby("patient")["split"].nunique()
         _add(faults, "patients in more than one split", splits.index[splits > 1].tolist())
-    read = None
+    read, texts = None, list[str]()
     if read_images:
-        read, unreadable, blank = _read_images(tables)
-        _add(faults, UNREADABLE, unreadable)
-        _add(faults, BLANK, blank)
+        read, named = _read_images(tables)
+        texts = named.pop(TEXT)
+        for kind, names in named.items():
+            _add(faults, kind, names)
         _add(faults, "files with the same bytes in more than one split", _copies(tables))
     strays, dotfiles = _strays(path, tables, lists, faults) if path.is_dir() else ([], 0)
     called = {"heldout": reader.heldout}
     found = counts(frame, first.labels, first.patients_known).replace({"split": called})
     compared = [Compared(_wording(p, called), p.number, _found(p, frame), p.note) for p in reader.published(first)]
-    return Findings(first.name, path, first.synthetic, found, first.labels, compared, faults, strays, dotfiles, read)
+    return Findings(first.name, path, first.synthetic, found, first.labels, compared, faults, strays, dotfiles, read, texts)
 
 
 def image_numbers(table: StudyTable) -> tuple[list[int], list[str]]:
@@ -242,23 +249,29 @@ def image_numbers(table: StudyTable) -> tuple[list[int], list[str]]:
     return [sum(slices[image] for image in study) for study in table.frame["images"]], unreadable
 
 
-def _read_images(tables: Sequence[StudyTable]) -> tuple[int, list[str], list[str]]:
-    """Decode every image; how many files there were, those that cannot be read, and the images of one value."""
+def _read_images(tables: Sequence[StudyTable]) -> tuple[int, dict[str, list[str]]]:
+    """Decode every image; how many files there were, and those that cannot be read, are of one value, or have text."""
     jobs = [(t.source, image) for t in tables for image in dict.fromkeys(i for study in t.frame["images"] for i in study)]
     files = sum(source.path(image) is not None for source, image in jobs)  # what lies in memory was read with the lists
 
-    def look(job: tuple[ImageSource, str]) -> tuple[str | None, str | None]:
+    def look(job: tuple[ImageSource, str]) -> tuple[str, str] | None:
         source, image = job
         try:
-            return None, image if of_one_value(source.read([image])) else None
+            images = source.read([image])
         except (UserError, OSError, ValueError, EOFError) as error:
             reason = str(error).split(". ")[0].rpartition(": ")[2].rstrip(".")
-            return f"{image} ({reason})" if isinstance(error, UserError) else image, None
+            return UNREADABLE, f"{image} ({reason})" if isinstance(error, UserError) else image
+        if of_one_value(images):
+            return BLANK, image
+        return (TEXT, image) if any(text_lines(one) for one in images) else None
 
     if files:
         log.info("reading %s image files ...", f"{files:,}")
-    found = list(in_threads(look, jobs, "reading images") if files else map(look, jobs))
-    return files, [name for name, _ in found if name is not None], [name for _, name in found if name is not None]
+    named: dict[str, list[str]] = {UNREADABLE: [], BLANK: [], TEXT: []}
+    for found in in_threads(look, jobs, "reading images") if files else map(look, jobs):
+        if found is not None:
+            named[found[0]].append(found[1])
+    return files, named
 
 
 def _copies(tables: Sequence[StudyTable]) -> list[str]:
