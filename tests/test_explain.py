@@ -99,7 +99,7 @@ def test_slices_of_each_plane_are_named_and_decisive_ones_drawn(explained, knees
 def test_a_combination_is_explained_by_its_members_maps(explained, here, knees, how, tmp_path):
     runs = f"runs=[{knees['axial']},{knees['coronal']}]"
     assert here(runs, f"method={how}", "hydra.run.dir=both", entry=combine_main)[0] == 0
-    _, table = explained("run=both", "input=test", "limit=2", "finding=meniscus")
+    folder, table = explained("run=both", "input=test", "limit=2", "finding=meniscus")
     assert set(table["member"]) == {"axial", "coronal"}
     parts = {plane: explained_alone(knees[plane], tmp_path / plane) for plane in ("axial", "coronal")}
     record = json.loads(Path("both/combination.json").read_text())
@@ -108,11 +108,13 @@ def test_a_combination_is_explained_by_its_members_maps(explained, here, knees, 
         weight = 0.5 if coefficients is None else coefficients[plane]
         rows = table[table["member"] == plane]
         assert rows["share"].to_numpy() == pytest.approx(weight * alone["share"].to_numpy(), abs=1e-5)
-    if coefficients is not None:
-        for _, rows in table.groupby("study"):
-            rest = rows.groupby("member")["rest"].first().sum()
-            intercept = record["labels"]["meniscus"]["intercept"]
-            assert rows["share"].sum() + rest + intercept == pytest.approx(rows["logit"].iloc[0], abs=1e-4)
+    assert set(table["adds_up_to"]) == {"members" if coefficients is None else "logit"}, "a mean is of probabilities"
+    for _, rows in table.groupby("study") if coefficients is not None else ():
+        rest = rows.groupby("member")["rest"].first().sum()
+        assert rows["share"].sum() + rest == pytest.approx(rows["logit"].iloc[0], abs=1e-4)
+    names = {path.name for path in next(Path(folder).rglob("sheet.png")).parent.glob("0*.png")}
+    assert any("axial" in name for name in names), "a slice's plane is named where there are several"
+    assert any("coronal" in name for name in names)
 
 
 def explained_alone(run: Path, output: Path) -> pd.DataFrame:

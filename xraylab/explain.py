@@ -83,11 +83,18 @@ def job(cfg: DictConfig) -> None:
     })  # fmt: skip
     for skipped in explainer.skipped:
         log.warning("%s: %s; the study is %s", skipped.file or skipped.id, skipped.reason, skipped.study)
+    explainer.predicted.warn_of_unlike()
     if synthetic:
         log.warning("SYNTHETIC SAMPLE: the model or the images are drawings; results mean nothing for patients.")
     if done == cfg.limit:
         log.info("limit=%d: the first studies of the input; limit=null explains all", cfg.limit)
-    log.info("explained %d studies by %s in %.0f s: %s", done, method, time.monotonic() - started, output)
+    log.info(
+        "explained %s by %s in %.0f s: %s",
+        "1 study" if done == 1 else f"{done} studies",
+        method,
+        time.monotonic() - started,
+        output,
+    )
 
 
 def _measure(cfg: DictConfig, run: Path, explainer: Explainer, findings: list[str] | None) -> None:

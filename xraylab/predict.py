@@ -106,19 +106,11 @@ def job(cfg: DictConfig) -> None:
     _say_skipped(done.skipped, output)
     if cfg.study == "auto" and not isinstance(studies, str):
         _warn_of_classes(studies.frame, PredictionTable(done.table).predicted)
-    _warn_of_unlike(done)
+    done.warn_of_unlike()
     if done.synthetic:
         log.warning("SYNTHETIC SAMPLE: the model or the images are drawings; results mean nothing for patients.")
     without = f", {len(left_out)} left out" if left_out else ""
     log.info("predicted %d studies%s in %.0f s: %s", len(done.table), without, time.monotonic() - started, output)
-
-
-def _warn_of_unlike(done: Predicted) -> None:
-    if done.unlike:
-        log.warning(
-            "%d of %d studies are not like those that the model was trained on, so what it says of them means nothing: %s",
-            len(done.unlike), len(done.table), listed(done.unlike),
-        )  # fmt: skip
 
 
 class Chosen(NamedTuple):

@@ -31,7 +31,7 @@ from xraylab.training.study_module import StudyModule
 FINDING = "pneumonia"
 FOLDS = 5
 STRENGTH = 3e-3  # C of the logistic regression, the best AUROC out of fold of .0003 and .003
-METHODS = ("stem", "hirescam", "gradcam")
+METHODS = ("layers", "stem", "hirescam", "gradcam")
 
 
 def images_of(root: Path, names: list[str], side: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.interpolate import RegularGridInterpolator
 from torch import nn
 
 from xraylab.errors import UserError
@@ -156,7 +157,7 @@ def test_a_mirrored_picture_has_a_mirrored_map_where_the_network_is_symmetric() 
         head = module.net.head[-1].weight.view(2, -1, 8, 8)
         head.copy_((head + head.flip(3)) / 2)
     images = study(1, 32)
-    for method in ("stem", "hirescam", "gradcam", "occlusion"):
+    for method in ("layers", "stem", "hirescam", "gradcam", "occlusion"):
         a = explain(module, images, ["a"], method)[0].maps
         b = explain(module, np.ascontiguousarray(images[:, :, ::-1]), ["a"], method)[0].maps
         assert np.abs(a).max() > 0
@@ -196,6 +197,22 @@ def test_a_map_of_the_stem_is_gradient_times_value_smoothed() -> None:
     assert maps.sum() == pytest.approx(sharp.sum(), rel=0.05)
 
 
+@pytest.mark.parametrize("pool", [MaxFeature, MeanProbability])
+def test_a_map_of_layers_is_the_mean_of_the_two_at_the_places_of_the_fine_one(pool) -> None:
+    module, images = model(pool=pool()), study(3, 64)
+    both, fine, coarse = (explain(module, images, ["a"], method)[0] for method in ("layers", "stem", "hirescam"))
+    assert both.places == fine.places
+    spread = []
+    for image in coarse.maps:
+        at = [first + step * np.arange(side) for (first, step), side in zip(coarse.places, image.shape, strict=True)]
+        wanted = [first + step * np.arange(side) for (first, step), side in zip(fine.places, fine.maps.shape[1:], strict=True)]
+        grid = np.meshgrid(*(np.clip(w, a[0], a[-1]) for w, a in zip(wanted, at, strict=True)), indexing="ij")
+        spread.append(RegularGridInterpolator(at, image)(np.stack(grid, -1)) * image.size / fine.maps[0].size)
+    by_hand = (fine.maps * np.linalg.norm(spread) / np.linalg.norm(fine.maps) + spread) / 2
+    assert np.abs(both.maps - by_hand).max() <= 0.04 * np.abs(by_hand).max(), "OpenCV interpolates in steps of 1/32"
+    assert np.corrcoef(both.maps.ravel(), by_hand.ravel())[0, 1] > 0.999
+
+
 def test_parts_are_explained_by_the_features_of_all() -> None:
     torch.manual_seed(0)
     net = StudyNet(Timm("resnet18", pretrained=False), MaxFeature(), 1, parts=("axial", "coronal"))
@@ -215,7 +232,7 @@ def test_the_model_is_left_as_it_was() -> None:
     module = model().train()
     module.net.head.requires_grad_(False)
     before, state = [p.requires_grad for p in module.parameters()], copy.deepcopy(module.state_dict())
-    for method in ("stem", "hirescam", "occlusion"):
+    for method in ("layers", "stem", "hirescam", "occlusion"):
         explain(module, study(), method=method)
     assert module.net.backbone.training
     assert [p.requires_grad for p in module.parameters()] == before

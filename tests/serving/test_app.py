@@ -138,9 +138,13 @@ def test_a_log_has_no_name_of_a_file_and_no_reason_that_holds_one(client, exams,
         ({"data": {"findings": "acl"}}, 415, "bad_request"),
         ({"content": b"--x\r\nbroken", "headers": {"content-type": "multipart/form-data; boundary=x"}}, 400, "bad_request"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "bad_request"),
+        ({"content": b"", "headers": {"content-type": "multipart/form-data; boundary=x; charset=utf-7"}}, 415, "bad_request"),
+        ({"files": [("files", ("\u00b21.png", b"x"))]}, 422, "unreadable"),
+        ({"files": [("files", (f"{9 * 10**4000}.png", b"x"))]}, 422, "unreadable"),
         ({"files": [("sample", (None, "99"))]}, 400, "no_such_sample"),
         ({"files": [("files", ("a.png", b"x"))], "headers": {"origin": "http://elsewhere"}}, 403, "origin"),
         ({"files": [("files", ("a.png", b"x"))], "headers": {"host": "elsewhere:80"}}, 403, "host"),
+        ({"files": [("files", ("a.png", b"x"))], "headers": {"host": "localhost:x@elsewhere"}}, 403, "host"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_answered_is_refused_with_a_reason(client, more, status, reason):
@@ -148,6 +152,14 @@ def test_what_cannot_be_answered_is_refused_with_a_reason(client, more, status, 
     assert (answer.status_code, answer.json()["reason"]) == (status, reason), answer.text
     require_described(client, answer.json(), "Error")
     assert kept() == []
+
+
+def test_a_finding_that_is_named_twice_counts_once(client, exams):
+    once, twice = (
+        client.post("/api/predict", files=files_of(exams[0]), data={"findings": of}).json() for of in ("acl", "acl,acl")
+    )
+    assert [image["shares"] for image in once["images"]] == [image["shares"] for image in twice["images"]]
+    assert once["maps"] == twice["maps"]
 
 
 def test_a_finding_that_is_not_the_models_is_refused(client, exams):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -71,6 +71,8 @@ class Explanation:
         members: the models' names in a combination; one, empty, of a run.
         pictures: the images that each of them saw.
         maps: of each of them, already weighted as the whole weighs it, shares too.
+        adds_up_to: what shares and rests of all of them add up to: the whole's ``logit`` or ``probability``; ``members``: each
+            to its own model's, times its weight, which the whole is no sum of.
     """
 
     study: str
@@ -79,6 +81,7 @@ class Explanation:
     members: tuple[str, ...]
     pictures: tuple[tuple[Picture, ...], ...]
     maps: tuple[StudyMaps, ...]
+    adds_up_to: str
 
     def heat(self) -> dict[Key, np.ndarray]:
         """Of each image, the models' maps together, float (H,W) by pixel of the image itself."""
@@ -98,7 +101,7 @@ class Explanation:
                 height, width = picture.pixels.shape[:2]
                 x, y = of.peak(k) if of.maps[k].max() > 0 else (np.nan, np.nan)
                 weight = np.nan if of.attention is None else of.attention[k]
-                place = {"image": picture.image, "slice": picture.slice, "share": of.shares[k], "adds_up_to": of.of}
+                place = {"image": picture.image, "slice": picture.slice, "share": of.shares[k], "adds_up_to": self.adds_up_to}
                 rows.append(
                     {**place, "rest": of.rest, "attention": weight, "peak_x": x * width, "peak_y": y * height, "member": member}
                 )
@@ -108,9 +111,9 @@ class Explanation:
 
 
 #: of ``explanations.csv``: study, finding, image, slice (from 1 on, of a file of several), share, what shares add up to with rest
-#: (the study's ``logit``, or its ``probability``; in a combination the member's, times its weight), rest, attention (the pool's
-#: weight, where it has one), the peak of the map in the image's own pixels from its upper left corner (blank: nothing speaks for
-#: the finding), the study's p and logit, and in a combination the member
+#: (the study's ``logit`` or ``probability``; ``members``: see :attr:`Explanation.adds_up_to`), rest (of each model, the same in
+#: all its rows), attention (the pool's weight, where it has one), the peak of the map in the image's own pixels from its upper
+#: left corner (blank: nothing speaks for the finding), the study's p and logit, and in a combination the member
 COLUMNS = [
     "study", "finding", "image", "slice", "share", "adds_up_to", "rest", "attention", "peak_x", "peak_y", "p", "logit", "member",
 ]  # fmt: skip
@@ -196,22 +199,27 @@ class Explainer:
             UserError: as of :func:`xraylab.explanation.maps.explain`.
         """
         parts: dict[str, list[tuple[str, tuple[Picture, ...], StudyMaps]]] = defaultdict(list)
+        units: dict[str, set[str]] = defaultdict(set)
+        findings = list(dict.fromkeys(findings))
         for member, module, of in zip(self.members, modules or self.modules, read, strict=True):
             if of is None:
                 continue
             own = [name for name in findings if member.weight(study, name)]
             for maps in explain(module, of.bags, own, method, most) if own else ():
                 parts[maps.finding].append((member.name, of.pictures, self._weighed(member, study, maps)))
-        return [
-            Explanation(study, name, self.logits[name][study], *(tuple(column) for column in zip(*parts[name], strict=True)))
-            for name in findings
-            if parts[name]
-        ]
+                units[maps.finding].add(maps.of if maps.of in member.keeps(maps.finding) else "members")
+        found = []
+        for name in findings:
+            if parts[name]:
+                names, pictures, weighed = (tuple(column) for column in zip(*parts[name], strict=True))
+                unit = units[name].pop() if len(units[name]) == 1 else "members"
+                found.append(Explanation(study, name, self.logits[name][study], names, pictures, weighed, unit))
+        return found
 
     def _weighed(self, member: Member, study: str, maps: StudyMaps) -> StudyMaps:
         weight = member.weight(study, maps.finding)
-        of = {name: getattr(maps, name) * weight for name in ("maps", "shares", "rest")}
-        return maps if weight == 1 else replace(maps, **of)
+        bias = member.biases.get(maps.finding, 0.0)
+        return replace(maps, maps=maps.maps * weight, shares=maps.shares * weight, rest=maps.rest * weight + bias)
 
     def _read(self, module: StudyModule, table: StudyTable, row: int) -> Read:
         """The images of a study that could be read when it was predicted."""
@@ -282,18 +290,20 @@ def write_explanations(
 
 def draw(found: Explanation, folder: Path, most: int, about: str) -> None:
     """Write overlays of the images that say most, each in the image's own pixels, and ``sheet.png`` with all of them."""
-    overlays, table = drawn(found, most), found.table()
+    overlays = drawn(found, most)
     names = [p.image for p in {(p.image, p.slice): p for of in found.pictures for p in of}.values()]
+    short = told_apart(dict.fromkeys(names))
     tiles = []
     for one in overlays:
-        name = f"{one.number:03d}_{safe(Path(one.image).stem)}" + (f"_{one.slice:03d}" if one.slice else "")
+        name = f"{one.number:03d}_{safe(short[one.image])}" + (f"_{one.slice:03d}" if one.slice else "")
         write_png(folder / f"{name}.png", one.pixels, about)
-        words = f"slice {one.slice} of {names.count(one.image)}" if one.slice else Path(one.image).name
+        of = f"{short[one.image]} " if len(short) > 1 else ""
+        words = f"{of}slice {one.slice} of {names.count(one.image)}" if one.slice else Path(one.image).name
         tiles.append((one.pixels, f"{words[-24:]}: {one.share:+.3f}"))
     p = float(sigmoid(np.array(found.logit)))
-    unit = table["adds_up_to"].iloc[0]
+    of = "their models'" if found.adds_up_to == "members" else f"the study's {found.adds_up_to}"
     head = f"{found.study}: {found.finding}, p {p:.3f}, {found.maps[0].method}\n"
-    head += f"{len(tiles)} of {len(names)} images, by their share of the study's {unit}\n{about}"
+    head += f"{len(tiles)} of {len(names)} images, those of the largest share of {of}\n{about}"
     write_png(folder / "sheet.png", sheet(tiles, head), about)
 
 
@@ -311,6 +321,23 @@ def drawn(found: Explanation, most: int) -> list[Drawn]:
         over = overlay(pictures[keys[k]], of, largest, ringed=bool(of.max() >= RINGED * largest))
         out.append(Drawn(keys[k][0], keys[k][1], k + 1, float(shares.iloc[k]), over))
     return out
+
+
+def told_apart(files: Iterable[str]) -> dict[str, str]:
+    """What each file is called beside the others: its stem, or where several have it, the folders that differ.
+
+    >>> told_apart(["valid/axial/0180.npy", "valid/coronal/0180.npy"])
+    {'valid/axial/0180.npy': 'axial', 'valid/coronal/0180.npy': 'coronal'}
+    """
+    paths = {file: Path(file) for file in files}
+    if len({path.stem for path in paths.values()}) == len(paths):
+        return {file: path.stem for file, path in paths.items()}
+    folders = [path.parent.parts for path in paths.values()]
+    common = {k for k, parts in enumerate(zip(*folders, strict=False)) if len(set(parts)) == 1}
+    return {
+        file: "_".join(part for k, part in enumerate(path.parent.parts) if k not in common) or path.stem
+        for file, path in paths.items()
+    }
 
 
 def write_arrays(found: Explanation, path: Path) -> None:

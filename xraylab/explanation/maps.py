@@ -6,6 +6,7 @@ Shapes: I images of the study, L findings, K channels of the map's layer, h x w 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,10 +21,11 @@ from xraylab.models.backbones.feature_map import FeatureMap, feature_map, tapped
 from xraylab.models.pools import Attention, MaxProbability, MeanProbability, segment_sum
 from xraylab.training.study_module import StudyModule
 
-METHODS = ("stem", "hirescam", "gradcam", "cam", "occlusion")  # the first is the default
+METHODS = ("layers", "stem", "hirescam", "gradcam", "cam", "occlusion")  # the first is the default
 SMOOTH = 0.06  # deviation, as a share of the longer side, of the bell that maps of the stem are smoothed by
 WINDOW = 7  # windows of occlusion along a side of the image, which overlap by half
 CHUNK = 32  # images in a forward pass
+TAPPED = {"layers": (True, False), "stem": (True,)}  # whether a map is made of the first layer, of the last, or of both
 Places = tuple[tuple[float, float], tuple[float, float]]
 EXACT = 1e-3  # relative, of the sum of a cam and the logit that it is of
 
@@ -66,25 +68,29 @@ class StudyMaps:
     def pixels(self, image: int, height: int, width: int) -> np.ndarray:
         """The map of an image as float32 (height,width), linearly between the middles of its places; sums stay what they are."""
         cells = self.maps[image]
-        at = [
-            ((np.arange(side, dtype=np.float32) + 0.5) / side - first) / step
-            for side, (first, step) in zip((height, width), self.places, strict=True)
-        ]
-        columns, rows = np.meshgrid(at[1], at[0])
-        spread = cv2.remap(
-            np.ascontiguousarray(cells, np.float32),
-            columns.astype(np.float32),
-            rows.astype(np.float32),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        return spread * (cells.size / (height * width))
+        rows, columns = ((np.arange(side) + 0.5) / side for side in (height, width))
+        return resampled(cells, self.places, rows, columns)
 
     def peak(self, image: int) -> tuple[float, float]:
         """The middle of an image's largest place, as fractions (x,y) of its width and height, within the image."""
         y, x = np.unravel_index(int(np.argmax(self.maps[image])), self.maps[image].shape)
         (top, down), (left, right) = self.places
         return min(max(left + x * right, 0.0), 1.0), min(max(top + y * down, 0.0), 1.0)
+
+
+def resampled(cells: np.ndarray, places: Places, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """A map (h,w) at other places, linearly between its own, as float32 (rows,columns); its sum stays about what it is.
+
+    Args:
+        rows, columns: fractions of the image's height and width.
+    """
+    (top, down), (left, right) = places
+    x, y = np.meshgrid((columns - left) / right, (rows - top) / down)
+    values = cv2.remap(
+        np.ascontiguousarray(cells, np.float32), x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )  # fmt: skip
+    return np.asarray(values * (cells.size / values.size))
 
 
 def explain(
@@ -99,12 +105,14 @@ def explain(
             several parts one array a part, in their order. Images follow each other in this order.
         findings: names; None: all of the model.
         method: of the study's logit through a pool of features; through a pool of probabilities of each image's own logit, times
-            what that adds to the study's probability. ``stem``: gradient times value of the first activation, whose places are
-            fine and look at little of the image, smoothed. ``hirescam`` (Draelos and Carin 2020): the same of the last layer with
-            places, each of which sees much of the image. ``gradcam`` (Selvaraju et al. 2017): that layer's values weighted by the
-            mean gradient of their channel, and no negative ones. ``cam`` (Zhou et al. 2016): of each image's own logit, refused
-            where it is not exact. ``occlusion`` (Zeiler and Fergus 2014): how much the study's logit falls when a window of an
-            image is filled with the image's mean, without gradients.
+            what that adds to the study's probability. ``layers``: the mean of the next two, the first of them scaled to the
+            root mean square of the second: what is small is seen by the one and what is large by the other. ``stem``: gradient
+            times value of the first activation, whose places are fine and look at little of the image, smoothed. ``hirescam``
+            (Draelos and Carin 2020): the same of the last layer with places, each of which sees much of the image.
+            ``gradcam`` (Selvaraju et al. 2017): that layer's values weighted by the mean gradient of their channel, and no
+            negative ones. ``cam`` (Zhou et al. 2016): of each image's own logit, refused where it is not exact. ``occlusion``
+            (Zeiler and Fergus 2014): how much the study's logit falls when a window of an image is filled with the image's
+            mean, without gradients.
         most: occlude only that many images, those of the largest shares; None: all.
 
     Returns:
@@ -174,19 +182,26 @@ class _Study:
             return [self._of(n, method, features, (even, even), partial(self._occluded, features, most)) for n in findings]
         backbone, device = self.net.backbone, self.module.device
         blank = torch.zeros(1, backbone.in_chans, *self.images.shape[-2:], device=device)
-        layer = feature_map(backbone, blank, first=method == "stem")
-        outputs, parts = [], []
+        layers = [feature_map(backbone, blank, first) for first in TAPPED.get(method, (False,))]
+        outputs: list[list[Tensor]] = [[] for _ in layers]
+        parts = []
         for part in self.images.split(CHUNK):
-            with tapped(backbone, layer) as kept, torch.enable_grad():
+            with ExitStack() as taps, torch.enable_grad():
+                kept = [taps.enter_context(tapped(backbone, layer)) for layer in layers]
                 parts.append(self.net.features(part))
-            assert kept.output is not None
-            outputs.append(kept.output)
-        features, sides = torch.cat(parts), self.images.shape[-2:]
-        down, right = (((first + 0.5) / side, step / side) for (first, step), side in zip(layer.centres, sides, strict=True))
+            for of, tap in zip(outputs, kept, strict=True):
+                assert tap.output is not None
+                of.append(tap.output)
+        features, places = torch.cat(parts), [self._places(layer) for layer in layers]
         return [
-            self._of(name, method, features, (down, right), partial(self._cam, method, layer, outputs, features))
+            self._of(name, method, features, places[0], partial(self._cam, method, layers, outputs, features))
             for name in findings
         ]
+
+    def _places(self, layer: FeatureMap) -> Places:
+        sides = self.images.shape[-2:]
+        down, right = (((first + 0.5) / side, step / side) for (first, step), side in zip(layer.centres, sides, strict=True))
+        return down, right
 
     def _of(
         self, finding: str, method: str, features: Tensor, places: Places, maps: Callable[[int, np.ndarray], Tensor]
@@ -235,30 +250,44 @@ class _Study:
         return self.module.loss.log_odds(self.net.head(pooled.reshape(1, -1)).double())[:, k]
 
     def _cam(
-        self, method: str, layer: FeatureMap, outputs: Sequence[Tensor], features: Tensor, k: int, shares: np.ndarray
+        self, method: str, layers: Sequence[FeatureMap], outputs: Sequence[Sequence[Tensor]], features: Tensor, k: int,
+        shares: np.ndarray,
     ) -> Tensor:  # fmt: skip
-        """(I,h,w) of values and gradients of the layer."""
+        """(I,h,w) of values and gradients of layers, on the grid of the first of them."""
         if method == "cam" and self.net.parts:
             raise UserError("method=cam is of each image's own logit, which an image of a part does not have: method=hirescam.")
         weights = None if method == "cam" else self._of_probability(features.detach(), k)
         with torch.enable_grad():
             of = self._logits(features, k) if weights is None and method != "cam" else self._own_logits(features, k)
-            slopes = torch.autograd.grad(of.sum(), outputs, retain_graph=True)
-        values, slope = (layer.as_map(torch.cat(list(x))) for x in (outputs, slopes))
-        values = values.detach()
-        if method == "gradcam":
-            maps = (values * slope.mean((2, 3), keepdim=True)).sum(1).relu()
-        else:
-            maps = (values * slope).sum(1)
+            slopes = iter(torch.autograd.grad(of.sum(), [output for each in outputs for output in each], retain_graph=True))
+        made = []
+        for layer, each in zip(layers, outputs, strict=True):
+            values, slope = (layer.as_map(torch.cat(x)) for x in (list(each), [next(slopes) for _ in each]))
+            values = values.detach()
+            if method == "gradcam":
+                made.append((values * slope.mean((2, 3), keepdim=True)).sum(1).relu())
+            else:
+                made.append((values * slope).sum(1))
         if method == "cam":
             wanted = of.detach() - self._own_logits(torch.zeros_like(features), k)
-            if not torch.allclose(maps.double().sum((1, 2)), wanted, rtol=EXACT, atol=EXACT):
+            if not torch.allclose(made[0].double().sum((1, 2)), wanted, rtol=EXACT, atol=EXACT):
                 raise UserError(
                     "method=cam is exact only where the head is one linear layer and the features are means over the map, which "
                     "this model's are not: method=hirescam is its like."
                 )
-        maps = maps if weights is None else maps * weights[:, None, None]
-        return smoothed(maps, SMOOTH * max(layer.grid)) if method == "stem" else maps
+        made = [maps if weights is None else maps * weights[:, None, None] for maps in made]
+        if method in TAPPED:
+            made[0] = smoothed(made[0], SMOOTH * max(layers[0].grid))
+        return made[0] if len(made) == 1 else self._joined(layers, made)
+
+    def _joined(self, layers: Sequence[FeatureMap], made: Sequence[Tensor]) -> Tensor:
+        """The mean of maps of a fine and of a coarse layer, on the grid of the fine one and in the units of the coarse one."""
+        fine, coarse = made[0].cpu(), made[1].float().cpu().numpy()
+        own, others = (self._places(layer) for layer in layers)
+        at = [first + step * np.arange(side) for (first, step), side in zip(own, layers[0].grid, strict=True)]
+        spread = torch.from_numpy(np.stack([resampled(one, others, *at) for one in coarse]))
+        sizes = [float(of.double().square().mean().sqrt()) for of in (fine, spread)]  # not deviations: a coarse map may be level
+        return (fine * (sizes[1] / sizes[0] if sizes[0] else 0.0) + spread) / 2
 
     def _of_probability(self, features: Tensor, k: int) -> Tensor | None:
         """(I,) of a pool of probabilities, how much the study's probability grows by an image's logit, from that of an image

@@ -25,6 +25,7 @@ from xraylab.evaluation import intervals
 from xraylab.evaluation.intervals import Interval
 from xraylab.explanation.explanations import Explainer, Key
 from xraylab.explanation.maps import StudyMaps
+from xraylab.explanation.pictures import peak_of
 from xraylab.system.progress import watched
 from xraylab.training.study_module import StudyModule
 
@@ -102,7 +103,7 @@ def located(heat: Mapping[Key, np.ndarray], boxes: Mapping[Key, Sequence[Box]]) 
     top = max(heat, key=lambda key: float(heat[key].max()))
     positive = {key: np.maximum(values, 0) for key, values in heat.items()}
     whole = sum(float(values.sum()) for values in positive.values())
-    hit = bool(whole) and bool(inside[top].flat[int(np.argmax(heat[top]))])  # a map of nothing points nowhere
+    hit = bool(whole) and bool(inside[top][peak_of(heat[top])])  # a map of nothing points nowhere
     centre, bell = centre_guess(heat, inside)
     energy = sum(float(positive[key][mask].sum()) for key, mask in inside.items()) / (whole or 1.0)
     return {"pointing": float(hit), "energy": energy, "chance": chance, "centre": centre, "bell": bell}

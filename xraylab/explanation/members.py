@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +21,8 @@ from xraylab.inference.predictor import (
 )
 from xraylab.inference.studies import Opened, Options, open_studies
 
+EITHER = frozenset(("logit", "probability"))
+
 
 @dataclass(frozen=True)
 class Member:
@@ -30,11 +32,19 @@ class Member:
         name: in the combination; empty: it is the whole.
         opened: the model, and where the studies lie.
         weights: what the whole weighs its logits, or probabilities, by, (id, finding), see :func:`weights_of`.
+        biases: of a finding, what the whole adds: the intercept of a stack, which its first model has.
+        sums: of a finding, what the whole is a weighted sum of: logits, or probabilities; not named: of either, as one model is.
     """
 
     name: str
     opened: Opened
     weights: pd.DataFrame
+    biases: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def keeps(self, finding: str) -> frozenset[str]:
+        """``logit`` and ``probability``, as far as the whole is a weighted sum of it."""
+        return self.sums.get(finding, EITHER)
 
     def weight(self, study: str, finding: str) -> float:
         """Of a study and a finding; 0 where it does not have them."""
@@ -68,12 +78,28 @@ def members_of(
     inner = [members_of(member_run(run, path), studies, options, only) for path in paths]
     predicted = [done for done, _ in inner]
     weights = weights_of(combination, member_tables(combination, predicted)[0])
-    members = []
+    intercepts = {label: float(of["intercept"] or 0) for label, of in (combination.labels or {}).items()}
+    sums = {label: _sums(combination, label) for label in weights[0].columns}
+    members: list[Member] = []
     for name, weight, (_, ends) in zip(combination.names, weights, inner, strict=True):
         for end in ends:
             path = "/".join(word for word in (name, end.name) if word)
-            members.append(replace(end, name=path, weights=end.weights * weight))
+            biases = {label: value * float(weight[label].iloc[0]) for label, value in end.biases.items() if label in weight}
+            if not members:
+                biases = {label: biases.get(label, 0.0) + intercepts.get(label, 0.0) for label in {**biases, **intercepts}}
+            of = {label: end.keeps(label) & kept for label, kept in sums.items()}
+            members.append(replace(end, name=path, weights=end.weights * weight, biases=biases, sums=of))
     return joined(combination, predicted), members
+
+
+def _sums(combination: Combination, label: str) -> frozenset[str]:
+    """What a combination is a weighted sum of; where each study, or finding, is one member's, of either."""
+    if combination.method == "vote":
+        return frozenset()
+    fitted = (combination.labels or {}).get(label)
+    if fitted is not None and fitted["coefficients"] is not None:
+        return frozenset(("logit",))
+    return frozenset(("probability",)) if combination.method in ("stack", "mean", "union") else EITHER
 
 
 def _restricted(opened: Opened, only: Collection[str] | None) -> Opened:

@@ -39,11 +39,24 @@ def overlay(image: np.ndarray, heat: np.ndarray, largest: float, ringed: bool = 
     alpha = OPACITY * level[..., None]
     out = np.ascontiguousarray(np.round(colour * (1 - alpha) + heated * alpha).astype(np.uint8))
     if ringed and level.max() > 0:
-        y, x = np.unravel_index(int(np.argmax(heat)), heat.shape)
+        y, x = peak_of(heat)
         radius = max(3, round(RING * min(heat.shape)))
         for width, shade in ((3, (0, 0, 0)), (1, (255, 255, 255))):
             cv2.circle(out, (int(x), int(y)), radius, shade, width, cv2.LINE_AA)
     return out
+
+
+def peak_of(heat: np.ndarray) -> tuple[int, int]:
+    """Row and column of the largest value of float (H,W); of several, the nearest to the middle: from the middle of an outermost
+    place to the border a map is level.
+
+    >>> peak_of(np.array([[2.0, 2.0, 0.0, 0.0]] * 3))
+    (1, 1)
+    """
+    rows, columns = np.nonzero(heat >= heat.max() - 1e-6 * abs(heat.max()))
+    height, width = heat.shape
+    nearest = int(np.argmin(np.abs(rows - (height - 1) / 2) / height + np.abs(columns - (width - 1) / 2) / width))
+    return int(rows[nearest]), int(columns[nearest])
 
 
 def sheet(tiles: Sequence[tuple[np.ndarray, str]], head: str, columns: int = 4) -> np.ndarray:

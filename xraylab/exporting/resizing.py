@@ -2,8 +2,9 @@
 
 OpenCV's two ways of resizing are linear in the pixels and work on each axis, so each is a matrix of weights from either side,
 built here from the sizes as OpenCV builds its tables: averages over areas in 32 bits, with its whole-number factors summed before
-they are divided; cubic interpolation by a = -0.75, with the border repeated. Sums are in 64 bits, where OpenCV's are in 32, so a
-value within 1e-5 of the middle between two grey levels may fall to the other one.
+they are divided; cubic interpolation by a = -0.75, with the border repeated. Averages of few pixels are often halves, which the
+order of their sums in 32 bits decides: they are summed as OpenCV sums them. Other sums are in 64 bits, so a value within 1e-5 of
+the middle between two grey levels may fall to the other one.
 
 Shapes: N images, C channels, height H, width W, and S the size that is asked for.
 """
@@ -21,6 +22,7 @@ from xraylab.data.preprocessing import SHORTER_SIDE
 SLIVER = 1e-3  # of a pixel: OpenCV leaves out what a cell covers less of
 WHOLE = 2.0**-52  # how near to a whole number a factor is one
 STEPS = 2048.0  # a weight's, in fixed point
+FEW = 8  # pixels along an axis that an average has at most where it is summed in OpenCV's order
 
 
 def fixed_point() -> bool:
@@ -69,9 +71,11 @@ def _divided(number: float, by: Tensor) -> Tensor:
 
 
 class _Areas(NamedTuple):
-    """How an axis is averaged: weights (S,H), the share of a pixel in each place; pixels a place; whether these are whole."""
+    """How an axis is averaged: weights (S,H), the share of a pixel in each place; the first pixel (S,) of each; pixels a place;
+    whether these are whole."""
 
     weights: Tensor
+    begin: Tensor
     factor: Tensor
     whole: Tensor
 
@@ -94,7 +98,8 @@ def _areas(images: Tensor, axis: int, size: int) -> _Areas:
     over = torch.minimum((end - last).clamp(max=1.0), covered)
     share = torch.where((end - last > SLIVER) & (pixel == last), over, share)
     share = torch.where(place < places, share / covered, 0.0)
-    return _Areas(share.float().double(), factor, (factor - factor.round()).abs() < WHOLE)
+    start = torch.where(first - begin > SLIVER, first - 1, first)[:, 0].long()
+    return _Areas(share.float().double(), start, factor, (factor - factor.round()).abs() < WHOLE)
 
 
 def _averaged(images: Tensor, size: int) -> Tensor:
@@ -103,10 +108,25 @@ def _averaged(images: Tensor, size: int) -> Tensor:
     whole = rows.whole & columns.whole  # then OpenCV adds pixels up, and divides
     of_rows, of_columns = (torch.where(whole, (of.weights > 0).double(), of.weights) for of in (rows, columns))
     sums = (of_rows @ images @ of_columns.T).float()
+    few = ~whole & (rows.factor <= FEW - 2) & (columns.factor <= FEW - 2)
+    in_order = _in_order(_in_order(images.float(), columns).transpose(2, 3), rows).transpose(2, 3)
+    sums = torch.where(few, in_order, sums)
     area = (rows.factor.round() * columns.factor.round()).float()
     halves_up = whole & (rows.factor.round() == 2) & (columns.factor.round() == 2)
     means = sums * torch.where(whole, _divided(1.0, area), 1.0)
     return torch.where(halves_up, (means + 0.5).floor(), means.round()).double()
+
+
+def _in_order(images: Tensor, areas: _Areas) -> Tensor:
+    """Averages (N,C,H,S) along the last axis, summed from pixel to pixel in 32 bits."""
+    last, weights = images.shape[3] - 1, areas.weights.float()
+    total = torch.zeros_like(images[..., :1])
+    for k in range(FEW):
+        pixel = areas.begin + k
+        at = pixel.clamp(max=last)
+        weight = torch.where(pixel <= last, weights.gather(1, at[:, None])[:, 0], 0.0)
+        total = total + images[..., at] * weight
+    return total
 
 
 def _cubic(images: Tensor, height: Tensor, width: Tensor, size: int, steps: bool) -> Tensor:

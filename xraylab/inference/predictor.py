@@ -56,6 +56,14 @@ class Predicted:
     images: pd.DataFrame | None = None
     unlike: list[str] = field(default_factory=list)
 
+    def warn_of_unlike(self) -> None:
+        """Say which studies are unlike those of the training."""
+        if self.unlike:
+            log.warning(
+                "%d of %d studies are not like those that the model was trained on, so what it says of them means nothing: %s",
+                len(self.unlike), len(self.table), listed(self.unlike),
+            )  # fmt: skip
+
 
 def predict(run: Path, studies: str | Files, options: Options | None = None) -> Predicted:
     """Predict studies with a run, or with a combination of runs by its members.

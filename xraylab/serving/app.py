@@ -7,6 +7,7 @@ No name of a file and nothing of a patient is logged.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import shutil
 import tempfile
@@ -43,6 +44,8 @@ PAGE = Path(__file__).parent / "page"
 STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
 SIDE = 1024  # pixels of a side at most of pictures in an answer
 COOKIE = "xraylab_token"
+PORT = re.compile(r":\d*$")
+CHARSET = re.compile(r"charset\s*=\s*\"?([^\s;\"]+)", re.IGNORECASE)
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -114,7 +117,7 @@ class Service:
     def _refused(self, request: Request) -> Response | None:
         """Why a request is not heard, or None."""
         host = request.headers.get("host", "")
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        name = PORT.sub("", host).lower()
         if self.hosts is not None and name not in self.hosts:
             raise Refusal("host", f"this server is not called {name}.", 403)
         origin = request.headers.get("origin")
@@ -240,6 +243,8 @@ class Service:
         """
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise Refusal("bad_request", "send files as multipart/form-data, in the field files.", 415)
+        if (charset := CHARSET.search(request.headers["content-type"])) and charset[1].lower() not in ("utf-8", "utf8"):
+            raise Refusal("bad_request", "the form is not in UTF-8.", 415)
         most = int(self.limits.megabytes * MEGABYTE)
         if int(request.headers.get("content-length") or 0) > most:
             raise _too_large(self.limits)
@@ -259,6 +264,8 @@ class Service:
         except TimeoutError:
             seconds = f"{self.limits.upload_seconds:g} s"
             raise Refusal("too_slow", f"the files were not here after {seconds}.", 408) from None
+        except UnicodeError:
+            raise Refusal("bad_request", "a name or a value is not UTF-8.", 400) from None
         except HTTPException as error:  # of what is no form
             many = "Too many files" in str(error.detail)
             words = f"more than {self.limits.files} files were sent." if many else "the form cannot be read."

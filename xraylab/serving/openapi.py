@@ -60,7 +60,10 @@ _ANSWER = {
         "id": _TEXT,
         "findings": {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Finding"}},
         "images": {"type": "array", "items": {"$ref": "#/components/schemas/Image"}},
-        "maps": {"type": "object", "description": "By finding, the method, and what shares and rest add up to."},
+        "maps": {
+            "type": "object",
+            "description": "By finding, the method, and what shares and rest add up to: its logit, its probability, or members.",
+        },
         "distribution": {
             "type": ["object", "null"],
             "description": "How far the study is from those of training; unlike them above threshold; null: not known.",

@@ -284,7 +284,7 @@ def _images(explanations: Sequence[Explanation], names: dict[str, str], side: in
 
 
 def _about(e: Explanation) -> dict[str, Any]:
-    return {"method": e.maps[0].method, "adds_up_to": e.maps[0].of, "rest": float(sum(of.rest for of in e.maps))}
+    return {"method": e.maps[0].method, "adds_up_to": e.adds_up_to, "rest": float(sum(of.rest for of in e.maps))}
 
 
 def _shrunk(image: np.ndarray, side: int) -> np.ndarray:

@@ -323,7 +323,8 @@ def _said(unread: Sequence[Unread]) -> str:
 
 def _natural(name: str) -> list[Any]:
     """By which names are sorted as people do, slice 2 before slice 10."""
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part.casefold()) for part in re.split(r"(\d+)", name)]
+    parts = enumerate(re.split(r"(\d+)", name))  # digits are every second
+    return [(1, len(digits := part.lstrip("0")), digits) if k % 2 else (0, 0, part.casefold()) for k, part in parts]
 
 
 def _common(uploads: Sequence[Upload], found: Sequence[Decoded]) -> str:

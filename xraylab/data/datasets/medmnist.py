@@ -161,4 +161,4 @@ def _split_name(path: Path) -> tuple[str | None, int | None]:
     name, _, size = path.stem.partition("_")
     if name not in MEDMNIST:
         return None, None
-    return name, int(size) if size.isdigit() else 28
+    return name, int(size) if size.isdecimal() else 28

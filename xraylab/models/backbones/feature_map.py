@@ -181,7 +181,7 @@ class Tapped:
     """What a tapped layer gave in the latest forward pass.
 
     Attributes:
-        output: of the layer, a leaf that gradients are taken to; None: it has not been reached.
+        output: of the layer, that gradients are taken to; None: it has not been reached.
     """
 
     output: Tensor | None = field(default=None)
@@ -189,11 +189,12 @@ class Tapped:
 
 @contextmanager
 def tapped(backbone: Backbone, layer: FeatureMap) -> Iterator[Tapped]:
-    """A context in which the layer's output is kept, as a leaf: no gradient goes further back, and none is computed there."""
+    """A context in which the layer's output is kept. No gradient goes further back, and none is computed there, but to an earlier
+    layer that is tapped too."""
     kept = Tapped()
 
     def keep(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        kept.output = output.detach().requires_grad_()
+        kept.output = output if output.requires_grad else output.detach().requires_grad_()
         return kept.output.clone()  # which the next layer may change in place
 
     with dict(backbone.named_modules())[layer.name].register_forward_hook(keep):
