@@ -67,7 +67,11 @@ def attributes_of(ids: pd.Series, cells: Mapping[str, pd.Series], where: str) ->
                 log.warning("%s: studies of several ages, of which none is taken: %s", where, listed(torn))
             out[ATTRIBUTE + name] = least.where(least == most)
         else:
-            texts = column[column != ""].groupby(ids, sort=False).agg(lambda of: "+".join(sorted(set(of))))
+            pairs = pd.DataFrame({"id": ids, "text": column})[column != ""].drop_duplicates()
+            several = pairs["id"].duplicated(keep=False)
+            texts = pd.concat(
+                [pairs[~several].set_index("id")["text"], pairs[several].sort_values("text").groupby("id")["text"].agg("+".join)]
+            )
             out[ATTRIBUTE + name] = texts.reindex(out.index, fill_value="")
     return out
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.config.dataset import no_study
+from xraylab.data.attributes import attribute_counts
 from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.images.source import ImageSource, of_one_value
 from xraylab.data.published import Published
@@ -109,6 +110,7 @@ class Findings:
     strays: list[str]  # files that belong to nothing
     dotfiles: int
     read: int | None  # files whose images were read; None: not asked for
+    attributes: list[tuple[str, str]] = field(default_factory=list)  # name and, in words, the values of each
 
     @property
     def verdict(self) -> tuple[str, str]:
@@ -147,7 +149,8 @@ class Findings:
         Args:
             most: so many names of every kind of fault; None: all.
         """
-        parts = [self._published(), self._counts(), self._labels(), self._faults(most)]
+        about = [f"{name}: {values}" for name, values in self.attributes]
+        parts = [self._published(), self._counts(), self._labels(), *([about] if about else []), self._faults(most)]
         lines = [line for part in parts for line in (*part, "")]
         return "\n".join([f"{self.name} at {self.path.absolute()}", "", *lines, "verdict: {}: {}".format(*self.verdict)])
 
@@ -228,7 +231,9 @@ def examine(reader: DatasetReader, path: Path, read_images: bool = True) -> Find
     called = {"heldout": reader.heldout}
     found = counts(frame, first.labels, first.patients_known).replace({"split": called})
     compared = [Compared(_wording(p, called), p.number, _found(p, frame), p.note) for p in reader.published(first)]
-    return Findings(first.name, path, first.synthetic, found, first.labels, compared, faults, strays, dotfiles, read)
+    return Findings(
+        first.name, path, first.synthetic, found, first.labels, compared, faults, strays, dotfiles, read, attribute_counts(frame)
+    )
 
 
 def image_numbers(table: StudyTable) -> tuple[list[int], list[str]]:

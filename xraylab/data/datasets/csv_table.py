@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from xraylab.data.datasets.folder import OwnData, check_names, heldout_split
 from xraylab.data.datasets.layout import by_layout
 from xraylab.data.datasets.tables.class_names import ReadLabels, read_class_names
 from xraylab.data.datasets.tables.columns import Columns
+from xraylab.data.datasets.tables.proposal import propose
 from xraylab.data.datasets.tables.words import Words
 from xraylab.data.images.source import MISSING, AnyFileSource, ImageSource, NpySource, check_bits
 from xraylab.data.stratification import written
@@ -318,6 +320,43 @@ class CsvTable(OwnData):
         hashes = [hashlib.sha256(f"{self.split_seed}:{patient}".encode()).digest()[:8] for patient in patients]
         drawn = np.array([int.from_bytes(h, "big") for h in hashes], np.float64) / 2**64
         return np.where(drawn < self.test_fraction, "heldout", "train")
+
+    def proposal(self, path: Path) -> str | None:
+        """What the columns of a CSV may be, and the command that trains with them; None: it can be read as it is, or the columns
+        were given."""
+        if self.columns.of or self.labels is not None:
+            return None
+        cells = csv_cells.read_cells(path)[0]
+        try:
+            self._values(path, cells, self._columns(path, cells)[1], csv_cells.Faults())
+            return None
+        except UserError:
+            found = propose(path)
+        lines = [
+            f"{path}: {len(cells):,} rows, with columns other than {', '.join(csv_cells.COLUMNS[:5])} and labels of 1, 0, -1 "
+            "and blanks.\nBy their names and words, and the files beside the table, they may be:",
+            "",
+            *found.text(),
+            "",
+        ]
+        if not found.whole:
+            missing = [key for key in ("id", "images", "labels") if key not in found.columns]
+            more = "".join(f" columns.{key}=<column>" for key in missing)
+            return "\n".join(
+                [*lines, f"What is not known has to be said{':' * bool(more)}{more}, beside:", f"  {found.command(path)}"]
+            )
+        try:
+            reader = CsvTable(str(path), columns=found.columns, values=found.values, on_error="skip", **found.dataset)
+            table = reader.read(path)
+        except UserError as error:
+            return "\n".join(
+                [*lines, f"Read so, it is refused: {error}", "", "The command, to be mended:", f"  {found.command(path)}"]
+            )
+        table = replace(table, frame=table.frame.replace({"split": {"heldout": "test"}}))
+        wrong = [f"  {len(names):,} {kind}: {listed(names, 5)}" for kind, names in table.problems.items()]
+        lines += [f"Read so, there are {len(table.frame):,} studies:", table.summary(), ""]
+        lines += ["Something is wrong with others, which dataset.on_error=skip leaves out:", *wrong, ""] if wrong else []
+        return "\n".join([*lines, "Check it, and train on it:", f"  {found.command(path, 'check')}", f"  {found.command(path)}"])
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`write_table`."""

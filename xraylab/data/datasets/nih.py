@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from xraylab.data.attributes import ATTRIBUTE
 from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, places_of, read_list, with_lines
 from xraylab.data.datasets.csv_cells import text_lines
 from xraylab.data.findings import NIH as FINDINGS
@@ -62,7 +63,9 @@ class NIH(Radiographs):
         """One row an image; the held-out split is the published test."""
         problems: Problems = defaultdict(list)
         file = path / str(_entries(path))
-        rows = read_list(file, ["Image Index", "Finding Labels", "Patient ID", "View Position"], problems, ragged=True)
+        about = ("Patient Age", "Patient Gender", "Patient Sex")  # one of the last two
+        columns = ["Image Index", "Finding Labels", "Patient ID", "View Position", *about]
+        rows = read_list(file, columns, problems, optional=about, ragged=True)
         names = rows["image_index"]
         good = names.str.fullmatch(IMAGE).astype(bool)
         name_wrong(names[~good], "an image", file.name, problems)
@@ -80,15 +83,18 @@ class NIH(Radiographs):
         values = self._values(rows["finding_labels"], names, file.name, problems)
         folders = _folders(path)
         views = rows["view_position"].str.lower()
-        columns = {
-            "id": names,
-            "patient": rows["patient_id"],
-            "split": splits,
-            "view": views.where(views.isin(["ap", "pa"]), "other"),
-            "image": [f"{folders.get(name, 'images')}/{name}" for name in names],
-            **values,
-        }
-        images = pd.DataFrame(columns)
+        images = pd.DataFrame(
+            {
+                "id": names,
+                "patient": rows["patient_id"],
+                "split": splits,
+                "view": views.where(views.isin(["ap", "pa"]), "other"),
+                "image": [f"{folders.get(name, 'images')}/{name}" for name in names],
+                ATTRIBUTE + "age": rows["patient_age"],
+                ATTRIBUTE + "sex": rows["patient_gender"].where(rows["patient_gender"] != "", rows["patient_sex"]),
+                **values,
+            }
+        )
         usable = images["split"].notna() & ~np.isinf(values[list(self.findings)].to_numpy()).any(1)
         return self.table(path, self.published_name, images[usable], problems)
 

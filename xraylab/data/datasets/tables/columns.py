@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from xraylab.data.attributes import ATTRIBUTE
 from xraylab.errors import UserError, did_you_mean, listed
 
 ROLES = ("id", "patient", "group", "split", "images")
-PLACE = re.compile(r"\{([^{}]+)\}")
+#: a column in a text, and which part of a path: its name, that without the suffix, the part of a number, or all from there on
+PLACE = re.compile(r"\{([^{}:]+)(?::(name|stem|-?\d+:?))?\}")
 APART = re.compile(r"[;|]")  # stands between the images of a cell
 
 
@@ -22,8 +24,9 @@ class Columns:
 
     Args:
         given: for ``id``, ``patient``, ``group``, ``split`` and ``images`` a column, or a text with columns in braces
-            (``images/{ImageId}.png``); None: the column of that name. For ``labels`` and ``attributes`` a column, a list of
-            them, or name -> column.
+            (``images/{ImageId}.png``); None: the column of that name. Of paths, ``{Path:name}`` and ``{Path:stem}`` are the file
+            with and without its suffix, ``{Path:0}`` the first part, ``{Path:1:}`` all after it. For ``labels`` and
+            ``attributes`` a column, a list of them, or name -> column.
         labels: the same for ``labels``, in place of those of ``given``.
 
     Raises:
@@ -54,7 +57,7 @@ class Columns:
             UserError: a column is not there.
         """
         names = [str(name) for name in cells.columns]
-        needed = [(f"columns.{key}={text}", name) for key, text in self.of.items() for name in PLACE.findall(text) or [text]]
+        needed = [(f"columns.{key}={text}", name) for key, text in self.of.items() for name in columns_in(text)]
         needed += [("columns.attributes", name) for name in self.attributes.values()]
         for key, name in needed:
             if name not in names:
@@ -72,7 +75,12 @@ class Columns:
 
     def used(self) -> set[str]:
         """The columns of the CSV that were named, but for labels."""
-        return {name for text in self.of.values() for name in PLACE.findall(text) or [text]} | set(self.attributes.values())
+        return {name for text in self.of.values() for name in columns_in(text)} | set(self.attributes.values())
+
+
+def columns_in(text: str) -> list[str]:
+    """The columns that a text has in braces; without braces it is one itself."""
+    return [name for name, _ in PLACE.findall(text)] or [text]
 
 
 def filled(cells: pd.DataFrame, text: str, several: bool = False) -> pd.Series:
@@ -81,20 +89,38 @@ def filled(cells: pd.DataFrame, text: str, several: bool = False) -> pd.Series:
     Args:
         several: a cell may hold several, of each of which a text is made.
     """
-    places = PLACE.findall(text)
-    columns = [cells[name].str.strip().tolist() for name in places or [text]]
-    if not places:
-        return pd.Series(columns[0], cells.index, dtype=object)
-    literal = PLACE.split(text)[::2]
+    places = PLACE.findall(text) or [(text, "")]
+    literal = PLACE.split(text)[::3] if PLACE.search(text) else ["", ""]
+    columns = [cells[name].str.strip().tolist() for name, _ in places]
     out = []
     for row in zip(*columns, strict=True):
-        if several and len(row) == 1:
-            parts = [part.strip() for part in APART.split(row[0])]
-            out.append(";".join(f"{literal[0]}{part}{literal[1]}" for part in parts if part))
-        else:
-            pairs = zip(literal, (*row, ""), strict=True)
-            out.append("".join(before + cell for before, cell in pairs) if all(row) else "")
+        parts = APART.split(row[0]) if several and len(row) == 1 else [None]
+        texts = []
+        for one in parts:
+            chosen = row if one is None else (one.strip(),)
+            chosen = tuple(part_of(cell, which) for cell, (_, which) in zip(chosen, places, strict=True))
+            if all(chosen):
+                texts.append("".join(before + cell for before, cell in zip(literal, (*chosen, ""), strict=True)))
+        out.append(";".join(texts))
     return pd.Series(out, cells.index, dtype=object)
+
+
+def part_of(cell: str, which: str) -> str:
+    """A cell, or of a path that it is a part: ``name``, ``stem``, a number, or all from a number on (``1:``); empty where there
+    is no such.
+
+    >>> [part_of("/data/p7/front.png", which) for which in ("", "name", "stem", "1", "1:")]
+    ['/data/p7/front.png', 'front.png', 'front', 'p7', 'p7/front.png']
+    """
+    if not which:
+        return cell
+    parts = [part for part in re.split(r"[/\\]", cell) if part]
+    if which in ("name", "stem"):
+        name = parts[-1] if parts else ""
+        return os.path.splitext(name)[0] if which == "stem" else name
+    if which.endswith(":"):
+        return "/".join(parts[int(which[:-1]) :])
+    return parts[int(which)] if -len(parts) <= int(which) < len(parts) else ""
 
 
 def _text(key: str, value: Any) -> str:
