@@ -200,10 +200,11 @@ def _places(path: Path, header: Sequence[str], wanted: Sequence[str], optional: 
     shown = [name for name in header if name.strip()]
     if missing := [name for name in wanted if name not in found and name not in optional]:
         left = [name for name in shown if _plain(name) not in map(_plain, wanted)]
+        needed = [name for name in wanted if name in found or name not in optional]
         hints = [f"{name}:{hint}" for name in missing if (hint := did_you_mean(name, left))]
         raise UserError(
             f"{path}: columns that are not there: {listed(missing, 20)}.{' ' if hints else ''}{' '.join(hints)}\n"
-            f"expected: {listed([name for name in wanted if name in found or name not in optional], 30)}\nfound:    {listed(shown, 30) or 'nothing; the file is empty'}"
+            f"expected: {listed(needed, 30)}\nfound:    {listed(shown, 30) or 'nothing; the file is empty'}"
         )
     if twice := [name for name in found if names.count(_plain(name)) > 1]:
         raise UserError(f"{path}: the column {twice[0]} is there twice. Keep one.")
