@@ -106,15 +106,19 @@ class CsvTable(OwnData):
         """See :meth:`OwnData.find`. Classes that exclude each other need a loss for such."""
         path = super().find()
         if path is not None and self.labels is not None and len(self.labels) == 1:
-            cells = self.columns.applied(path, csv_cells.read_cells(path)[0])
+            cells = self.columns.applied(path, self.cells(path)[0])
             of_classes = "id" in cells and self._names_classes(cells, self.labels)
             if of_classes and self._class_names(path, cells, self.labels, csv_cells.Faults()).exclusive:
                 self.settings["loss"] = "cross_entropy"
         return path
 
+    def cells(self, path: Path) -> tuple[pd.DataFrame, dict[int, int]]:
+        """See :func:`~xraylab.data.datasets.csv_cells.read_cells`."""
+        return csv_cells.read_cells(path)
+
     def read(self, path: Path) -> StudyTable:
         """One row a study, in the file's order; a study is left out as a whole where anything of it is wrong."""
-        cells, short = csv_cells.read_cells(path)
+        cells, short = self.cells(path)
         cells = self.columns.applied(path, cells)
         image_column, labels = self._columns(path, cells)
         faults = csv_cells.Faults()
