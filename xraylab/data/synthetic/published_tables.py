@@ -1,4 +1,4 @@
-"""Drawn pictures in the layouts of challenges: a CSV beside DICOM files."""
+"""Drawn pictures in the layouts of published sets that are CSVs beside their pictures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from xraylab.data.synthetic.mark import mark_synthetic, new_root
@@ -94,6 +95,67 @@ def write_vindr_cxr(root: Path, train: int = 240, test: int = 80, seed: int = 0)
                 rows.append([name, *([f"R{1 + (k + reader) % 17}"] if readers > 1 else []), *cells])
         _write_csv(root / "annotations" / f"image_labels_{split}.csv", rows)
     return mark_synthetic(root, f"VinDr-CXR, seed {seed}")
+
+
+def write_padchest(root: Path, studies: int = 240, seed: int = 0) -> Path:
+    """Write a synthetic ``PadChest``: two studies a patient, of a frontal view and, every other one, a lateral, in 16 bits.
+
+    Args:
+        root: the folder to create.
+        studies: so many, every other one with cardiomegaly, and half of all with an effusion.
+        seed: of everything.
+
+    Raises:
+        UserError: ``root`` exists already.
+    """
+    new_root(root)
+    head = ["", "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM"]
+    rows = [[*head, "ViewPosition_DICOM", "Projection", "Labels"]]
+    others = ("atelectasis", "consolidation", "emphysema", "infiltrates", "nodule", "pneumonia", "pneumothorax")
+    for k in range(studies):
+        drawn = {"cardiomegaly": k % 2 == 1, "pleural effusion": k % 4 > 1}
+        found = [name for name, there in drawn.items() if there] + ([others[k // 3 % len(others)]] if k % 3 == 0 else [])
+        for view in ("PA", "L") if k % 2 else ("AP_horizontal",):
+            name, folder = f"{_name(seed, k)}_{view.lower()}.png", str(k % 3)
+            rng = np.random.default_rng([seed, k, len(view)])
+            picture = draw_picture(rng, blob=drawn["cardiomegaly"], band=drawn["pleural effusion"]).astype(np.uint16) * 257
+            (root / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(root / folder / name), picture)
+            person = [str(1930 + k // 2 % 60), "MF"[k // 2 % 2]]
+            cells = [name, folder, f"2014{1 + k % 9:02d}01", f"S{k}", f"P{k // 2}", *person, "POSTEROANTERIOR", view]
+            rows.append([str(len(rows) - 1), *cells, str(found or ["normal"])])
+    _write_csv(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", rows)
+    return mark_synthetic(root, f"PadChest, seed {seed}")
+
+
+def write_open_i(root: Path, studies: int = 240, seed: int = 0) -> Path:
+    """Write a synthetic ``chest-xrays-indiana-university``: studies of a frontal and a lateral view, and their reports' problems.
+
+    Args:
+        root: the folder to create.
+        studies: so many, every other one with cardiomegaly, and half of all with an effusion.
+        seed: of everything.
+
+    Raises:
+        UserError: ``root`` exists already.
+    """
+    new_root(root)
+    images = root / "images" / "images_normalized"
+    images.mkdir(parents=True)
+    projections, reports = [["uid", "filename", "projection"]], [["uid", "MeSH", "Problems", "image", "findings", "impression"]]
+    others = ("Calcified Granuloma", "Nodule", "Opacity", "Pulmonary Atelectasis")
+    for k in range(studies):
+        drawn = {"Cardiomegaly": k % 2 == 1, "Pleural Effusion": k % 4 > 1}
+        found = [name for name, there in drawn.items() if there] + ([others[k // 3 % len(others)]] if k % 3 == 0 else [])
+        for view, number in (("Frontal", 4001), ("Lateral", 3001)):
+            name, rng = f"{k + 1}_IM-{k + 1:04d}-{number}.dcm.png", np.random.default_rng([seed, k, number])
+            cv2.imwrite(str(images / name), draw_picture(rng, blob=drawn["Cardiomegaly"], band=drawn["Pleural Effusion"]))
+            projections.append([str(k + 1), name, view])
+        problems = "No Indexing" if k % 50 == 49 else ";".join(found) or "normal"
+        reports.append([str(k + 1), problems, problems, "Xray Chest PA and Lateral", "drawn", "drawn"])
+    _write_csv(root / "indiana_projections.csv", projections)
+    _write_csv(root / "indiana_reports.csv", reports)
+    return mark_synthetic(root, f"Open-i, seed {seed}")
 
 
 def _require(root: Path) -> None:

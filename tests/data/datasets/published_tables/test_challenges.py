@@ -10,7 +10,7 @@ import pytest
 from conftest import TINY, compose_config
 
 from xraylab.config.dataset import reader_of
-from xraylab.data.datasets.challenges import RSNAPneumonia, SIIMPneumothorax, VinDrCXR
+from xraylab.data.datasets.published_tables.challenges import RSNAPneumonia, SIIMPneumothorax, VinDrCXR
 from xraylab.data.integrity import examine
 from xraylab.errors import UserError
 
