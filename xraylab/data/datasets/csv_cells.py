@@ -72,6 +72,8 @@ def read_cells(path: Path) -> tuple[pd.DataFrame, dict[int, int]]:
     if cells.empty:
         raise UserError(f"{path}: it has no rows but a header: {listed(header, 30)}.")
     keep = [name != "" or bool((cells[i] != "").any()) for i, name in enumerate(header)]
+    if len(header) > 1 and header[0] == "" and cells[0].tolist() == [str(k) for k in range(len(cells))]:
+        keep[0] = False  # the index of pandas
     cells, names = cells.loc[:, keep], [name for name, kept in zip(header, keep, strict=True) if kept]
     if wrong := [name for i, name in enumerate(names) if name == "" or name in names[:i]]:
         what = f"two columns are called {wrong[0]}" if wrong[0] else f"column {header.index('') + 1} has no name"

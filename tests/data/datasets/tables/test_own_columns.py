@@ -80,6 +80,13 @@ def test_an_export_is_read_as_it_is(read, caplog):
     assert "columns that are not used: Row" in caplog.text
 
 
+def test_the_index_of_pandas_is_no_column(read):
+    text = "\n".join(f"{k - 1 if k else ''},{line}" for k, line in enumerate(EXPORT.strip().splitlines())) + "\n"
+    assert labels_of(read(text, columns=COLUMNS, values=WORDS))["A1"] == [1, 0]
+    with pytest.raises(UserError, match="column 1 has no name"):
+        read(text.replace("\n4,", "\n5,"), columns=COLUMNS, values=WORDS)
+
+
 def test_the_order_of_rows_does_not_matter(read):
     head, *rows = EXPORT.strip().splitlines()
     table, again = (

@@ -92,6 +92,14 @@ def test_class_names_and_grades(proposed):
     assert "a guess: say which of the two is positive" in "\n".join(found.text())
 
 
+def test_findings_of_a_cell_are_class_names(proposed):
+    kinds = ("No Finding", "Mass|Nodule", "Edema", "Mass")
+    text = table("uid,Image Index,Finding Labels", lambda k: f"{k // 2},{k}.png,{kinds[k // 2 % 4]}")
+    found = proposed(text, *(f"{k}.png" for k in range(24)))
+    assert found.columns == {"images": "Image Index", "id": "uid", "labels": ["Finding Labels"]}
+    assert found.dataset == {}
+
+
 def test_what_is_not_known_is_said(proposed):
     found = proposed("code,comment\na,first\nb,second\n")
     said = "\n".join(found.text())

@@ -22,7 +22,7 @@ from xraylab.system.command_line import command_line, word
 #: names of columns, without what is no letter; of several that are there the first
 STUDIES = (
     "studyinstanceuid", "studyuid", "studyid", "study", "accessionnumber", "accessionno", "accession", "examid", "exam",
-    "caseid", "case", "id",
+    "caseid", "case", "uid", "id",
 )  # fmt: skip
 PATIENTS = (
     "patientid", "patient", "patientno", "patientnumber", "subjectid", "subject", "personid", "person", "pid", "mrn",
@@ -54,6 +54,7 @@ MEANINGS = {
     None: ("unknown", "n/a", "na", "nan", "not mentioned"),
 }
 SPLITS = {"training": "train", "testing": "test", "dev": "valid", "development": "valid", "evaluation": "test", "eval": "test"}
+WIDE = 50  # characters; longer values are not aligned
 PATIENT_FOLDER = re.compile(r"(?:patient|pat|subject|sub|p|s)[-_]?\d+", re.IGNORECASE)
 
 
@@ -87,7 +88,7 @@ class Proposal:
 
     def text(self) -> list[str]:
         """Lines of what is proposed, and why."""
-        widths = [max((len(row[k]) for row in self.rows), default=0) for k in (0, 1)]
+        widths = [max((len(row[k]) for row in self.rows if len(row[k]) < WIDE), default=0) for k in (0, 1)]
         lines = [f"  {key:<{widths[0]}}  {value:<{widths[1]}}  {why}".rstrip() for key, value, why in self.rows]
         return [*lines, *([f"  not used: {listed(self.unused, 30)}"] if self.unused else [])]
 
@@ -216,10 +217,8 @@ def _labels(found: Proposal, cells: pd.DataFrame, left: list[str]) -> None:
             left.remove(column)
         safe = [re.fullmatch(r"[^/]+", column) is not None for column in labels]
         chosen: Any = labels if all(safe) else {re.sub(r"\W+", "_", column): column for column in labels}
-        positive = (
-            f"{len(labels)} of the columns: they hold 1, 0, -1, blanks"
-            + f" or words as {listed(map(repr, sorted(values)), 4)}" * bool(values)
-        )
+        positive = f"{len(labels)} columns" if len(labels) > 1 else "a column"
+        positive += " of 1, 0, -1, blanks" + f" or words as {listed(map(repr, sorted(values)), 4)}" * bool(values)
         alone = f"; of one value only, and not taken: {listed(constant, 5)}" if constant else ""
         found.add("labels", chosen, positive + alone)
         found.values |= {text: None if value is None or np.isnan(value) else int(value) for text, value in values.items()}
@@ -233,7 +232,8 @@ def _class_names(found: Proposal, cells: pd.DataFrame, left: list[str]) -> None:
     texts = {column: set(cells[column]) - {""} for column in left}
     numbers = {c for c, of in texts.items() if all(_is_whole(text) for text in of)}
     apart = {c: {w for text in of for w in re.split(r"\s*[|,]\s*", text) if w} for c, of in texts.items()}
-    few = [c for c in left if c not in numbers and 1 < len(apart[c]) <= min(60, max(2, len(cells) // 4))]
+    most = {c: len(cells) // (2 if _plain(c) in DIAGNOSES else 4) for c in left}
+    few = [c for c in left if c not in numbers and 1 < len(apart[c]) <= min(60, max(2, most[c]))]
     grades = [c for c in left if c in numbers and 1 < len(texts[c]) <= 10 and _plain(c) in GRADES]
     column = (
         _called(DIAGNOSES, few) or (few[0] if len(few) == 1 and not grades else None) or (grades[0] if len(grades) == 1 else None)
