@@ -129,6 +129,7 @@ def test_words_mean_what_they_are_said_to(read, caplog):
             Words(values)
     with pytest.raises(UserError, match="it says what words mean"):
         Words([1])
+    assert np.isnan(Words({None: None, "N/A": None}).label("NULL"))
     assert [Words({2: 1, 1: 0}).label(cell) for cell in ("2", "2.0", "1", "0")] == [1, 1, 0, 0]
 
 

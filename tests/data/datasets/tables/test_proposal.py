@@ -78,7 +78,7 @@ def test_folders_may_be_cells(proposed):
     assert found.columns["images"] == "y/{kind}/{name}.jpg"
 
 
-def test_class_names_and_grades(proposed):
+def test_class_names_and_grades(proposed, tmp_path):
     pictures = [f"{k}.png" for k in range(24)]
     found = proposed(
         table("image_id,class_name,rad", lambda k: f"{k // 2},{('Mass', 'Nodule', 'No finding')[k % 3]},R{k}"), *pictures
@@ -90,6 +90,10 @@ def test_class_names_and_grades(proposed):
     found = proposed(table("name,result", lambda k: f"{k},{('benign', 'malignant')[k % 2]}"), *pictures)
     assert found.values == {"benign": 0, "malignant": 1}
     assert "a guess: say which of the two is positive" in "\n".join(found.text())
+    assert "values={benign: 0, malignant: 1}" in found.command(tmp_path / "some.csv")
+    found = proposed(table("name,result", lambda k: f"{k},{('gutartig', 'bösartig')[k % 2]}"), *pictures)
+    assert "A command line cannot hold these words" in "\n".join(found.text())
+    assert "values=" not in found.command(tmp_path / "some.csv")
 
 
 def test_findings_of_a_cell_are_class_names(proposed):

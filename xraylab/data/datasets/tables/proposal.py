@@ -17,7 +17,7 @@ from xraylab.data.datasets.tables.beside import Named, Pictures, named_pictures
 from xraylab.data.datasets.tables.class_names import NOTHING
 from xraylab.data.datasets.tables.columns import filled, part_of
 from xraylab.errors import listed
-from xraylab.system.command_line import command_line, word
+from xraylab.system.command_line import command_line, value_of, word
 
 #: names of columns, without what is no letter; of several that are there the first
 STUDIES = (
@@ -79,17 +79,30 @@ class Proposal:
         """Whether enough is known to read the table."""
         return {"id", "images", "labels"} <= set(self.columns)
 
+    @property
+    def typable(self) -> bool:
+        """Whether Hydra's grammar has a way to write the words of ``values``."""
+        from hydra.errors import HydraException  # readers do without Hydra
+
+        try:
+            value_of(_mapping("values", self.values))
+        except HydraException:
+            return False
+        return True
+
     def command(self, path: Path, name: str = "train") -> str:
         """The command that reads the table so."""
         words = ["dataset=table", word("dataset.root", path)]
         words += [word(f"columns.{key}", value) for key, value in self.columns.items()]
         words += [word(f"dataset.{key}", value) for key, value in self.dataset.items()]
-        return command_line(name, [*words, *([_mapping("values", self.values)] if self.values else [])])
+        return command_line(name, [*words, *([_mapping("values", self.values)] if self.values and self.typable else [])])
 
     def text(self) -> list[str]:
         """Lines of what is proposed, and why."""
         widths = [max((len(row[k]) for row in self.rows if len(row[k]) < WIDE), default=0) for k in (0, 1)]
         lines = [f"  {key:<{widths[0]}}  {value:<{widths[1]}}  {why}".rstrip() for key, value, why in self.rows]
+        if not self.typable:
+            lines.append("  A command line cannot hold these words: write `values` into a YAML of your own, see --config-dir.")
         return [*lines, *([f"  not used: {listed(self.unused, 30)}"] if self.unused else [])]
 
     def add(self, key: str, value: Any, why: str) -> None:

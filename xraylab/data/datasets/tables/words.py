@@ -59,8 +59,8 @@ class Words:
 
 
 def _plain(word: Any) -> str:
-    """A word without its case; numbers are one however they are written."""
-    text = str(word).strip().casefold()
+    """A word without its case; numbers are one however they are written. Of a command line null comes as None."""
+    text = "null" if word is None else str(word).strip().casefold()
     try:
         return f"{float(text):g}"
     except ValueError:
