@@ -197,11 +197,13 @@ def test_grades_are_classes_by_number(read):
 
 
 def test_cells_of_several_findings_are_labels(read, caplog):
+    caplog.set_level("INFO")
     rows = (("1", "a", "Mass|Nodule/Mass"), ("2", "b", "No Finding"), ("3", "c", "Mass"), ("4", "d", ""))
     text, how = classes(*rows)
     table = read(text, **how)
     assert not table.exclusive
     assert table.labels == ("Mass", "Nodule_Mass")
+    assert "'No Finding' says that there is no finding, and is no label" in caplog.text
     found = labels_of(table)
     assert np.isnan(found.pop("4")).all()
     assert found == {"1": [1, 1], "2": [0, 0], "3": [1, 0]}

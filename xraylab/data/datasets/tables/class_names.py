@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,6 +13,8 @@ import pandas as pd
 from xraylab.data.datasets.csv_cells import Faults
 from xraylab.data.datasets.folder import NEGATIVES
 from xraylab.errors import UserError, did_you_mean, listed
+
+log = logging.getLogger(__name__)
 
 APART = re.compile(r"\s*[|,]\s*")  # stands between the findings of a cell
 NOTHING = (*NEGATIVES, "no finding", "no_finding", "none")  # findings that are none
@@ -74,6 +77,8 @@ def read_class_names(
     if several:
         negative = next((word for word in there if word.lower() in NOTHING), "") if wanted is None else ""
         labels = tuple(named[word] for word in classes if word != negative)
+        if negative:
+            log.info("%s: %r says that there is no finding, and is no label.", where, negative)
         return ReadLabels(labels, every[list(labels)], every, False)
     faults.add_rows(f"rows without a class in {column.name}", ids[cells == ""])
     others = (cells != "") & ~cells.map({cell: of[0] for cell, of in words.items()}).isin(classes)
