@@ -58,10 +58,8 @@ def read_class_names(
     """
     cells = column.str.strip()
     several = exclusive is False or (exclusive is None and bool(cells.str.contains(r"[|,]").any()))
-    words = {cell: [w for w in APART.split(cell) if w] if several else [cell] for cell in cells.unique() if cell}
-    spelling = {word.casefold(): word for word in sorted({word for of in words.values() for word in of}, reverse=True)}
-    words = {cell: [spelling[word.casefold()] for word in of] for cell, of in words.items()}
-    there = sorted(spelling.values(), key=_by_number)
+    words = _words(cells, several)
+    there = sorted({word for of in words.values() for word in of}, key=_by_number)
     numeric = bool(there) and all(_is_number(word) for word in there)
     named = {word: f"{column.name}_{float(word):g}" if numeric else word.replace("/", "_") for word in there}
     classes = there if wanted is None else _wanted(wanted, there, named, where)
@@ -97,6 +95,13 @@ def read_class_names(
             f"'values={{{one}: 1, {other}: 0}}'."
         )
     return ReadLabels((named[left[0]],), every[[named[left[0]]]], every, False)
+
+
+def _words(cells: pd.Series, several: bool) -> dict[str, list[str]]:
+    """The class names of each cell that is not blank; of names that differ in case only, one spelling stands for all."""
+    words = {cell: [w for w in APART.split(cell) if w] if several else [cell] for cell in cells.unique() if cell}
+    spelling = {word.casefold(): word for word in sorted({word for of in words.values() for word in of}, reverse=True)}
+    return {cell: [spelling[word.casefold()] for word in of] for cell, of in words.items()}
 
 
 def _wanted(wanted: Sequence[str], there: Sequence[str], named: dict[str, str], where: str) -> list[str]:
