@@ -22,9 +22,11 @@ xraylab.check: read all of a dataset and compare it with what is published of it
   python -m xraylab.check dataset=mrnet dataset.root=/data/MRNet-v1.0
   python -m xraylab.check dataset=mura read_images=false        the lists and the files' names only: seconds
   python -m xraylab.check dataset=medmnist subset=chestmnist names=null
+  python -m xraylab.check dataset=table dataset.root=/data/export.csv    of a CSV with columns of its own: what they may be, and
+                                                                the command that trains with them
 
 The whole dataset is checked, whatever plane, task or body part is chosen. Data is looked for as in training.
-Exit codes: 0 complete, or nothing is published to compare with; 2 something is missing, too much or broken.
+Exit codes: 0 complete, nothing is published to compare with, or columns are proposed; 2 something is missing, too much or broken.
 """
 
 
@@ -52,6 +54,9 @@ def job(cfg: DictConfig) -> None:
     if path is None:
         found = resolved(cfg, HydraConfig.get().overrides.task)
         reader, path = found.reader, found.data()
+    if (proposal := reader.proposal(path)) is not None:
+        log.info("%s", proposal)
+        return
     findings = examine(reader, path, cfg.read_images)
     log.info("%s", findings.text(cfg.names))
     if findings.failed:

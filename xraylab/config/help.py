@@ -29,10 +29,9 @@ def help_text(config: str, usage: str) -> str:
     lines += [f"  {name + '=' + value:<40} {about}".rstrip() for name, value, about in described_keys(text) if value or about]
     for dataset, keys in keys_of_datasets().items():
         source = (conf_dir() / "dataset" / f"{dataset}.yaml").read_text(encoding="utf-8")
-        for key in sorted(keys):
-            found = re.search(rf"^{key}: *([^#\n]*?) *(?:# (.*))?$", source, re.M)
-            if found and with_data:
-                lines.append(f"  {key + '=' + found.group(1):<40} dataset={dataset}: {found.group(2) or ''}".rstrip())
+        for key, value, about in described_keys(source):
+            if key.split(".")[0] in keys and with_data:
+                lines.append(f"  {key + '=' + value:<40} dataset={dataset}: {about}".rstrip())
         own = re.findall(r"^  (\w+): ([^#\n$]*?) +# (.*)$", source.partition("\ndataset:\n")[2], re.M)
         for key, value, about in own if with_data else []:
             if key not in ("sample", "embedded"):

@@ -103,9 +103,7 @@ def launch(
 def _flags_first(words: list[str]) -> list[str]:
     """The words of a command line as Hydra takes them: flags first, for argparse wants overrides in one piece."""
     flags = [a for a in words if re.match(r"(-m|--multirun|--[\w-]+=.*)$", a)]
-    # Hydra takes a bare brace for the beginning of a mapping
-    quoted = [re.sub(r"^(columns\.\w+)=([^'\"]*\{label\}[^'\"]*)$", r"\1='\2'", a) for a in words if a not in flags]
-    return [*flags, *quoted]
+    return [*flags, *(a for a in words if a not in flags)]
 
 
 def _show(text: str) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from xraylab.config.dataset import no_study
+from xraylab.data.attributes import attribute_counts
 from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.images.burnt_in_text import text_lines
 from xraylab.data.images.source import ImageSource, of_one_value
@@ -112,6 +113,7 @@ class Findings:
     dotfiles: int
     read: int | None  # files whose images were read; None: not asked for
     texts: list[str]  # of those that were read, the images with burnt-in text
+    attributes: list[tuple[str, str]] = field(default_factory=list)  # name and, in words, the values of each
 
     @property
     def verdict(self) -> tuple[str, str]:
@@ -150,7 +152,8 @@ class Findings:
         Args:
             most: so many names of every kind of fault; None: all.
         """
-        parts = [self._published(), self._counts(), self._labels(), self._faults(most)]
+        about = [f"{name}: {values}" for name, values in self.attributes]
+        parts = [self._published(), self._counts(), self._labels(), *([about] if about else []), self._faults(most)]
         lines = [line for part in parts for line in (*part, "")]
         return "\n".join([f"{self.name} at {self.path.absolute()}", "", *lines, "verdict: {}: {}".format(*self.verdict)])
 
@@ -235,7 +238,10 @@ def examine(reader: DatasetReader, path: Path, read_images: bool = True) -> Find
     called = {"heldout": reader.heldout}
     found = counts(frame, first.labels, first.patients_known).replace({"split": called})
     compared = [Compared(_wording(p, called), p.number, _found(p, frame), p.note) for p in reader.published(first)]
-    return Findings(first.name, path, first.synthetic, found, first.labels, compared, faults, strays, dotfiles, read, texts)
+    return Findings(
+        first.name, path, first.synthetic, found, first.labels, compared, faults, strays, dotfiles, read, texts,
+        attribute_counts(frame),
+    )  # fmt: skip
 
 
 def image_numbers(table: StudyTable) -> tuple[list[int], list[str]]:

@@ -3,7 +3,7 @@
 One row is a study: ``id``, ``patient`` (empty where unknown), ``group``, ``split``, ``images`` (a tuple of references
 that the table's source reads) and one column a label: 1 positive, 0 negative, -1 uncertain, NaN not mentioned. Optional:
 ``views``, a tuple of each image's view; ``parts``, a tuple of each reference's part, where a study is several volumes;
-``labels/all``, see :data:`ALL_LABELS`.
+``labels/all``, see :data:`ALL_LABELS`; ``attribute/<name>``, see :mod:`xraylab.data.attributes`.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from xraylab.errors import UserError, listed
 # Hydra is imported where it is needed: a checkpoint is loaded without it
 
 OF_FLAGS = ("--cfg", "-c", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
+#: a text of ``columns`` with columns in braces, as ``images/{ImageId}.png``: Hydra takes a bare brace for a mapping's beginning
+BRACES = re.compile(r"^(columns\.\w+)=([^'\"\[]*\{[^{}:,'\"]+(?::(?:name|stem|-?\d+:?))?\}[^'\"]*)$")
 PLAIN = re.compile(r"[A-Za-z_./-][A-Za-z0-9_./:@%+-]*")  # of these, what Hydra takes for no text is found by asking it
 
 
@@ -117,7 +119,7 @@ def checked(words: Sequence[str], groups: Mapping[str, Sequence[str]] | None = N
                 f"{typed}: it is neither key=value nor a flag. A value that holds spaces is quoted, once for Hydra and once "
                 "for the shell: " + shown("key", "a b")
             )
-        out.append(f"{key}={_with_home(text)}")
+        out.append(BRACES.sub(r"\1='\2'", f"{key}={_with_home(text)}"))
         try:
             value = OverridesParser.create().parse_override(out[-1])._value
         except HydraException as error:

@@ -39,7 +39,7 @@ def test_columns_that_are_not_there_are_named_beside_those_that_are(root, old, n
         read(root)
     assert f"{root / 'train.csv'}: {said}" in str(stop.value)
     if "not there" in said:
-        assert "\nexpected: Path, Frontal/Lateral, AP/PA, No Finding, " in str(stop.value)
+        assert "\nexpected: Path, Frontal/Lateral, AP/PA, Sex, Age, No Finding, " in str(stop.value)
         assert "\nfound:    Path, " in str(stop.value)
         assert new in str(stop.value).split("found:")[1]
 

@@ -220,3 +220,20 @@ def test_check_finds_everything_of_a_tree(root):
     assert found.read == 5
     assert not found.faults
     assert not found.strays
+
+
+def test_a_copy_of_224_pixels_is_read_and_called_so(tmp_path):
+    root = write(tmp_path / "resized", place=lambda name: f"images-224/images-224/{name}")
+    for name in ("train_val_list", "test_list"):
+        (root / f"{name}.txt").rename(root / f"{name}_NIH.txt")
+    table = read(root)
+    assert table.name == "ChestX-ray14-224"
+    assert dict(zip(table.frame["id"], table.frame["split"], strict=True)) == {name: split for name, *_, split in IMAGES}
+    assert table.frame["images"][0] == ("images-224/images-224/00000001_000.png",)
+
+
+@pytest.mark.parametrize("quirk", QUIRKS)
+def test_age_and_sex_come_along(tmp_path, quirk):
+    frame = read(write(tmp_path / "nih", quirk=quirk)).frame
+    assert frame["attribute/age"].tolist() == [58.0] * 5
+    assert frame["attribute/sex"].tolist() == ["M"] * 5

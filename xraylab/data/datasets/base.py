@@ -113,6 +113,10 @@ class DatasetReader(ABC):
         """Readers that together read everything of the dataset at a path that matches, whatever the keys chose of it."""
         return [self]
 
+    def proposal(self, path: Path) -> str | None:
+        """How data of one's own may be read, which cannot be as it is; None: it can, or nothing is to be proposed."""
+        return None
+
     def published(self, table: StudyTable) -> list[Published]:
         """What is published of the numbers of the dataset that was read."""
         return []

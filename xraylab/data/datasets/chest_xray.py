@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import numpy as np
 import pandas as pd
 
+from xraylab.data.attributes import ATTRIBUTE, attributes_of
 from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.datasets.csv_cells import differing, label_value
 from xraylab.data.findings import VIEWS, chosen, finding, spelled, wanted_views
@@ -69,7 +70,8 @@ class Radiographs(DatasetReader):
         Args:
             path: of the dataset; references are relative to it.
             images: one row an image: id of its study, patient, split, view (one of ``KINDS``), image, and the study's labels,
-                float32, which are the same in all its rows, and ``ALL_LABELS``; the index is of no matter.
+                float32, which are the same in all its rows, and ``ALL_LABELS``; as they are written, any attributes, called
+                ``attribute/<name>``; the index is of no matter.
             problems: what is wrong so far; those rows are not among the images.
 
         Raises:
@@ -84,6 +86,8 @@ class Radiographs(DatasetReader):
         empty = images.loc[(fault != "") & ~images["id"].isin(usable["id"]), "id"]
         problems["studies of whose images none can be used"] += empty.unique().tolist()
         frame = joined(usable, self.findings)
+        cells = {str(c).removeprefix(ATTRIBUTE): usable[c] for c in usable if str(c).startswith(ATTRIBUTE)}
+        frame = frame.join(attributes_of(usable["id"], cells, str(path)), on="id")
         total = max(total, sum(map(len, problems.values())))
         source = FileSource(path, bits=self.bits)
         return self.table_of(path, frame, problems, total, labels=self.findings, source=source, name=name, views=True)
@@ -196,10 +200,11 @@ def _places(path: Path, header: Sequence[str], wanted: Sequence[str], optional: 
     shown = [name for name in header if name.strip()]
     if missing := [name for name in wanted if name not in found and name not in optional]:
         left = [name for name in shown if _plain(name) not in map(_plain, wanted)]
+        needed = [name for name in wanted if name in found or name not in optional]
         hints = [f"{name}:{hint}" for name in missing if (hint := did_you_mean(name, left))]
         raise UserError(
             f"{path}: columns that are not there: {listed(missing, 20)}.{' ' if hints else ''}{' '.join(hints)}\n"
-            f"expected: {listed(wanted, 30)}\nfound:    {listed(shown, 30) or 'nothing; the file is empty'}"
+            f"expected: {listed(needed, 30)}\nfound:    {listed(shown, 30) or 'nothing; the file is empty'}"
         )
     if twice := [name for name in found if names.count(_plain(name)) > 1]:
         raise UserError(f"{path}: the column {twice[0]} is there twice. Keep one.")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from xraylab.data.attributes import ATTRIBUTE
 from xraylab.data.datasets.chest_xray import Radiographs, name_wrong, places_of, read_list, settled, with_lines
 from xraylab.data.findings import CHEXPERT
 from xraylab.data.published import CHEXPERT_IMAGES, Published
@@ -93,8 +94,9 @@ class CheXpert(Radiographs):
 
     def _images(self, file: Path, split: str, folders: dict[str, str], problems: Problems) -> pd.DataFrame:
         """One row an image of a list, with its study, patient, kind of view, reference and labels."""
-        views = ("Frontal/Lateral", "AP/PA")
-        cells = read_list(file, ["Path", *views], problems, self.findings, views if split == "test" else (), known=CHEXPERT)
+        views, about = ("Frontal/Lateral", "AP/PA"), ("Sex", "Age")
+        optional = (*about, *(views if split == "test" else ()))
+        cells = read_list(file, ["Path", *views, *about], problems, self.findings, optional, known=CHEXPERT)
         found = cells["path"].str.extract(IMAGE)
         good = (found["split"] == split) & ~cells["path"].str.contains("..", regex=False)
         name_wrong(cells["path"][~good], f"an image of {split}", file.name, problems)
@@ -117,6 +119,8 @@ class CheXpert(Radiographs):
             "patient": found["patient"],
             "view": kinds.where(found["side"] == "frontal", "lateral"),
             "image": names,
+            ATTRIBUTE + "sex": cells["sex"],
+            ATTRIBUTE + "age": cells["age"],
             **cells[[*self.findings, ALL_LABELS]],
         }
         images = pd.DataFrame(columns)

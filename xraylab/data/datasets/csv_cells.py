@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import pandas as pd
 from xraylab.data.datasets.layout import SPLITS
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.source import ARRAY, SUFFIXES, file_fault, is_picture
-from xraylab.data.stratification import written
 from xraylab.errors import UserError, did_you_mean, listed, refusing
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("id", "patient", "group", "split", "images", "image")  # the last two are synonyms
 SPLIT_NAMES = {**SPLITS, "validate": "valid", "heldout": "heldout"}
@@ -70,6 +72,8 @@ def read_cells(path: Path) -> tuple[pd.DataFrame, dict[int, int]]:
     if cells.empty:
         raise UserError(f"{path}: it has no rows but a header: {listed(header, 30)}.")
     keep = [name != "" or bool((cells[i] != "").any()) for i, name in enumerate(header)]
+    if len(header) > 1 and header[0] == "" and cells[0].tolist() == [str(k) for k in range(len(cells))]:
+        keep[0] = False  # the index of pandas
     cells, names = cells.loc[:, keep], [name for name, kept in zip(header, keep, strict=True) if kept]
     if wrong := [name for i, name in enumerate(names) if name == "" or name in names[:i]]:
         what = f"two columns are called {wrong[0]}" if wrong[0] else f"column {header.index('') + 1} has no name"
@@ -117,17 +121,16 @@ def label_value(cell: str) -> float:
     return value if value in (1, 0, -1) or np.isnan(value) else np.inf
 
 
-def numbers_of(column: pd.Series) -> np.ndarray:
-    """float32 (rows,), :func:`label_value` of each cell."""
+def numbers_of(column: pd.Series, value: Callable[[str], float] = label_value) -> np.ndarray:
+    """float32 (rows,), the raw label of each cell."""
     codes, texts = pd.factorize(column)
-    return np.array([label_value(text) for text in texts], np.float32)[codes]
+    return np.array([value(text) for text in texts], np.float32)[codes]
 
 
-def every_label(cells: pd.DataFrame) -> pd.Series:
-    """``ALL_LABELS``, of every column that holds labels, whichever are asked for and in whatever order they stand."""
-    found = {name: numbers_of(cells[name]) for name in sorted(map(str, cells)) if name not in COLUMNS}
-    values = pd.DataFrame({name: of for name, of in found.items() if are_labels(of)}, index=cells.index)
-    return written(values)
+def every_label(cells: pd.DataFrame, value: Callable[[str], float] = label_value) -> pd.DataFrame:
+    """Raw labels of every column that holds labels, whichever are asked for, sorted by name."""
+    found = {name: numbers_of(cells[name], value) for name in sorted(map(str, cells)) if name not in COLUMNS}
+    return pd.DataFrame({name: of for name, of in found.items() if are_labels(of)}, index=cells.index)
 
 
 def are_labels(values: np.ndarray) -> bool:
@@ -160,12 +163,18 @@ def differing(ids: pd.Series, values: pd.DataFrame) -> dict[str, list[str]]:
     return {str(names[code]): columns for code, columns in sorted(found.items())}
 
 
-def bags_of(ids: pd.Series, cells: pd.Series) -> list[list[str]]:
-    """The images of each id as given, ids in the order of their first row."""
+def bags_of(ids: pd.Series, cells: pd.Series, path: Path) -> list[list[str]]:
+    """The images of each id as given, ids in the order of their first row; one that an earlier row has as well is there once."""
     bags: dict[str, list[str]] = {}
+    again = 0
     for study, cell in zip(ids.tolist(), cells.tolist(), strict=True):
-        parts = (part.strip() for part in cell.replace("|", ";").split(";"))
-        bags.setdefault(study, []).extend(part for part in parts if part)
+        bag = bags.setdefault(study, [])
+        parts = [part.strip() for part in cell.replace("|", ";").split(";") if part.strip()]
+        fresh = [part for part in parts if part not in bag]
+        again += len(parts) - len(fresh)
+        bag += fresh
+    if again:
+        log.info("%s: %d rows name a picture that an earlier row of their study names; it is there once.", path, again)
     return list(bags.values())
 
 

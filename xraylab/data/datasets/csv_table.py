@@ -2,6 +2,7 @@
 
 A row is a study, or one image of it: rows of one id are one study and have to agree. Labels are 1, 0, -1 (uncertain) or
 blank (not mentioned). ``images`` are paths separated by ``;`` or ``|``. Columns patient, group and split may be missing.
+Where a table has other columns and other words, ``columns`` and ``values`` say what they are.
 """
 
 from __future__ import annotations
@@ -9,37 +10,54 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from xraylab.data.attributes import ATTRIBUTE, attributes_of
 from xraylab.data.datasets import csv_cells
 from xraylab.data.datasets.folder import OwnData, check_names, heldout_split
 from xraylab.data.datasets.layout import by_layout
+from xraylab.data.datasets.tables.class_names import ReadLabels, read_class_names
+from xraylab.data.datasets.tables.columns import Columns
+from xraylab.data.datasets.tables.proposal import propose
+from xraylab.data.datasets.tables.words import Words
 from xraylab.data.images.source import MISSING, AnyFileSource, ImageSource, NpySource, check_bits
+from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, StudyTable
 from xraylab.data.synthetic.pictures import write_table
 from xraylab.errors import UserError, did_you_mean, listed
+from xraylab.system.command_line import command_line, word
 
 log = logging.getLogger(__name__)
+
+
+def to_look(path: Path) -> str:
+    """The sentence that names the command which proposes what the columns of a table are."""
+    return "To be told what its columns may be: " + command_line("check", ["dataset=table", word("dataset.root", path)])
 
 
 class CsvTable(OwnData):
     """Reader of one's own images, listed in a CSV of studies.
 
     Args:
-        labels: the columns that are labels; None: all but id, patient, group, split and images.
+        labels: the columns that are labels, or name -> column; None: all but id, patient, group, split and images. One column of
+            class names stands for a label each, see :func:`~xraylab.data.datasets.tables.class_names.read_class_names`.
         images_root: the folder that image paths are relative to, itself relative to the CSV's; None: the CSV's.
         test_fraction: of the patients, about, held out where there is no column split.
         split_seed: of that part. It is not the run's seed, so that runs of any seed share it.
         views: each image bears its study's label; False: images are slices of a volume, as those of .npy files and the frames
             of DICOM files are.
-        exclusive: exactly one label of a study is 1.
+        exclusive: exactly one label of a study is 1; False: any number is; None: as the labels are, of class names, else False.
         colour: read three channels, not one.
         bits: how many bits the values of 16-bit files use, e.g. 12.
+        columns: see :class:`~xraylab.data.datasets.tables.columns.Columns`.
+        values: see :class:`~xraylab.data.datasets.tables.words.Words`.
+        classes: of a column of class names, those that are labels, in order; None: all.
 
     >>> import tempfile
     >>> root = write_table(Path(tempfile.mkdtemp()), train=8, test=8)
@@ -60,15 +78,17 @@ class CsvTable(OwnData):
     register = "your own: dataset.root=<file.csv> with the columns id, images and one for each label"
 
     def __init__(
-        self, root: str | None = None, labels: str | int | Sequence[str | int] | None = None, images_root: str | None = None,
-        test_fraction: float | None = 0.2, split_seed: int = 0, views: bool = True, exclusive: bool = False,
-        colour: bool = False, bits: int | None = None, on_error: str = "stop", sample: dict[str, Any] | None = None,
+        self, root: str | None = None, labels: str | int | Sequence[str | int] | Mapping[str, str] | None = None,
+        images_root: str | None = None, test_fraction: float | None = 0.2, split_seed: int = 0, views: bool = True,
+        exclusive: bool | None = None, colour: bool = False, bits: int | None = None, on_error: str = "stop",
+        sample: dict[str, Any] | None = None, columns: Mapping[str, Any] | None = None,
+        values: Mapping[Any, Any] | None = None, classes: Sequence[str | int] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(root, on_error, sample)
         self.bits = check_bits(bits)
-        self.labels = None if labels is None else tuple(map(str, [labels] if isinstance(labels, str | int) else labels))
-        if self.labels is not None and (not self.labels or len(set(self.labels)) < len(self.labels)):
-            raise UserError(f"dataset.labels=[{','.join(self.labels)}]: it is a list of columns, each once; null: all there are.")
+        self.columns, self.words = Columns(columns, labels), Words(values)
+        self.labels = None if self.columns.labels is None else tuple(self.columns.labels)
+        self.classes = None if classes is None else [str(name) for name in classes]
         if test_fraction is not None and not (isinstance(test_fraction, int | float) and 0 < test_fraction < 1):
             raise UserError(f"dataset.test_fraction={test_fraction}: it is above 0 and below 1.")
         if not isinstance(split_seed, int) or split_seed < 0:
@@ -82,32 +102,41 @@ class CsvTable(OwnData):
         """A file."""
         return path.is_file()
 
+    def find(self) -> Path | None:
+        """See :meth:`OwnData.find`. Classes that exclude each other need a loss for such."""
+        path = super().find()
+        if path is not None and self.labels is not None and len(self.labels) == 1:
+            cells = self.columns.applied(path, self.cells(path)[0])
+            of_classes = "id" in cells and self._names_classes(cells, self.labels)
+            if of_classes and self._class_names(path, cells, self.labels, csv_cells.Faults()).exclusive:
+                self.settings["loss"] = "cross_entropy"
+        return path
+
+    def cells(self, path: Path) -> tuple[pd.DataFrame, dict[int, int]]:
+        """See :func:`~xraylab.data.datasets.csv_cells.read_cells`."""
+        return csv_cells.read_cells(path)
+
     def read(self, path: Path) -> StudyTable:
         """One row a study, in the file's order; a study is left out as a whole where anything of it is wrong."""
-        cells, short = csv_cells.read_cells(path)
+        cells, short = self.cells(path)
+        cells = self.columns.applied(path, cells)
         image_column, labels = self._columns(path, cells)
-        values = self._values(path, cells, labels)
         faults = csv_cells.Faults()
         for line, number in short.items():
             faults.add("rows with fewer cells than the header", cells["id"][line], f"line {line}: {number}")
         faults.nameless += [f"line {line}" for line in cells.index[cells["id"] == ""]]
+        found = (self._class_names if self._names_classes(cells, labels) else self._values)(path, cells, labels, faults)
         cells = cells[cells["id"] != ""]
-        values = values.loc[cells.index]
-        every = csv_cells.every_label(cells)
-        self._check_values(cells, values, faults)
+        values = found.raw.loc[cells.index]
         rows = pd.concat([cells["id"], self._about(path, cells, faults), values], axis=1)
         csv_cells.check_agreement(rows, faults)
-
+        # of rows of one study that differ in labels that are not asked for, the order must not matter
+        every = written(found.every.loc[cells.index]).groupby(cells["id"]).transform("min")
         studies = rows.assign(**{ALL_LABELS: every}).drop_duplicates("id", ignore_index=True)
-        studies.insert(4, "images", pd.Series(csv_cells.bags_of(cells["id"], cells[image_column]), dtype=object))
-        source = self._images(path, studies, faults)
-        views = self.views and not isinstance(source, NpySource)
-        if isinstance(source, AnyFileSource):
-            sound = studies[~studies["id"].isin(faults.studies)]
-            views, unlike = by_layout(source.root, dict(zip(sound["id"], sound["images"], strict=True)), self.views)
-            for kind, names in unlike.items():
-                for name in names:
-                    faults.add(kind, name)
+        studies.insert(4, "images", pd.Series(csv_cells.bags_of(cells["id"], cells[image_column], path), dtype=object))
+        attributes = {name: cells[ATTRIBUTE + name] for name in self.columns.attributes}
+        studies = studies.join(attributes_of(cells["id"], attributes, str(path)), on="id")
+        source, views = self._images(path, studies, faults)
         problems = faults.problems()
         total = max(len(studies) + len(faults.nameless), sum(map(len, problems.values())))
         studies = studies[~studies["id"].isin(faults.studies)].reset_index(drop=True)
@@ -118,11 +147,11 @@ class CsvTable(OwnData):
             studies,
             problems,
             total,
-            labels=labels,
+            labels=found.labels,
             source=source,
             name=path.stem,
             patients_known=csv_cells.is_given(cells, "patient"),
-            exclusive=self.exclusive,
+            exclusive=found.exclusive,
             channels=3 if self.colour else 1,
             views=views,
         )
@@ -136,37 +165,57 @@ class CsvTable(OwnData):
             raise UserError(
                 f"{path}: there is no column {missing}.{did_you_mean(missing, names)} There are: {listed(names, 30)}."
                 + (f" They seem to be separated by {odd[0]!r}: save the file with commas." if odd else "")
-                + f"\nexpected:\n{self.expected.strip(chr(10))}"
+                + f" {to_look(path)}\nexpected:\n{self.expected.strip(chr(10))}"
             )
         if len(image_columns) > 1:
             raise UserError(f"{path}: it has both a column images and a column image. Keep one.")
-        others = [name for name in names if name not in csv_cells.COLUMNS]
-        labels = tuple(others) if self.labels is None else self.labels
+        others = [name for name in names if name not in csv_cells.COLUMNS and not name.startswith(ATTRIBUTE)]
+        labels = tuple(name for name in others if name not in self.columns.used()) if self.labels is None else self.labels
         if wrong := [label for label in labels if label not in others]:
             why = "that column is no label" if wrong[0] in names else "there is no such column"
             raise UserError(
                 f"dataset.labels: {wrong[0]}: {why} of {path}.{did_you_mean(wrong[0], others)} There are: {listed(others, 30)}."
             )
-        if len(labels) < (2 if self.exclusive else 1):
+        if len(labels) < (2 if self.exclusive and not self._names_classes(cells, labels) else 1):
             raise UserError(
                 f"{path}: it has {len(labels)} columns that can be labels. "
                 + ("dataset.exclusive=true needs two or more." if self.exclusive else "Add one: 1, 0, -1 or blank.")
             )
-        check_names(labels, f"{path}: a column")
-        unused = [name for name in others if name not in labels]
+        if not self._names_classes(cells, labels):
+            check_names(labels, f"{path}: a column")
+        unused = [name for name in others if name not in labels and name not in self.columns.used()]
         if unused:
             log.warning(
                 "%s: columns that are not used: %s.%s", path, listed(unused, 30), csv_cells.renamed_columns(cells, unused)
             )
         return image_columns[0], labels
 
-    def _values(self, path: Path, cells: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-        """Labels, float32; infinite where a cell is not one.
+    def _names_classes(self, cells: pd.DataFrame, labels: Sequence[str]) -> bool:
+        """Whether the labels asked for are one column of class names."""
+        if self.labels is None or len(labels) != 1 or labels[0] not in cells or labels[0] in csv_cells.COLUMNS:
+            return False
+        values = csv_cells.numbers_of(cells[labels[0]], self.words.label)
+        numbers = csv_cells.are_labels(values) and not (self.exclusive and np.isinf(values).any())
+        return self.classes is not None or not numbers
+
+    def _class_names(self, path: Path, cells: pd.DataFrame, labels: Sequence[str], faults: csv_cells.Faults) -> ReadLabels:
+        """Labels of a column of class names."""
+        (name,), rows = labels, cells[cells["id"] != ""]
+        where = f"{path}: the column {name}"
+        found = read_class_names(rows[name], rows["id"], self.classes, self.exclusive, where, faults)
+        check_names(found.labels, f"{where}: a class")
+        return found
+
+    def _values(self, path: Path, cells: pd.DataFrame, labels: Sequence[str], faults: csv_cells.Faults) -> ReadLabels:
+        """Labels of a column each; infinite where a cell is not one.
 
         Raises:
             UserError: a column is none of labels.
         """
-        values = pd.DataFrame({label: csv_cells.numbers_of(cells[label]) for label in labels}, index=cells.index)
+        if self.classes is not None:
+            raise UserError("dataset.classes: it is of one column of class names, columns.labels=[<column>]. Leave it out.")
+        numbers = {label: csv_cells.numbers_of(cells[label], self.words.label) for label in labels}
+        values = pd.DataFrame(numbers, index=cells.index)
         bad = [label for label in labels if not csv_cells.are_labels(values[label].to_numpy())]
         if bad:
             shown = [f"{label} ({listed(map(repr, cells[label].unique()), 3)})" for label in bad]
@@ -175,15 +224,19 @@ class CsvTable(OwnData):
                 f"{path}: columns that do not hold labels, which are 1, 0, -1 or blank: {listed(shown)}."
                 + csv_cells.renamed_columns(cells, bad)
                 + (f" Choose the labels: dataset.labels=[{','.join(good)}]." if good else "")
+                + f" {to_look(path)}"
             )
-        return values
-
-    def _check_values(self, cells: pd.DataFrame, values: pd.DataFrame, faults: csv_cells.Faults) -> None:
+        if unheard := self.words.unheard(np.unique(cells[[*labels, *(["split"] if "split" in cells else [])]].to_numpy(str))):
+            log.warning("values: words that are in no cell of %s: %s", path, listed(unheard))
+        rows = cells["id"] != ""
         for label in values:
-            faults.add_rows(f"labels {label} other than 1, 0, -1 and blank", cells["id"][np.isinf(values[label])], cells[label])
+            wrong = rows & np.isinf(values[label])
+            faults.add_rows(f"labels {label} other than 1, 0, -1 and blank", cells["id"][wrong], cells[label])
         if self.exclusive:
-            several = ~((values == 1).sum(axis=1).eq(1) & values.isin((0, 1)).all(axis=1))
+            several = rows & ~((values == 1).sum(axis=1).eq(1) & values.isin((0, 1)).all(axis=1))
             faults.add_rows("rows of which not exactly one label is 1 and the others 0", cells["id"][several])
+        others = [x for x in map(str, cells) if x in labels or not (x in self.columns.used() or x.startswith(ATTRIBUTE))]
+        return ReadLabels(tuple(labels), values, csv_cells.every_label(cells[others], self.words.label), bool(self.exclusive))
 
     def _about(self, path: Path, cells: pd.DataFrame, faults: csv_cells.Faults) -> pd.DataFrame:
         """Columns patient, group, split; what is missing or wrong there is named."""
@@ -193,7 +246,7 @@ class CsvTable(OwnData):
                 about[name] = cells[name]
                 faults.add_rows(f"rows without a {name}, which others have", cells["id"][cells[name] == ""])
         if csv_cells.is_given(cells, "split"):
-            split = cells["split"].str.lower().map(csv_cells.SPLIT_NAMES)
+            split = cells["split"].map({word: self.words.split(word) for word in cells["split"].unique()})
             unknown = split.isna()
             known = ", ".join(csv_cells.SPLIT_NAMES)
             kind = f"splits other than {known} ({csv_cells.counted(cells['split'][unknown])})"
@@ -207,8 +260,12 @@ class CsvTable(OwnData):
             raise UserError(f"{path}: it has no column split. Add one, or set dataset.test_fraction.")
         return about
 
-    def _images(self, path: Path, studies: pd.DataFrame, faults: csv_cells.Faults) -> ImageSource:
-        """Make the references in ``studies`` relative to the source's root; those that cannot be used are named."""
+    def _images(self, path: Path, studies: pd.DataFrame, faults: csv_cells.Faults) -> tuple[ImageSource, bool]:
+        """Make the references in ``studies`` relative to the source's root; those that cannot be used are named.
+
+        Returns:
+            The source, and whether the images of a study are views.
+        """
         root = Path(os.path.normpath(path.parent / Path(self.images_root or "").expanduser()))
         if not root.is_dir():
             raise UserError(f"dataset.images_root={self.images_root}: there is no folder {root.absolute()}.")
@@ -251,7 +308,14 @@ class CsvTable(OwnData):
                 + (" A backslash, as Windows writes paths, has to be a slash here." if "\\" in references[0] else "")
             )
         studies["images"] = pd.Series(bags, dtype=object)
-        return NpySource(root) if arrays else AnyFileSource(self.colour, self.bits, root=root)
+        if arrays:
+            return NpySource(root), False
+        sound = studies[~studies["id"].isin(faults.studies)]
+        views, unlike = by_layout(root, dict(zip(sound["id"], sound["images"], strict=True)), self.views)
+        for kind, names in unlike.items():
+            for name in names:
+                faults.add(kind, name)
+        return AnyFileSource(self.colour, self.bits, root=root), views
 
     def _hold_out(self, studies: pd.DataFrame) -> np.ndarray:
         """The split of each study, by a hash of its patient: the same whatever labels are chosen and studies are left out."""
@@ -260,6 +324,43 @@ class CsvTable(OwnData):
         hashes = [hashlib.sha256(f"{self.split_seed}:{patient}".encode()).digest()[:8] for patient in patients]
         drawn = np.array([int.from_bytes(h, "big") for h in hashes], np.float64) / 2**64
         return np.where(drawn < self.test_fraction, "heldout", "train")
+
+    def proposal(self, path: Path) -> str | None:
+        """What the columns of a CSV may be, and the command that trains with them; None: it can be read as it is, or the columns
+        were given."""
+        if self.columns.of or self.labels is not None:
+            return None
+        cells = csv_cells.read_cells(path)[0]
+        try:
+            self._values(path, cells, self._columns(path, cells)[1], csv_cells.Faults())
+            return None
+        except UserError:
+            found = propose(path)
+        lines = [
+            f"{path}: {len(cells):,} rows, with columns other than {', '.join(csv_cells.COLUMNS[:5])} and labels of 1, 0, -1 "
+            "and blanks.\nBy their names and words, and the files beside the table, they may be:",
+            "",
+            *found.text(),
+            "",
+        ]
+        if not found.whole:
+            missing = [key for key in ("id", "images", "labels") if key not in found.columns]
+            more = "".join(f" columns.{key}=<column>" for key in missing)
+            return "\n".join(
+                [*lines, f"What is not known has to be said{':' * bool(more)}{more}, beside:", f"  {found.command(path)}"]
+            )
+        try:
+            reader = CsvTable(str(path), columns=found.columns, values=found.values, on_error="skip", **found.dataset)
+            table = reader.read(path)
+        except UserError as error:
+            return "\n".join(
+                [*lines, f"Read so, it is refused: {error}", "", "The command, to be mended:", f"  {found.command(path)}"]
+            )
+        table = replace(table, frame=table.frame.replace({"split": {"heldout": "test"}}))
+        wrong = [f"  {len(names):,} {kind}: {listed(names, 5)}" for kind, names in table.problems.items()]
+        lines += [f"Read so, there are {len(table.frame):,} studies:", table.summary(), ""]
+        lines += ["Something is wrong with others, which dataset.on_error=skip leaves out:", *wrong, ""] if wrong else []
+        return "\n".join([*lines, "Check it, and train on it:", f"  {found.command(path, 'check')}", f"  {found.command(path)}"])
 
     def write_sample(self, parent: Path, **options: Any) -> Path:
         """See :func:`write_table`."""

@@ -1,0 +1,1 @@
+"""Chest X-rays that are published as CSVs beside their pictures."""
