@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xraylab.data.images.any_file import AnyFileSource
 from xraylab.data.images.decoder_process import apart
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.dicom import is_dicom
-from xraylab.data.images.source import ARRAY, SUFFIXES, AnyFileSource, is_picture, of_one_value, stem
+from xraylab.data.images.source import ARRAY, SUFFIXES, is_picture, of_one_value, stem
 from xraylab.errors import UserError, listed
 from xraylab.system.paths import LEAVINGS
 

@@ -18,8 +18,11 @@ import pandas as pd
 
 from xraylab.data.datasets import csv_cells
 from xraylab.data.datasets.folder import OwnData, check_names, heldout_split
-from xraylab.data.datasets.layout import by_layout
-from xraylab.data.images.source import MISSING, AnyFileSource, ImageSource, NpySource, check_bits
+from xraylab.data.datasets.layout import arranged, dicom_below, folder_of
+from xraylab.data.images.any_file import AnyFileSource
+from xraylab.data.images.intensity import check_window
+from xraylab.data.images.source import MISSING, ImageSource, NpySource, check_bits
+from xraylab.data.images.volumes import LARGEST, VolumeRule
 from xraylab.data.study_table import ALL_LABELS, StudyTable
 from xraylab.data.synthetic.pictures import write_table
 from xraylab.errors import UserError, did_you_mean, listed
@@ -40,6 +43,8 @@ class CsvTable(OwnData):
         exclusive: exactly one label of a study is 1.
         colour: read three channels, not one.
         bits: how many bits the values of 16-bit files use, e.g. 12.
+        series, window, slices: of volumes, see :class:`xraylab.data.images.volumes.VolumeRule`. A path of a folder, or of its
+            DICOMDIR, stands for the series of DICOM slices in and below it.
 
     >>> import tempfile
     >>> root = write_table(Path(tempfile.mkdtemp()), train=8, test=8)
@@ -63,9 +68,11 @@ class CsvTable(OwnData):
         self, root: str | None = None, labels: str | int | Sequence[str | int] | None = None, images_root: str | None = None,
         test_fraction: float | None = 0.2, split_seed: int = 0, views: bool = True, exclusive: bool = False,
         colour: bool = False, bits: int | None = None, on_error: str = "stop", sample: dict[str, Any] | None = None,
+        series: str = LARGEST, window: str | Sequence[str] | None = None, slices: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(root, on_error, sample)
         self.bits = check_bits(bits)
+        self.rule = VolumeRule(series, check_window(window), slices)
         self.labels = None if labels is None else tuple(map(str, [labels] if isinstance(labels, str | int) else labels))
         if self.labels is not None and (not self.labels or len(set(self.labels)) < len(self.labels)):
             raise UserError(f"dataset.labels=[{','.join(self.labels)}]: it is a list of columns, each once; null: all there are.")
@@ -75,8 +82,8 @@ class CsvTable(OwnData):
             raise UserError(f"dataset.split_seed={split_seed}: it is an integer, 0 or more.")
         self.images_root = None if images_root is None else str(images_root)
         self.test_fraction, self.split_seed = test_fraction, split_seed
-        self.views, self.exclusive, self.colour = views, exclusive, colour
-        self.settings = ({"backbone.in_chans": 3} if colour else {}) | ({"loss": "cross_entropy"} if exclusive else {})
+        self.views, self.exclusive, self.colour = views, exclusive, colour or self.rule.colour
+        self.settings = ({"backbone.in_chans": 3} if self.colour else {}) | ({"loss": "cross_entropy"} if exclusive else {})
 
     def matches(self, path: Path) -> bool:
         """A file."""
@@ -103,11 +110,7 @@ class CsvTable(OwnData):
         source = self._images(path, studies, faults)
         views = self.views and not isinstance(source, NpySource)
         if isinstance(source, AnyFileSource):
-            sound = studies[~studies["id"].isin(faults.studies)]
-            views, unlike = by_layout(source.root, dict(zip(sound["id"], sound["images"], strict=True)), self.views)
-            for kind, names in unlike.items():
-                for name in names:
-                    faults.add(kind, name)
+            views, source = self._arrange(source, studies, faults)
         problems = faults.problems()
         total = max(len(studies) + len(faults.nameless), sum(map(len, problems.values())))
         studies = studies[~studies["id"].isin(faults.studies)].reset_index(drop=True)
@@ -125,6 +128,7 @@ class CsvTable(OwnData):
             exclusive=self.exclusive,
             channels=3 if self.colour else 1,
             views=views,
+            parts=self.rule.parts,
         )
 
     def _columns(self, path: Path, cells: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
@@ -220,6 +224,10 @@ class CsvTable(OwnData):
             raise UserError(f"{path}: it lists .npy volumes ({arrays[0]}) as well as image files ({other}). Make two tables.")
         if arrays and self.colour:
             raise UserError(f"dataset.colour=true: the slices of .npy volumes ({arrays[0]}) are grey. Leave it false.")
+        if arrays and self.rule != VolumeRule():
+            raise UserError(
+                f"dataset.series, window and slices are of DICOM and NIfTI, not of .npy volumes ({arrays[0]}). Leave them."
+            )
         owners: dict[str, str] = {}
         bags, missing = [], 0
         for study, bag in zip(studies["id"].tolist(), studies["images"], strict=True):
@@ -252,6 +260,22 @@ class CsvTable(OwnData):
             )
         studies["images"] = pd.Series(bags, dtype=object)
         return NpySource(root) if arrays else AnyFileSource(self.colour, self.bits, root=root)
+
+    def _arrange(self, source: AnyFileSource, studies: pd.DataFrame, faults: csv_cells.Faults) -> tuple[bool, AnyFileSource]:
+        """Whether images are views, and their source; folders in ``studies`` become series. What is wrong is named."""
+        sound = studies.loc[~studies["id"].isin(faults.studies), ["id", "images"]]
+        bags = dict(zip(sound["id"], sound["images"], strict=True))
+        folders = {study: [f for i in images if (f := folder_of(source.root, i))] for study, images in bags.items()}
+        inside = {study: [i for f in of for i in dicom_below(source.root, f)] for study, of in folders.items() if of}
+        found = arranged(source.root, bags | inside, self.rule, self.views, inside)
+        for kind, names in found.faults.items():
+            for name in names:
+                faults.add(kind, name)
+        images = [found.images.get(i, of) for i, of in zip(studies["id"], studies["images"], strict=True)]
+        studies["images"] = pd.Series(images, index=studies.index, dtype=object)
+        if self.rule.parts:
+            studies["parts"] = [self.rule.parts] * len(studies)
+        return found.views, AnyFileSource(self.colour, self.bits, root=source.root, rule=self.rule, series=found.series)
 
     def _hold_out(self, studies: pd.DataFrame) -> np.ndarray:
         """The split of each study, by a hash of its patient: the same whatever labels are chosen and studies are left out."""
