@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.layout import SPLITS, folder_of
+from xraylab.data.datasets.layout import SPLITS, dicom_below, folder_of
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.source import ARRAY, SUFFIXES, file_fault, is_picture
 from xraylab.data.stratification import written
@@ -179,7 +179,7 @@ def inside(image: str, base: str) -> str | None:
 
 def path_fault(base: str, image: str) -> str | None:
     """Why a file cannot be used, as a kind of problem, from its name, size and, of a volume, its header."""
-    if folder_of(Path(base), image) is not None:
+    if (folder := folder_of(Path(base), image)) is not None and dicom_below(Path(base), folder):
         return None
     path, fault = os.path.join(base, image), file_fault(os.path.join(base, image))
     if image.lower().endswith(ARRAY):

@@ -1,6 +1,6 @@
 """NIfTI files as volumes, read with nibabel (the extra ``nifti``).
 
-Axes are brought to the patient's right, front and head (RAS, ``nibabel.as_closest_canonical``), and the axis that slices are
+Axes are brought to the patient's right, front and head (RAS), as ``nibabel.as_closest_canonical`` does, and the axis that slices are
 taken along comes first. Slices lie in the order of a DICOM series in the same place, to the left, back and head, and are shown
 as it is: rows from the front to the back, or from the head to the feet; columns from the patient's right to the left, or
 from the front to the back.
@@ -41,7 +41,8 @@ def nifti_shape(path: Path, plane: str | None) -> tuple[int, int, int]:
         UserError: it cannot be read.
     """
     image = _opened(path)
-    slices, rows, columns = (image.shape[axis] for axis, _ in VIEWS[plane or plane_of(image)])
+    sides = image.shape
+    slices, rows, columns = (sides[axes_of(image)[axis]] for axis, _ in VIEWS[plane or plane_of(image)])
     return slices, rows, columns
 
 
@@ -75,11 +76,17 @@ def read_nifti(path: Path, plane: str | None) -> np.ndarray:
     return np.ascontiguousarray(values[tuple(slice(None, None, -1 if back else 1) for _, back in view)])
 
 
+def axes_of(image: Any) -> list[int]:
+    """The axes of a file that run nearest to the right or left, the front or back, the head or feet."""
+    from nibabel.orientations import io_orientation
+
+    nearest = io_orientation(image.affine)[:, 0].astype(int).tolist()
+    return [nearest.index(axis) for axis in range(3)]
+
+
 def plane_of(image: Any) -> str:
     """The plane across the axis of the largest spacing, of several such axes the one to the head."""
-    from nibabel import as_closest_canonical
-
-    zooms = np.round(as_closest_canonical(image).header.get_zooms()[:3], 3)
+    zooms = [round(float(image.header.get_zooms()[axis]), 3) for axis in axes_of(image)]
     return AXES[max(range(3), key=lambda axis: (zooms[axis], axis))]
 
 
