@@ -11,6 +11,7 @@ OF_PLANE = {
     "axial": (1, 0, 0, 0, 1, 0), "coronal": (1, 0, 0, 0, 0, -1), "sagittal": (0, 1, 0, 0, 0, -1),
 }  # fmt: skip
 SLICE, ENHANCED = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"  # MR, enhanced MR
+DATED = {"StudyDate": "20260131", "StudyTime": "1200", "StudyID": "1", "SeriesNumber": 1}  # which a DICOMDIR needs
 PATIENT = {"PatientName": "DOE^JANE", "PatientID": "PID-314159"}
 
 
@@ -47,7 +48,7 @@ def header(pixels, sop, series="1.2.3", study="1.2", modality="MR", sop_class=SL
     ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(pixels.dtype.kind == "i")
     ds.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
     ds["PixelData"].VR = "OW" if ds.BitsAllocated > 8 else "OB"
-    for keyword, value in {**PATIENT, **elements}.items():
+    for keyword, value in {**DATED, **PATIENT, **elements}.items():
         if value is not None:
             setattr(ds, keyword, value)
     return ds

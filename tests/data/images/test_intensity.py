@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pydicom")
-from data.images.phantom import bars, write_series  # noqa: E402
-from pydicom.pixels import apply_voi_lut  # noqa: E402
+from data.images.phantom import bars, write_series
+from pydicom.pixels import apply_voi_lut
 
-from xraylab.data.images.any_file import AnyFileSource  # noqa: E402
-from xraylab.data.images.intensity import WINDOWS, check_window, to_grey  # noqa: E402
-from xraylab.data.images.volumes import VolumeRule, studies_of_series  # noqa: E402
-from xraylab.errors import UserError  # noqa: E402
+from xraylab.data.images.any_file import AnyFileSource
+from xraylab.data.images.intensity import WINDOWS, check_window, to_grey
+from xraylab.data.images.volumes import VolumeRule, studies_of_series
+from xraylab.errors import UserError
 
 RNG = np.random.default_rng(0)
 
@@ -66,7 +66,8 @@ def test_windows_that_slices_do_not_share_are_not_used(tmp_path):
     write_series(tmp_path / "one", stored, WindowCenter=500, WindowWidth=400)
     assert np.array_equal(read(tmp_path / "one"), linear(stored, 500, 400))
     for k, image in enumerate(stored):
-        write_series(tmp_path / "own", image[None], places=[3 * k], order=[k], names=[f"{k}"], WindowCenter=500, WindowWidth=400 + k)
+        at = {"places": [3 * k], "order": [k], "names": [f"{k}"]}
+        write_series(tmp_path / "own", image[None], **at, WindowCenter=500, WindowWidth=400 + k)
     low, high = np.percentile(stored, (0.5, 99.5))
     assert np.array_equal(read(tmp_path / "own"), np.clip((stored - low) / (high - low) * 255, 0, 255).round())
 

@@ -19,7 +19,7 @@ from xraylab.errors import UserError  # noqa: E402
 
 
 def ras(volume):
-    """Axial slices as they are shown (slice, row to the back, column to the left), as an array of axes to the right, front, head."""
+    """Axial slices as they are shown (slice, row to the back, column to the left), as an array to the right, front and head."""
     return np.ascontiguousarray(volume[:, ::-1, ::-1].transpose(2, 1, 0))
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pydicom")
-from data.images.phantom import OF_PLANE, bars, header, normal, numbers, write_enhanced, write_series  # noqa: E402
+from data.images.phantom import OF_PLANE, bars, header, normal, numbers, write_enhanced, write_series
 
-from xraylab.data.images.any_file import AnyFileSource  # noqa: E402
-from xraylab.data.images.series import LOCALISERS, NO_HEADER, NO_SLICE, normal_of, slices_of  # noqa: E402
-from xraylab.data.images.volumes import VolumeRule, headers_of, studies_of_series  # noqa: E402
-from xraylab.errors import UserError  # noqa: E402
+from xraylab.data.images.any_file import AnyFileSource
+from xraylab.data.images.series import LOCALISERS, NO_HEADER, NO_SLICE, normal_of, slices_of
+from xraylab.data.images.volumes import VolumeRule, headers_of, studies_of_series
+from xraylab.errors import UserError
 
 
 def oblique():

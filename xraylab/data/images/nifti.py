@@ -1,9 +1,9 @@
 """NIfTI files as volumes, read with nibabel (the extra ``nifti``).
 
-Axes are brought to the patient's right, front and head (RAS), as ``nibabel.as_closest_canonical`` does, and the axis that slices are
-taken along comes first. Slices lie in the order of a DICOM series in the same place, to the left, back and head, and are shown
-as it is: rows from the front to the back, or from the head to the feet; columns from the patient's right to the left, or
-from the front to the back.
+Axes are brought to the patient's right, front and head (RAS), as ``nibabel.as_closest_canonical`` does, and the axis that
+slices are taken along comes first. Slices lie in the order of a DICOM series in the same place, to the left, back and head, and
+are shown as it is: rows from the front to the back, or from the head to the feet; columns from the patient's right to the left,
+or from the front to the back.
 """
 
 from __future__ import annotations
