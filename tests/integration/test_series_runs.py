@@ -22,6 +22,7 @@ from xraylab.errors import UserError
 from xraylab.inference.inputs import LEFT_OUT, find_studies
 from xraylab.inference.predictor import predict
 from xraylab.inference.studies import Options
+from xraylab.predict import main as predict_main
 from xraylab.training.study_module import load_module
 
 SMALL = [
@@ -194,3 +195,18 @@ def test_three_planes_as_series_train_as_three_arrays(tmp_path):
         shutil.copytree(tmp_path / study, top / study)
     found = probabilities(series, str(shuffled(top, tmp_path / "shuffled")))
     assert found["p_acl"].to_numpy() == pytest.approx(other["p_acl"].to_numpy(), abs=1e-6)
+
+
+def test_results_go_back_to_the_slices_of_a_series(run, tmp_path, here):
+    """A heat map refers to the file of its slice, which its instance number does not tell."""
+    from pydicom import dcmread
+
+    study = run / "knees" / "test" / "sick" / "knee13"
+    given = [f"run={run / 'run'}", f"input={study}", "format=dicom_sr", f"output={tmp_path / 'out'}", "num_workers=0"]
+    code, text = here(*given, entry=predict_main)
+    assert code == 0, text
+    (report,) = (tmp_path / "out").glob("*.sr.dcm")
+    slices = {str(dcmread(file).SOPInstanceUID) for file in (study / "SE1").iterdir()}
+    assert dcmread(report).StudyInstanceUID == "1.13"
+    (capture,) = (tmp_path / "out").glob("*.sc.dcm")
+    assert dcmread(capture).SourceImageSequence[0].ReferencedSOPInstanceUID in slices

@@ -41,6 +41,14 @@ class AnyFileSource(FileSource):
             return super().files(image)
         return [self.root / file for file in dict.fromkeys(file for file, _ in self.series[image].slices)]
 
+    def places(self, image: str, count: int) -> list[tuple[str, int | None]]:
+        """Of a series the file and, where that has several, the frame of each slice."""
+        if image not in self.series:
+            return super().places(image, count)
+        slices = self.series[image].slices
+        several = len({file for file, _ in slices}) < len(slices)
+        return [(file, frame + 1 if several else None) for file, frame in slices]
+
     @property
     def recipe(self) -> list[object]:
         """The rule, where it is not the usual one or there are series, which it chose."""

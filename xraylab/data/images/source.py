@@ -83,6 +83,10 @@ class ImageSource(ABC):
         path = self.path(image)
         return [] if path is None else [path]
 
+    def places(self, image: str, count: int) -> list[tuple[str, int | None]]:
+        """Of each of a reference's images the file, as references name it, and the number from 1 on in one of several."""
+        return [(image, k + 1 if count > 1 else None) for k in range(count)]
+
     @property
     def recipe(self) -> list[object]:
         """What else decides the pixels that are read, of plain types; nothing, where that is said above."""
