@@ -210,3 +210,27 @@ def test_results_go_back_to_the_slices_of_a_series(run, tmp_path, here):
     assert dcmread(report).StudyInstanceUID == "1.13"
     (capture,) = (tmp_path / "out").glob("*.sc.dcm")
     assert dcmread(capture).SourceImageSequence[0].ReferencedSOPInstanceUID in slices
+
+
+def test_nifti_files_train_and_are_predicted_whichever_way_their_axes_lie(tmp_path):
+    """CT by three windows, as the channels of the network; the copies' axes are flipped and permuted."""
+    nibabel = pytest.importorskip("nibabel")
+    for k in range(18):
+        split, sick = ("train", "test")[k >= 12], k % 2
+        values = np.random.default_rng(k).integers(-1000, 200 + 600 * sick, (20, 24, 4 + k % 3)).astype(np.int16)
+        affine = np.diag([1.0, 1.0, 3.0, 1.0])
+        flipped = affine[:, [2, 0, 1, 3]].copy()
+        flipped[:, 3] += flipped[:, 1] * 19
+        flipped[:, 1] *= -1
+        for top, data, of in (("ct", values, affine), ("copy", values[::-1].transpose(2, 0, 1), flipped)):
+            folder = tmp_path / top / split / ("sick" if sick else "normal")
+            folder.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(data), of), folder / f"p{k:02d}.nii.gz")
+    how = ["dataset=folder", f"dataset.root={tmp_path / 'ct'}", "dataset.window=[lung,bone,soft_tissue]", "backbone.in_chans=3"]
+    trained = train_run(tmp_path / "run", *SMALL, *how, f"cache={tmp_path / 'cache'}")
+    assert load_module(trained / "checkpoints" / "best.ckpt").images["channels"] == 3
+    of_run = pd.read_csv(trained / "predictions" / "test.csv").set_index("id")["p_sick"]
+    for top in ("ct", "copy"):
+        found = probabilities(trained, str(tmp_path / top / "test"))["p_sick"]
+        assert sorted(f"test/{name}" for name in found.index) == sorted(of_run.index)
+        assert found.sort_index().to_numpy() == pytest.approx(of_run.sort_index().to_numpy(), abs=1e-6)
