@@ -305,7 +305,7 @@ def _read(data: bytes) -> np.ndarray:
 
 def outcome(kind: str, file: Damaged, path: Path, colour: bool) -> str:
     """What became of reading a file: ``read``, ``named``, ``ended``, ``wrong`` or ``traceback``."""
-    from xraylab.data.images.source import AnyFileSource
+    from xraylab.data.images.any_file import AnyFileSource
     from xraylab.errors import UserError
 
     path.write_bytes(file.data)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xraylab.data.datasets.mrnet import PLANES
-from xraylab.data.images.source import AnyFileSource
+from xraylab.data.images.any_file import AnyFileSource
 from xraylab.errors import UserError
 from xraylab.inference.inputs import find_studies, of_plane, with_parts
 

@@ -127,7 +127,9 @@ def test_frames_are_slices_of_a_volume_in_training_and_after(tmp_path):
     assert int(findings.counts["images"].sum()) == 18 * 3 + 1
     how = ["dataset=folder", f"dataset.root={top}", "image.rescale=true", f"cache={tmp_path / 'cache'}"]
     run = train_run(tmp_path / "run", *SMALL, *how, "pool=max_feature")
-    assert load_module(run / "checkpoints" / "best.ckpt").images == {"channels": 1, "bits": None, "views": False}
+    assert load_module(run / "checkpoints" / "best.ckpt").images == {
+        "channels": 1, "bits": None, "views": False, "rule": {"series": "largest", "window": [], "slices": None}
+    }  # fmt: skip
     found = predict(run, find_studies(str(top / "test"), "file"), Options(workers=0)).table
     of_run = pd.read_csv(run / "predictions" / "test.csv")
     assert found["p_sick"].to_numpy() == pytest.approx(of_run["p_sick"].to_numpy(), abs=1e-6)
@@ -172,10 +174,9 @@ def series(top, modality="CT", placed=True):
 
 @pytest.mark.parametrize(("modality", "placed"), [("CT", True), ("MR", False), ("OT", True)])
 def test_a_series_of_slices_is_not_taken_for_views(tmp_path, modality, placed):
+    """Of these neither the orientation nor an order is known, so that a folder of them is refused."""
     top = series(tmp_path / "set", modality, placed)
-    with pytest.raises(
-        UserError, match=r"4 studies that look like a series of slices.*dataset\.views=false.*: test/normal/exam, "
-    ):
+    with pytest.raises(UserError, match=r"4 studies without a series of slices that can be put in order.*: test/normal/exam, "):
         Folder(str(top)).read(top)
     table = Folder(str(top), on_error="skip").read(top)
     assert sorted(table.frame["id"]) == ["test/normal/a", "test/sick/a", "train/normal/a", "train/sick/a"]

@@ -234,3 +234,14 @@ def test_children_import_no_torch(study):
         "import sys, xraylab.serving.uploads; assert not {'torch', 'pandas', 'starlette'} & set(sys.modules), sorted(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_slices_of_a_series_are_refused_by_a_model_of_volumes(study, tmp_path):
+    """One by one they would have neither their order nor their volume's scale."""
+    pytest.importorskip("pydicom")
+    from data.images.phantom import bars, write_series
+
+    files = {path.name: path.read_bytes() for path in write_series(tmp_path / "series", bars(3))}
+    with pytest.raises(Refusal, match=r"a slice of a series, whose order and scale only python -m xraylab\.predict finds"):
+        study(files, rule={"series": "largest", "window": [], "slices": None})
+    assert len(study(files).files) == 3

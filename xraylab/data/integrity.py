@@ -286,7 +286,7 @@ def _copies(tables: Sequence[StudyTable]) -> list[str]:
     for table in tables:
         for split, images in zip(table.frame["split"], table.frame["images"], strict=True):
             for image in images:
-                if (file := table.source.path(image)) is not None:
+                for file in table.source.files(image):
                     of.setdefault(str(file), (split, image))
 
     def size(file: str) -> int:
@@ -319,8 +319,8 @@ def _strays(
     """Files under a folder that are neither in the tables, nor lists, nor named as faulty; and the number of dotfiles."""
     known = {os.path.abspath(path / name) for name in (*lists, SYNTHETIC_MARK)}
     for table in tables:
-        files = (table.source.path(image) for study in table.frame["images"] for image in study)
-        known |= {os.path.abspath(file) for file in files if file is not None}
+        files = (file for study in table.frame["images"] for image in study for file in table.source.files(image))
+        known |= {os.path.abspath(file) for file in files}
     named = {word for names in faults.values() for name in names for word in (name, name.split(" ", 1)[0])}
     strays, dotfiles = [], 0
     top = os.path.abspath(path)

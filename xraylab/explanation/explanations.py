@@ -241,7 +241,7 @@ def named(references: Sequence[str], images: Sequence[np.ndarray] | np.ndarray, 
     counts = [1] * len(references)
     if len(images) != len(references):
         counts = [len(images)] if len(references) == 1 else [source.shape(reference)[0] for reference in references]
-    names = [(file, k + 1 if n > 1 else None) for file, n in zip(references, counts, strict=True) for k in range(n)]
+    names = [place for reference, n in zip(references, counts, strict=True) for place in source.places(reference, n)]
     yield from (Picture(*name, image) for name, image in zip(names, images, strict=True))
 
 

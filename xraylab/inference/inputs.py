@@ -1,4 +1,4 @@
-"""Studies without labels, to predict: a folder, a list, or single files, of PNG, JPEG, TIFF, NumPy arrays and DICOM.
+"""Studies without labels, to predict: a folder, a list, or single files, of PNG, JPEG, TIFF, NumPy arrays, DICOM and NIfTI.
 
 Ids are paths as given or as below the folder, without the suffix; of studies that lie as a published set has them, those of that
 set's own tables. Nothing inside a file names its study.
@@ -19,7 +19,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from xraylab.data.datasets.layout import id_pattern
+from xraylab.data.images.dicom import is_dicom
+from xraylab.data.images.nifti import is_nifti
 from xraylab.data.images.source import SUFFIXES, is_picture, stem
+from xraylab.data.images.volumes import DICOMDIR
 from xraylab.data.synthetic.mark import SYNTHETIC_MARK
 from xraylab.errors import UserError, did_you_mean, listed, printable
 from xraylab.run import FOREIGN
@@ -62,11 +65,13 @@ class Files:
             ``path``, of the study's folder, or of its file.
         name: of the input, for the results' name.
         missing: what the input names and is not there.
+        top: the folder that was given, in which it is found out what is a study; None: the input says what is one.
     """
 
     frame: pd.DataFrame
     name: str
     missing: list[Skipped] = field(default_factory=list)
+    top: Path | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -107,6 +112,7 @@ def find_studies(
     if not isinstance(given, str):
         return _of_list([(None, name) for name in names], "files", [Path()], "file" if study == "auto" else study, patterns)
     path = local(given)
+    path = path.parent if path.name == DICOMDIR and path.is_file() else path
     if path.is_dir():
         return _of_folder(path, study, patterns)
     if not path.is_file():
@@ -138,13 +144,15 @@ def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> F
             strays.append(name)
             continue
         folder = name.rpartition("/")[0]
-        alone = study == "file" or (study == "auto" and (file.suffix.lower() == ".npy" or (not folder and not whole)))
+        alone = study == "file" or (
+            study == "auto" and (file.suffix.lower() == ".npy" or is_nifti(file) or (not folder and not whole))
+        )
         files.update({name} if alone else ())
         bags.setdefault(name if alone else folder, []).append(str(file.absolute()))
     if strays:
         log.warning("%s: %d files are not images and are left alone: %s", top, len(strays), listed(strays))
     if not bags:
-        raise UserError(f"input={top}: there is no image in it: {listed(SUFFIXES)}, .npy or DICOM.")
+        raise UserError(f"input={top}: there is no image in it: {listed(SUFFIXES)}, .npy, NIfTI or DICOM.")
     name_of = os.path.basename(os.path.abspath(top))
     ids = [_published((top / name).absolute().as_posix()) or (stem(name) if name in files else name or name_of) for name in bags]
     twice = Counter(ids)
@@ -152,7 +160,8 @@ def _of_folder(top: Path, study: str, patterns: dict[str, re.Pattern[str]]) -> F
         _row(name if twice[i] > 1 else i, (top / name).absolute().as_posix(), bags[name], patterns)
         for name, i in zip(bags, ids, strict=True)
     ]
-    return Files(pd.DataFrame(rows, columns=COLUMNS), name_of, [Skipped(stem(n), n, NO_UTF8, LEFT_OUT) for n in odd])
+    lost = [Skipped(stem(n), n, NO_UTF8, LEFT_OUT) for n in odd]
+    return Files(pd.DataFrame(rows, columns=COLUMNS), name_of, lost, top if study == "auto" else None)
 
 
 def _of_list(
@@ -168,6 +177,7 @@ def _of_list(
         folder = posix.rpartition("/")[0]
         places = [root / name for name in (given, posix) for root in roots]  # a backslash as it is, or as Windows means it
         found = next((place for place in places if place.is_file() or place.is_dir()), None)
+        found = found.parent if found is not None and found.name == DICOMDIR else found
         whole = found is not None and found.is_dir()
         of_folder = study == "folder" or (study == "auto" and STUDY_FOLDER.search(folder) is not None)
         path = folder if of_folder and not whole else posix
@@ -179,8 +189,11 @@ def _of_list(
             raise UserError(f"{name}: {given} is listed twice for the study {study_id}. Keep it once.")
         named[study_id].add(given)
         if found is not None and whole:
-            inside = (str(file.absolute()) for file in _files_in(found, deep=False))
+            inside = [str(file.absolute()) for file in _files_in(found, deep=False)]
             images = [file for file in inside if printable(file) == file and is_picture(file)]
+            if not images:  # a disk, whose folders hold folders
+                inside = [str(file.absolute()) for file in _files_in(found)]
+                images = [file for file in inside if printable(file) == file and is_picture(file) and is_dicom(Path(file))]
         else:
             images = [] if found is None else [str(found.absolute())]
         bags[study_id] += images

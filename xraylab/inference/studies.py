@@ -15,12 +15,15 @@ from xraylab.config.dataset import resolved_again
 from xraylab.config.instantiate import build
 from xraylab.config.settings import check_config
 from xraylab.data.datasets.mrnet import PLANES
+from xraylab.data.images.any_file import AnyFileSource
 from xraylab.data.images.dicom import dicom_layouts, is_dicom
-from xraylab.data.images.source import AnyFileSource
+from xraylab.data.images.series import Volume
+from xraylab.data.images.volumes import VolumeRule
 from xraylab.data.study_table import SPLITS, StudyTable
 from xraylab.errors import UserError, listed
 from xraylab.evaluation.predictions import PredictionTable
 from xraylab.inference.inputs import LEFT_OUT, Files, Skipped, of_plane, with_parts
+from xraylab.inference.series_studies import with_series
 from xraylab.run import home_of, read_config
 from xraylab.training.checkpoints import checkpoint_named
 from xraylab.training.experiment import split_table
@@ -80,11 +83,15 @@ def open_studies(run: Path, studies: str | Files, options: Options) -> Opened:
         rows = table.part(studies).index.to_numpy()
         return Opened(module, table, rows, [f"{table.name}/{i}" for i in table.frame.loc[rows, "id"]], lost, config)
     plane = OmegaConf.select(config, "plane") if config is not None else None
-    if module.net.parts:
+    rule = VolumeRule(**module.images["rule"]) if "rule" in module.images else None
+    series: dict[str, Volume] = {}
+    if rule is not None and not module.images["views"] and module.images.get("volumes", True):
+        studies, series = with_series(studies, rule)
+    elif module.net.parts:
         studies = with_parts(studies, module.net.parts)
     elif plane in PLANES:
         studies = of_plane(studies, plane, PLANES)
-    table, rows = _of_files(studies, module, options), np.arange(len(studies.frame))
+    table, rows = _of_files(studies, module, options, rule, series), np.arange(len(studies.frame))
     return Opened(module, table, rows, studies.frame["path"].tolist(), studies.missing, config)
 
 
@@ -143,20 +150,24 @@ def _missing(run: Path, split: str, table: StudyTable) -> list[Skipped]:
     return [Skipped(study, "", reason(study), LEFT_OUT) for study in then if study not in now]
 
 
-def _of_files(files: Files, module: StudyModule, options: Options) -> StudyTable:
+def _of_files(
+    files: Files, module: StudyModule, options: Options, rule: VolumeRule | None, series: dict[str, Volume]
+) -> StudyTable:
     unknown = dict.fromkeys(module.labels, np.float32(np.nan))
     bits = options.bits if options.bits is not None else module.images["bits"]
     views = bool(module.images["views"])
-    source = AnyFileSource(module.images["channels"] == 3, bits, volumes=module.images.get("volumes", not views))
-    _warn_of_series(files, views)
+    volumes = module.images.get("volumes", not views)
+    source = AnyFileSource(module.images["channels"] == 3, bits, volumes, rule=rule, series=series)
+    _warn_of_series(files, views, series)
     frame = files.frame.assign(split="", **unknown)
     return StudyTable(frame, module.labels, source, files.name, synthetic=files.synthetic, views=views, parts=module.net.parts)
 
 
-def _warn_of_series(files: Files, views: bool) -> None:
-    """Log what is done with studies that look like series of slices, a DICOM file each."""
+def _warn_of_series(files: Files, views: bool, series_of: dict[str, Volume]) -> None:
+    """Log what is done with studies that look like series of slices, a DICOM file each, and are not read as such."""
     several = {
-        s: [i for i in images if is_dicom(Path(i))] for s, images in zip(files.frame["id"], files.frame["images"], strict=True)
+        s: [i for i in images if i not in series_of and is_dicom(Path(i))]
+        for s, images in zip(files.frame["id"], files.frame["images"], strict=True)
     }
     paths = [Path(image) for images in several.values() if len(images) > 1 for image in images]
     if not paths:

@@ -233,7 +233,7 @@ class Service:
     def _study(self, uploads: list[Upload], values: Mapping[str, str], folder: Path) -> Study:
         if "sample" in values:
             return self.samples.study(values["sample"], folder)
-        return decoded_study(uploads, folder, self.limits, self.served.colour, self.served.bits)
+        return decoded_study(uploads, folder, self.limits, self.served.colour, self.served.bits, self.served.rule)
 
     async def _received(self, request: Request, folder: Path) -> tuple[list[Upload], dict[str, str]]:
         """The files and the values of a form, written as they come.

@@ -68,6 +68,7 @@ class ServedRun:
     Attributes:
         labels: its findings.
         colour: whether it sees three channels.
+        rule: how its volumes were chosen and scaled; None: it was trained on none.
         decisions: its operating points, temperatures and what they are worth.
 
     Raises:
@@ -87,6 +88,7 @@ class ServedRun:
         self.wanted = _wanted([_config(leaf) for leaf in leaves], [module.net.parts for module in modules])
         self.colour = any(module.images["channels"] == 3 for module in modules)
         self.bits = bits if bits is not None else modules[0].images["bits"]
+        self.rule = next((module.images["rule"] for module in modules if "rule" in module.images), None)
         self.synthetic = any(module.data == SYNTHETIC for module in modules)
 
     @property

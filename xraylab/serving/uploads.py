@@ -18,10 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xraylab.data.images.any_file import AnyFileSource
 from xraylab.data.images.decoder_process import apart
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.dicom import is_dicom
-from xraylab.data.images.source import ARRAY, SUFFIXES, AnyFileSource, is_picture, of_one_value, stem
+from xraylab.data.images.series import slices_of
+from xraylab.data.images.source import ARRAY, SUFFIXES, is_picture, of_one_value, stem
+from xraylab.data.images.volumes import VolumeRule
 from xraylab.errors import UserError, listed
 from xraylab.system.paths import LEAVINGS
 
@@ -107,7 +110,8 @@ class Study:
 
 
 def decoded_study(
-    uploads: Sequence[Upload], folder: Path, limits: Limits, colour: bool = False, bits: int | None = None
+    uploads: Sequence[Upload], folder: Path, limits: Limits, colour: bool = False, bits: int | None = None,
+    rule: Mapping[str, Any] | None = None,
 ) -> Study:  # fmt: skip
     """Unpack and decode what was sent.
 
@@ -115,6 +119,7 @@ def decoded_study(
         uploads: at least one.
         folder: private and empty but for the uploads; arrays are written there.
         colour, bits: as of :class:`xraylab.data.images.source.FileSource`.
+        rule: of volumes, as :meth:`xraylab.data.images.volumes.VolumeRule.saved` gives it.
 
     Raises:
         Refusal: nothing in it can be read, it goes beyond a limit, or is of several studies.
@@ -127,7 +132,7 @@ def decoded_study(
     files.sort(key=lambda upload: _natural(upload.name))
     for number, upload in enumerate(files):
         target = folder / f"{number:05d}{ARRAY}"
-        arguments = (str(upload.path), str(target), colour, bits, int(left), limits.smallest)
+        arguments = (str(upload.path), str(target), colour, bits, int(left), limits.smallest, rule)
         try:
             shape, facts = apart(upload.name, int(left), decode_to, *arguments, limit=limits.decode_seconds)
         except TooLarge as error:
@@ -237,7 +242,7 @@ def unpack(archive: str, folder: str, most: int, size: int) -> list[tuple[str, s
 
 
 def decode_to(
-    path: str, target: str, colour: bool, bits: int | None, most: int, smallest: int
+    path: str, target: str, colour: bool, bits: int | None, most: int, smallest: int, rule: Mapping[str, Any] | None = None
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:  # fmt: skip
     """Decode a file and write its images as ``.npy``, in a child process.
 
@@ -246,6 +251,7 @@ def decode_to(
         colour, bits: see :class:`xraylab.data.images.source.FileSource`.
         most: pixels at most.
         smallest: pixels of a side at least.
+        rule: see :func:`decoded_study`.
 
     Returns:
         The array's shape, and the :class:`Facts`.
@@ -254,7 +260,9 @@ def decode_to(
         TooLarge: there are more pixels.
         UserError: it cannot be read, or there is nothing to see on it.
     """
-    source = AnyFileSource(colour, bits)
+    source = AnyFileSource(colour, bits, rule=None if rule is None else VolumeRule(**rule))
+    if rule is not None and is_dicom(Path(path)) and not isinstance(slices_of(Path(path), path), str):
+        raise UserError("a slice of a series, whose order and scale only python -m xraylab.predict finds")
     slices, height, width = source.shape(path)
     if slices * height * width > most:
         raise TooLarge(f"{slices}x{height}x{width} pixels are more than are left of the limit.")

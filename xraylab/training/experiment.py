@@ -20,6 +20,7 @@ from xraylab.data.cache.build import with_cache
 from xraylab.data.cache.shard import volumes_of
 from xraylab.data.datamodule import ADAPT, StudyDataModule, worker_count
 from xraylab.data.datasets.base import DatasetReader
+from xraylab.data.images.volumes import VolumeRule
 from xraylab.data.splits import assign_splits, hold_back
 from xraylab.data.study_table import HELD_BACK, StudyTable
 from xraylab.errors import UserError, listed
@@ -97,7 +98,7 @@ class Experiment:
             parts.loss.scored(torch.from_numpy(table.label_values())).numpy(), settings.unit, processes.rank, processes.world,
             static_shapes, settings.image.resize,
         )  # fmt: skip
-        module = _module(table, parts, settings, data, digest, getattr(resolved.reader, "bits", None))
+        module = _module(table, parts, settings, data, digest, resolved.reader)
         if processes.world > 1:
             announce_batch_norm(module.net, settings.batch_size, processes.world)
         config = OmegaConf.create(plain(cfg))
@@ -138,8 +139,11 @@ def _fit_loss_to(loss: Loss, table: StudyTable, settings: Settings, digest: str)
 
 
 def _module(
-    table: StudyTable, parts: Components, settings: Settings, data: StudyDataModule, digest: str, bits: int | None
+    table: StudyTable, parts: Components, settings: Settings, data: StudyDataModule, digest: str, reader: DatasetReader
 ) -> StudyModule:
+    rule: VolumeRule | None = getattr(reader, "rule", None)
+    plain_views = rule is None or (table.views and rule == VolumeRule())
+    notes = {**volumes_of(table), **({} if rule is None or plain_views else {"rule": rule.saved()})}
     loss, labels = parts.loss, len(table.labels)
     net = StudyNet(
         parts.backbone, parts.pool, loss.outputs(labels), settings.head.hidden, settings.head.dropout,
@@ -150,7 +154,7 @@ def _module(
         net, loss, table.labels, settings.image.model_dump(include={"size", "rescale", "resize"}), parts.optimizer,
         scheduler_of(parts.schedule, steps), parts.interval, parts.monitor, settings.seed, table.data, table.train_groups,
         settings.unit, digest, settings.evaluate.blank, settings.evaluate.uncertain,
-        {"channels": table.channels, "bits": bits, "views": table.views, **volumes_of(table)},
+        {"channels": table.channels, "bits": getattr(reader, "bits", None), "views": table.views, **notes},
     )  # fmt: skip
 
 

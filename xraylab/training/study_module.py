@@ -57,7 +57,8 @@ class StudyModule(pl.LightningModule):
         split_digest: of the studies and their splits, for checkpoints.
         blank, uncertain: what such labels count as in validation, see :func:`xraylab.evaluation.predictions.scored_labels`.
         images: what images were like, beside ``preprocessing``: ``channels``, ``bits`` of 16-bit files, and ``views``, as in
-            :class:`xraylab.data.study_table.StudyTable`; ``volumes``: False where slices of a volume were files of their own.
+            :class:`xraylab.data.study_table.StudyTable`; ``volumes``: False where slices of a volume were files of their own;
+            ``rule``: how volumes were chosen and made grey, see :class:`xraylab.data.images.volumes.VolumeRule`.
 
     >>> from xraylab.losses import WeightedBCE
     >>> from xraylab.models import CNN, MaxFeature

@@ -54,6 +54,7 @@ class Shard:
         self.about = {
             "dataset": table.name, "synthetic": table.synthetic, "root": root_of(self.source), "split": split, "group": group,
             "size": size, "rescale": rescale, "resize": resize, "colour": self.colour,
+            **({"recipe": self.source.recipe} if self.source.recipe else {}),
         }  # fmt: skip
         how = f"{'asis' if size is None else size}{'_rescaled' if rescale else ''}"
         self.folder = place / f"{safe_name(split)}_{safe_name(group)}_{how}_{self.checksum[:16]}"
@@ -64,7 +65,7 @@ class Shard:
         """SHA-256 of how images are made and of every file's place, bytes and times of change; and all their bytes."""
         source = self.source
         how = [FORMAT, type(source).__name__, root_of(source), self.colour, source.bits, self.size, self.rescale, self.resize]
-        digest = hashlib.sha256(json.dumps(how).encode())
+        digest = hashlib.sha256(json.dumps([*how, *source.recipe]).encode())
 
         def stat(path: str) -> os.stat_result | None:
             try:
@@ -73,11 +74,11 @@ class Shard:
                 return None
 
         references = sorted(references)
-        paths = [self._behind(reference) for reference in references]
-        files = list(dict.fromkeys(paths))  # a file may hold many references
+        pairs = [(reference, path) for reference in references for path in self._behind(reference)]
+        files = list(dict.fromkeys(path for _, path in pairs))  # a file may hold many references
         with ThreadPoolExecutor(STATS) as pool:  # over a network, one by one takes minutes
             stats = dict(zip(files, mapped(pool, stat, files), strict=True))
-        for reference, path in zip(references, paths, strict=True):
+        for reference, path in pairs:
             if (found := stats[path]) is None:
                 digest.update(os.fsencode(f"\n{reference}\0missing"))
             else:
@@ -86,11 +87,10 @@ class Shard:
         total = sum(found.st_size for found in stats.values() if found is not None)
         return digest.hexdigest(), total
 
-    def _behind(self, reference: str) -> str:
-        path = self.source.path(reference)
-        if path is None:
+    def _behind(self, reference: str) -> list[str]:
+        if not (files := self.source.files(reference)):
             raise ValueError(f"{reference}: there is no file behind it, so it cannot be told when it changes.")
-        return str(path)
+        return [str(file) for file in files]
 
     def index(self) -> dict[str, Any] | None:
         """What ``index.json`` says; None where the shard is not there, or not whole."""
@@ -150,7 +150,7 @@ class Shard:
             if other == self.folder:
                 continue
             index = read_json(other / "index.json") or read_json(other / "plan.json")
-            if index is None or any(index.get(key) != value for key, value in self.about.items()):
+            if index is None or any(index.get(key) != value for key, value in {"recipe": None, **self.about}.items()):
                 continue
             if self.sum_of([*index["images"], *index["unreadable"]])[0] == index["checksum"]:
                 continue

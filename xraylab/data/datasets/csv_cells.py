@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xraylab.data.datasets.layout import SPLITS
+from xraylab.data.datasets.layout import SPLITS, dicom_below, folder_of
 from xraylab.data.images.dicom import SUFFIXES as DICOM
 from xraylab.data.images.source import ARRAY, SUFFIXES, file_fault, is_picture
 from xraylab.errors import UserError, did_you_mean, listed, refusing
@@ -188,13 +188,15 @@ def inside(image: str, base: str) -> str | None:
 
 def path_fault(base: str, image: str) -> str | None:
     """Why a file cannot be used, as a kind of problem, from its name, size and, of a volume, its header."""
+    if (folder := folder_of(Path(base), image)) is not None and dicom_below(Path(base), folder):
+        return None
     path, fault = os.path.join(base, image), file_fault(os.path.join(base, image))
     if image.lower().endswith(ARRAY):
         return fault or volume_fault(path)
     known = image.lower().endswith((*SUFFIXES, *DICOM))
     if known or (fault and not os.path.splitext(image)[1]) or (not fault and is_picture(path)):
         return fault
-    return f"images that are neither {', '.join(SUFFIXES)} nor DICOM nor .npy"
+    return f"images that are neither {', '.join(SUFFIXES)} nor DICOM nor NIfTI nor .npy"
 
 
 def volume_fault(path: str) -> str | None:

@@ -21,12 +21,15 @@ import pandas as pd
 from xraylab.data.attributes import ATTRIBUTE, attributes_of
 from xraylab.data.datasets import csv_cells
 from xraylab.data.datasets.folder import OwnData, check_names, heldout_split
-from xraylab.data.datasets.layout import by_layout
+from xraylab.data.datasets.layout import arranged, dicom_below, folder_of
 from xraylab.data.datasets.tables.class_names import ReadLabels, read_class_names
 from xraylab.data.datasets.tables.columns import Columns
 from xraylab.data.datasets.tables.proposal import propose
 from xraylab.data.datasets.tables.words import Words
-from xraylab.data.images.source import MISSING, AnyFileSource, ImageSource, NpySource, check_bits
+from xraylab.data.images.any_file import AnyFileSource
+from xraylab.data.images.intensity import check_window
+from xraylab.data.images.source import MISSING, NpySource, check_bits
+from xraylab.data.images.volumes import LARGEST, VolumeRule
 from xraylab.data.stratification import written
 from xraylab.data.study_table import ALL_LABELS, StudyTable
 from xraylab.data.synthetic.pictures import write_table
@@ -58,6 +61,8 @@ class CsvTable(OwnData):
         columns: see :class:`~xraylab.data.datasets.tables.columns.Columns`.
         values: see :class:`~xraylab.data.datasets.tables.words.Words`.
         classes: of a column of class names, those that are labels, in order; None: all.
+        series, window, slices: of volumes, see :class:`xraylab.data.images.volumes.VolumeRule`. A path of a folder, or of its
+            DICOMDIR, stands for the series of DICOM slices in and below it.
 
     >>> import tempfile
     >>> root = write_table(Path(tempfile.mkdtemp()), train=8, test=8)
@@ -83,9 +88,11 @@ class CsvTable(OwnData):
         exclusive: bool | None = None, colour: bool = False, bits: int | None = None, on_error: str = "stop",
         sample: dict[str, Any] | None = None, columns: Mapping[str, Any] | None = None,
         values: Mapping[Any, Any] | None = None, classes: Sequence[str | int] | None = None,
+        series: str = LARGEST, window: str | Sequence[str] | None = None, slices: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(root, on_error, sample)
         self.bits = check_bits(bits)
+        self.rule = VolumeRule(series, check_window(window), slices)
         self.columns, self.words = Columns(columns, labels), Words(values)
         self.labels = None if self.columns.labels is None else tuple(self.columns.labels)
         self.classes = None if classes is None else [str(name) for name in classes]
@@ -95,8 +102,8 @@ class CsvTable(OwnData):
             raise UserError(f"dataset.split_seed={split_seed}: it is an integer, 0 or more.")
         self.images_root = None if images_root is None else str(images_root)
         self.test_fraction, self.split_seed = test_fraction, split_seed
-        self.views, self.exclusive, self.colour = views, exclusive, colour
-        self.settings = ({"backbone.in_chans": 3} if colour else {}) | ({"loss": "cross_entropy"} if exclusive else {})
+        self.views, self.exclusive, self.colour = views, exclusive, colour or self.rule.colour
+        self.settings = ({"backbone.in_chans": 3} if self.colour else {}) | ({"loss": "cross_entropy"} if exclusive else {})
 
     def matches(self, path: Path) -> bool:
         """A file."""
@@ -136,7 +143,10 @@ class CsvTable(OwnData):
         studies.insert(4, "images", pd.Series(csv_cells.bags_of(cells["id"], cells[image_column], path), dtype=object))
         attributes = {name: cells[ATTRIBUTE + name] for name in self.columns.attributes}
         studies = studies.join(attributes_of(cells["id"], attributes, str(path)), on="id")
-        source, views = self._images(path, studies, faults)
+        source = self._images(path, studies, faults)
+        views = self.views and not isinstance(source, NpySource)
+        if isinstance(source, AnyFileSource):
+            views, source = self._arrange(source, studies, faults)
         problems = faults.problems()
         total = max(len(studies) + len(faults.nameless), sum(map(len, problems.values())))
         studies = studies[~studies["id"].isin(faults.studies)].reset_index(drop=True)
@@ -154,6 +164,7 @@ class CsvTable(OwnData):
             exclusive=found.exclusive,
             channels=3 if self.colour else 1,
             views=views,
+            parts=self.rule.parts,
         )
 
     def _columns(self, path: Path, cells: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
@@ -260,12 +271,8 @@ class CsvTable(OwnData):
             raise UserError(f"{path}: it has no column split. Add one, or set dataset.test_fraction.")
         return about
 
-    def _images(self, path: Path, studies: pd.DataFrame, faults: csv_cells.Faults) -> tuple[ImageSource, bool]:
-        """Make the references in ``studies`` relative to the source's root; those that cannot be used are named.
-
-        Returns:
-            The source, and whether the images of a study are views.
-        """
+    def _images(self, path: Path, studies: pd.DataFrame, faults: csv_cells.Faults) -> NpySource | AnyFileSource:
+        """The source; references in ``studies`` become relative to its root, and those that cannot be used are named."""
         root = Path(os.path.normpath(path.parent / Path(self.images_root or "").expanduser()))
         if not root.is_dir():
             raise UserError(f"dataset.images_root={self.images_root}: there is no folder {root.absolute()}.")
@@ -277,6 +284,10 @@ class CsvTable(OwnData):
             raise UserError(f"{path}: it lists .npy volumes ({arrays[0]}) as well as image files ({other}). Make two tables.")
         if arrays and self.colour:
             raise UserError(f"dataset.colour=true: the slices of .npy volumes ({arrays[0]}) are grey. Leave it false.")
+        if arrays and self.rule != VolumeRule():
+            raise UserError(
+                f"dataset.series, window and slices are of DICOM and NIfTI, not of .npy volumes ({arrays[0]}). Leave them."
+            )
         owners: dict[str, str] = {}
         bags, missing = [], 0
         for study, bag in zip(studies["id"].tolist(), studies["images"], strict=True):
@@ -308,14 +319,23 @@ class CsvTable(OwnData):
                 + (" A backslash, as Windows writes paths, has to be a slash here." if "\\" in references[0] else "")
             )
         studies["images"] = pd.Series(bags, dtype=object)
-        if arrays:
-            return NpySource(root), False
-        sound = studies[~studies["id"].isin(faults.studies)]
-        views, unlike = by_layout(root, dict(zip(sound["id"], sound["images"], strict=True)), self.views)
-        for kind, names in unlike.items():
+        return NpySource(root) if arrays else AnyFileSource(self.colour, self.bits, root=root)
+
+    def _arrange(self, source: AnyFileSource, studies: pd.DataFrame, faults: csv_cells.Faults) -> tuple[bool, AnyFileSource]:
+        """Whether images are views, and their source; folders in ``studies`` become series. What is wrong is named."""
+        sound = studies.loc[~studies["id"].isin(faults.studies), ["id", "images"]]
+        bags = dict(zip(sound["id"], sound["images"], strict=True))
+        folders = {study: [f for i in images if (f := folder_of(source.root, i))] for study, images in bags.items()}
+        inside = {study: [i for f in of for i in dicom_below(source.root, f)] for study, of in folders.items() if of}
+        found = arranged(source.root, bags | inside, self.rule, self.views, inside)
+        for kind, names in found.faults.items():
             for name in names:
                 faults.add(kind, name)
-        return AnyFileSource(self.colour, self.bits, root=root), views
+        images = [found.images.get(i, of) for i, of in zip(studies["id"], studies["images"], strict=True)]
+        studies["images"] = pd.Series(images, index=studies.index, dtype=object)
+        if self.rule.parts:
+            studies["parts"] = [self.rule.parts] * len(studies)
+        return found.views, AnyFileSource(self.colour, self.bits, root=source.root, rule=self.rule, series=found.series)
 
     def _hold_out(self, studies: pd.DataFrame) -> np.ndarray:
         """The split of each study, by a hash of its patient: the same whatever labels are chosen and studies are left out."""

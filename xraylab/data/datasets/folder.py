@@ -1,8 +1,9 @@
 """Images of one's own, sorted into folders: ``{train,val,test}/<class>/<study>``.
 
-A file in a class folder is a study of one image, a DICOM file of several frames one of their slices; a folder in it is a
-study of all images in that folder. Two classes are one label, more are exclusive classes. A study's id is its path from the
-root on, a file's without the suffix. Masks, and what archives and desktops leave behind, are left alone.
+A file in a class folder is a study of one image; a DICOM file of several frames, or a NIfTI file, of their slices. A folder in it
+is a study of all images in that folder, or of the series of DICOM slices in it and below, which are put in order. Two classes
+are one label, more are exclusive classes. A study's id is its path from the root on, a file's without the suffix. Masks, and
+what archives and desktops leave behind, are left alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ import pandas as pd
 
 from xraylab.data.datasets import layout
 from xraylab.data.datasets.base import DatasetReader
-from xraylab.data.images.source import AnyFileSource, check_bits
+from xraylab.data.images.any_file import AnyFileSource
+from xraylab.data.images.intensity import check_window
+from xraylab.data.images.source import check_bits
+from xraylab.data.images.volumes import LARGEST, VolumeRule
 from xraylab.data.study_table import Problems, StudyTable
 from xraylab.data.synthetic.pictures import write_folder
 from xraylab.errors import UserError, did_you_mean, listed, printable
@@ -72,6 +76,7 @@ class Folder(OwnData):
         group: the same for the study's group. None: all are of one, named as the root is.
         colour: read three channels, not one.
         bits: how many bits the values of 16-bit files use, e.g. 12.
+        series, window, slices: of volumes, see :class:`xraylab.data.images.volumes.VolumeRule`.
 
     >>> import cv2, tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -91,6 +96,7 @@ class Folder(OwnData):
         0001.png              (a study of one image; of a DICOM file of several frames, their slices)
         patient7_study1/      (a study of all images in it)
           front.png  side.png
+        patient8/             (or a series of DICOM slices, or a disk of several)
       abnormal/ ...           (or any other classes, two or more)
     val/ (or valid/, validation/)  and/or  test/
       normal/ ...  abnormal/ ..."""
@@ -100,13 +106,15 @@ class Folder(OwnData):
     def __init__(
         self, root: str | None = None, positive: str | int | None = None, patient: str | None = None, group: str | None = None,
         colour: bool = False, bits: int | None = None, on_error: str = "stop", sample: dict[str, Any] | None = None,
+        series: str = LARGEST, window: str | Sequence[str] | None = None, slices: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(root, on_error, sample)
         self.bits = check_bits(bits)
+        self.rule = VolumeRule(series, check_window(window), slices)
         self.positive = None if positive is None else str(positive)
         self.patient, self.group = _pattern("patient", patient), _pattern("group", group)
-        self.colour = colour
-        if colour:
+        self.colour = colour or self.rule.colour
+        if self.colour:
             self.settings["backbone.in_chans"] = 3
 
     def matches(self, path: Path) -> bool:
@@ -147,9 +155,9 @@ class Folder(OwnData):
                 values = {label: float(label == name) for label in labels}
                 for study, images in layout.studies_of(path, f"{folder}/{name}", problems, aside):
                     rows.append({"id": study, "split": split, "images": images, **values})
-        views, faults = layout.by_layout(path, {row["id"]: row["images"] for row in rows}, views=True)
-        rows = [row for row in rows if row["id"] not in {study for names in faults.values() for study in names}]
-        problems |= faults
+        arranged = layout.arranged(path, {row["id"]: row["images"] for row in rows}, self.rule, views=True)
+        rows = [{**row, "images": arranged.images[row["id"]]} for row in rows if row["id"] in arranged.images]
+        problems |= arranged.faults
         total = len(rows) + sum(map(len, problems.values()))
         for what, names in (("files are not images", aside.strays), ("pictures are masks, by their names,", aside.masks)):
             if names:
@@ -168,18 +176,21 @@ class Folder(OwnData):
                 problems[f"studies in whose path dataset.{key}={pattern.pattern} finds nothing"] += unnamed
                 rows = [row for row in rows if row[key]]
         frame = pd.DataFrame(rows, columns=["id", "patient", "group", "split", "images", *labels])
+        if self.rule.parts:
+            frame["parts"] = [self.rule.parts] * len(frame)
         return self.table_of(
             path,
             frame.astype(dict.fromkeys(labels, np.float32)),
             problems,
             total,
             labels=labels,
-            source=AnyFileSource(self.colour, self.bits, root=path),
+            source=AnyFileSource(self.colour, self.bits, root=path, rule=self.rule, series=arranged.series),
             name=layout.readable_name(path),
             patients_known=self.patient is not None,
             exclusive=len(labels) > 1,
             channels=3 if self.colour else 1,
-            views=views,
+            views=arranged.views,
+            parts=self.rule.parts,
         )
 
     def _arrangement(self, path: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -44,6 +44,7 @@ WANTED = (
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
     "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+    "Modality",
     *(f"{kind}PixelPadding{end}" for kind in ("", "Float", "DoubleFloat") for end in ("Value", "RangeLimit")),
     *(f"{name}{end}" for name in PALETTE for end in ("Descriptor", "Data")), *(f"Segmented{name}Data" for name in PALETTE),
     *PIXELS, *OVERLAYS,
@@ -200,8 +201,55 @@ def _values(path: Path, dataset: Dataset, raw: bool) -> np.ndarray:
     return values >> below
 
 
-def _grey(path: Path, dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarray]:
-    """Each frame as uint8 (H,W), as it is shown."""
+class Rescaled(NamedTuple):
+    """Frames whose stored values have become those that windows are about, Hounsfield units of CT.
+
+    Attributes:
+        frames: N of (H,W), float64; uint8 where values of 8 bits stay as they are.
+        spans: N of the least and the largest value that can be stored.
+        padded: bool (N,H,W), pixels of padding; None: there are none.
+        eight: values are unsigned, of 8 bits, allocated and stored.
+    """
+
+    frames: list[np.ndarray]
+    spans: list[np.ndarray]
+    padded: np.ndarray | None
+    eight: bool
+
+
+class Measured(NamedTuple):
+    """What a file holds before it becomes grey, for volumes, whose slices share one scale.
+
+    Attributes:
+        rescaled: its frames.
+        windows: of each frame the window that the file says, as centre, width and function; None: none, or a lookup table.
+        inverted: large values are dark (MONOCHROME1).
+        modality: CT, MR and so on; blank where the file does not say.
+    """
+
+    rescaled: Rescaled
+    windows: list[tuple[float, float, str] | None]
+    inverted: bool
+    modality: str
+
+
+def read_measured(path: Path) -> Measured:
+    """The frames of a grey file as values.
+
+    Raises:
+        UserError: as of :func:`read_dicom`; or the file is in colour.
+    """
+    with discreet(path):
+        dataset = _read(path)
+        if (photometric := str(dataset.get("PhotometricInterpretation", ""))) not in GREY:
+            raise UserError(f"{path}: in colour, where slices of a volume are grey.")
+        rescaled = _rescaled(path, dataset, _values(path, dataset, raw=True))
+        windows = [_window(path, dataset, number)[1] for number in range(len(rescaled.frames))]
+        return Measured(rescaled, windows, photometric == "MONOCHROME1", str(dataset.get("Modality") or ""))
+
+
+def _rescaled(path: Path, dataset: Dataset, stored: np.ndarray) -> Rescaled:
+    """Each frame by its own rescaling, or modality LUT (DICOM PS3.3 C.11.1)."""
     bits = int(dataset.get("BitsStored") or 8 * stored.dtype.itemsize)
     eight, signed = bits == 8 and stored.dtype == np.uint8, stored.dtype.kind != "u"
     ends = np.array([0.0, 2.0**bits - 1]) - (2.0 ** (bits - 1) if signed else 0)  # the least and the largest that can be stored
@@ -225,20 +273,36 @@ def _grey(path: Path, dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarr
             span = ends * slope + intercept
         rescaled.append(values)
         spans.append(span)
+    return Rescaled(rescaled, spans, padded, eight)
+
+
+def _window(path: Path, dataset: Dataset, number: int) -> tuple[Dataset, tuple[float, float, str] | None]:
+    """Where a frame's window or VOI LUT is; and the window, as centre, width and function, if it is one that can be used."""
+    window = _of_frame(dataset, number, "FrameVOILUTSequence", "VOILUTSequence", "WindowCenter")
+    width, function = _number(window, "WindowWidth", 0.0), str(window.get("VOILUTFunction") or "LINEAR")
+    if window.get("VOILUTSequence") or _blank(window.get("WindowCenter")):
+        return window, None
+    if not (width >= 1 or (width > 0 and function != "LINEAR")):
+        return window, None
+    if function not in FUNCTIONS:
+        raise UserError(f"{path}: its VOI LUT function is none of {', '.join(FUNCTIONS)}.")
+    return window, (_number(window, "WindowCenter", 0.0), width, function)
+
+
+def _grey(path: Path, dataset: Dataset, stored: np.ndarray) -> Iterator[np.ndarray]:
+    """Each frame as uint8 (H,W), as it is shown."""
+    rescaled, spans, padded, eight = _rescaled(path, dataset, stored)
     shown = spans if eight else rescaled
     if padded is not None and not eight:
         shown = [values[~border] for values, border in zip(rescaled, padded, strict=True)]
     low, high = min(v.min(initial=np.inf) for v in shown), max(v.max(initial=-np.inf) for v in shown)
     for number, values in enumerate(rescaled):
-        window = _of_frame(dataset, number, "FrameVOILUTSequence", "VOILUTSequence", "WindowCenter")
-        width, function = _number(window, "WindowWidth", 0.0), str(window.get("VOILUTFunction") or "LINEAR")
-        if voi := window.get("VOILUTSequence"):
+        of, window = _window(path, dataset, number)
+        if voi := of.get("VOILUTSequence"):
             table, depth = looked_up(values, voi[0], bool(np.min(spans) < 0), path)
             grey = table / (2**depth - 1)
-        elif not _blank(window.get("WindowCenter")) and (width >= 1 or (width > 0 and function != "LINEAR")):
-            if function not in FUNCTIONS:
-                raise UserError(f"{path}: its VOI LUT function is none of {', '.join(FUNCTIONS)}.")
-            grey = windowed(values, _number(window, "WindowCenter", 0.0), width, function)
+        elif window is not None:
+            grey = windowed(values, *window)
         elif values.dtype == np.uint8 and (low, high) == (0, 255):
             grey = values
         else:

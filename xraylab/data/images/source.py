@@ -23,8 +23,9 @@ from PIL import Image
 from xraylab.data.images.damage import damage, with_stderr
 from xraylab.data.images.decoder_process import apart
 from xraylab.data.images.dicom import SUFFIXES as DICOM
-from xraylab.data.images.dicom import dicom_shape, is_dicom, read_dicom
+from xraylab.data.images.dicom import is_dicom
 from xraylab.data.images.headers import MAX_PIXELS, WHITE, Head, plain_png, read_head, turned
+from xraylab.data.images.nifti import is_nifti
 from xraylab.errors import UserError, listed, refusing
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,20 @@ class ImageSource(ABC):
     def path(self, image: str) -> Path | None:
         """The file behind a reference; None: it lies in memory."""
         return None if self.root is None else self.root / image
+
+    def files(self, image: str) -> list[Path]:
+        """The files behind a reference, in the order in which it needs them; none: it lies in memory."""
+        path = self.path(image)
+        return [] if path is None else [path]
+
+    def places(self, image: str, count: int) -> list[tuple[str, int | None]]:
+        """Of each of a reference's images the file, as references name it, and the number from 1 on in one of several."""
+        return [(image, k + 1 if count > 1 else None) for k in range(count)]
+
+    @property
+    def recipe(self) -> list[object]:
+        """What else decides the pixels that are read, of plain types; nothing, where that is said above."""
+        return []
 
     def costly(self, resized: bool) -> bool:
         """Whether reading decodes or computes, so that a packed cache would be faster."""
@@ -252,89 +267,24 @@ def file_fault(path: Path | str) -> str | None:
     return None if found.st_size else "empty image files"
 
 
-class AnyFileSource(FileSource):
-    """Source of files of every kind that is read, pictures, arrays and DICOM, each of one image or, the last two, of a volume.
-
-    Args:
-        colour: read three channels, not one.
-        bits: of 16-bit PNG and TIFF files, see :class:`FileSource`; DICOM files say theirs.
-        volumes: images of a study are slices of one volume, as long as their sizes agree.
-        root: references are paths relative to it; None: paths as given, of no dataset.
-    """
-
-    def __init__(self, colour: bool = False, bits: int | None = None, volumes: bool = False, root: Path | None = None) -> None:
-        super().__init__(root or Path(), colour, bits)
-        self.volumes, self.of_dataset = volumes, root is not None
-
-    def read(self, images: Sequence[str]) -> Images:
-        """uint8 (N,H,W[,3]) where all is one volume, else a list of (H,W[,3])."""
-        stacks = [self._stack(image) for image in images]
-        if len(stacks) == 1 and len(stacks[0]) > 1:
-            return stacks[0]
-        if self.volumes and len({stack.shape[1:] for stack in stacks}) == 1:
-            return np.concatenate(stacks)
-        return [image for stack in stacks for image in stack]
-
-    def _stack(self, image: str) -> np.ndarray:
-        """uint8 (N,H,W[,3])."""
-        path, suffix = self.root / image, _suffix(image)
-        try:
-            if suffix == ARRAY:
-                return _array(path, self.colour)
-            if suffix not in SUFFIXES and is_dicom(path):
-                return read_dicom(path, self.colour)
-            return self._decode(image)[None]
-        except UserError as error:
-            if self.of_dataset:
-                raise
-            raise UserError(str(error).replace("dataset.bits", "bits")) from error.__cause__
-
-    def shape(self, image: str) -> tuple[int, int, int]:
-        path, suffix = self.root / image, _suffix(image)
-        if suffix == ARRAY:
-            count, height, width = _array(path, self.colour).shape[:3]
-            return count, height, width
-        return dicom_shape(path) if suffix not in SUFFIXES and is_dicom(path) else header_shape(path, path)
-
-
 def is_picture(file: Path | str) -> bool:
     """Whether a file is of a kind that is read: by its suffix, or of none that is known, by the mark of DICOM in it."""
-    suffix = _suffix(str(file))
-    known = suffix in (*SUFFIXES, *DICOM, ARRAY)
+    suffix = suffix_of(str(file))
+    known = suffix in (*SUFFIXES, *DICOM, ARRAY) or is_nifti(file)
     return known or (suffix not in NO_PICTURE and os.path.isfile(file) and is_dicom(Path(file)))  # a pipe would not be read
 
 
 def stem(name: str) -> str:
     """A path without the suffix of a kind of file that is read."""
     posix = PurePosixPath(name.replace("\\", "/")).as_posix()
+    if is_nifti(posix):
+        posix = posix[:-3] if posix.lower().endswith(".gz") else posix
+        return posix.rpartition(".")[0]
     return posix.rpartition(".")[0] if posix.lower().endswith((*SUFFIXES, ARRAY, *DICOM)) else posix
 
 
-def _suffix(name: str) -> str:
+def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
-
-
-def _array(path: Path, colour: bool) -> np.ndarray:
-    """uint8 (N,H,W), or (N,H,W,3), of one image or a volume of slices."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or 'not a whole array'}.") from error
-    except Exception:  # of as many kinds as there are things to be wrong in a header
-        raise UserError(f"{path}: not a whole array.") from None
-    if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (2, 3, 4) or array.size == 0:
-        what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-        raise UserError(f"{path}: {what}, where uint8 (slices,height,width) on the scale 0-255 is wanted.")
-    wanted = "(slices,height,width,3)" if colour else "(slices,height,width)"
-    if array.ndim == 2 or (array.ndim == 3 and colour and array.shape[-1] == 3):
-        array = array[None]
-    elif array.ndim == 3 and array.shape[-1] < 5:  # channels, not slices that are so narrow
-        raise UserError(f"{path}: uint8 {array.shape}, which seems to be {array.shape[-1]} channels, where {wanted} is wanted.")
-    if array.ndim == 3:
-        return np.repeat(array[..., None], 3, axis=-1) if colour else array
-    if not colour or array.shape[-1] != 3:
-        raise UserError(f"{path}: uint8 {array.shape}, where {wanted} is wanted.")
-    return array
 
 
 class NpySource(ImageSource):
