@@ -112,10 +112,11 @@ def _measure(cfg: DictConfig, run: Path, explainer: Explainer, findings: list[st
     best, why = recommended(found)
     output = _output(cfg, run)
     synthetic = explainer.predicted.synthetic
+    units = "patients" if any(explainer.patients.values()) else "studies"
     write_json(output / "measures.json", {
         "run": str(run), "input": str(cfg.input), "data": SYNTHETIC if synthetic else "as given",
         "methods": {method: {name: e.record() for name, e in of.items()} for method, of in found.items()},
-        "recommended": best, "why": why, "measures": MEASURES, "interval": "95%, over patients",
+        "recommended": best, "why": why, "measures": MEASURES, "interval": f"95%, over {units}",
     })  # fmt: skip
     log.info("%s%s", "SYNTHETIC SAMPLE\n" if synthetic else "", as_text(found))
     log.info("%s: %s", f"method={best} is recommended here" if best else "none is recommended", why)

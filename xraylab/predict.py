@@ -110,7 +110,8 @@ def job(cfg: DictConfig) -> None:
     if done.synthetic:
         log.warning("SYNTHETIC SAMPLE: the model or the images are drawings; results mean nothing for patients.")
     without = f", {len(left_out)} left out" if left_out else ""
-    log.info("predicted %d studies%s in %.0f s: %s", len(done.table), without, time.monotonic() - started, output)
+    count = "1 study" if len(done.table) == 1 else f"{len(done.table)} studies"
+    log.info("predicted %s%s in %.0f s: %s", count, without, time.monotonic() - started, output)
 
 
 class Chosen(NamedTuple):

@@ -9,6 +9,7 @@ private ones of 99XRAYLAB.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -127,6 +128,7 @@ def made_of(
     """
     from pydicom.uid import generate_uid
 
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of each attribute that it copies
     series, maps = str(generate_uid(prefix=None)), {}
     for number, finding in enumerate((f for f in findings if f.map is not None), start=1):
         if finding.map is not None:

@@ -358,4 +358,4 @@ def as_text(found: Mapping[str, Mapping[str, Estimate]]) -> str:
 def _cell(of: Estimate | None, sign: str) -> str:
     if of is None:
         return ""
-    return f"{of.value:{sign}.3f} " + ("(no interval)" if of.reason else f"({of.low:.2f} to {of.high:.2f})")
+    return f"{of.value:{sign}z.3f} " + ("(no interval)" if of.reason else f"({of.low:z.3f} to {of.high:z.3f})")

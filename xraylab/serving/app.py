@@ -169,7 +169,7 @@ class Service:
     async def docs(self, request: Request) -> Response:
         """What the interface takes and answers, to read."""
         found = description(self.served.labels, self.limits, self.token is not None)
-        return HTMLResponse(self._pages.get_template("docs.html").render(of=found, name=self.served.name))
+        return HTMLResponse(self._pages.get_template("docs.html").render(of=found, name=self.served.name, base=request.base_url))
 
     async def openapi(self, request: Request) -> Response:
         """The same for programs."""
