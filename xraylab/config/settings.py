@@ -137,6 +137,7 @@ class Settings(_Strict):
     selection: Literal["holdout", "official", "split_valid"]
     valid_fraction: float = Field(gt=0, lt=1)
     fold: Annotated[str | None, BeforeValidator(_fold)]
+    hash_ids: Annotated[str, Field(min_length=1)] | None = None  # runs of before this key have none
     unit: Literal["study", "image"]
     cache: Annotated[str, BeforeValidator(_cache)]
     save_train_predictions: bool

@@ -2,7 +2,8 @@
 
 One row is a study: ``id``, ``patient`` (empty where unknown), ``group``, ``split``, ``images`` (a tuple of references
 that the table's source reads) and one column a label: 1 positive, 0 negative, -1 uncertain, NaN not mentioned. Optional:
-``views``, a tuple of each image's view; ``parts``, a tuple of each reference's part, where a study is several volumes;
+``views``, a tuple of each image's view; ``called``, of what results call each image, where that is not its reference;
+``parts``, a tuple of each reference's part, where a study is several volumes;
 ``labels/all``, see :data:`ALL_LABELS`; ``attribute/<name>``, see :mod:`xraylab.data.attributes`.
 """
 
@@ -71,6 +72,8 @@ class StudyTable:
         frame = self.frame.loc[self.frame.index.repeat(counts)].reset_index(drop=True)
         frame["images"] = pd.Series([(image,) for image in images], dtype=object)
         frame["image"] = np.concatenate([np.arange(n) for n in counts])
+        if "called" in frame:
+            frame["called"] = pd.Series([(name,) for study in self.frame["called"] for name in study], dtype=object)
         if "views" in frame:
             frame["view"] = [view for study in self.frame["views"] for view in study]
         return replace(self, frame=frame)

@@ -193,7 +193,7 @@ class PredictionTable:
         if "view" in frame:
             part["group"] = frame.loc[rows, "view"].to_numpy()
         if "image" in frame:
-            part["image"] = [images[0] for images in frame.loc[rows, "images"]]
+            part["image"] = [names[0] for names in frame.loc[rows, "called" if "called" in frame else "images"]]
         for i, label in enumerate(labels):
             part[f"p_{label}"] = probabilities[:, i].astype(np.float64)
         for label in labels:

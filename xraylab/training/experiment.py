@@ -21,6 +21,7 @@ from xraylab.data.cache.shard import volumes_of
 from xraylab.data.datamodule import ADAPT, StudyDataModule, worker_count
 from xraylab.data.datasets.base import DatasetReader
 from xraylab.data.images.volumes import VolumeRule
+from xraylab.data.pseudonyms import pseudonymised
 from xraylab.data.splits import assign_splits, hold_back
 from xraylab.data.study_table import HELD_BACK, StudyTable
 from xraylab.errors import UserError, listed
@@ -197,4 +198,5 @@ def split_table(reader: DatasetReader, path: Path, settings: Settings, held_back
     seed = settings.seed if settings.split_seed is None else settings.split_seed
     how = (settings.selection, settings.fold, settings.valid_fraction, seed, settings.split_version)
     table = assign_splits(read(reader, path), *how)
-    return hold_back(table, held_back, ADAPT, seed, settings.split_version) if held_back else table
+    table = hold_back(table, held_back, ADAPT, seed, settings.split_version) if held_back else table
+    return pseudonymised(table, settings.hash_ids) if settings.hash_ids else table  # after the split, which stays what it is
