@@ -17,7 +17,7 @@ from xraylab.serve import main
 from xraylab.serving.server import listening, token_for
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_run_is_served_until_it_is_stopped_and_nothing_is_left(end, tmp_path, knee_runs, mrnet_root):
     began = subprocess.Popen(
         [sys.executable, "-m", "xraylab.serve", f"run={knee_runs['axial']}", "port=0"],

@@ -18,6 +18,7 @@ from xraylab.data.synthetic.pictures import draw_picture
 from xraylab.errors import UserError
 from xraylab.explanation.dicom_results import SNOMED, Finding, Model, made_of
 from xraylab.explanation.explanations import Drawn, Explainer, draw
+from xraylab.explanation.maps import METHODS
 from xraylab.inference.inputs import LEFT_OUT, find_studies
 from xraylab.inference.studies import Options
 
@@ -126,7 +127,7 @@ def test_heat_maps_are_those_of_explaining(here, mura, tmp_path):
     here(f"run={mura}", f"input={source}", "format=dicom_sr", "output=out")
     capture = pydicom.dcmread(tmp_path / "empty" / "out" / "many.abnormal.sc.dcm")
     explainer = Explainer(mura, find_studies(str(source)), CPU)
-    (explained,) = explainer.explained("many", explainer.read("many"), ["abnormal"], "stem")
+    (explained,) = explainer.explained("many", explainer.read("many"), ["abnormal"], METHODS[0])
     draw(explained, tmp_path / "png", 1, "")
     (png,) = [p for p in (tmp_path / "png").iterdir() if p.name != "sheet.png"]
     assert np.array_equal(capture.pixel_array, cv2.cvtColor(cv2.imread(str(png)), cv2.COLOR_BGR2RGB))

@@ -61,6 +61,7 @@ def test_stochastic_weight_averaging_is_the_mean_of_its_steps(train_here, tmp_pa
         assert same(weights(run, "best"), weights(whole, "best"))
 
 
+@pytest.mark.slow
 def test_early_stopping_counts_averages_alone_and_an_average_that_never_begins_is_said(
     train_here, compose, tmp_path, mrnet_root, caplog
 ):

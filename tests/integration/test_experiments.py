@@ -17,7 +17,7 @@ from xraylab.system.paths import conf_dir
 
 SWEEPS = sorted(p.stem for p in (conf_dir() / "sweep").glob("*.yaml") if p.stem != "none")
 RECIPES = sorted(p.stem for p in (conf_dir() / "experiment").glob("*.yaml") if p.stem != "none")
-QUICK = ("mrnet_blog", "mura_cnn")  # an exam of slices and a study of views, which the others vary
+QUICK = ("mura_cnn",)  # which the others vary; whole runs of exams are in test_training
 ALEXNET_FEATURES = 2_469_696  # torchvision's AlexNet, its five convolutions
 DENSENET121_FEATURES = 7_978_856 - 1_025_000  # torchvision's without its classifier of 1,000 classes
 DENSENET169_FEATURES = 14_149_480 - 1_665_000  # torchvision's without its classifier of 1,000 classes

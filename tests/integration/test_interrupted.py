@@ -93,6 +93,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(train_here, uninterrupte
     assert a == b
 
 
+@pytest.mark.slow
 def test_unfreezing_trains_what_it_names_from_its_epoch_on(train_here, tmp_path, mrnet_root, caplog):
     caplog.set_level("INFO")
     changed = {}

@@ -187,6 +187,7 @@ def test_self_training_stopped_in_its_first_model_goes_on_there(compose, train_h
     assert same_weights(whole, run)
 
 
+@pytest.mark.slow
 def test_a_first_model_that_does_not_fit_is_refused(compose, train_here, tmp_path, chexpert_root):
     first = train_here(tmp_path / "first", *SMALL, f"dataset.root={chexpert_root}", "max_epochs=1", "loss=ignore")
     options = [*SMALL, f"dataset.root={chexpert_root}", "loss=selftrained", f"loss.first={first}"]

@@ -194,6 +194,7 @@ def test_auto_goes_on_with_the_last_unfinished_run_of_the_same_command(whole, co
     assert list(Path(new).iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_first_checkpoint_begins_again_in_place(
     whole, train_here, tmp_path, mrnet_root, monkeypatch, caplog
 ):

@@ -223,6 +223,7 @@ def test_a_job_that_failed_leaves_the_next_all_memory(drawn):
     assert (code, states(folder)) == (2, ["failed", "finished"]), said
 
 
+@pytest.mark.slow
 def test_an_undefined_objective_is_recorded_and_fail_fast_stops_at_once(drawn):
     def job(cfg, directory):
         if cfg.seed == 1:

@@ -57,6 +57,7 @@ def test_packing_before_the_first_job_is_seen_and_can_be_stopped(drawn, monkeypa
     assert "what the job says itself" not in said
 
 
+@pytest.mark.slow
 def test_a_locked_or_damaged_study_is_said_and_loses_no_job(drawn, monkeypatch):
     optuna = pytest.importorskip("optuna")
     monkeypatch.setattr("xraylab.sweeps.optuna_study.PATIENCE", 0.1)

@@ -94,6 +94,7 @@ def test_published_numbers_stand_beside_their_run_and_are_never_the_best(policie
     assert sum(line.count("*") for line in lines[3:]) == 4
 
 
+@pytest.mark.slow
 def test_many_findings_are_printed_in_lines_that_fit(tmp_path):
     for k in range(2):
         found = table(SKILL["0"], k)

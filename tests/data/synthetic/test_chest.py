@@ -186,6 +186,7 @@ def test_the_tutorials_records_and_tables_hold_the_same(tmp_path):
     assert [codes.iloc[0], codes.iloc[-1]] == [{1: 3, -1: 2, 0: 1}.get(value, 0) for value in (first, last)]
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_files(tmp_path, chexpert):
     again, other = (write_chexpert(tmp_path / str(seed), test=20, seed=seed, **SMALL) for seed in (0, 1))
     assert same(chexpert, again)

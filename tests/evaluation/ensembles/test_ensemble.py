@@ -90,6 +90,7 @@ def test_the_best_are_those_of_lowest_validation_loss(tmp_path):
     assert json.loads((tmp_path / "ensembles" / "best" / "evaluation.json").read_text()) == evaluation
 
 
+@pytest.mark.slow
 def test_the_comparison_holds_runs_and_ensembles_by_study_and_by_image(tmp_path):
     for k, part in enumerate((*PARTS, "all")):
         images = table(10 + k).assign(image=[f"i{i}" for i in range(60)])
@@ -261,6 +262,7 @@ def test_the_union_is_the_mean_of_those_that_have_the_study():
         union_table([frontal.assign(image=0), lateral.assign(image=0)], ["0", "1"])
 
 
+@pytest.mark.slow
 def test_a_union_says_how_many_members_each_study_had_and_refuses_mixed_splits(tmp_path):
     frontal, lateral = two_findings("abcd", GOOD, BAD, TRUTH), two_findings("cdxy", BAD, GOOD, TRUTH)
     valid = two_findings("efgh", GOOD, GOOD, TRUTH, "valid")
