@@ -109,9 +109,8 @@ def job(cfg: DictConfig) -> None:
     done.warn_of_unlike()
     if done.synthetic:
         log.warning("SYNTHETIC SAMPLE: the model or the images are drawings; results mean nothing for patients.")
-    without = f", {len(left_out)} left out" if left_out else ""
-    count = "1 study" if len(done.table) == 1 else f"{len(done.table)} studies"
-    log.info("predicted %s%s in %.0f s: %s", count, without, time.monotonic() - started, output)
+    what = ("1 study" if len(done.table) == 1 else f"{len(done.table)} studies") + f", {len(left_out)} left out" * bool(left_out)
+    log.info("predicted %s in %.0f s: %s", what, time.monotonic() - started, output)
 
 
 class Chosen(NamedTuple):
